@@ -1,0 +1,1 @@
+"""Adapters: each talks to one vendor and knows nothing of the others."""

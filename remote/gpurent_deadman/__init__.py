@@ -1,0 +1,1 @@
+"""The on-host dead-man switch: standard library only."""

@@ -1,0 +1,173 @@
+"""Every error a caller can meet.
+
+::
+
+    GpurentError                    .hint says what to do next
+    ├── UsageError                  exit 2: nothing was rented
+    │   ├── ConfigError             a file or key is wrong; names the nearest valid spelling
+    │   └── DatasetError            an image or caption is missing or unreadable
+    ├── NoOffer                     exit 3: nothing fits need and budget; .enough says what would
+    ├── BudgetReached               exit 4: stopped by the budget, artefacts collected
+    ├── JobFailed                   exit 1: the engine gave up; .code names the cause
+    ├── Interrupted                 exit 130: stopped by the user, nothing runs
+    ├── InDoubt                     exit 5: something may still run; .refs say what
+    ├── HostError
+    │   ├── HostUnreachable         no SSH within the deadline, or the link is lost (transient)
+    │   ├── HostKeyMismatch         the machine that answered is not the one that was rented
+    │   ├── CommandFailed           a command on the host exited non-zero
+    │   └── TransferFailed          bytes differ from their digest, or the host sent something not allowed
+    └── ProviderError               .transient says whether asking again may help
+        ├── AuthFailed              the key is wrong or lacks a scope
+        ├── MissingCredentials      no key is configured: the provider is skipped, not fatal
+        ├── RateLimited             .retry_after in seconds (transient)
+        ├── Unavailable             timeout, reset, 5xx (transient)
+        ├── OfferGone               the offer was taken: nothing was created
+        ├── NoCapacity              no credit or no machine: nothing was created
+        ├── CreateFailed            an answer to create is lost or unclear; .ref may name what exists
+        └── BadReply                the service answered something that cannot be understood
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class GpurentError(Exception):
+    """Root of all errors; ``str()`` is one sentence for the user, ``hint`` the next step."""
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class UsageError(GpurentError):
+    """The request cannot be carried out as given; nothing was rented."""
+
+
+class ConfigError(UsageError):
+    """A configuration file or key is wrong."""
+
+
+class DatasetError(UsageError):
+    """The dataset cannot be trained on."""
+
+
+class NoOffer(GpurentError):
+    """No offer fits the need within the budget.
+
+    ``enough`` is the smallest budget (micro-dollars) that the cheapest fitting offer asks for, if one fits.
+    """
+
+    def __init__(self, message: str, *, hint: str = "", enough: int | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.enough = enough
+
+
+class BudgetReached(GpurentError):
+    """The soft deadline ended the job; what was finished is at home."""
+
+
+class JobFailed(GpurentError):
+    """The engine reported an error; ``code`` is the engine's (``oom``, ``nan``, ``data`` …)."""
+
+    def __init__(self, message: str, *, code: str = "internal", hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.code = code
+
+
+class Interrupted(GpurentError):
+    """The user stopped the run; the rental is confirmed gone."""
+
+
+class InDoubt(GpurentError):
+    """A rental could not be confirmed gone; ``refs`` are ``provider:ref`` strings."""
+
+    def __init__(self, message: str, *, refs: Sequence[str] = (), hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.refs = tuple(refs)
+
+
+class HostError(GpurentError):
+    """Something between us and the rented host."""
+
+    transient = False
+
+
+class HostUnreachable(HostError):
+    """No SSH connection could be made or kept."""
+
+    transient = True
+
+
+class HostKeyMismatch(HostError):
+    """The host key differs from the one injected at creation."""
+
+
+class CommandFailed(HostError):
+    """A command on the host failed; ``status`` is its exit status, ``stderr`` its last lines."""
+
+    def __init__(self, message: str, *, status: int = -1, stderr: str = "", hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.status = status
+        self.stderr = stderr
+
+
+class TransferFailed(HostError):
+    """A file did not arrive as promised, or its name or size is not allowed."""
+
+
+class ProviderError(GpurentError):
+    """Something between us and a provider's API."""
+
+    transient = False
+
+    def __init__(self, message: str, *, provider: str = "", hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.provider = provider
+
+
+class AuthFailed(ProviderError):
+    """The provider refused our key."""
+
+
+class MissingCredentials(ProviderError):
+    """No key is configured for this provider."""
+
+
+class RateLimited(ProviderError):
+    """Too many requests; ``retry_after`` in seconds, None when the service does not say."""
+
+    transient = True
+
+    def __init__(self, message: str, *, provider: str = "", retry_after: float | None = None, hint: str = "") -> None:
+        super().__init__(message, provider=provider, hint=hint)
+        self.retry_after = retry_after
+
+
+class Unavailable(ProviderError):
+    """The service did not answer usefully; asking again may help."""
+
+    transient = True
+
+
+class OfferGone(ProviderError):
+    """Somebody else took the offer; nothing was created."""
+
+
+class NoCapacity(ProviderError):
+    """No credit or no machine; nothing was created."""
+
+
+class CreateFailed(ProviderError):
+    """``create`` may have made something.
+
+    ``ref`` names it when the reply did; otherwise only a search by tag can tell.
+    """
+
+    def __init__(self, message: str, *, provider: str = "", ref: str | None = None, hint: str = "") -> None:
+        super().__init__(message, provider=provider, hint=hint)
+        self.ref = ref
+
+
+class BadReply(ProviderError):
+    """The reply cannot be understood; the message holds a redacted excerpt."""

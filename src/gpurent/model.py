@@ -1,0 +1,195 @@
+"""The frozen values that cross every border of the library."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+from gpurent.money import MONTH_S, ZERO, Usd
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What a job asks of a machine. Providers treat it as a hint; the core filters again.
+
+    ``gpus`` are lower-case fragments such as ``"4090"``; any of them may match, empty means any GPU.
+    """
+
+    gpus: tuple[str, ...] = ()
+    min_vram_mb: int = 0
+    disk_gb: int = 20
+    max_hourly: Usd | None = None
+    min_reliability: float = 0.0
+    trusted_only: bool = False
+
+    def accepts(self, offer: Offer) -> bool:
+        """Whether ``offer`` satisfies every constraint."""
+        name = squash(offer.gpu)
+        return (
+            (not self.gpus or any(squash(wanted) in name for wanted in self.gpus))
+            and offer.vram_mb >= self.min_vram_mb
+            and offer.disk_gb >= self.disk_gb
+            and (self.max_hourly is None or offer.price.hourly(self.disk_gb) <= self.max_hourly)
+            and offer.reliability >= self.min_reliability
+            and (offer.trusted or not self.trusted_only)
+        )
+
+
+def squash(name: str) -> str:
+    """Reduce a GPU name to what tells it apart: ``"RTX 4090"`` and ``"rtx_4090"`` are one."""
+    return "".join(char for char in name.lower() if char.isalnum())
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """Everything a provider bills, split as it bills it."""
+
+    gpu_hour: Usd
+    disk_gb_month: Usd = ZERO
+    in_gb: Usd = ZERO
+    out_gb: Usd = ZERO
+
+    def hourly(self, disk_gb: int) -> Usd:
+        """GPU and disk per hour, without traffic; rounded up."""
+        return self.gpu_hour + (self.disk_gb_month * disk_gb).scaled(3600, MONTH_S)
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What a provider would rent right now."""
+
+    provider: str
+    id: str
+    gpu: str
+    vram_mb: int
+    price: Price
+    gpu_count: int = 1
+    disk_gb: int = 100
+    """Largest disk that can be asked for, in GB."""
+    down_mbps: float = 100.0
+    up_mbps: float = 100.0
+    reliability: float = 1.0
+    region: str = ""
+    trusted: bool = False
+    """In a data centre or secure cloud rather than at a stranger's home."""
+    machine_id: str = ""
+    max_duration_s: int | None = None
+    boot_s: float | None = None
+    """Typical seconds from create to SSH, where the provider knows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """How to start an instance. ``tag`` is ours, unique, and must be readable back from ``instances()``."""
+
+    tag: str
+    image: str
+    disk_gb: int
+    public_key: str
+    startup: str = ""
+    """POSIX shell, run as root before SSH is reachable."""
+    env: dict[str, str] = field(default_factory=dict)
+
+
+class Phase(StrEnum):
+    """What an instance is doing, as far as billing and SSH are concerned."""
+
+    STARTING = "starting"
+    RUNNING = "running"
+    STOPPED = "stopped"
+    """Ended by itself or by the host; its disk may still bill."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where SSH answers."""
+
+    host: str
+    port: int
+    user: str = "root"
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One rented machine as its provider lists it."""
+
+    provider: str
+    ref: str
+    tag: str
+    phase: Phase
+    price: Price
+    """What it costs now; compared with what was agreed."""
+    gpu: str = ""
+    disk_gb: int = 0
+    created_at: float | None = None
+    """Unix seconds, where the provider tells."""
+    endpoint: Endpoint | None = None
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Charges:
+    """What a provider says it really billed for one instance."""
+
+    gpu: Usd
+    disk: Usd = ZERO
+    traffic_in: Usd = ZERO
+    traffic_out: Usd = ZERO
+    final: bool = True
+    """False while the instance still runs."""
+
+    @property
+    def total(self) -> Usd:
+        """Sum of all parts."""
+        return self.gpu + self.disk + self.traffic_in + self.traffic_out
+
+
+@dataclass(frozen=True, slots=True)
+class SelfDestruct:
+    """How an instance destroys itself through its provider's HTTP API, without the account key.
+
+    ``{NAME}`` in ``url`` and header values is replaced on the host by its environment variable ``NAME``.
+    """
+
+    method: str
+    url: str
+    headers: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Keys of one rental: our client key pair and the host key that the machine is told to use."""
+
+    private_key: Path
+    public_key: str
+    host_private_key: str
+    host_public_key: str
+    """One line, ``ssh-ed25519 AAAA…``: pinned before the first connection."""
+
+    def __repr__(self) -> str:
+        return f"Identity(private_key={str(self.private_key)!r}, host_public_key={self.host_public_key!r})"
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What planning needs to know of a job: counts and bytes, no paths."""
+
+    name: str
+    family: str
+    """``sd15``, ``sd2`` or ``sdxl``."""
+    images: int
+    steps: int
+    epochs: int
+    batch_size: int
+    width: int
+    height: int
+    network_dim: int
+    train_text_encoder: bool
+    gradient_checkpointing: bool
+    checkpoints: int
+    checkpoint_bytes: int
+    upload_bytes: int
+    """Dataset, and the base model if it comes from here."""
+    base_download_bytes: int
+    """Base model that the host pulls by itself."""

@@ -1,0 +1,210 @@
+"""The ports of the library: what an adapter for a provider and a link to a host must do.
+
+One page; the comments are the contract. ``gpurent.testing`` holds the suite that every adapter passes.
+Adapters neither sleep nor retry nor cache: pacing, retries and logging are put around them in one place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from gpurent.clock import Clock
+from gpurent.model import Charges, Endpoint, Identity, Instance, Launch, Need, Offer, SelfDestruct
+from gpurent.money import Usd
+
+SPI_VERSION = 1
+
+
+class Provider(Protocol):
+    """A service that rents GPUs. Safe to call from several threads."""
+
+    @property
+    def name(self) -> str:
+        """The registered name, e.g. ``"vastai"``."""
+        ...
+
+    def offers(self, need: Need) -> Sequence[Offer]:
+        """List what can be rented now. Read-only. ``need`` is a hint. Malformed entries are left out, never raised.
+
+        Raises: AuthFailed, RateLimited, Unavailable, BadReply.
+        """
+        ...
+
+    def create(self, offer: Offer, launch: Launch) -> Instance:
+        """Rent. Billing starts here. Called at most once per ``launch.tag`` and never retried.
+
+        ``launch.tag`` must come back in ``instances()``.
+        Raises: OfferGone, NoCapacity, AuthFailed, RateLimited (nothing was created);
+        CreateFailed (something may exist: timeout, reset, 5xx, unreadable reply; with ``ref`` when the reply names it).
+        """
+        ...
+
+    def get(self, ref: str) -> Instance | None:
+        """Look at one instance. None means certainly gone; doubt raises Unavailable. No endpoint while starting."""
+        ...
+
+    def instances(self) -> Sequence[Instance]:
+        """List *all* instances of the account, over all pages. An incomplete listing raises; it is never returned."""
+        ...
+
+    def destroy(self, ref: str) -> None:
+        """Ask for the end of an instance and of its billing. Idempotent: an unknown ``ref`` is a success.
+
+        Returns when the provider has accepted. Acceptance is no proof: only absence from listings is.
+        """
+        ...
+
+    def close(self) -> None:
+        """Release connections. May be called twice."""
+        ...
+
+
+@runtime_checkable
+class SupportsBalance(Protocol):
+    """The provider tells how much prepaid money is left."""
+
+    def balance(self) -> Usd:
+        """Prepaid credit of the account."""
+        ...
+
+
+@runtime_checkable
+class SupportsCharges(Protocol):
+    """The provider tells what it really billed."""
+
+    def charges(self, ref: str) -> Charges | None:
+        """Charges of one instance, also after its end; None when the provider does not know it (yet)."""
+        ...
+
+
+@runtime_checkable
+class SupportsSelfDestruct(Protocol):
+    """An instance can end itself with a key that opens nothing else."""
+
+    def self_destruct(self) -> SelfDestruct:
+        """The request an instance sends to destroy itself."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One declared setting of an adapter: yields environment variable, configuration key, docs and redaction."""
+
+    name: str
+    env: str
+    help: str
+    secret: bool = False
+    required: bool = False
+    default: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What holds for a provider as a whole."""
+
+    billing_granularity_s: int = 1
+    minimum_s: int = 0
+    boot_s: float = 90.0
+    play_money: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderPlugin:
+    """What an entry point of group ``gpurent.providers`` names."""
+
+    name: str
+    spi_version: int
+    settings: tuple[Setting, ...]
+    facts: Facts
+    open: Callable[[Mapping[str, str], Clock], Provider]
+    """Build the adapter from its settings. Raises MissingCredentials."""
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """A finished command; output is capped at 1 MiB a stream."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+
+@dataclass(frozen=True, slots=True)
+class LocalFile:
+    """A file to send: ``source`` here, ``target`` relative to the destination folder, digest and size known."""
+
+    source: Path
+    target: str
+    size: int
+    sha256: str
+
+
+class Host(Protocol):
+    """A connected rented machine. Every method reconnects a lost link within its own patience, then raises
+    HostUnreachable. Paths on the host are POSIX; relative ones start at the login folder."""
+
+    def run(self, command: str, *, stdin: bytes | None = None, timeout: float = 60.0) -> Completed:
+        """Run a shell command and wait. A non-zero status is returned, not raised."""
+        ...
+
+    def put(self, files: Sequence[LocalFile], folder: str, on_bytes: Callable[[int], None] = ...) -> None:
+        """Send files over SFTP as ``.part``, verify sha256 on the host, rename. Files already there with the right
+        digest are not sent again; a partial file is resumed. ``on_bytes`` gets increments, skipped bytes included."""
+        ...
+
+    def put_bytes(self, data: bytes, path: str, mode: int = 0o600) -> None:
+        """Write a small file atomically."""
+        ...
+
+    def fetch(self, path: str, target: Path, *, sha256: str, size: int, on_bytes: Callable[[int], None] = ...) -> None:
+        """Bring one file home: ``target.part``, resumed if present, digest verified, renamed. More bytes than
+        ``size`` or a wrong digest raise TransferFailed and leave no file."""
+        ...
+
+    def read(self, path: str, offset: int, limit: int) -> bytes:
+        """Read up to ``limit`` bytes of a file from ``offset``; a missing file reads as empty."""
+        ...
+
+    def start_job(self, job_id: str, argv: Sequence[str], env: Mapping[str, str]) -> None:
+        """Start a command detached from this connection in ``.gpurent/jobs/<job_id>/`` with ``log.txt``, ``pid`` and,
+        at its end, ``status``. Idempotent: a job that was started is not started twice."""
+        ...
+
+    def job_status(self, job_id: str) -> int | None:
+        """Exit status of a job; None while it runs. A job whose process is gone without a status is -1."""
+        ...
+
+    def kill_job(self, job_id: str) -> None:
+        """End a job's whole process group. No error if it is gone."""
+        ...
+
+    def ship_engine(self) -> str:
+        """Make sure that our training engine lies on the host; return its folder (content-addressed)."""
+        ...
+
+    def close(self) -> None:
+        """Disconnect; jobs go on."""
+        ...
+
+
+class Connector(Protocol):
+    """How rentals are reached; the command line hands the SSH implementation to the broker."""
+
+    def new_identity(self, folder: Path) -> Identity:
+        """Make key pairs for one rental and keep them in ``folder`` with mode 0600."""
+        ...
+
+    def load_identity(self, folder: Path) -> Identity:
+        """Read back what ``new_identity`` made. Raises HostError if it is missing or unreadable."""
+        ...
+
+    def startup(self, identity: Identity, self_destruct: SelfDestruct | None, deadline_s: int) -> str:
+        """The start-up script: install the host key, admit our key, start the dead-man switch (if it can work)."""
+        ...
+
+    def connect(self, endpoint: Endpoint, identity: Identity, *, timeout: float) -> Host:
+        """Connect once, with the host key pinned. Raises HostUnreachable, HostKeyMismatch."""
+        ...
