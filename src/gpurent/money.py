@@ -34,7 +34,7 @@ class Usd:
         Raises:
             ValueError: the text is no finite decimal number.
         """
-        if isinstance(text, bool) or isinstance(text, float):
+        if isinstance(text, (bool, float)):
             raise TypeError("a float is not money; pass a string or a Decimal")
         cleaned = text.strip().removeprefix("$").replace("_", "") if isinstance(text, str) else text
         try:
@@ -46,7 +46,7 @@ class Usd:
         return cls(int((value * MICROS).to_integral_value(rounding=ROUND_CEILING)))
 
     @classmethod
-    def from_wire(cls, number: float | int | str) -> Usd:
+    def from_wire(cls, number: float | str) -> Usd:
         """Read a price as a JSON number; binary noise below a micro-dollar is dropped before rounding up."""
         return cls.parse(Decimal(str(number)).quantize(Decimal("1e-9")))
 
