@@ -1,1 +1,1 @@
-"""gpurent.budget"""
+"""Money over time: the durable ledger, what it folds to, and the pure decisions about deadlines and reaping."""

@@ -1,0 +1,13 @@
+"""What the ledger and the guard refuse."""
+
+from __future__ import annotations
+
+from gpurent.errors import GpurentError, UsageError
+
+
+class BudgetError(UsageError):
+    """The money does not suffice: nothing was rented for this request."""
+
+
+class LedgerError(GpurentError):
+    """The ledger cannot be read or written, or was asked to record what contradicts it."""

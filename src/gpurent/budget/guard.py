@@ -1,0 +1,61 @@
+"""How long a budget lasts: pure arithmetic, rounded against us."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gpurent.budget.errors import BudgetError
+from gpurent.money import ZERO, Usd, affordable_ms, per_hour
+
+FREE_MACHINE_HOURS = 24 * 7
+"""A machine that costs nothing is still ended some day."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deadlines:
+    """Unix seconds: at ``soft`` training stops and results come home, at ``hard`` the machine is destroyed."""
+
+    soft: float
+    hard: float
+
+
+def deadlines(
+    *, budget: Usd, spent: Usd, hourly: Usd, traffic: Usd, start: float, finish_s: float, teardown_s: float,
+    max_hours: float | None = None,
+) -> Deadlines:  # fmt: skip
+    """Turn money into time.
+
+    Args:
+        budget: hard cap of the whole run.
+        spent: what earlier rentals of the run cost.
+        hourly: GPU and disk of this rental.
+        traffic: reserve for everything that will cross its network.
+        start: Unix seconds from which it bills.
+        finish_s: seconds to save a checkpoint and bring it home.
+        teardown_s: seconds from the order to destroy to the end of billing; paid from the reserve after ``hard``.
+        max_hours: the user's own limit, if any.
+
+    Returns:
+        ``hard = start + (budget - spent - traffic - teardown reserve) / hourly``, ``soft`` earlier by ``finish_s``;
+        ``soft`` may lie before ``start``: then nothing fits (see ``allow_create``).
+    """
+    reserve = per_hour(hourly, round(teardown_s * 1000))
+    left = budget - spent - traffic - reserve
+    seconds = FREE_MACHINE_HOURS * 3600.0 if hourly <= ZERO else affordable_ms(left, hourly) / 1000
+    if max_hours is not None:
+        seconds = min(seconds, max_hours * 3600)
+    return Deadlines(soft=start + seconds - finish_s, hard=start + seconds)
+
+
+def allow_create(limits: Deadlines, *, start: float, needed_s: float, hourly: Usd) -> None:
+    """Veto a rental whose deadline comes before it could have trained at all.
+
+    Raises:
+        BudgetError: fewer than ``needed_s`` seconds (boot and preparation) lie before the soft deadline.
+    """
+    if limits.soft - start < needed_s:
+        short = per_hour(hourly, round((needed_s - (limits.soft - start)) * 1000))
+        raise BudgetError(
+            f"the budget leaves {max(0.0, limits.soft - start):.0f} s of rental, fewer than the {needed_s:.0f} s until training begins",
+            hint=f"Raise the budget by at least {short.rounded()}.",
+        )

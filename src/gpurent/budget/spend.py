@@ -1,0 +1,60 @@
+"""What has been spent: pure arithmetic over folded rentals. Everything billed counts, from creation on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gpurent.budget.state import Rental, RentalState, Run
+from gpurent.money import MONTH_S, ZERO, Usd, per_hour
+
+GB = 10**9
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """Amounts by what they were billed for."""
+
+    gpu: Usd
+    disk: Usd
+    traffic_in: Usd
+    traffic_out: Usd
+
+    @property
+    def total(self) -> Usd:
+        """Sum of all parts."""
+        return self.gpu + self.disk + self.traffic_in + self.traffic_out
+
+
+NOTHING = Spent(ZERO, ZERO, ZERO, ZERO)
+
+
+def estimated(rental: Rental, now: float) -> Spent:
+    """Our own reckoning up to ``now`` (Unix seconds) or the rental's end, each part rounded up to a micro-dollar.
+
+    Counts from the intent, not from the provider's word for creation: the later of the two would flatter.
+    """
+    if rental.state is RentalState.REFUSED:
+        return NOTHING
+    end = rental.gone_at if rental.gone_at is not None else now
+    milliseconds = max(0, round((end - rental.intent_at) * 1000), rental.minimum_s * 1000)
+    grain = rental.granularity_s * 1000
+    milliseconds = -(-milliseconds // grain) * grain
+    price = rental.offer.price
+    return Spent(
+        gpu=per_hour(price.gpu_hour, milliseconds),
+        disk=(price.disk_gb_month * rental.disk_gb).scaled(milliseconds, MONTH_S * 1000),
+        traffic_in=price.in_gb.scaled(rental.bytes_in, GB),
+        traffic_out=price.out_gb.scaled(rental.bytes_out, GB),
+    )
+
+
+def accrued(rental: Rental, now: float) -> Usd:
+    """What the rental has cost; the provider's final bill wins over our reckoning."""
+    if rental.charged is not None and rental.charged.final:
+        return rental.charged.total
+    return estimated(rental, now).total
+
+
+def run_spent(run: Run, now: float) -> Usd:
+    """What all rentals of a run have cost."""
+    return Usd.total([accrued(rental, now) for rental in run.rentals])

@@ -1,0 +1,236 @@
+"""What the ledger's lines add up to: pure folds from events to runs and rentals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+
+from gpurent.budget import events as lines
+from gpurent.budget.events import Event, Kind
+from gpurent.model import Charges, Endpoint, Offer, Workload
+from gpurent.money import Usd
+
+
+class RentalState(StrEnum):
+    """Where a rental stands. Everything but REFUSED and GONE may cost money."""
+
+    INTENT = "intent"
+    UNCLEAR = "unclear"
+    CREATED = "created"
+    REACHABLE = "reachable"
+    TRAINING = "training"
+    DESTROYING = "destroying"
+    GONE = "gone"
+    REFUSED = "refused"
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing can run or bill any more."""
+        return self in (RentalState.GONE, RentalState.REFUSED)
+
+
+@dataclass(frozen=True, slots=True)
+class Rental:
+    """One instance from intent to confirmed gone."""
+
+    tag: str
+    run_id: str
+    provider: str
+    offer: Offer
+    disk_gb: int
+    hourly: Usd
+    reserved: Usd
+    state: RentalState
+    intent_at: float
+    soft_deadline: float
+    hard_deadline: float
+    granularity_s: int = 1
+    minimum_s: int = 0
+    ref: str | None = None
+    created_at: float | None = None
+    gone_at: float | None = None
+    endpoint: Endpoint | None = None
+    job_id: str | None = None
+    job_over: bool = False
+    absent_count: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    charged: Charges | None = None
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Artefact:
+    """A file that came home."""
+
+    path: Path
+    size: int
+    sha256: str
+    final: bool
+    step: int
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProgressPoint:
+    """The engine's latest report."""
+
+    at: float
+    step: int
+    total: int
+    epoch: int
+    epochs: int
+    avg_loss: float | None
+    it_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One ``train``: a budget, the rentals it paid for and the files it brought."""
+
+    id: str
+    name: str
+    opened_at: float
+    budget: Usd
+    config: Mapping[str, lines.JSON]
+    output_dir: Path
+    client: lines.Client
+    workload: Workload | None = None
+    rentals: tuple[Rental, ...] = ()
+    artefacts: tuple[Artefact, ...] = ()
+    last_progress: ProgressPoint | None = None
+    stop_requested: bool = False
+    outcome: str | None = None
+    closed_at: float | None = None
+    anomalies: tuple[str, ...] = ()
+
+    @property
+    def open_rentals(self) -> tuple[Rental, ...]:
+        """Rentals that may still cost money."""
+        return tuple(rental for rental in self.rentals if not rental.state.over)
+
+
+def fold(history: Iterable[Event]) -> tuple[Run, ...]:
+    """Add events up, oldest first. An impossible order never raises; it becomes an anomaly of its run."""
+    runs: dict[str, Run] = {}
+    for event in history:
+        if event.kind is Kind.RUN_OPENED:
+            runs.setdefault(event.run_id, _opened(event))
+        elif event.run_id in runs:
+            runs[event.run_id] = _step(runs[event.run_id], event)
+    return tuple(runs.values())
+
+
+def _opened(event: Event) -> Run:
+    data = lines.payload(event, lines.RunOpened)
+    return Run(
+        event.run_id, data.name, event.at, Usd(data.budget_micros), data.config, data.output_dir, data.client,
+        data.workload,
+    )  # fmt: skip
+
+
+def _step(run: Run, event: Event) -> Run:
+    match event.kind:
+        case Kind.RUN_CLOSED:
+            return replace(run, outcome=lines.payload(event, lines.RunClosed).outcome, closed_at=event.at)
+        case Kind.STOP_REQUESTED:
+            return replace(run, stop_requested=True)
+        case Kind.NOTE:
+            return run
+        case Kind.INTENT:
+            return _intent(run, event)
+    index = next((i for i, rental in enumerate(run.rentals) if rental.tag == event.tag), None)
+    if index is None:
+        return _odd(run, event, "no such rental")
+    if event.kind is Kind.CHECKPOINT_HOME:
+        run = _home(run, event)
+    if event.kind is Kind.PROGRESS:
+        run = _progress(run, event)
+    rental = run.rentals[index]
+    if rental.state.over and event.kind not in (Kind.CHARGED, Kind.CHECKPOINT_HOME, Kind.SEEN_ABSENT):
+        # A rental seen again after its end is the most expensive surprise there is: it becomes open again.
+        run = _odd(run, event, f"after {rental.state}")
+        if event.kind not in (Kind.SEEN_PRESENT, Kind.ADOPTED):
+            return run
+    changed = _rental(rental, event)
+    return replace(run, rentals=(*run.rentals[:index], changed, *run.rentals[index + 1 :]))
+
+
+def _odd(run: Run, event: Event, why: str) -> Run:
+    return replace(run, anomalies=(*run.anomalies, f"line {event.seq}: {event.kind} {why}"))
+
+
+def _intent(run: Run, event: Event) -> Run:
+    if event.tag is None or any(rental.tag == event.tag for rental in run.rentals):
+        return _odd(run, event, "twice")
+    data = lines.payload(event, lines.Intent)
+    rental = Rental(
+        event.tag, run.id, data.provider, data.offer, data.disk_gb, Usd(data.hourly_micros), Usd(data.reserved_micros),
+        RentalState.INTENT, event.at, data.soft_deadline, data.hard_deadline, data.granularity_s, data.minimum_s,
+    )  # fmt: skip
+    return replace(run, rentals=(*run.rentals, rental))
+
+
+def _home(run: Run, event: Event) -> Run:
+    data = lines.payload(event, lines.CheckpointHome)
+    artefact = Artefact(data.path, data.size, data.sha256, data.final, data.step, data.epoch)
+    others = tuple(one for one in run.artefacts if one.path != data.path)
+    return replace(run, artefacts=(*others, artefact))
+
+
+def _progress(run: Run, event: Event) -> Run:
+    data = lines.payload(event, lines.ProgressMade)
+    point = ProgressPoint(event.at, data.step, data.total, data.epoch, data.epochs, data.avg_loss, data.it_s)
+    return replace(run, last_progress=point)
+
+
+def _rental(rental: Rental, event: Event) -> Rental:
+    if isinstance(event.data.get("bytes_in"), int) or isinstance(event.data.get("bytes_out"), int):
+        traffic = lines.Traffic(
+            bytes_in=_total(event, "bytes_in", rental.bytes_in), bytes_out=_total(event, "bytes_out", rental.bytes_out)
+        )
+        rental = replace(rental, bytes_in=traffic.bytes_in, bytes_out=traffic.bytes_out)
+    match event.kind:
+        case Kind.CREATED | Kind.ADOPTED:
+            made = lines.payload(event, lines.Created)
+            state = rental.state if rental.state is RentalState.DESTROYING else RentalState.CREATED
+            return replace(rental, state=state, ref=made.ref, created_at=made.created_at, absent_count=0)
+        case Kind.CREATE_REFUSED:
+            return replace(rental, state=RentalState.REFUSED, gone_at=event.at, why=_reason(event))
+        case Kind.CREATE_UNCLEAR:
+            ref = lines.payload(event, lines.Unclear).ref
+            return replace(rental, state=RentalState.UNCLEAR, ref=ref, why=_reason(event))
+        case Kind.REACHABLE:
+            reached = lines.payload(event, lines.Reached)
+            return replace(rental, state=RentalState.REACHABLE, endpoint=reached.endpoint)
+        case Kind.JOB_STARTED:
+            return replace(
+                rental, state=RentalState.TRAINING, job_id=lines.payload(event, lines.JobStarted).job_id, job_over=False
+            )
+        case Kind.JOB_DONE | Kind.JOB_FAILED:
+            return replace(rental, job_over=True, why=_reason(event))
+        case Kind.DESTROY_SENT:
+            return replace(rental, state=RentalState.DESTROYING, why=_reason(event) or rental.why)
+        case Kind.SEEN_ABSENT:
+            return replace(rental, absent_count=rental.absent_count + 1)
+        case Kind.SEEN_PRESENT:
+            back = RentalState.CREATED if rental.state.over else rental.state
+            return replace(rental, absent_count=0, state=back, gone_at=None)
+        case Kind.GONE:
+            ended = lines.payload(event, lines.Gone).ended_at
+            return replace(rental, state=RentalState.GONE, gone_at=event.at if ended is None else ended)
+        case Kind.CHARGED:
+            return replace(rental, charged=lines.payload(event, lines.Charged).charges)
+    return rental
+
+
+def _total(event: Event, key: str, so_far: int) -> int:
+    value = event.data.get(key)
+    return max(so_far, value) if isinstance(value, int) else so_far
+
+
+def _reason(event: Event) -> str:
+    reason = event.data.get("reason", "")
+    return reason if isinstance(reason, str) else ""

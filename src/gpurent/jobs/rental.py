@@ -1,0 +1,230 @@
+"""One rental from intent to confirmed gone. Every step is in the ledger before the act it announces."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from gpurent.budget.guard import Deadlines
+from gpurent.budget.events import Kind
+from gpurent.budget.ledger import Ledger
+from gpurent.budget.reaper import ABSENT_LISTINGS
+from gpurent.clock import Clock
+from gpurent.errors import (
+    AuthFailed,
+    CreateFailed,
+    HostUnreachable,
+    InDoubt,
+    NoCapacity,
+    OfferGone,
+    ProviderError,
+    RateLimited,
+)
+from gpurent.jobs.progress import Gone, Notice, Rented, Stage, StageStarted
+from gpurent.jobs.watch import Tell, Watch
+from gpurent.model import Identity, Instance, Launch, Offer, Phase
+from gpurent.money import Usd
+from gpurent.spi import Connector, Facts, Host, Provider, SupportsCharges, SupportsSelfDestruct
+
+PRICE_TOLERANCE_PERCENT = 2
+"""An instance dearer than its offer by more than this is given back at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long to wait, in seconds. Tests and the sandbox shorten it."""
+
+    boot_s: float = 600.0
+    poll_s: float = 2.0
+    connect_s: float = 15.0
+    search_s: float = 60.0
+    destroy_s: float = 600.0
+    confirm_every_s: float = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A rental that exists, as far as this process knows."""
+
+    run_id: str
+    tag: str
+    ref: str
+    offer: Offer
+    identity: Identity
+
+
+@dataclass(frozen=True)
+class Rentals:
+    """Rents, reaches and destroys machines of one run."""
+
+    ledger: Ledger
+    providers: Mapping[str, Provider]
+    facts: Mapping[str, Facts]
+    connector: Connector
+    clock: Clock
+    run_dir: Path
+    tell: Tell
+    patience: Patience
+
+    def rent(
+        self, run_id: str, tag: str, offer: Offer, launch: LaunchOrder, deadlines: Deadlines, reserved: Usd
+    ) -> Held:
+        """Commit the intent, send ``create`` once, and hold what came of it.
+
+        Raises:
+            OfferGone, NoCapacity, AuthFailed, RateLimited: nothing was created, or what was is dearer and gone again.
+            InDoubt: something may have been created and was not found; the ledger goes on watching it.
+        """
+        provider = self.providers[offer.provider]
+        identity = self.connector.new_identity(self.run_dir / "keys" / tag)
+        self_destruct = provider.self_destruct() if isinstance(provider, SupportsSelfDestruct) else None
+        seconds = max(1, int(deadlines.hard - self.clock.now()))
+        startup = self.connector.startup(identity, self_destruct, seconds)
+        facts = self.facts.get(offer.provider, Facts())
+        self.ledger.append(
+            run_id, Kind.INTENT, tag=tag, provider=offer.provider, offer=offer, price=offer.price,
+            disk_gb=launch.disk_gb, hourly_micros=offer.price.hourly(launch.disk_gb).micros,
+            reserved_micros=reserved.micros, soft_deadline=deadlines.soft, hard_deadline=deadlines.hard,
+            granularity_s=facts.billing_granularity_s, minimum_s=facts.minimum_s,
+        )  # fmt: skip
+        full = Launch(tag, launch.image, launch.disk_gb, identity.public_key, startup, {})
+        instance = self._create(provider, run_id, tag, offer, full)
+        held = Held(run_id, tag, instance.ref, offer, identity)
+        guards = ("client", "dead-man switch") if self_destruct else ("client",)
+        self.tell(Rented(offer, instance.ref, tag, run_id, guards))
+        agreed = offer.price.hourly(launch.disk_gb)
+        now = instance.price.hourly(launch.disk_gb)
+        if now > agreed.scaled(100 + PRICE_TOLERANCE_PERCENT, 100):
+            self.destroy(held, reason="dearer than offered")
+            raise OfferGone(f"{offer.gpu} at {offer.provider} costs {now}/h, offered at {agreed}/h; given back")
+        return held
+
+    def _create(self, provider: Provider, run_id: str, tag: str, offer: Offer, launch: Launch) -> Instance:
+        try:
+            instance = provider.create(offer, launch)
+        except (OfferGone, NoCapacity, AuthFailed, RateLimited) as error:
+            self.ledger.append(run_id, Kind.CREATE_REFUSED, tag=tag, reason=str(error))
+            raise
+        except CreateFailed as error:
+            self.ledger.append(run_id, Kind.CREATE_UNCLEAR, tag=tag, ref=error.ref, reason=str(error))
+            self.tell(Notice(f"The answer to create was lost ({error}); looking for {tag}.", warning=True))
+            found = self._search(provider, tag, error.ref)
+            if found is None:
+                raise InDoubt(
+                    f"{provider.name} may have created {tag}; it was not found in {self.patience.search_s:.0f} s.",
+                    refs=(f"{provider.name}:{error.ref or tag}",),
+                    hint="`gpurent reap` goes on looking and destroys it; `gpurent status` shows it until it is ruled out.",
+                ) from error
+            self.ledger.append(run_id, Kind.ADOPTED, tag=tag, ref=found.ref, created_at=found.created_at)
+            return found
+        self.ledger.append(run_id, Kind.CREATED, tag=tag, ref=instance.ref, created_at=instance.created_at)
+        return instance
+
+    def _search(self, provider: Provider, tag: str, ref: str | None) -> Instance | None:
+        until = self.clock.monotonic() + self.patience.search_s
+        while True:
+            try:
+                for instance in provider.instances():
+                    if instance.tag == tag or (ref is not None and instance.ref == ref):
+                        return instance
+            except ProviderError as error:
+                self.tell(Notice(f"Cannot list {provider.name} yet: {error}"))
+            if self.clock.monotonic() >= until:
+                return None
+            self.clock.sleep(self.patience.poll_s)
+
+    def reach(self, held: Held, watch: Watch, *, boot_s: float | None = None) -> Host:
+        """Wait until SSH answers with the pinned key.
+
+        Raises:
+            HostUnreachable: not within the boot patience, or the instance ended by itself.
+            HostKeyMismatch: somebody else answered.
+            Halt: the user or the budget ended it.
+        """
+        self.tell(StageStarted(Stage.BOOT, f"waiting for SSH on {held.offer.gpu}"))
+        provider = self.providers[held.offer.provider]
+        until = self.clock.monotonic() + (boot_s or self.patience.boot_s)
+        last = "it never became reachable"
+        while self.clock.monotonic() < until:
+            watch.check_before_training()
+            try:
+                instance = provider.get(held.ref)
+                if instance is None or instance.phase is Phase.STOPPED:
+                    why = instance.message if instance else "it is gone"
+                    raise _Ended(f"{held.ref} ended before SSH answered: {why}")
+                if instance.endpoint is not None:
+                    host = self.connector.connect(instance.endpoint, held.identity, timeout=self.patience.connect_s)
+                    self.ledger.append(held.run_id, Kind.REACHABLE, tag=held.tag, endpoint=instance.endpoint)
+                    return host
+                last = instance.message or instance.phase
+            except ProviderError as error:
+                if not error.transient:
+                    raise
+                last = str(error)
+            except _Ended:
+                raise
+            except HostUnreachable as error:
+                last = str(error)
+            self.clock.sleep(self.patience.poll_s)
+        raise HostUnreachable(f"no SSH on {held.ref} within {boot_s or self.patience.boot_s:.0f} s: {last}")
+
+    def destroy(self, held: Held, *, reason: str, give_up: Callable[[], bool] = lambda: False) -> None:
+        """Destroy and see it absent in several complete listings.
+
+        Raises:
+            InDoubt: not confirmed within the patience; the ledger keeps it open for ``reap``.
+        """
+        self.tell(StageStarted(Stage.DESTROY, f"destroying {held.ref}"))
+        provider = self.providers[held.offer.provider]
+        self.ledger.append(held.run_id, Kind.DESTROY_SENT, tag=held.tag, ref=held.ref, reason=reason)
+        until = self.clock.monotonic() + self.patience.destroy_s
+        accepted, absent, wait = False, 0, self.patience.confirm_every_s
+        while absent < ABSENT_LISTINGS:
+            try:
+                if not accepted:
+                    provider.destroy(held.ref)
+                    accepted = True
+                    self.ledger.append(held.run_id, Kind.DESTROY_ACCEPTED, tag=held.tag, ref=held.ref)
+                present = any(held.ref == one.ref or held.tag == one.tag for one in provider.instances())
+                self.ledger.append(held.run_id, Kind.SEEN_PRESENT if present else Kind.SEEN_ABSENT, tag=held.tag)
+                absent = 0 if present else absent + 1
+                accepted = accepted and not present
+                wait = self.patience.confirm_every_s
+            except ProviderError as error:
+                self.ledger.append(held.run_id, Kind.DESTROY_FAILED, tag=held.tag, ref=held.ref, reason=str(error))
+                self.tell(Notice(f"Destroying {held.ref}: {error}; trying again.", warning=True))
+                wait = min(60.0, wait * 2)
+            if absent < ABSENT_LISTINGS:
+                if give_up() or self.clock.monotonic() >= until:
+                    raise InDoubt(
+                        f"{held.offer.provider} has not confirmed the end of {held.ref}.",
+                        refs=(f"{held.offer.provider}:{held.ref}",),
+                        hint="Run `gpurent reap` until it says that nothing is left.",
+                    )
+                self.clock.sleep(wait)
+        self._settle(held, provider)
+
+    def _settle(self, held: Held, provider: Provider) -> None:
+        if isinstance(provider, SupportsCharges):
+            try:
+                charges = provider.charges(held.ref)
+            except ProviderError as error:
+                self.tell(Notice(f"What {held.ref} was billed is not known yet: {error}"))
+            else:
+                if charges is not None:
+                    self.ledger.append(held.run_id, Kind.CHARGED, tag=held.tag, charges=charges)
+        self.ledger.append(held.run_id, Kind.GONE, tag=held.tag)
+        self.tell(Gone(held.ref, held.tag))
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchOrder:
+    """The part of a launch that the user may choose."""
+
+    image: str
+    disk_gb: int
+
+
+class _Ended(HostUnreachable):
+    """The instance will never answer: waiting on is pointless."""

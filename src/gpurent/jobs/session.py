@@ -1,0 +1,274 @@
+"""One job on one host: upload, prepare, start detached, follow, collect. Nothing here knows of money or providers."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from gpurent.budget.events import Kind
+from gpurent.budget.ledger import Ledger
+from gpurent.clock import Clock
+from gpurent.dataset.job import Job
+from gpurent.errors import CommandFailed, HostUnreachable, JobFailed, TransferFailed
+from gpurent.jobs import events
+from gpurent.jobs.follow import EventFollower
+from gpurent.jobs.progress import Collected, Notice, Stage, StageMoved, StageStarted, Trained
+from gpurent.jobs.watch import Tell, Watch
+from gpurent.spi import Host, LocalFile
+
+POLL_S = 0.5
+LOG_TAIL = 64 * 1024
+PREPARE_TIMEOUT_S = 1200.0
+LOST_PATIENCE_S = 900.0
+"""How long training is believed to go on behind a dead link before the rental is given up."""
+
+
+@dataclass
+class Traffic:
+    """Running totals of bytes in and out of the host."""
+
+    bytes_in: int = 0
+    bytes_out: int = 0
+
+
+@dataclass
+class Outcome:
+    """How the engine ended."""
+
+    stopped: bool = False
+    final_loss: float | None = None
+    files: list[Path] = field(default_factory=list)
+
+
+@dataclass
+class Session:
+    """The conversation with one host about one job. ``attach`` builds it anew and goes on with ``follow``."""
+
+    host: Host
+    job: Job
+    job_id: str
+    run_id: str
+    tag: str
+    ledger: Ledger
+    clock: Clock
+    watch: Watch
+    tell: Tell
+    run_dir: Path
+    traffic: Traffic = field(default_factory=Traffic)
+
+    @property
+    def folder(self) -> str:
+        """Where the job lives on the host."""
+        return f".gpurent/jobs/{self.job_id}"
+
+    def upload(self) -> str:
+        """Send engine, dataset and, if it comes from here, the base model; return the engine's folder."""
+        files = self.job.upload_files()
+        total = sum(file.size for file in files)
+        self.tell(StageStarted(Stage.UPLOAD, f"{len(files)} files", total))
+        engine = self.host.ship_engine()
+        done = 0
+
+        def moved(count: int) -> None:
+            nonlocal done
+            done += count
+            self.traffic.bytes_in += count
+            self.tell(StageMoved(Stage.UPLOAD, done, total))
+            self.watch.check_before_training()
+
+        self.host.put(files, self.folder, moved)
+        self.tell(StageMoved(Stage.UPLOAD, total, total))
+        return engine
+
+    def prepare(self, engine: str) -> None:
+        """See that the host can train, installing what the image lacks, and start the engine detached.
+
+        Raises:
+            CommandFailed: Python or a package is missing and cannot be installed.
+        """
+        self.tell(StageStarted(Stage.PREPARE, "checking the host's environment"))
+        self._environment(engine)
+        self.watch.check_before_training()
+        self.host.put_bytes(json.dumps(self._order()).encode(), f"{self.folder}/job.json")
+        self.ledger.append(self.run_id, Kind.PREPARED, tag=self.tag, bytes_in=self.traffic.bytes_in)
+        self.ledger.append(
+            self.run_id, Kind.JOB_STARTED, tag=self.tag, job_id=self.job_id, name=self.job.name,
+            bytes_in=self.traffic.bytes_in,
+        )  # fmt: skip
+        home = self._absolute("")
+        self.host.start_job(
+            self.job_id,
+            ["python3", "-m", "gpurent_engine", "train", "--job", f"{home}/{self.folder}/job.json"],
+            {"PYTHONPATH": engine if engine.startswith("/") else f"{home}/{engine}", "PYTHONUNBUFFERED": "1"},
+        )
+
+    def _environment(self, engine: str) -> None:
+        check = f"PYTHONPATH={shlex.quote(engine)} python3 -m gpurent_engine doctor --json"
+        if self.host.run(check, timeout=PREPARE_TIMEOUT_S).status == 0:
+            return
+        self.tell(StageStarted(Stage.PREPARE, "installing the engine's packages"))
+        install = f"python3 -m pip install --quiet -r {shlex.quote(engine)}/gpurent_engine/requirements.txt"
+        for command in (install, check):
+            ended = self.host.run(command, timeout=PREPARE_TIMEOUT_S)
+            if ended.status != 0:
+                raise CommandFailed(
+                    f"the host cannot run the engine: {events.plain(ended.stderr.strip()[-400:])}",
+                    status=ended.status, stderr=ended.stderr[-4000:],
+                    hint="Choose an image with Python >= 3.10 and torch >= 2.4: [need] image in gpurent.toml.",
+                )  # fmt: skip
+
+    def _absolute(self, path: str) -> str:
+        home = self.host.run("pwd").stdout.strip()
+        if not home.startswith("/") or "\n" in home:
+            raise TransferFailed("the host does not say where its login folder is")
+        return f"{home}/{path}".rstrip("/")
+
+    def _order(self) -> dict[str, object]:
+        base = self._absolute(self.folder)
+        return {
+            "protocol": events.PROTOCOL,
+            "spec": self.job.spec.to_dict(),
+            "base_model": f"{base}/{self.job.base_target}" if self.job.base_target else self.job.base_model_id,
+            "data_dir": f"{base}/data",
+            "out_dir": f"{base}/out",
+            "events": f"{base}/events.jsonl",
+            "stop_file": f"{base}/stop",
+            "resume": False,
+        }
+
+    def follow(self) -> Outcome:
+        """Follow the engine to its end, collecting every checkpoint as it is written.
+
+        Raises:
+            JobFailed: the engine gave up; its log is in the run folder.
+            HostUnreachable: the link stayed dead for longer than the patience.
+            Halt: the hard deadline, or the user's second Ctrl-C.
+        """
+        self.tell(StageStarted(Stage.TRAIN, "starting the engine"))
+        follower = EventFollower(self.host, f"{self.folder}/events.jsonl")
+        outcome, stop_sent, lost_since = Outcome(), False, None
+        try:
+            while True:
+                try:
+                    ended = self.host.job_status(self.job_id)
+                    finished = self._take(follower.poll(), outcome)
+                    if self.watch.orderly_stop and not stop_sent:
+                        why = (
+                            "the budget's soft deadline is reached" if self.watch.over_soft else "stopping at your wish"
+                        )
+                        self.tell(Notice(f"{why[0].upper()}{why[1:]}: saving a checkpoint.", warning=True))
+                        self.host.put_bytes(b"", f"{self.folder}/stop")
+                        stop_sent = True
+                    lost_since = None
+                except HostUnreachable as error:
+                    lost_since = lost_since or self.clock.monotonic()
+                    if self.clock.monotonic() - lost_since > LOST_PATIENCE_S:
+                        raise
+                    self.tell(Notice(f"Lost the host ({error}); training goes on there, trying again.", warning=True))
+                    ended, finished = None, False
+                if finished or ended is not None:
+                    return self._finish(ended, finished, outcome)
+                self.watch.tick()
+                self.clock.sleep(POLL_S)
+        finally:
+            self._keep_log()
+
+    def _finish(self, ended: int | None, finished: bool, outcome: Outcome) -> Outcome:
+        if not finished:
+            self._fail("internal", f"the engine ended with status {ended} and did not say why", "see engine.log")
+        self.ledger.append(
+            self.run_id, Kind.JOB_DONE, tag=self.tag, job_id=self.job_id,
+            bytes_in=self.traffic.bytes_in, bytes_out=self.traffic.bytes_out,
+        )  # fmt: skip
+        return outcome
+
+    def _take(self, lines: list[str], outcome: Outcome) -> bool:
+        finished = False
+        if lines:
+            with (self.run_dir / "events.jsonl").open("a", encoding="utf-8") as mirror:
+                mirror.writelines(line + "\n" for line in lines)
+        for line in lines:
+            match events.parse(line):
+                case events.Hello(protocol=protocol) if protocol != events.PROTOCOL:
+                    self._fail("protocol", f"the engine speaks protocol {protocol}, not {events.PROTOCOL}", "")
+                case events.Hello() as hello:
+                    self.tell(
+                        Notice(f"Engine {hello.engine} on {hello.device_name or hello.device}, torch {hello.torch}.")
+                    )
+                case events.PhaseStarted() as phase:
+                    self.tell(StageStarted(Stage.TRAIN, phase.name))
+                case events.Plan() as plan:
+                    self.tell(StageStarted(Stage.TRAIN, f"{plan.images} images", plan.total_steps))
+                case events.Step() as step:
+                    self._stepped(step)
+                case events.Checkpoint() as checkpoint:
+                    outcome.files.append(self._collect(checkpoint))
+                case events.EngineWarning() as warning:
+                    self.tell(Notice(warning.message, warning=True))
+                case events.EngineFault() as fault:
+                    self._fail(fault.code, fault.message, fault.remedy)
+                case events.Done() as done:
+                    outcome.stopped, outcome.final_loss, finished = done.stopped, done.final_loss, True
+                case None:
+                    pass
+        return finished
+
+    def _stepped(self, step: events.Step) -> None:
+        self.tell(
+            Trained(
+                step.step, step.total, step.epoch, step.epochs, step.loss, step.avg_loss,
+                step.it_s, step.peak_mem_mb, step.elapsed_s,
+            )
+        )  # fmt: skip
+        self.ledger.append(
+            self.run_id, Kind.PROGRESS, tag=self.tag, job_id=self.job_id, step=step.step, total=step.total,
+            epoch=step.epoch, epochs=step.epochs, loss=step.loss, avg_loss=step.avg_loss, it_s=step.it_s,
+            peak_mem_mb=step.peak_mem_mb, elapsed_s=step.elapsed_s, bytes_in=self.traffic.bytes_in,
+            bytes_out=self.traffic.bytes_out,
+        )  # fmt: skip
+
+    def _collect(self, checkpoint: events.Checkpoint) -> Path:
+        target = self.job.output_dir / PurePosixPath(checkpoint.path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        self.tell(StageStarted(Stage.COLLECT, target.name, checkpoint.size))
+        done = 0
+
+        def moved(count: int) -> None:
+            nonlocal done
+            done += count
+            self.traffic.bytes_out += count
+            self.tell(StageMoved(Stage.COLLECT, done, checkpoint.size))
+            self.watch.tick()
+
+        remote = f"{self.folder}/out/{checkpoint.path}"
+        self.host.fetch(remote, target, sha256=checkpoint.sha256, size=checkpoint.size, on_bytes=moved)
+        self.ledger.append(
+            self.run_id, Kind.CHECKPOINT_HOME, tag=self.tag, path=target, size=checkpoint.size,
+            sha256=checkpoint.sha256, job_id=self.job_id, final=checkpoint.final, step=checkpoint.step,
+            epoch=checkpoint.epoch, bytes_in=self.traffic.bytes_in, bytes_out=self.traffic.bytes_out,
+        )  # fmt: skip
+        self.tell(Collected(target, checkpoint.size, checkpoint.sha256, checkpoint.final))
+        return target
+
+    def _fail(self, code: str, message: str, remedy: str) -> None:
+        self.ledger.append(
+            self.run_id, Kind.JOB_FAILED, tag=self.tag, job_id=self.job_id, code=code, reason=message,
+            bytes_in=self.traffic.bytes_in, bytes_out=self.traffic.bytes_out,
+        )  # fmt: skip
+        raise JobFailed(f"training failed ({code}): {message}", code=code, hint=remedy)
+
+    def _keep_log(self) -> None:
+        try:
+            log = self.host.read(f"{self.folder}/log.txt", 0, LOG_TAIL)
+        except HostUnreachable as error:
+            self.tell(Notice(f"The engine's log could not be fetched: {error}", warning=True))
+        else:
+            text = events.plain(log.decode("utf-8", errors="replace"))
+            (self.run_dir / "engine.log").write_text(text, encoding="utf-8")
+
+
+def prefixed(files: tuple[LocalFile, ...], folder: str) -> tuple[LocalFile, ...]:
+    """Move a manifest below ``folder``."""
+    return tuple(LocalFile(file.source, f"{folder}/{file.target}", file.size, file.sha256) for file in files)
