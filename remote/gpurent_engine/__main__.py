@@ -1,0 +1,185 @@
+"""``python -m gpurent_engine``: ``train``, ``doctor``, ``grid``.
+
+Exit status of ``train``: 0 done, 1 failed, 2 configuration or dataset, 4 stopped on request. Events go to the file
+that was named; standard output stays empty.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import json
+import os
+import platform
+import shutil
+import signal
+import sys
+import threading
+import traceback
+from pathlib import Path
+from typing import Any
+
+from gpurent_engine import PROTOCOL, __version__
+from gpurent_engine.data import DataError
+from gpurent_engine.events import EventWriter
+from gpurent_engine.spec import SpecError, TrainSpec, load_spec
+
+OOM_REMEDY = (
+    "Use a smaller train_batch_size, gradient_checkpointing = true, a lower resolution, or a GPU with more memory "
+    "(--min-vram)."
+)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; return its exit status."""
+    options = _parser().parse_args(arguments)
+    # Nobody waits for these on a rented machine; a hub id that is not cached still downloads.
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    status: int = options.run(options)
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="gpurent_engine", description="Train Stable Diffusion LoRAs.")
+    commands = parser.add_subparsers(required=True)
+    train = commands.add_parser("train", help="train one LoRA")
+    source = train.add_mutually_exclusive_group(required=True)
+    source.add_argument("--job", type=Path, help="job.json as the client writes it")
+    source.add_argument("--config", type=Path, help="training_config.toml")
+    train.add_argument("--data", type=Path, help="overrides train_data_dir")
+    train.add_argument("--out", type=Path, help="overrides output_dir")
+    train.add_argument("--events", type=Path, help="where events go; default OUT/events.jsonl")
+    train.add_argument("--resume", action="store_true", help="go on from the state in OUT")
+    train.set_defaults(run=_train)
+    doctor = commands.add_parser("doctor", help="say whether this machine can train")
+    doctor.add_argument("--json", action="store_true")
+    doctor.set_defaults(run=_doctor)
+    grid = commands.add_parser("grid", help="draw base and LoRA side by side")
+    grid.add_argument("--base", required=True)
+    grid.add_argument("--lora", type=Path, required=True)
+    grid.add_argument("--prompts", type=Path, required=True)
+    grid.add_argument("--strengths", default="0.5,0.7,0.8,1.0")
+    grid.add_argument("--out", type=Path, required=True)
+    grid.set_defaults(run=_grid)
+    return parser
+
+
+def _order(options: argparse.Namespace) -> tuple[dict[str, Any], Path]:
+    if options.job is not None:
+        job = json.loads(options.job.read_text(encoding="utf-8"))
+        if job["protocol"] != PROTOCOL:
+            raise SpecError("protocol", f"the client speaks {job['protocol']}, this engine {PROTOCOL}.")
+        return job, Path(job["events"])
+    spec = load_spec(options.config)
+    here = options.config.parent
+    out = options.out or here / spec.output_dir
+    base = here / spec.pretrained_model_name_or_path
+    job = {
+        "spec": spec.to_dict(), "data_dir": str(options.data or here / spec.train_data_dir), "out_dir": str(out),
+        "base_model": str(base) if base.exists() else spec.pretrained_model_name_or_path,
+        "resume": options.resume,
+    }  # fmt: skip
+    return job, options.events or out / "events.jsonl"
+
+
+def _train(options: argparse.Namespace) -> int:
+    try:
+        job, path = _order(options)
+    except (SpecError, OSError) as error:
+        print(f"gpurent_engine: {error}", file=sys.stderr)
+        return 2
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    with EventWriter(path) as out:
+        try:
+            return _run(job, out, stop)
+        except (SpecError, DataError) as error:
+            code = "spec" if isinstance(error, SpecError) else "data"
+            out.emit("error", code=code, message=str(error), remedy=getattr(error, "hint", ""))
+            return 2
+        except Exception as error:
+            # The last line of defence: whatever it was, the client has to hear of it, and the log has the rest.
+            traceback.print_exc()
+            code, message, remedy = _diagnose(error)
+            out.emit("error", code=code, message=message, remedy=remedy)
+            return 1
+
+
+def _run(job: dict[str, Any], out: EventWriter, stop: threading.Event) -> int:
+    import torch
+
+    from gpurent_engine import device, loop
+
+    spec = TrainSpec.from_dict(job["spec"])
+    choice = device.choose(spec.mixed_precision)
+    out.emit(
+        "hello", protocol=PROTOCOL, engine=__version__, python=platform.python_version(), torch=torch.__version__,
+        device=str(choice.device), device_name=choice.name, pid=os.getpid(),
+    )  # fmt: skip
+    order = loop.Order(
+        spec, job["base_model"], Path(job["data_dir"]), Path(job["out_dir"]),
+        Path(job["stop_file"]) if job.get("stop_file") else None, bool(job.get("resume")),
+    )  # fmt: skip
+    return 4 if loop.train(order, out, stop).stopped else 0
+
+
+def _diagnose(error: Exception) -> tuple[str, str, str]:
+    import torch
+
+    from gpurent_engine.export import NotFinite
+    from gpurent_engine.loop import NotANumber
+
+    if isinstance(error, torch.OutOfMemoryError):
+        return "oom", "The GPU ran out of memory.", OOM_REMEDY
+    if isinstance(error, NotANumber | NotFinite):
+        return "nan", str(error), 'Lower the learning rate; with fp16, try mixed_precision = "bf16".'
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return "disk_full", "The host's disk is full.", "Ask for more with [need] disk_gb, or save less often."
+    if isinstance(error, OSError | ValueError):
+        return "model", str(error), "Check pretrained_model_name_or_path; a hub id must exist and be public."
+    return "internal", f"{type(error).__name__}: {error}", "The engine's log has the details."
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    facts: dict[str, Any] = {"engine": __version__, "protocol": PROTOCOL, "python": platform.python_version()}
+    try:
+        import accelerate
+        import diffusers
+        import peft
+        import safetensors
+        import torch
+        import transformers
+    except ImportError as error:
+        facts["missing"] = str(error)
+    else:
+        for module in (accelerate, diffusers, peft, safetensors, torch, transformers):
+            facts[module.__name__] = module.__version__
+        facts["cuda"] = torch.cuda.is_available()
+        facts["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    facts["disk_free_gb"] = round(shutil.disk_usage(Path.cwd()).free / 1e9, 1)
+    print(json.dumps(facts) if options.json else "\n".join(f"{key}: {value}" for key, value in facts.items()))
+    return 1 if "missing" in facts else 0
+
+
+def _grid(options: argparse.Namespace) -> int:
+    from gpurent_engine import sample
+
+    prompts, settings = sample.read_prompts(options.prompts)
+    strengths = [float(one) for one in options.strengths.split(",")]
+    picture = sample.grid(
+        options.base,
+        options.lora,
+        prompts,
+        strengths,
+        settings,
+        lambda label: print(label, file=sys.stderr, flush=True),
+    )
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(options.out)
+    print(options.out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

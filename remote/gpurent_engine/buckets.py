@@ -1,0 +1,136 @@
+"""Aspect-ratio buckets and batches exactly as kohya-ss/sd-scripts makes them. Pure; torch-free.
+
+Source: kohya-ss/sd-scripts, ``library/model_util.py`` (make_bucket_resolutions) and ``library/train_util.py``
+(BucketManager): behaviour re-implemented from its description and checked against vectors made with it.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from gpurent_engine.spec import TrainSpec
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a picture goes: the bucket's size, and the size it is scaled to before the centre crop (pixels)."""
+
+    bucket: Size
+    resized: Size
+
+
+@lru_cache(maxsize=64)
+def resolutions(area: Size, smallest: int, largest: int, step: int) -> tuple[Size, ...]:
+    """All bucket sizes whose area does not exceed ``width × height`` of ``area``."""
+    pixels = area[0] * area[1]
+    side = int(math.sqrt(pixels) // step) * step
+    found = {(side, side)}
+    for width in range(smallest, largest + 1, step):
+        height = min(largest, (pixels // width) // step * step)
+        if height >= smallest:
+            found |= {(width, height), (height, width)}
+    return tuple(sorted(found))
+
+
+def place(image: Size, spec: TrainSpec) -> Placement:
+    """Choose bucket and scaled size for a picture of ``image`` pixels."""
+    if not spec.enable_bucket:
+        return Placement(spec.resolution, _cover(image, spec.resolution))
+    if spec.bucket_no_upscale:
+        return _without_upscaling(image, spec.resolution, spec.bucket_reso_steps)
+    choices = resolutions(spec.resolution, spec.min_bucket_reso, spec.max_bucket_reso, spec.bucket_reso_steps)
+    if image in choices:
+        return Placement(image, image)
+    ratio = image[0] / image[1]
+    bucket = min(choices, key=lambda size: abs(size[0] / size[1] - ratio))
+    return Placement(bucket, _cover(image, bucket))
+
+
+def _cover(image: Size, bucket: Size) -> Size:
+    scale = bucket[1] / image[1] if image[0] / image[1] > bucket[0] / bucket[1] else bucket[0] / image[0]
+    width, height = int(image[0] * scale + 0.5), int(image[1] * scale + 0.5)
+    return max(width, bucket[0]), max(height, bucket[1])
+
+
+def _without_upscaling(image: Size, area: Size, step: int) -> Placement:
+    width, height = image
+    ratio = width / height
+    if width * height > area[0] * area[1]:
+        ideal_width = math.sqrt(area[0] * area[1] * ratio)
+        ideal_height = area[0] * area[1] / ideal_width
+        by_width_w = round_to(ideal_width, step)
+        by_width_h = round_to(by_width_w / ratio, step)
+        by_height_h = round_to(ideal_height, step)
+        by_height_w = round_to(by_height_h * ratio, step)
+        if abs(by_width_w / by_width_h - ratio) < abs(by_height_w / by_height_h - ratio):
+            resized = (by_width_w, int(by_width_w / ratio + 0.5))
+        else:
+            resized = (int(by_height_h * ratio + 0.5), by_height_h)
+    else:
+        resized = image
+    bucket = (resized[0] - resized[0] % step, resized[1] - resized[1] % step)
+    return Placement(bucket, resized)
+
+
+def round_to(value: float, step: int) -> int:
+    """Down to a multiple of ``step`` after rounding half up to whole pixels."""
+    whole = int(value + 0.5)
+    return max(step, whole - whole % step)
+
+
+def epoch_batches(
+    buckets: Sequence[Size], repeats: Sequence[int], batch_size: int, seed: int, epoch: int
+) -> list[list[int]]:
+    """Indices of the pictures of each batch of one epoch: one bucket a batch, short last batches kept, shuffled.
+
+    Args:
+        buckets: bucket of each picture.
+        repeats: how often each picture comes in an epoch.
+        batch_size: pictures a batch at most.
+        seed, epoch: the order depends on their sum alone, so that a resumed run sees the same batches.
+    """
+    shuffler = random.Random(seed + epoch)
+    groups: dict[Size, list[int]] = {}
+    for index, (bucket, times) in enumerate(zip(buckets, repeats, strict=True)):
+        groups.setdefault(bucket, []).extend([index] * times)
+    batches = []
+    for bucket in sorted(groups):
+        members = groups[bucket]
+        shuffler.shuffle(members)
+        batches += [members[start : start + batch_size] for start in range(0, len(members), batch_size)]
+    shuffler.shuffle(batches)
+    return batches
+
+
+def batches_per_epoch(buckets: Sequence[Size], repeats: Sequence[int], batch_size: int) -> int:
+    """How many batches ``epoch_batches`` yields."""
+    groups: dict[Size, int] = {}
+    for bucket, times in zip(buckets, repeats, strict=True):
+        groups[bucket] = groups.get(bucket, 0) + times
+    return sum(-(-count // batch_size) for count in groups.values())
+
+
+@dataclass(frozen=True)
+class Length:
+    """Length of a run: optimiser steps an epoch, epochs and steps in all."""
+
+    batches_per_epoch: int
+    steps_per_epoch: int
+    epochs: int
+    steps: int
+
+
+def length(spec: TrainSpec, sizes: Sequence[Size], repeats: Sequence[int]) -> Length:
+    """How long a run is. ``max_train_epochs`` wins over ``max_train_steps``, as in kohya's trainer."""
+    buckets = [place(size, spec).bucket for size in sizes]
+    batches = batches_per_epoch(buckets, repeats, spec.train_batch_size)
+    per_epoch = -(-batches // spec.gradient_accumulation_steps)
+    if spec.max_train_epochs is not None:
+        return Length(batches, per_epoch, spec.max_train_epochs, spec.max_train_epochs * per_epoch)
+    return Length(batches, per_epoch, -(-spec.max_train_steps // per_epoch), spec.max_train_steps)

@@ -1,0 +1,124 @@
+"""Files that are whole or absent: LoRA checkpoints, and the state that lets a run go on exactly where it stopped.
+
+No pickle anywhere: states are safetensors and JSON.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save
+
+STATE = "state"
+
+
+@dataclass(frozen=True)
+class Written:
+    """A complete file: its name below the output folder, digest and size in bytes."""
+
+    path: str
+    sha256: str
+    size: int
+
+
+def write(folder: Path, name: str, data: bytes) -> Written:
+    """Write ``folder/name`` so that it is complete on disk before it bears its name.
+
+    Raises:
+        OSError: the disk is full or refuses.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    target, part = folder / name, folder / f"{name}.part"
+    with part.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(target)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+    return Written(name, hashlib.sha256(data).hexdigest(), len(data))
+
+
+def epoch_name(name: str, epoch: int) -> str:
+    """kohya's name of the checkpoint after ``epoch``."""
+    return f"{name}-{epoch:06d}.safetensors"
+
+
+def step_name(name: str, step: int) -> str:
+    """kohya's name of the checkpoint after optimiser step ``step``."""
+    return f"{name}-step{step:08d}.safetensors"
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a run stands: optimiser steps done, batches done in the current epoch, epochs finished."""
+
+    step: int
+    epoch: int
+    batch: int
+
+
+def save_state(
+    folder: Path, parameters: Sequence[torch.nn.Parameter], optimizer: Any, generator: torch.Generator,
+    position: Position, fingerprint: str, loss_history: Sequence[float],
+) -> None:  # fmt: skip
+    """Write everything the next step depends on, replacing the former state as a whole."""
+    tensors = {f"parameter.{i}": one.detach().cpu().contiguous() for i, one in enumerate(parameters)}
+    scalars: dict[str, float] = {}
+    for i, one in enumerate(parameters):
+        for key, value in optimizer.state.get(one, {}).items():
+            if isinstance(value, torch.Tensor):
+                tensors[f"optimizer.{i}.{key}"] = value.detach().cpu().contiguous().clone()
+            else:
+                scalars[f"{i}.{key}"] = float(value)
+    tensors["generator"] = generator.get_state()
+    meta = {
+        "step": position.step, "epoch": position.epoch, "batch": position.batch,
+        "fingerprint": fingerprint, "scalars": scalars, "losses": list(loss_history),
+    }  # fmt: skip
+    write(folder, f"{STATE}.safetensors", save(tensors, {"gpurent_state": json.dumps(meta)}))
+
+
+def load_state(
+    folder: Path, parameters: Sequence[torch.nn.Parameter], optimizer: Any, generator: torch.Generator, fingerprint: str
+) -> tuple[Position, list[float]]:
+    """Put a saved state back.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it belongs to another configuration or dataset.
+    """
+    path = folder / f"{STATE}.safetensors"
+    with path.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    meta = json.loads(header["__metadata__"]["gpurent_state"])
+    if meta["fingerprint"] != fingerprint:
+        raise ValueError(
+            "the saved state belongs to another configuration or dataset; it cannot be resumed with this one"
+        )
+    tensors = load_file(path)
+    with torch.no_grad():
+        for i, one in enumerate(parameters):
+            one.copy_(tensors[f"parameter.{i}"].to(one.device))
+            moments = {
+                key.split(".", 2)[2]: value.to(one.device) if value.dim() else value
+                for key, value in tensors.items()
+                if key.startswith(f"optimizer.{i}.")
+            }
+            moments |= {
+                key.split(".", 1)[1]: value for key, value in meta["scalars"].items() if key.startswith(f"{i}.")
+            }
+            if moments:
+                optimizer.state[one] = moments
+    generator.set_state(tensors["generator"])
+    return Position(meta["step"], meta["epoch"], meta["batch"]), [float(one) for one in meta["losses"]]

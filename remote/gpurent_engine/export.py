@@ -1,0 +1,205 @@
+"""Write a LoRA the way kohya's trainer does: key names, alpha, metadata and hashes.
+
+Names come from our own rule, never from a library's naming of the day: transformers 5.6 dropped a level from CLIP's
+module names, and files named after it load nowhere. Formats: kohya-ss/sd-scripts ``train_network.py`` and
+``library/sai_model_spec.py`` (modelspec 1.0.1, github.com/Stability-AI/ModelSpec).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from safetensors.torch import save
+
+from gpurent_engine import __version__
+from gpurent_engine.buckets import Placement
+from gpurent_engine.data import Dataset
+from gpurent_engine.lora import weights
+from gpurent_engine.spec import TrainSpec
+
+_DTYPES = {"float": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+class NotFinite(Exception):
+    """A weight is NaN or infinite; writing the file would ship a broken LoRA."""
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What the metadata says of the run, besides the configuration."""
+
+    dataset: Dataset
+    placements: tuple[Placement, ...]
+    batches_per_epoch: int
+    epochs: int
+    max_steps: int
+    warmup: int
+    optimizer: str
+    started_at: float
+    session_id: str
+    base_name: str
+
+
+def unet_key(name: str) -> str:
+    """``down_blocks.0.attentions.0.proj_in`` → ``lora_unet_down_blocks_0_attentions_0_proj_in``."""
+    return "lora_unet_" + name.replace(".", "_")
+
+
+def text_key(name: str) -> str:
+    """``encoder.layers.0.mlp.fc1`` → ``lora_te_text_model_encoder_layers_0_mlp_fc1``, with or without its prefix."""
+    return "lora_te_text_model_" + name.removeprefix("text_model.").replace(".", "_")
+
+
+def tensors(unet: Any, text_encoder: Any, alpha: float, precision: str) -> dict[str, torch.Tensor]:
+    """Collect ``lora_down``, ``lora_up`` and ``alpha`` of every layer, on the CPU in the saving precision.
+
+    Raises:
+        NotFinite: naming the first bad layer.
+    """
+    dtype = _DTYPES[precision]
+    found: dict[str, torch.Tensor] = {}
+    for model, key_of in ((unet, unet_key), (text_encoder, text_key)):
+        for name, (down, up) in weights(model).items():
+            key = key_of(name)
+            for part, weight in (("lora_down", down), ("lora_up", up)):
+                saved = weight.detach().to("cpu", dtype).contiguous()
+                if not bool(torch.isfinite(saved).all()):
+                    raise NotFinite(f"{key}.{part} is not finite in {precision}")
+                found[f"{key}.{part}.weight"] = saved
+            found[f"{key}.alpha"] = torch.tensor(alpha, dtype=dtype)
+    return found
+
+
+def serialise(
+    found: dict[str, torch.Tensor], spec: TrainSpec, facts: RunFacts, *, step: int, epoch: int, finished_at: float
+) -> bytes:
+    """A complete safetensors file with kohya's ``ss_`` metadata, hashes and modelspec."""
+    metadata = kohya_metadata(spec, facts, step=step, epoch=epoch, finished_at=finished_at)
+    plain = save(found, metadata)
+    metadata |= hashes(plain)
+    metadata |= modelspec(spec, facts, finished_at, metadata["sshs_model_hash"])
+    return save(found, metadata)
+
+
+def hashes(plain: bytes) -> dict[str, str]:
+    """The two hashes that A1111 and CivitAI show, over a file that carries ``ss_`` metadata only."""
+    header = int.from_bytes(plain[:8], "little")
+    window = plain[0x100000 : 0x100000 + 0x10000]
+    return {
+        "sshs_model_hash": hashlib.sha256(plain[8 + header :]).hexdigest(),
+        "sshs_legacy_hash": hashlib.sha256(window).hexdigest()[:8],
+    }
+
+
+def kohya_metadata(spec: TrainSpec, facts: RunFacts, *, step: int, epoch: int, finished_at: float) -> dict[str, str]:
+    """The ``ss_`` keys in the shape of folder datasets; every value a string."""
+    folders = facts.dataset.folders
+    values: dict[str, object] = {
+        "session_id": facts.session_id,
+        "training_started_at": facts.started_at,
+        "training_finished_at": finished_at,
+        "output_name": spec.output_name,
+        "learning_rate": spec.learning_rate,
+        "unet_lr": spec.unet_lr,
+        "text_encoder_lr": spec.text_encoder_lr,
+        "num_train_images": sum(facts.dataset.repeats),
+        "num_reg_images": 0,
+        "num_batches_per_epoch": facts.batches_per_epoch,
+        "num_epochs": facts.epochs,
+        "epoch": epoch,
+        "steps": step,
+        "max_train_steps": facts.max_steps,
+        "lr_warmup_steps": facts.warmup,
+        "lr_scheduler": spec.lr_scheduler,
+        "gradient_checkpointing": spec.gradient_checkpointing,
+        "gradient_accumulation_steps": spec.gradient_accumulation_steps,
+        "network_module": "networks.lora",
+        "network_dim": spec.network_dim,
+        "network_alpha": spec.network_alpha,
+        "network_args": {},
+        "mixed_precision": spec.mixed_precision,
+        "full_fp16": False,
+        "v2": False,
+        "base_model_version": "sd_v1",
+        "clip_skip": spec.clip_skip,
+        "max_token_length": None,
+        "cache_latents": True,
+        "seed": spec.seed,
+        "lowram": False,
+        "noise_offset": spec.noise_offset or None,
+        "min_snr_gamma": spec.min_snr_gamma,
+        "training_comment": spec.training_comment or None,
+        "sd_scripts_commit_hash": None,
+        "optimizer": facts.optimizer,
+        "max_grad_norm": spec.max_grad_norm,
+        "caption_dropout_rate": spec.caption_dropout_rate,
+        "prior_loss_weight": 1.0,
+        "loss_type": "l2",
+        "sd_model_name": facts.base_name,
+        "batch_size_per_device": spec.train_batch_size,
+        "total_batch_size": spec.train_batch_size * spec.gradient_accumulation_steps,
+        "resolution": spec.resolution,
+        "color_aug": False,
+        "flip_aug": False,
+        "random_crop": False,
+        "shuffle_caption": spec.shuffle_caption,
+        "enable_bucket": spec.enable_bucket,
+        "bucket_no_upscale": spec.bucket_no_upscale,
+        "min_bucket_reso": spec.min_bucket_reso,
+        "max_bucket_reso": spec.max_bucket_reso,
+        "keep_tokens": spec.keep_tokens,
+        "dataset_dirs": {one.name: {"n_repeats": one.repeats, "img_count": len(one.images)} for one in folders},
+        "reg_dataset_dirs": {},
+        "tag_frequency": {one.name: _tags(tuple(image.caption for image in one.images)) for one in folders},
+        "bucket_info": _bucket_info(facts) if spec.enable_bucket else None,
+    }
+    return {f"ss_{key}": json.dumps(value) if isinstance(value, dict) else str(value) for key, value in values.items()}
+
+
+def _tags(captions: tuple[str, ...]) -> dict[str, int]:
+    return dict(Counter(tag.strip().lower() for caption in captions for tag in caption.split(",") if tag.strip()))
+
+
+def _bucket_info(facts: RunFacts) -> dict[str, object]:
+    counts: Counter[tuple[int, int]] = Counter()
+    error = 0.0
+    for placement, repeats, image in zip(facts.placements, facts.dataset.repeats, facts.dataset.images, strict=True):
+        counts[placement.bucket] += repeats
+        error += abs(placement.bucket[0] / placement.bucket[1] - image.width / image.height)
+    buckets = {str(i): {"resolution": list(size), "count": counts[size]} for i, size in enumerate(sorted(counts))}
+    return {"buckets": buckets, "mean_img_ar_error": error / len(facts.placements)}
+
+
+def modelspec(spec: TrainSpec, facts: RunFacts, finished_at: float, digest: str) -> dict[str, str]:
+    """modelspec 1.0.1 keys; empty optional ones are left out."""
+    from datetime import datetime, timezone
+
+    required: Mapping[str, str] = {
+        "sai_model_spec": "1.0.1",
+        "architecture": "stable-diffusion-v1/lora",
+        "implementation": "diffusers",
+        "implementation_version": f"gpurent/{__version__}",
+        "title": spec.metadata_title or spec.output_name,
+        "resolution": f"{spec.resolution[0]}x{spec.resolution[1]}",
+        "date": datetime.fromtimestamp(int(finished_at), timezone.utc).replace(tzinfo=None).isoformat(),  # noqa: UP017 (3.10)
+        "prediction_type": "epsilon",
+        "hash_sha256": f"0x{digest}",
+    }
+    optional = {
+        "encoder_layer": str(spec.clip_skip or ""),
+        "author": spec.metadata_author, "description": spec.metadata_description, "license": spec.metadata_license,
+        "tags": spec.metadata_tags, "trigger_phrase": spec.metadata_trigger_phrase or common_phrase(facts.dataset),
+    }  # fmt: skip
+    return {f"modelspec.{key}": value for key, value in (*required.items(), *optional.items()) if value}
+
+
+def common_phrase(dataset: Dataset) -> str:
+    """The tags that stand in every caption: the trigger phrase, if the captions have one."""
+    captions = [[tag.strip() for tag in image.caption.split(",")] for image in dataset.images]
+    return ", ".join(tag for tag in captions[0] if tag and all(tag in others for others in captions))

@@ -1,0 +1,83 @@
+"""What becomes of every key of kohya's trainer that is not a field of ``TrainSpec``."""
+
+from __future__ import annotations
+
+ALIASES: dict[str, str] = {
+    "batch_size": "train_batch_size",
+    "caption_extention": "caption_extension",  # kohya itself accepts its old misspelling
+    "optimizer": "optimizer_type",
+}
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "lr_scheduler": ("constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"),
+    "optimizer_type": ("AdamW", "AdamW8bit"),
+    "mixed_precision": ("no", "fp16", "bf16"),
+    "save_precision": ("float", "fp16", "bf16"),
+}
+
+_MEMORY = "attention always runs through torch's scaled_dot_product_attention"
+_CACHED = "latents are always cached, in memory, as mean and deviation"
+_WORKERS = "everything is cached in memory, so there are no loader workers"
+_LOGS = "progress goes home as events; no tracker runs on a stranger's host"
+_BUCKET = "the dataset is found by its folders"
+
+NO_EFFECT: dict[str, str] = {
+    "network_module": "the network is always a LoRA in kohya's layout",
+    "save_model_as": "files are always safetensors",
+    "xformers": _MEMORY, "sdpa": _MEMORY, "mem_eff_attn": _MEMORY,
+    "cache_latents": _CACHED, "cache_latents_to_disk": _CACHED, "skip_cache_check": _CACHED,
+    "max_data_loader_n_workers": _WORKERS, "persistent_data_loader_workers": _WORKERS,
+    "logging_dir": _LOGS, "log_with": _LOGS, "log_prefix": _LOGS, "log_tracker_name": _LOGS, "log_config": _LOGS,
+    "wandb_run_name": _LOGS, "wandb_api_key": _LOGS,
+    "lowram": "models are loaded one after the other", "highvram": "caches stay on the device already",
+    "no_half_vae": "the VAE always runs in float32",
+    "prior_loss_weight": "it weighs regularisation images only, and none are used",
+    "save_state": "a resumable state is always kept", "save_state_on_train_end": "a resumable state is always kept",
+    "save_last_n_epochs": "every checkpoint is brought home", "save_last_n_steps": "every checkpoint is brought home",
+    "save_last_n_epochs_state": "one state is kept", "save_last_n_steps_state": "one state is kept",
+    "save_n_epoch_ratio": "use save_every_n_epochs",
+    "sample_every_n_epochs": "sample grids are made at home", "sample_every_n_steps": "sample grids are made at home",
+    "sample_at_first": "sample grids are made at home", "sample_prompts": "sample grids are made at home",
+    "sample_sampler": "sample grids are made at home",
+    "in_json": _BUCKET, "dataset_repeats": "repeats are the number before the folder's name",
+    "no_metadata": "metadata is what makes the file usable elsewhere",
+    "huber_c": "the loss is l2", "huber_scale": "the loss is l2", "huber_schedule": "the loss is l2",
+    "metadata_thumbnail": "not written yet", "metadata_usage_hint": "not written yet",
+    "metadata_merged_from": "nothing was merged", "metadata_preprocessor": "there is none",
+    "metadata_is_negative_embedding": "this is a LoRA",
+    "caption_separator": "captions are split at commas", "vae": "the base model's own VAE is used",
+    "dynamo_backend": "nothing is compiled yet", "torch_compile": "nothing is compiled yet",
+    "output_config": "nothing is written beside the model",
+}  # fmt: skip
+
+_LATER = "it would change the result, and this version does not do it"
+REFUSED: dict[str, str] = {
+    "v2": "Stable Diffusion 2.x is not trained by this version",
+    "v_parameterization": "v-prediction is not trained by this version",
+    "reg_data_dir": "regularisation images are not used by this version",
+    "dataset_config": "name the dataset with train_data_dir",
+    "network_args": _LATER, "network_dropout": _LATER, "scale_weight_norms": _LATER,
+    "network_weights": _LATER, "dim_from_weights": _LATER, "base_weights": _LATER, "base_weights_multiplier": _LATER,
+    "lr_scheduler_type": "choose one of lr_scheduler", "lr_scheduler_args": _LATER, "lr_decay_steps": _LATER,
+    "optimizer_args": "weight_decay is a key of its own; others are not passed on by this version",
+    "full_fp16": "LoRA weights in fp16 underflow; they stay float32",
+    "full_bf16": "LoRA weights in bf16 lose small updates; they stay float32",
+    "debiased_estimation_loss": _LATER, "scale_v_pred_loss_like_noise_pred": _LATER, "v_pred_like_loss": _LATER,
+    "noise_offset_random_strength": _LATER, "adaptive_noise_scale": _LATER, "multires_noise_iterations": _LATER,
+    "multires_noise_discount": _LATER, "ip_noise_gamma": _LATER, "ip_noise_gamma_random_strength": _LATER,
+    "zero_terminal_snr": _LATER, "min_timestep": _LATER, "max_timestep": _LATER, "loss_type": "the loss is l2; leave the key out",
+    "keep_tokens_separator": _LATER, "secondary_separator": _LATER, "enable_wildcard": _LATER,
+    "caption_dropout_every_n_epochs": _LATER, "caption_tag_dropout_rate": _LATER, "token_warmup_min": _LATER,
+    "token_warmup_step": _LATER, "weighted_captions": _LATER,
+    "max_token_length": "captions are cut at 75 tokens by this version",
+    "cache_text_encoder_outputs": "it belongs to SDXL, which this version does not train",
+    "cache_text_encoder_outputs_to_disk": "it belongs to SDXL, which this version does not train",
+    "resume": "a stopped run is resumed with `gpurent attach`", "initial_epoch": _LATER, "initial_step": _LATER,
+    "skip_until_initial_step": _LATER, "fp8_base": _LATER, "fp8_base_unet": _LATER, "cpu_offload_checkpointing": _LATER,
+    "validation_split": _LATER, "validation_seed": _LATER, "validate_every_n_steps": _LATER,
+    "validate_every_n_epochs": _LATER, "max_validation_steps": _LATER,
+    "color_aug": _LATER, "flip_aug": _LATER, "random_crop": _LATER, "face_crop_aug_range": _LATER,
+    "alpha_mask": _LATER, "masked_loss": _LATER, "conditioning_data_dir": _LATER, "resize_interpolation": _LATER,
+    "epoch": "that is a key of kohya's GUI; use max_train_epochs",
+    "LoRA_type": "that is a key of kohya's GUI", "stop_text_encoder_training": "that is a key of kohya's GUI",
+}  # fmt: skip

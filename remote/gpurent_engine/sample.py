@@ -1,0 +1,114 @@
+"""A picture that lets a person judge a LoRA: base and several strengths side by side, for fixed prompts and seeds.
+
+The LoRA goes through diffusers' own ``load_lora_weights``: what the grid shows is what others will see.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+MARGIN, GAP, HEADER, LABEL = 16, 6, 34, 190
+INK, PAPER, FAINT = "#1c1c22", "#ffffff", "#70707a"
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One row of the grid."""
+
+    text: str
+    seed: int
+    negative: str = ""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How pictures are drawn."""
+
+    steps: int = 30
+    guidance: float = 5.0
+    cell: int = 192
+
+
+def read_prompts(path: Path) -> tuple[list[Prompt], Settings]:
+    """Read a ``prompts.toml``: ``[[prompt]]`` tables with ``text`` and ``seed``, and optional ``steps``, ``guidance``."""
+    import tomllib
+
+    document = tomllib.loads(path.read_text(encoding="utf-8"))
+    prompts = [Prompt(one["text"], int(one["seed"]), one.get("negative", "")) for one in document["prompt"]]
+    given = {key: document[key] for key in ("steps", "guidance", "cell") if key in document}
+    return prompts, Settings(**given)
+
+
+def grid(
+    base_model: str, lora_file: Path, prompts: Sequence[Prompt], strengths: Sequence[float], settings: Settings,
+    on_column: Callable[[str], None] = lambda _label: None,
+) -> Image.Image:  # fmt: skip
+    """Draw every prompt without the LoRA and at each strength.
+
+    Raises:
+        OSError: the base model or the file cannot be read.
+        ValueError: the file holds no LoRA that diffusers can load.
+    """
+    from diffusers import StableDiffusionPipeline
+
+    where = "cuda" if torch.cuda.is_available() else "cpu"
+    pipeline = StableDiffusionPipeline.from_pretrained(
+        base_model, torch_dtype=torch.float32, safety_checker=None, requires_safety_checker=False, use_safetensors=True
+    ).to(where)
+    pipeline.set_progress_bar_config(disable=True)
+    columns = [("base", _draw(pipeline, prompts, settings))]
+    on_column("base")
+    pipeline.load_lora_weights(str(lora_file.parent), weight_name=lora_file.name, adapter_name="lora")
+    for strength in strengths:
+        pipeline.set_adapters(["lora"], [strength])
+        columns.append((f"LoRA {strength:g}", _draw(pipeline, prompts, settings)))
+        on_column(columns[-1][0])
+    return compose(columns, [prompt.text for prompt in prompts], settings.cell)
+
+
+def _draw(pipeline: Any, prompts: Sequence[Prompt], settings: Settings) -> list[Image.Image]:
+    pictures: list[Image.Image] = pipeline(
+        [prompt.text for prompt in prompts],
+        negative_prompt=[prompt.negative for prompt in prompts],
+        num_inference_steps=settings.steps,
+        guidance_scale=settings.guidance,
+        generator=[torch.Generator().manual_seed(prompt.seed) for prompt in prompts],
+    ).images
+    return pictures
+
+
+def compose(columns: Sequence[tuple[str, Sequence[Image.Image]]], rows: Sequence[str], cell: int) -> Image.Image:
+    """Lay pictures out with a header a column and a label a row."""
+    width = 2 * MARGIN + LABEL + len(columns) * (cell + GAP)
+    height = 2 * MARGIN + HEADER + len(rows) * (cell + GAP)
+    sheet = Image.new("RGB", (width, height), PAPER)
+    pen = ImageDraw.Draw(sheet)
+    title, small = ImageFont.load_default(size=18), ImageFont.load_default(size=15)
+    for i, (label, pictures) in enumerate(columns):
+        left = MARGIN + LABEL + i * (cell + GAP)
+        pen.text((left + cell / 2, MARGIN + HEADER / 2), label, INK, title, anchor="mm")
+        for j, picture in enumerate(pictures):
+            scaled = picture.resize((cell, cell), Image.Resampling.LANCZOS)
+            sheet.paste(scaled, (left, MARGIN + HEADER + j * (cell + GAP)))
+    for j, text in enumerate(rows):
+        top = MARGIN + HEADER + j * (cell + GAP)
+        for k, line in enumerate(_wrapped(text, LABEL - 12, small)):
+            pen.text((MARGIN, top + 8 + 20 * k), line, INK if k == 0 else FAINT, small)
+    return sheet
+
+
+def _wrapped(text: str, width: int, font: Any) -> list[str]:
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if font.getlength(longer) <= width or not lines[-1]:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines
