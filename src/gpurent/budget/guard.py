@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from gpurent.budget.errors import BudgetError
@@ -21,7 +22,7 @@ class Deadlines:
 
 def deadlines(
     *, budget: Usd, spent: Usd, hourly: Usd, traffic: Usd, start: float, finish_s: float, teardown_s: float,
-    max_hours: float | None = None,
+    max_hours: float | None = None, granularity_s: int = 1,
 ) -> Deadlines:  # fmt: skip
     """Turn money into time.
 
@@ -34,14 +35,19 @@ def deadlines(
         finish_s: seconds to save a checkpoint and bring it home.
         teardown_s: seconds from the order to destroy to the end of billing; paid from the reserve after ``hard``.
         max_hours: the user's own limit, if any.
+        granularity_s: seconds in a billing unit; the deadline falls on a whole one, since a begun one is paid.
 
     Returns:
         ``hard = start + (budget - spent - traffic - teardown reserve) / hourly``, ``soft`` earlier by ``finish_s``;
         ``soft`` may lie before ``start``: then nothing fits (see ``allow_create``).
     """
-    reserve = per_hour(hourly, round(teardown_s * 1000))
+    reserve = per_hour(hourly, math.ceil(teardown_s * 1000))
     left = budget - spent - traffic - reserve
-    seconds = FREE_MACHINE_HOURS * 3600.0 if hourly <= ZERO else affordable_ms(left, hourly) / 1000
+    if hourly <= ZERO:
+        seconds = FREE_MACHINE_HOURS * 3600.0
+    else:
+        whole = affordable_ms(left, hourly) // 1000
+        seconds = float(whole - whole % granularity_s)
     if max_hours is not None:
         seconds = min(seconds, max_hours * 3600)
     return Deadlines(soft=start + seconds - finish_s, hard=start + seconds)
@@ -56,6 +62,7 @@ def allow_create(limits: Deadlines, *, start: float, needed_s: float, hourly: Us
     if limits.soft - start < needed_s:
         short = per_hour(hourly, round((needed_s - (limits.soft - start)) * 1000))
         raise BudgetError(
-            f"the budget leaves {max(0.0, limits.soft - start):.0f} s of rental, fewer than the {needed_s:.0f} s until training begins",
+            f"the budget leaves {max(0.0, limits.soft - start):.0f} s of rental, "
+            f"fewer than the {needed_s:.0f} s until training begins",
             hint=f"Raise the budget by at least {short.rounded()}.",
         )

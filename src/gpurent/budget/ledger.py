@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy import event, exc
 
 from gpurent.budget import events as lines
 from gpurent.budget.errors import BudgetError, LedgerError
@@ -39,7 +40,7 @@ _events = sa.Table(
     sa.Column("seq", sa.Integer, primary_key=True, autoincrement=True),
     sa.Column("at", sa.Float, nullable=False),
     sa.Column("run_id", sa.String, nullable=False, index=True),
-    sa.Column("tag", sa.String),
+    sa.Column("tag", sa.String, index=True),
     sa.Column("kind", sa.String, nullable=False),
     sa.Column("data", sa.Text, nullable=False),
 )  # fmt: skip
@@ -62,11 +63,11 @@ class Ledger:
         """
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         engine = sa.create_engine(f"sqlite:///{path}", connect_args={"timeout": 30}, isolation_level="AUTOCOMMIT")
-        sa.event.listen(engine, "connect", _pragmas)
+        event.listen(engine, "connect", _pragmas)
         ledger = cls(engine, clock, chooser or random.SystemRandom())
         try:
             ledger._prepare(path)
-        except sa.exc.DatabaseError as error:
+        except exc.DatabaseError as error:
             engine.dispose()
             raise LedgerError(
                 f"{path} is not a ledger that can be read: {error.orig}",
@@ -82,6 +83,11 @@ class Ledger:
             _metadata.create_all(connection)
             known = connection.execute(sa.select(_meta.c.value).where(_meta.c.key == "schema_version")).scalar()
             if known is None:
+                for verb in ("UPDATE", "DELETE"):
+                    connection.exec_driver_sql(
+                        f"CREATE TRIGGER events_no_{verb.lower()} BEFORE {verb} ON events "
+                        "BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END"
+                    )
                 connection.execute(_meta.insert().values(key="schema_version", value=str(SCHEMA_VERSION)))
             elif int(known) > SCHEMA_VERSION:
                 raise LedgerError(
@@ -103,18 +109,34 @@ class Ledger:
         """Record one step; when this returns, it is on disk.
 
         Raises:
-            LedgerError: the data does not fit its kind, or the disk refuses.
+            LedgerError: the data does not fit its kind, the run or tag is unknown, a tag is used twice, or the disk
+                refuses.
         """
         if (tag is None) != (kind in lines.OF_A_RUN) and kind not in lines.OF_EITHER:
             raise LedgerError(f"{kind} {'needs' if tag is None else 'takes no'} tag")
         text = lines.encode(kind, data)
         try:
             with self._writing() as connection:
+                self._admit(connection, run_id, kind, tag)
                 return self._insert(connection, run_id, kind, tag, text)
-        except sa.exc.DBAPIError as error:
+        except exc.DBAPIError as error:
             raise LedgerError(
                 f"the ledger cannot be written: {error.orig}", hint="Free disk space; then `gpurent reap`."
             ) from error
+
+    def _admit(self, connection: sa.Connection, run_id: str, kind: Kind, tag: str | None) -> None:
+        """Refuse a line that no fold could place: it would hide a machine that costs money."""
+        if kind is Kind.RUN_OPENED:
+            raise LedgerError("a run is opened with open_run, which reserves its budget")
+        of_run = sa.select(_events.c.seq).where(_events.c.run_id == run_id).limit(1)
+        if connection.scalar(of_run) is None:
+            raise LedgerError(f"no run {run_id!r} in the ledger")
+        intent = sa.select(_events.c.run_id).where(_events.c.tag == tag, _events.c.kind == Kind.INTENT.value)
+        owner = None if tag is None else connection.scalar(intent)
+        if kind is Kind.INTENT and owner is not None:
+            raise LedgerError(f"the tag {tag} is already used")
+        if kind is not Kind.INTENT and tag is not None and owner != run_id:
+            raise LedgerError(f"the run {run_id} has no rental {tag}")
 
     def _insert(self, connection: sa.Connection, run_id: str, kind: Kind, tag: str | None, text: str) -> Event:
         at = self._clock.now()
@@ -151,11 +173,12 @@ class Ledger:
         if limit is None:
             return
         now = self._clock.now()
-        taken = Usd.total([committed(run, now) for run in runs if run.outcome is None or run.opened_at > now - window])
+        taken = Usd.total([committed(run, now) for run in runs if counts(run, now - window)])
         if taken + budget > limit:
             left = max(ZERO, limit - taken)
             raise BudgetError(
-                f"{budget.rounded()} do not fit under the limit of {limit.rounded()} per {label}: {left.rounded()} are left",
+                f"{budget.rounded()} do not fit under the limit of {limit.rounded()} per {label}: "
+                f"{left.rounded()} are left",
                 hint="Lower --budget, or raise [limits] in gpurent.toml.",
             )
 
@@ -193,6 +216,13 @@ class Ledger:
             raise LedgerError(f"no run {run_id!r} in the ledger", hint=hint)
         return found[0]
 
+    def latest_run(self) -> Run | None:
+        """The run that was opened last."""
+        query = sa.select(_events.c.run_id).where(_events.c.kind == Kind.RUN_OPENED.value)
+        with self._engine.connect() as connection:
+            run_id = connection.scalar(query.order_by(_events.c.seq.desc()).limit(1))
+        return None if run_id is None else self.run(run_id)
+
     def open_rentals(self) -> tuple[Rental, ...]:
         """Everything that may still cost money, over all runs."""
         return tuple(rental for run in self.runs() for rental in run.open_rentals)
@@ -203,8 +233,15 @@ class Ledger:
 
 
 def committed(run: Run, now: float) -> Usd:
-    """What a run takes from the limits: its whole budget while open, what it cost once closed."""
-    return run.budget if run.outcome is None or run.open_rentals else run_spent(run, now)
+    """What a run takes from the limits: its whole budget (or more, if exceeded) while open, then what it cost."""
+    spent = run_spent(run, now)
+    return max(run.budget, spent) if run.closed_at is None or run.open_rentals else spent
+
+
+def counts(run: Run, since: float) -> bool:
+    """Whether a run takes from a limit whose window began at ``since``: while open, and from its *end* on, so that
+    one which straddles the border is never counted too low."""
+    return run.closed_at is None or bool(run.open_rentals) or run.closed_at > since
 
 
 def _pragmas(connection: Any, _record: object) -> None:

@@ -9,9 +9,11 @@ from gpurent.budget.state import Rental, RentalState
 from gpurent.model import Instance
 
 ABSENT_LISTINGS = 3
-"""Complete listings a rental must be missing from before it counts as gone: services list late after both create and destroy."""
+"""Complete listings without a rental before it counts as gone: services list late after create and after destroy."""
 UNCLEAR_GRACE_S = 600.0
 """A create without an answer may surface this late; before that, absence proves nothing."""
+UNSEEN_GRACE_S = 120.0
+"""A fresh machine whose create was answered may be missing from listings for this long."""
 TAG_PREFIX = "gpurent-"
 
 
@@ -29,7 +31,7 @@ class Destroy:
 
 @dataclass(frozen=True, slots=True)
 class Adopt:
-    """An unclear create turned out to exist."""
+    """A listing shows what the ledger knew by its intent or its reply only, or held for gone."""
 
     tag: str
     run_id: str
@@ -83,44 +85,70 @@ def reconcile(
 ) -> tuple[Action, ...]:
     """Decide for every open rental, and find orphans.
 
+    Gone takes an accepted order to destroy *and* absence from complete listings afterwards; the caller records
+    ``DESTROY_ACCEPTED`` when the provider took the order. Apply, list again and repeat until only ``Leave`` and
+    ``Orphan`` are left.
+
     Args:
         rentals: everything not confirmed gone.
         listings: complete listing by provider; None where listing failed: then nothing is concluded.
         now: Unix seconds.
         live_runs: runs whose client is alive and looks after its own.
-        known_tags: tags of closed rentals, so that a late listing of one is not an orphan.
+        known_tags: tags of closed rentals: one that is listed again is adopted and destroyed, whoever is alive.
     """
     actions: list[Action] = []
     for rental in rentals:
         listing = listings.get(rental.provider)
-        if listing is None:
+        idle = rental.run_id not in live_runs or now >= rental.hard_deadline
+        if listing is None and not (idle and rental.provider in listings and _unordered(rental)):
             actions.append(Leave(rental.tag, rental.run_id, f"{rental.provider} could not be listed"))
             continue
-        seen = next((one for one in listing if one.tag == rental.tag or one.ref == rental.ref), None)
-        if rental.run_id in live_runs and now < rental.hard_deadline:
+        seen = next((one for one in listing or () if one.tag == rental.tag or one.ref == rental.ref), None)
+        if not idle:
             actions.append(Leave(rental.tag, rental.run_id, "its client is alive"))
         else:
             actions += _dead(rental, seen, now)
-    ours = {rental.tag for rental in rentals} | set(known_tags)
-    for provider, listing in listings.items():
-        actions += [
-            Orphan(provider, one.ref, one.tag)
-            for one in listing or ()
-            if one.tag.startswith(TAG_PREFIX) and one.tag not in ours
-        ]
+    ours = {rental.tag for rental in rentals}
+    for listing in listings.values():
+        for one in listing or ():
+            if one.tag.startswith(TAG_PREFIX) and one.tag not in ours:
+                actions += _stray(one, one.tag in known_tags)
     return tuple(actions)
 
 
+def _stray(one: Instance, known: bool) -> list[Action]:
+    if not known:
+        return [Orphan(one.provider, one.ref, one.tag)]
+    run_id = one.tag.removeprefix(TAG_PREFIX).rpartition("-")[0]
+    reason = "listed again after it was held for gone"
+    return [Adopt(one.tag, run_id, one.ref), Destroy(one.provider, one.ref, one.tag, run_id, reason)]
+
+
+def _unordered(rental: Rental) -> bool:
+    """Whether its ref is known but no order to destroy was accepted: that order needs no listing."""
+    return rental.ref is not None and not rental.destroy_accepted
+
+
 def _dead(rental: Rental, seen: Instance | None, now: float) -> list[Action]:
+    late = now >= rental.hard_deadline
+    reason = "past its hard deadline" if late else "its client is gone"
+    collect = rental.state is RentalState.TRAINING and not rental.job_over and not late
     if seen is not None:
-        actions: list[Action] = [] if rental.ref == seen.ref else [Adopt(rental.tag, rental.run_id, seen.ref)]
-        reason = "past its hard deadline" if now >= rental.hard_deadline else "its client is gone"
-        collect = rental.job_id is not None and rental.state is RentalState.TRAINING
+        known = rental.seen and rental.ref == seen.ref
+        actions: list[Action] = [] if known else [Adopt(rental.tag, rental.run_id, seen.ref)]
         return [*actions, Destroy(rental.provider, seen.ref, rental.tag, rental.run_id, reason, collect)]
-    never_confirmed = rental.state in (RentalState.INTENT, RentalState.UNCLEAR)
+    if rental.ref is not None and not rental.destroy_accepted:
+        return [Destroy(rental.provider, rental.ref, rental.tag, rental.run_id, reason, collect)]
     if rental.absent_count + 1 < ABSENT_LISTINGS:
         return [MarkAbsent(rental.tag, rental.run_id)]
-    if never_confirmed and now - rental.intent_at < UNCLEAR_GRACE_S:
-        left = UNCLEAR_GRACE_S - (now - rental.intent_at)
-        return [Leave(rental.tag, rental.run_id, f"create had no answer; it may still surface for {left:.0f} s")]
+    left = rental.intent_at + _grace(rental) - now
+    if left > 0:
+        return [Leave(rental.tag, rental.run_id, f"no listing ever showed it; it may still surface for {left:.0f} s")]
     return [MarkAbsent(rental.tag, rental.run_id), ConfirmGone(rental.tag, rental.run_id, rental.ref)]
+
+
+def _grace(rental: Rental) -> float:
+    """Seconds from the intent during which absence proves nothing."""
+    if rental.seen:
+        return 0.0
+    return UNCLEAR_GRACE_S if rental.ref is None else UNSEEN_GRACE_S

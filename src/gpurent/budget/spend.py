@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gpurent.budget.state import Rental, RentalState, Run
-from gpurent.money import MONTH_S, ZERO, Usd, per_hour
+from gpurent.money import ZERO, Usd, per_hour
 
 GB = 10**9
 
@@ -29,30 +29,35 @@ NOTHING = Spent(ZERO, ZERO, ZERO, ZERO)
 
 
 def estimated(rental: Rental, now: float) -> Spent:
-    """Our own reckoning up to ``now`` (Unix seconds) or the rental's end, each part rounded up to a micro-dollar.
+    """Our own reckoning up to ``now`` (Unix seconds) or the rental's end, rounded up to a micro-dollar.
+
+    GPU and disk together are exactly ``hourly`` × time, the rate that deadlines are made from.
 
     Counts from the intent, not from the provider's word for creation: the later of the two would flatter.
     """
-    if rental.state is RentalState.REFUSED:
-        return NOTHING
+    if rental.state is RentalState.REFUSED or (rental.state is RentalState.GONE and rental.ref is None):
+        return NOTHING  # the latter: searched for until it was certain that create had made nothing
     end = rental.gone_at if rental.gone_at is not None else now
     milliseconds = max(0, round((end - rental.intent_at) * 1000), rental.minimum_s * 1000)
     grain = rental.granularity_s * 1000
     milliseconds = -(-milliseconds // grain) * grain
     price = rental.offer.price
+    gpu = per_hour(price.gpu_hour, milliseconds)
+    hourly = max(rental.hourly, price.hourly(rental.disk_gb))
     return Spent(
-        gpu=per_hour(price.gpu_hour, milliseconds),
-        disk=(price.disk_gb_month * rental.disk_gb).scaled(milliseconds, MONTH_S * 1000),
+        gpu=gpu,
+        disk=per_hour(hourly, milliseconds) - gpu,
         traffic_in=price.in_gb.scaled(rental.bytes_in, GB),
         traffic_out=price.out_gb.scaled(rental.bytes_out, GB),
     )
 
 
 def accrued(rental: Rental, now: float) -> Usd:
-    """What the rental has cost; the provider's final bill wins over our reckoning."""
+    """What the rental has cost; the provider's final bill wins, a preliminary one only if it is dearer."""
     if rental.charged is not None and rental.charged.final:
         return rental.charged.total
-    return estimated(rental, now).total
+    reckoned = estimated(rental, now).total
+    return reckoned if rental.charged is None else max(reckoned, rental.charged.total)
 
 
 def run_spent(run: Run, now: float) -> Usd:

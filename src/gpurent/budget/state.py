@@ -8,9 +8,10 @@ from enum import StrEnum
 from pathlib import Path
 
 from gpurent.budget import events as lines
+from gpurent.budget.errors import LedgerError
 from gpurent.budget.events import Event, Kind
 from gpurent.model import Charges, Endpoint, Offer, Workload
-from gpurent.money import Usd
+from gpurent.money import ZERO, Usd
 
 
 class RentalState(StrEnum):
@@ -55,6 +56,10 @@ class Rental:
     job_id: str | None = None
     job_over: bool = False
     absent_count: int = 0
+    """Complete listings in a row without it, counted from the last accepted order to destroy."""
+    seen: bool = False
+    """A listing showed it or SSH answered: only then does its absence mean something at once."""
+    destroy_accepted: bool = False
     bytes_in: int = 0
     bytes_out: int = 0
     charged: Charges | None = None
@@ -116,11 +121,22 @@ def fold(history: Iterable[Event]) -> tuple[Run, ...]:
     """Add events up, oldest first. An impossible order never raises; it becomes an anomaly of its run."""
     runs: dict[str, Run] = {}
     for event in history:
-        if event.kind is Kind.RUN_OPENED:
-            runs.setdefault(event.run_id, _opened(event))
-        elif event.run_id in runs:
-            runs[event.run_id] = _step(runs[event.run_id], event)
+        run = runs.get(event.run_id)
+        try:
+            if run is None:
+                run = _opened(event) if event.kind is Kind.RUN_OPENED else _step(_unopened(event), event)
+            else:
+                run = _step(run, event)
+        except LedgerError as error:
+            run = _odd(run or _unopened(event), event, str(error))
+        runs[event.run_id] = run
     return tuple(runs.values())
+
+
+def _unopened(event: Event) -> Run:
+    """A run whose opening is missing: what it rented may cost money all the same."""
+    nobody = lines.Client(pid=0, start=0.0, host="")
+    return _odd(Run(event.run_id, "", event.at, ZERO, {}, Path(), nobody), event, "before the run was opened")
 
 
 def _opened(event: Event) -> Run:
@@ -133,6 +149,8 @@ def _opened(event: Event) -> Run:
 
 def _step(run: Run, event: Event) -> Run:
     match event.kind:
+        case Kind.RUN_OPENED:
+            return _odd(run, event, "twice")
         case Kind.RUN_CLOSED:
             return replace(run, outcome=lines.payload(event, lines.RunClosed).outcome, closed_at=event.at)
         case Kind.STOP_REQUESTED:
@@ -154,8 +172,25 @@ def _step(run: Run, event: Event) -> Run:
         run = _odd(run, event, f"after {rental.state}")
         if event.kind not in (Kind.SEEN_PRESENT, Kind.ADOPTED):
             return run
+    if event.kind in FROM and rental.state not in FROM[event.kind] and not rental.state.over:
+        run = _odd(run, event, f"while {rental.state}")
+        if event.kind in (Kind.CREATE_REFUSED, Kind.CREATE_UNCLEAR, Kind.JOB_STARTED):
+            return run
     changed = _rental(rental, event)
     return replace(run, rentals=(*run.rentals[:index], changed, *run.rentals[index + 1 :]))
+
+
+_WAITING = frozenset({RentalState.INTENT, RentalState.UNCLEAR})
+_BOOTING = _WAITING | {RentalState.CREATED}
+FROM: Mapping[Kind, frozenset[RentalState]] = {
+    Kind.CREATED: _WAITING,
+    Kind.ADOPTED: frozenset(RentalState),
+    Kind.CREATE_REFUSED: _WAITING,
+    Kind.CREATE_UNCLEAR: frozenset({RentalState.INTENT}),
+    Kind.REACHABLE: frozenset(RentalState) - _WAITING,
+    Kind.JOB_STARTED: frozenset({RentalState.REACHABLE, RentalState.TRAINING}),
+}
+"""Where a line is expected. Elsewhere it is an anomaly, and one that would close a live rental is not believed."""
 
 
 def _odd(run: Run, event: Event, why: str) -> Run:
@@ -195,16 +230,21 @@ def _rental(rental: Rental, event: Event) -> Rental:
     match event.kind:
         case Kind.CREATED | Kind.ADOPTED:
             made = lines.payload(event, lines.Created)
-            state = rental.state if rental.state is RentalState.DESTROYING else RentalState.CREATED
-            return replace(rental, state=state, ref=made.ref, created_at=made.created_at, absent_count=0)
+            return replace(
+                _back(rental),
+                ref=made.ref,
+                created_at=rental.created_at if made.created_at is None else made.created_at,
+                seen=rental.seen or event.kind is Kind.ADOPTED,
+            )
         case Kind.CREATE_REFUSED:
             return replace(rental, state=RentalState.REFUSED, gone_at=event.at, why=_reason(event))
         case Kind.CREATE_UNCLEAR:
             ref = lines.payload(event, lines.Unclear).ref
-            return replace(rental, state=RentalState.UNCLEAR, ref=ref, why=_reason(event))
+            return replace(rental, state=RentalState.UNCLEAR, ref=ref or rental.ref, why=_reason(event))
         case Kind.REACHABLE:
             reached = lines.payload(event, lines.Reached)
-            return replace(rental, state=RentalState.REACHABLE, endpoint=reached.endpoint)
+            state = RentalState.REACHABLE if rental.state in _BOOTING else rental.state
+            return replace(rental, state=state, endpoint=reached.endpoint or rental.endpoint, seen=True, absent_count=0)
         case Kind.JOB_STARTED:
             return replace(
                 rental, state=RentalState.TRAINING, job_id=lines.payload(event, lines.JobStarted).job_id, job_over=False
@@ -213,17 +253,26 @@ def _rental(rental: Rental, event: Event) -> Rental:
             return replace(rental, job_over=True, why=_reason(event))
         case Kind.DESTROY_SENT:
             return replace(rental, state=RentalState.DESTROYING, why=_reason(event) or rental.why)
+        case Kind.DESTROY_ACCEPTED:
+            # What was absent before the order proves nothing about what it did.
+            return replace(rental, destroy_accepted=True, absent_count=0)
         case Kind.SEEN_ABSENT:
             return replace(rental, absent_count=rental.absent_count + 1)
         case Kind.SEEN_PRESENT:
-            back = RentalState.CREATED if rental.state.over else rental.state
-            return replace(rental, absent_count=0, state=back, gone_at=None)
+            return replace(_back(rental), ref=rental.ref or lines.payload(event, lines.Seen).ref, seen=True)
         case Kind.GONE:
             ended = lines.payload(event, lines.Gone).ended_at
             return replace(rental, state=RentalState.GONE, gone_at=event.at if ended is None else ended)
         case Kind.CHARGED:
             return replace(rental, charged=lines.payload(event, lines.Charged).charges)
     return rental
+
+
+def _back(rental: Rental) -> Rental:
+    """It exists: a rental that was over, or never confirmed, is one to destroy again."""
+    if rental.state.over or rental.state in _WAITING:
+        rental = replace(rental, state=RentalState.CREATED, destroy_accepted=False)
+    return replace(rental, absent_count=0, gone_at=None)
 
 
 def _total(event: Event, key: str, so_far: int) -> int:

@@ -1,0 +1,142 @@
+"""What a run cost, line by line: our own reckoning beside what the provider billed."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+from gpurent.budget.spend import Spent, accrued, estimated, run_spent
+from gpurent.budget.state import Artefact, Rental, RentalState, Run
+from gpurent.money import ZERO, Usd
+
+
+@dataclass(frozen=True, slots=True)
+class RentalLine:
+    """One rental of the run, failed attempts included."""
+
+    tag: str
+    provider: str
+    ref: str | None
+    gpu: str
+    seconds: float
+    """From the intent to confirmed gone, or to now."""
+    reckoned: Spent
+    billed: Usd | None
+    """What the provider says; None while it has not said."""
+    final: bool
+    """Whether ``billed`` is the provider's last word."""
+    cost: Usd
+    """What counts against the budget."""
+    open: bool
+    failed: bool
+    """Nothing was trained on it: refused, never reached, or given back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """The bill of one run. ``total`` is the sum of the lines' ``cost``, exactly."""
+
+    run_id: str
+    name: str
+    outcome: str | None
+    budget: Usd
+    total: Usd
+    lines: tuple[RentalLine, ...]
+    artefacts: tuple[Artefact, ...]
+
+    @property
+    def saved(self) -> Usd:
+        """What is left of the budget; never below zero."""
+        return max(ZERO, self.budget - self.total)
+
+    @property
+    def exceeded(self) -> Usd:
+        """By how much the budget was exceeded; zero unless a provider billed more than it listed."""
+        return max(ZERO, self.total - self.budget)
+
+    @property
+    def settled(self) -> bool:
+        """Whether no rental of the run may still cost money."""
+        return not any(line.open for line in self.lines)
+
+    def to_dict(self) -> dict[str, object]:
+        """JSON values only; amounts are integer micro-dollars."""
+        return {
+            "run_id": self.run_id,
+            "name": self.name,
+            "outcome": self.outcome,
+            "settled": self.settled,
+            "budget_micros": self.budget.micros,
+            "total_micros": self.total.micros,
+            "saved_micros": self.saved.micros,
+            "exceeded_micros": self.exceeded.micros,
+            "rentals": [_line_dict(line) for line in self.lines],
+            "artefacts": [{**asdict(one), "path": str(one.path)} for one in self.artefacts],
+        }
+
+    def render_rows(self) -> tuple[tuple[str, str, str], ...]:
+        """Rows of a table: what, our reckoning, what the provider billed. Amounts are exact, not rounded."""
+        rows: list[tuple[str, str, str]] = []
+        for line in self.lines:
+            rows.append((_title(line), str(line.reckoned.total), "" if line.billed is None else _billed(line)))
+            rows += [(f"  {what}", str(amount), "") for what, amount in _parts(line.reckoned) if amount]
+        rows.append(("total", str(self.total), ""))
+        rows.append(("budget", str(self.budget), ""))
+        rows.append(("over budget", str(self.exceeded), "") if self.exceeded else ("saved", str(self.saved), ""))
+        return tuple(rows)
+
+
+def make_receipt(run: Run, now: float) -> Receipt:
+    """Draw up the bill of ``run`` as of ``now`` (Unix seconds); a running rental counts up to now."""
+    lines = tuple(_line(rental, now) for rental in run.rentals)
+    return Receipt(run.id, run.name, run.outcome, run.budget, run_spent(run, now), lines, run.artefacts)
+
+
+def _line(rental: Rental, now: float) -> RentalLine:
+    end = now if rental.gone_at is None else rental.gone_at
+    return RentalLine(
+        tag=rental.tag,
+        provider=rental.provider,
+        ref=rental.ref,
+        gpu=rental.offer.gpu,
+        seconds=max(0.0, end - rental.intent_at),
+        reckoned=estimated(rental, now),
+        billed=None if rental.charged is None else rental.charged.total,
+        final=rental.charged is not None and rental.charged.final,
+        cost=accrued(rental, now),
+        open=not rental.state.over,
+        failed=rental.state is RentalState.REFUSED or (rental.state.over and rental.job_id is None),
+    )
+
+
+def _line_dict(line: RentalLine) -> dict[str, object]:
+    return {
+        "tag": line.tag,
+        "provider": line.provider,
+        "ref": line.ref,
+        "gpu": line.gpu,
+        "seconds": line.seconds,
+        "open": line.open,
+        "failed": line.failed,
+        "cost_micros": line.cost.micros,
+        "reckoned_micros": {name: amount.micros for name, amount in _parts(line.reckoned)},
+        "billed_micros": None if line.billed is None else line.billed.micros,
+        "billed_final": line.final,
+    }
+
+
+def _parts(spent: Spent) -> tuple[tuple[str, Usd], ...]:
+    return (
+        ("gpu", spent.gpu),
+        ("disk", spent.disk),
+        ("traffic in", spent.traffic_in),
+        ("traffic out", spent.traffic_out),
+    )
+
+
+def _title(line: RentalLine) -> str:
+    suffix = " (still open)" if line.open else " (failed attempt)" if line.failed else ""
+    return f"{line.gpu} at {line.provider}, {line.seconds / 60:.1f} min{suffix}"
+
+
+def _billed(line: RentalLine) -> str:
+    return str(line.billed) if line.final else f"{line.billed} so far"
