@@ -112,6 +112,8 @@ class Ledger:
             LedgerError: the data does not fit its kind, the run or tag is unknown, a tag is used twice, or the disk
                 refuses.
         """
+        if kind is Kind.RUN_OPENED:
+            raise LedgerError("a run is opened with open_run, which reserves its budget")
         if (tag is None) != (kind in lines.OF_A_RUN) and kind not in lines.OF_EITHER:
             raise LedgerError(f"{kind} {'needs' if tag is None else 'takes no'} tag")
         text = lines.encode(kind, data)
@@ -126,8 +128,6 @@ class Ledger:
 
     def _admit(self, connection: sa.Connection, run_id: str, kind: Kind, tag: str | None) -> None:
         """Refuse a line that no fold could place: it would hide a machine that costs money."""
-        if kind is Kind.RUN_OPENED:
-            raise LedgerError("a run is opened with open_run, which reserves its budget")
         of_run = sa.select(_events.c.seq).where(_events.c.run_id == run_id).limit(1)
         if connection.scalar(of_run) is None:
             raise LedgerError(f"no run {run_id!r} in the ledger")

@@ -1,0 +1,236 @@
+"""Reaping: one decision at a time, until reality and the ledger agree, and never before."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.budget.world import intend, listed, opened
+
+from gpurent.budget.events import Kind
+from gpurent.budget.ledger import Ledger
+from gpurent.budget.reaper import (
+    ABSENT_LISTINGS,
+    UNCLEAR_GRACE_S,
+    UNSEEN_GRACE_S,
+    Action,
+    Adopt,
+    ConfirmGone,
+    Destroy,
+    Leave,
+    MarkAbsent,
+    Orphan,
+    reconcile,
+)
+from gpurent.clock import ManualClock
+from gpurent.model import Instance
+
+
+@dataclass
+class World:
+    """A ledger, an account whose listing may lag, and somebody who applies what the reaper decides."""
+
+    ledger: Ledger
+    clock: ManualClock
+    run_id: str
+    tag: str
+    account: dict[str, Instance] = field(default_factory=dict)
+    visible_from: float = 0.0
+    listing_works: bool = True
+
+    def decide(self, live: Sequence[str] = ()) -> tuple[Action, ...]:
+        """One reconciliation against what the account shows now."""
+        shown = tuple(self.account.values()) if self.clock.now() >= self.visible_from else ()
+        runs = self.ledger.runs()
+        closed = [one.tag for run in runs for one in run.rentals if one.state.over]
+        listing = shown if self.listing_works else None
+        return reconcile(self.ledger.open_rentals(), {"cloud": listing}, self.clock.now(), live, closed)
+
+    def apply(self, actions: tuple[Action, ...]) -> None:
+        """Carry out and record, as the broker does."""
+        for action in actions:
+            match action:
+                case Adopt(tag, run_id, ref):
+                    self.ledger.append(run_id, Kind.ADOPTED, tag=tag, ref=ref)
+                case Destroy(_, ref, tag, run_id):
+                    self.ledger.append(run_id, Kind.DESTROY_SENT, tag=tag, ref=ref)
+                    if self.clock.now() >= self.visible_from:  # a service may accept what it does not know yet
+                        self.account.pop(ref, None)
+                    self.ledger.append(run_id, Kind.DESTROY_ACCEPTED, tag=tag, ref=ref)
+                case MarkAbsent(tag, run_id):
+                    self.ledger.append(run_id, Kind.SEEN_ABSENT, tag=tag)
+                case ConfirmGone(tag, run_id):
+                    self.ledger.append(run_id, Kind.GONE, tag=tag)
+
+    def settle(self, passes: int = 80) -> None:
+        """Reap every half minute until only words are left."""
+        for _ in range(passes):
+            self.apply(self.decide())
+            self.clock.advance(30)
+
+
+def world(folder: Path, *kinds: tuple[Kind, dict[str, object]], hours: float = 24.0) -> World:
+    clock = ManualClock()
+    ledger, run_id = opened(folder, clock)
+    tag = intend(ledger, run_id, clock.now(), hours=hours)
+    for kind, data in kinds:
+        ledger.append(run_id, kind, tag=tag, **data)
+    return World(ledger, clock, run_id, tag)
+
+
+CREATED: tuple[Kind, dict[str, object]] = (Kind.CREATED, {"ref": "i-1"})
+REACHABLE: tuple[Kind, dict[str, object]] = (Kind.REACHABLE, {})
+STARTED: tuple[Kind, dict[str, object]] = (Kind.JOB_STARTED, {"job_id": "j"})
+DONE: tuple[Kind, dict[str, object]] = (Kind.JOB_DONE, {"job_id": "j"})
+SENT: tuple[Kind, dict[str, object]] = (Kind.DESTROY_SENT, {})
+ACCEPTED: tuple[Kind, dict[str, object]] = (Kind.DESTROY_ACCEPTED, {})
+UNCLEAR: tuple[Kind, dict[str, object]] = (Kind.CREATE_UNCLEAR, {})
+GONE: tuple[Kind, dict[str, object]] = (Kind.GONE, {})
+REFUSED: tuple[Kind, dict[str, object]] = (Kind.CREATE_REFUSED, {})
+KINDS = {
+    Adopt: "adopt",
+    Destroy: "destroy",
+    MarkAbsent: "absent",
+    ConfirmGone: "gone",
+    Leave: "leave",
+    Orphan: "orphan",
+}
+
+
+def names(actions: tuple[Action, ...]) -> list[str]:
+    return [KINDS[type(action)] for action in actions]
+
+
+@pytest.mark.parametrize(
+    ("story", "shown", "live", "decided"),
+    [
+        ((CREATED, REACHABLE), True, True, ["leave"]),
+        ((CREATED, REACHABLE), True, False, ["destroy"]),
+        ((CREATED,), True, False, ["adopt", "destroy"]),
+        ((CREATED,), False, False, ["destroy"]),
+        ((CREATED, REACHABLE, SENT, ACCEPTED), True, False, ["destroy"]),
+        ((CREATED, REACHABLE, SENT, ACCEPTED), False, False, ["absent"]),
+        ((UNCLEAR,), True, False, ["adopt", "destroy"]),
+        ((UNCLEAR,), False, False, ["absent"]),
+        ((UNCLEAR,), False, True, ["leave"]),
+        ((), True, False, ["adopt", "destroy"]),
+        ((CREATED, GONE), False, False, []),
+        ((CREATED, GONE), True, False, ["adopt", "destroy"]),
+        ((REFUSED,), True, True, ["adopt", "destroy"]),
+    ],
+)
+def test_what_is_decided(
+    tmp_path: Path, story: tuple[tuple[Kind, dict[str, object]], ...], shown: bool, live: bool, decided: list[str]
+) -> None:
+    """The table of decisions: how far the ledger got, whether the listing shows it, whether its client lives."""
+    scene = world(tmp_path, *story)
+    scene.account = {"i-1": listed(scene.tag)} if shown else {}
+    assert names(scene.decide([scene.run_id] if live else [])) == decided
+
+
+@pytest.mark.parametrize(
+    ("story", "hours", "collect"),
+    [
+        ((CREATED, REACHABLE), 24.0, False),
+        ((CREATED, REACHABLE, STARTED), 24.0, True),
+        ((CREATED, REACHABLE, STARTED, DONE), 24.0, False),
+        ((CREATED, REACHABLE, STARTED), 0.0, False),
+    ],
+)
+def test_only_a_started_and_unfinished_job_is_collected_first(
+    tmp_path: Path, story: tuple[tuple[Kind, dict[str, object]], ...], hours: float, collect: bool
+) -> None:
+    """Nothing is fetched from a machine that has nothing new, nor from one past its hard deadline."""
+    scene = world(tmp_path, *story, hours=hours)
+    scene.account = {"i-1": listed(scene.tag)}
+    (destroy,) = [one for one in scene.decide() if isinstance(one, Destroy)]
+    assert destroy.collect_first is collect
+
+
+def test_the_hard_deadline_overrules_a_living_client(tmp_path: Path) -> None:
+    """A client that hangs does not get to exceed the budget."""
+    scene = world(tmp_path, CREATED, REACHABLE, hours=1.0)
+    scene.account = {"i-1": listed(scene.tag)}
+    assert names(scene.decide([scene.run_id])) == ["leave"]
+    scene.clock.advance(3600)
+    assert names(scene.decide([scene.run_id])) == ["destroy"]
+
+
+def test_a_failed_listing_proves_nothing_but_a_known_machine_is_destroyed_anyway(tmp_path: Path) -> None:
+    """Without a listing nothing is ever concluded gone; an order to destroy needs none."""
+    scene = world(tmp_path, CREATED, REACHABLE)
+    scene.account, scene.listing_works = {"i-1": listed(scene.tag)}, False
+    assert names(scene.decide()) == ["destroy"]
+    scene.settle(20)
+    assert names(scene.decide()) == ["leave"]
+    assert scene.ledger.open_rentals()
+
+
+def test_a_silent_create_is_ruled_out_only_after_grace_and_absence(tmp_path: Path) -> None:
+    """Three empty listings within seconds say nothing about a create whose answer was lost."""
+    scene = world(tmp_path, UNCLEAR)
+    for _ in range(ABSENT_LISTINGS + 3):
+        scene.apply(scene.decide())
+    assert names(scene.decide()) == ["leave"]
+    scene.clock.advance(UNCLEAR_GRACE_S)
+    assert names(scene.decide()) == ["absent", "gone"]
+
+
+def test_a_machine_that_lists_late_is_not_taken_for_gone(tmp_path: Path) -> None:
+    """Created, ordered to end before any listing knew it, shown a minute later: it is destroyed again."""
+    scene = world(tmp_path, CREATED)
+    scene.account, scene.visible_from = {"i-1": listed(scene.tag)}, scene.clock.now() + UNSEEN_GRACE_S / 2
+    for _ in range(6):
+        scene.apply(scene.decide())
+    assert scene.ledger.open_rentals()
+    scene.settle()
+    assert not scene.account
+    assert not scene.ledger.open_rentals()
+
+
+def test_twins_under_one_tag_are_both_destroyed(tmp_path: Path) -> None:
+    """A create that happened twice leaves nothing behind."""
+    scene = world(tmp_path, UNCLEAR)
+    scene.account = {"i-1": listed(scene.tag, "i-1"), "i-2": listed(scene.tag, "i-2")}
+    scene.settle()
+    assert not scene.account
+    assert not scene.ledger.open_rentals()
+
+
+def test_a_machine_of_another_ledger_is_reported_and_left(tmp_path: Path) -> None:
+    """It may be another computer's work; machines that are not ours by name are not even mentioned."""
+    scene = world(tmp_path, CREATED, GONE)
+    scene.account = {"x": listed("gpurent-20200101-000000-abcd-1", "x"), "y": listed("my-notebook", "y")}
+    assert scene.decide() == (Orphan("cloud", "x", "gpurent-20200101-000000-abcd-1"),)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.sampled_from([(), (CREATED,), (UNCLEAR,), (CREATED, REACHABLE), (CREATED, REACHABLE, STARTED),
+                     (CREATED, REACHABLE, SENT), (CREATED, SENT, ACCEPTED), (REFUSED,), (CREATED, GONE)]),
+    st.integers(0, 2),
+    st.integers(0, 100),
+    st.lists(st.booleans(), max_size=6),
+)  # fmt: skip
+def test_reaping_ends_with_nothing_left_and_nothing_to_do(
+    story: tuple[tuple[Kind, dict[str, object]], ...], copies: int, lag_s: int, outages: list[bool]
+) -> None:
+    """Whatever exists and however late it lists, repeated reaping empties the account, and then decides nothing."""
+    with tempfile.TemporaryDirectory() as folder:
+        scene = world(Path(folder), *story)
+        scene.account = {f"i-{n}": listed(scene.tag, f"i-{n}") for n in range(1, copies + 1)}
+        scene.visible_from = scene.clock.now() + lag_s
+        for works in outages:
+            scene.listing_works = works
+            scene.settle(1)
+        scene.listing_works = True
+        scene.settle()
+        assert not scene.account
+        assert not scene.ledger.open_rentals()
+        assert scene.decide() == ()
+        scene.ledger.close()

@@ -1,0 +1,72 @@
+"""The receipt adds up, and says what is reckoned and what was billed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tests.budget.world import intend, opened
+
+from gpurent.budget.events import Kind
+from gpurent.clock import ManualClock
+from gpurent.model import Charges
+from gpurent.money import ZERO, Usd
+from gpurent.report.receipt import Receipt, make_receipt
+
+
+def told(folder: Path, budget: str = "10", billed: str = "0.55") -> Receipt:
+    """A refused attempt, then an hour's training that the provider billed."""
+    clock = ManualClock()
+    ledger, run_id = opened(folder, clock, budget)
+    first = intend(ledger, run_id, clock.now(), 1)
+    ledger.append(run_id, Kind.CREATE_REFUSED, tag=first, reason="taken")
+    tag = intend(ledger, run_id, clock.now(), 2)
+    for kind, data in (
+        (Kind.CREATED, {"ref": "i-1"}), (Kind.REACHABLE, {}), (Kind.JOB_STARTED, {"job_id": "j"}),
+        (Kind.CHECKPOINT_HOME, {"path": "cat.safetensors", "size": 5, "sha256": "0", "bytes_out": 10**9}),
+    ):  # fmt: skip
+        ledger.append(run_id, kind, tag=tag, **data)
+    clock.advance(3600)
+    ledger.append(run_id, Kind.GONE, tag=tag)
+    ledger.append(run_id, Kind.CHARGED, tag=tag, charges=Charges(Usd.parse(billed)))
+    ledger.append(run_id, Kind.RUN_CLOSED, outcome="done")
+    receipt = make_receipt(ledger.run(run_id), clock.now() + 9999)
+    ledger.close()
+    return receipt
+
+
+def test_the_total_is_the_sum_of_the_lines(tmp_path: Path) -> None:
+    """Refused attempts are shown and cost nothing; the provider's final bill counts; budget = total + saved."""
+    receipt = told(tmp_path)
+    assert Usd.total([line.cost for line in receipt.lines]) == receipt.total == Usd.parse("0.55")
+    assert [(line.failed, line.cost) for line in receipt.lines] == [(True, ZERO), (False, Usd.parse("0.55"))]
+    assert receipt.total + receipt.saved == receipt.budget
+    assert receipt.settled
+
+
+def test_reckoning_and_bill_stand_side_by_side(tmp_path: Path) -> None:
+    """GPU, disk and traffic are reckoned apart from what the provider says."""
+    line = told(tmp_path).lines[1]
+    assert line.reckoned.gpu == Usd.parse("0.40")
+    assert line.reckoned.traffic_out == Usd.parse("0.02")
+    assert line.reckoned.disk > ZERO
+    assert line.billed == Usd.parse("0.55")
+    assert line.final
+
+
+def test_it_serialises_and_renders(tmp_path: Path) -> None:
+    """The same amounts appear in JSON, as whole micro-dollars, and in the rows for people."""
+    receipt = told(tmp_path)
+    data = json.loads(json.dumps(receipt.to_dict()))
+    assert data["total_micros"] == 550_000
+    assert data["artefacts"][0]["path"] == "cat.safetensors"
+    rows = receipt.render_rows()
+    assert any("failed attempt" in row[0] for row in rows)
+    assert rows[-1] == ("saved", "$9.45", "")
+
+
+def test_a_bill_above_the_budget_is_not_hidden(tmp_path: Path) -> None:
+    """If a provider bills more than it listed, the receipt says by how much."""
+    receipt = told(tmp_path, "1", "1.25")
+    assert (receipt.saved, receipt.exceeded) == (ZERO, Usd.parse("0.25"))
+    assert receipt.render_rows()[-1] == ("over budget", "$0.25", "")
