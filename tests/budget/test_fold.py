@@ -123,3 +123,11 @@ def test_a_rental_of_a_run_without_opening_counts() -> None:
     run = after(Kind.INTENT, Kind.CREATED)
     assert run.anomalies
     assert len(run.open_rentals) == 1
+
+
+def test_a_dearer_machine_is_counted_at_its_own_rate() -> None:
+    """What the provider says it costs now replaces a lower offer, and never a higher one."""
+    lines = told(*STORY[:3])
+    for said, counted in ((9, 9), (1, 5)):
+        lines[-1] = replace(lines[-1], data={"ref": "i-1", "hourly_micros": said})
+        assert fold(lines)[0].rentals[0].hourly == Usd(counted)

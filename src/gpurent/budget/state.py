@@ -234,6 +234,7 @@ def _rental(rental: Rental, event: Event) -> Rental:
                 _back(rental),
                 ref=made.ref,
                 created_at=rental.created_at if made.created_at is None else made.created_at,
+                hourly=max(rental.hourly, Usd(made.hourly_micros or 0)),
                 seen=rental.seen or event.kind is Kind.ADOPTED,
             )
         case Kind.CREATE_REFUSED:
