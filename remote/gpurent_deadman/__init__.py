@@ -1,1 +1,1 @@
-"""The on-host dead-man switch: standard library only."""
+"""The on-host dead-man switch: one file of standard library, sent in the start-up script."""

@@ -1,0 +1,50 @@
+"""One SSH connection with the host key pinned before the first byte."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import paramiko
+from fabric import Config, Connection
+
+from gpurent.errors import HostUnreachable
+from gpurent.model import Endpoint, Identity
+from gpurent_remote.edge import translated
+
+KEEPALIVE_S = 10
+
+
+def connect(endpoint: Endpoint, identity: Identity, timeout: float) -> Connection:
+    """Log in with the rental's own key; agents, the user's keys, config files and known_hosts play no part.
+
+    Raises:
+        HostKeyMismatch: another machine answers; nothing was sent to it.
+        HostUnreachable: no answer in ``timeout`` seconds, or our key is refused.
+    """
+    with translated(f"connecting to {endpoint.host}:{endpoint.port}"):
+        key = paramiko.Ed25519Key.from_private_key_file(str(identity.private_key))
+        connection: Any = Connection(
+            endpoint.host, user=endpoint.user, port=endpoint.port, connect_timeout=timeout,
+            config=Config(lazy=True, overrides={"load_ssh_configs": False}),
+            connect_kwargs={
+                "pkey": key, "allow_agent": False, "look_for_keys": False,
+                "banner_timeout": timeout, "auth_timeout": timeout, "channel_timeout": timeout,
+            },
+        )  # fmt: skip
+        client: paramiko.SSHClient = connection.client
+        client.set_missing_host_key_policy(paramiko.RejectPolicy())
+        kind, blob = identity.host_public_key.split()[:2]
+        pinned = paramiko.Ed25519Key(data=base64.b64decode(blob))
+        name = endpoint.host if endpoint.port == 22 else f"[{endpoint.host}]:{endpoint.port}"
+        client.get_host_keys().add(name, kind, pinned)
+        try:
+            connection.open()
+        except BaseException:
+            connection.close()
+            raise
+        transport = connection.transport
+        if transport is None:
+            raise HostUnreachable(f"{endpoint.host}:{endpoint.port} closed the connection")
+        transport.set_keepalive(KEEPALIVE_S)
+        return connection

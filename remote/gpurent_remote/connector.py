@@ -1,0 +1,42 @@
+"""How the broker reaches rentals: the SSH implementation of ``spi.Connector``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gpurent.clock import Clock, SystemClock
+from gpurent.model import Endpoint, Identity, SelfDestruct
+from gpurent.spi import Connector, Host
+from gpurent_remote import identity as keys
+from gpurent_remote import startup
+from gpurent_remote.connect import connect
+from gpurent_remote.host import PATIENCE_S, SshHost
+
+
+class SshConnector:
+    """Connects with paramiko and fabric; ``patience_s`` is how long a lost link is made anew before it counts as dead."""
+
+    def __init__(self, clock: Clock | None = None, patience_s: float = PATIENCE_S) -> None:
+        self._clock = clock or SystemClock()
+        self._patience_s = patience_s
+
+    def new_identity(self, folder: Path) -> Identity:
+        """Make the key pairs of one rental."""
+        return keys.create(folder)
+
+    def load_identity(self, folder: Path) -> Identity:
+        """Read them back."""
+        return keys.load(folder)
+
+    def startup(self, identity: Identity, self_destruct: SelfDestruct | None, deadline_s: int) -> str:
+        """The start-up script."""
+        return startup.script(identity, self_destruct, deadline_s)
+
+    def connect(self, endpoint: Endpoint, identity: Identity, *, timeout: float) -> Host:
+        """Connect with the host key pinned."""
+        return SshHost(lambda: connect(endpoint, identity, timeout), self._clock, self._patience_s)
+
+
+if TYPE_CHECKING:
+    _: type[Connector] = SshConnector

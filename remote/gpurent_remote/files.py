@@ -1,0 +1,189 @@
+"""Files both ways over SFTP: whole and verified, or absent; a cut transfer goes on where it stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import posixpath
+import stat
+from collections.abc import Callable, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import paramiko
+
+from gpurent.errors import TransferFailed
+from gpurent.spi import LocalFile
+
+BLOCK = 256 * 1024
+
+# Runs on the host: for each "path\0size" says sha256 of the whole file if it is there, else of its .part and its length.
+SURVEY = """\
+import hashlib,json,os,sys
+def digest(p):
+    h=hashlib.sha256()
+    with open(p,'rb') as f:
+        for b in iter(lambda:f.read(1<<20),b''):h.update(b)
+    return h.hexdigest(),os.path.getsize(p)
+r={}
+for p in json.load(sys.stdin):
+    r[p]=[digest(q) if os.path.isfile(q) else None for q in (p,p+'.part')]
+json.dump(r,sys.stdout)
+"""
+
+# Runs on the host: verifies every .part and gives it its name, all in one go.
+SETTLE = """\
+import hashlib,json,os,sys
+bad=[]
+for p,want in json.load(sys.stdin):
+    h=hashlib.sha256()
+    with open(p+'.part','rb') as f:
+        for b in iter(lambda:f.read(1<<20),b''):h.update(b)
+    if h.hexdigest()==want:
+        os.replace(p+'.part',p)
+    else:
+        os.unlink(p+'.part');bad.append(p)
+json.dump(bad,sys.stdout)
+"""
+
+HostPython = Callable[[str, bytes], str]
+"""Runs a script with the host's Python, feeding standard input; returns its output."""
+
+
+def check_target(path: str) -> str:
+    """Refuse what would leave the destination folder."""
+    parts = PurePosixPath(path).parts
+    if not parts or path.startswith("/") or ".." in parts or "\0" in path or "\\" in path:
+        raise TransferFailed(f"{path!r} is not a path below the destination folder")
+    return path
+
+
+def put(
+    sftp: paramiko.SFTPClient,
+    python: HostPython,
+    files: Sequence[LocalFile],
+    folder: str,
+    on_bytes: Callable[[int], None],
+) -> None:
+    """Send ``files`` below ``folder``: one survey, the missing bytes, one verification for all.
+
+    Raises:
+        TransferFailed: a local file changed meanwhile, or bytes arrived wrong.
+    """
+    targets = {f"{folder}/{check_target(file.target)}": file for file in files}
+    survey = json.loads(python(SURVEY, json.dumps(sorted(targets)).encode()))
+    made: set[str] = set()
+    sent: list[tuple[str, str]] = []
+    for path, file in targets.items():
+        whole, part = survey.get(path, (None, None))
+        if whole is not None and whole[0] == file.sha256:
+            on_bytes(file.size)
+            continue
+        make_folders(sftp, posixpath.dirname(path), made)
+        start = _resumable(file, part)
+        if start:
+            on_bytes(start)
+        _send(sftp, file, path, start, on_bytes)
+        sent.append((path, file.sha256))
+    if sent:
+        bad = json.loads(python(SETTLE, json.dumps(sent).encode()))
+        if bad:
+            raise TransferFailed(f"{len(bad)} of {len(sent)} files arrived damaged, the first is {bad[0]}")
+
+
+def _resumable(file: LocalFile, part: list[Any] | None) -> int:
+    """Bytes of a partial file that are ours for certain: its digest equals that of our own prefix."""
+    if part is None or not 0 < int(part[1]) <= file.size:
+        return 0
+    digest, left = hashlib.sha256(), int(part[1])
+    with file.source.open("rb") as source:
+        while left and (block := source.read(min(BLOCK, left))):
+            digest.update(block)
+            left -= len(block)
+    return int(part[1]) if digest.hexdigest() == part[0] else 0
+
+
+def _send(sftp: paramiko.SFTPClient, file: LocalFile, path: str, start: int, on_bytes: Callable[[int], None]) -> None:
+    with file.source.open("rb") as source, sftp.open(f"{path}.part", "r+b" if start else "wb") as target:
+        target.set_pipelined(True)
+        source.seek(start)
+        target.seek(start)
+        left = file.size - start
+        while left and (block := source.read(min(BLOCK, left))):
+            target.write(block)
+            on_bytes(len(block))
+            left -= len(block)
+    if left:
+        raise TransferFailed(f"{file.source} became shorter while it was sent")
+
+
+def make_folders(sftp: paramiko.SFTPClient, folder: str, made: set[str]) -> None:
+    """``mkdir -p``, remembering what exists."""
+    path = "/" if folder.startswith("/") else ""
+    for name in PurePosixPath(folder).parts:
+        path = posixpath.join(path, name)
+        if path in made or path == "/":
+            continue
+        try:
+            sftp.mkdir(path, 0o700)
+        except OSError:
+            if not stat.S_ISDIR(sftp.stat(path).st_mode or 0):
+                raise
+        made.add(path)
+
+
+def put_bytes(sftp: paramiko.SFTPClient, data: bytes, path: str, mode: int) -> None:
+    """Write a small file under another name, then rename it over the old one."""
+    make_folders(sftp, posixpath.dirname(path), set())
+    with sftp.open(f"{path}.part", "wb") as target:
+        target.chmod(mode)
+        target.write(data)
+    sftp.posix_rename(f"{path}.part", path)
+
+
+def fetch(
+    sftp: paramiko.SFTPClient, path: str, target: Path, sha256: str, size: int, on_bytes: Callable[[int], None]
+) -> None:
+    """Bring one file home; see ``spi.Host.fetch``."""
+    if target.is_file() and target.stat().st_size == size and _digest(target) == sha256:
+        on_bytes(size)
+        return
+    part = target.with_name(f"{target.name}.part")
+    start = part.stat().st_size if part.is_file() else 0
+    if start > size:
+        part.unlink()
+        start = 0
+    if start:
+        on_bytes(start)
+    with sftp.open(path, "rb") as source, part.open("ab") as sink:
+        length = source.stat().st_size
+        if length != size:
+            raise TransferFailed(f"{path} has {length} bytes, announced were {size}")
+        source.seek(start)
+        source.prefetch(size)
+        left = size - start
+        while left and (block := source.read(min(BLOCK, left))):
+            sink.write(block)
+            on_bytes(len(block))
+            left -= len(block)
+    if left:
+        raise TransferFailed(f"{path} ended {left} bytes early")
+    if _digest(part) != sha256:
+        part.unlink()
+        raise TransferFailed(f"{path} does not have the digest that was announced; it was thrown away")
+    part.replace(target)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read(sftp: paramiko.SFTPClient, path: str, offset: int, limit: int) -> bytes:
+    """Up to ``limit`` bytes from ``offset``; a missing file is empty."""
+    try:
+        with sftp.open(path, "rb") as source:
+            source.seek(offset)
+            return source.read(limit)
+    except FileNotFoundError:
+        return b""

@@ -1,0 +1,62 @@
+"""The start-up script of a rented machine: dead-man switch first, then keys.
+
+It runs as root before SSH answers. ``GPURENT_ROOT`` moves absolute paths below a folder: that is how the sandbox,
+whose machines share one file system, runs the very same script.
+"""
+
+from __future__ import annotations
+
+import base64
+import shlex
+import zlib
+from importlib.resources import files
+
+from gpurent.model import Identity, SelfDestruct
+
+MAX_BYTES = 4096
+"""The tightest limit of the services (Vast.ai's ``onstart``)."""
+
+_SCRIPT = """\
+umask 077
+R="${{GPURENT_ROOT:-}}"
+D="$R/root/.gpurent/deadman"
+mkdir -p "$D" "$R/etc/ssh" "$R/root/.ssh"
+{deadman}
+cat > "$R/etc/ssh/ssh_host_ed25519_key" <<'K'
+{host_key}
+K
+echo {host_public} > "$R/etc/ssh/ssh_host_ed25519_key.pub"
+echo {client} >> "$R/root/.ssh/authorized_keys"
+chmod 700 "$R/root" "$R/root/.ssh"
+if [ -z "$R" ]; then pkill -HUP -x sshd || true; fi
+"""
+_DEADMAN = """\
+P=$(command -v python3 || command -v python)
+echo {source} | "$P" -c 'import base64,sys,zlib;sys.stdout.buffer.write(zlib.decompress(base64.b85decode(sys.stdin.read().strip())))' > "$D/deadman.py"
+(cd "$D" && setsid "$P" deadman.py {arguments} > log.txt 2>&1 < /dev/null &)"""
+
+
+def script(identity: Identity, self_destruct: SelfDestruct | None, deadline_s: int) -> str:
+    """Write the script. With no ``self_destruct`` there is no dead-man switch to start.
+
+    Raises:
+        ValueError: the script would exceed what services accept.
+    """
+    text = _SCRIPT.format(
+        deadman=_deadman(self_destruct, deadline_s) if self_destruct else ":",
+        host_key=identity.host_private_key.strip(),
+        host_public=shlex.quote(identity.host_public_key),
+        client=shlex.quote(identity.public_key),
+    )
+    if len(text.encode()) > MAX_BYTES:
+        raise ValueError(f"the start-up script has {len(text.encode())} bytes, more than {MAX_BYTES}")
+    return text
+
+
+def _deadman(order: SelfDestruct, deadline_s: int) -> str:
+    source = (files("gpurent_deadman") / "deadman.py").read_bytes()
+    arguments = ["--after", str(deadline_s), "--method", order.method, "--url", order.url]
+    for name, value in order.headers:
+        arguments += ["--header", f"{name}={value}"]
+    packed = base64.b85encode(zlib.compress(source, 9)).decode()
+    return _DEADMAN.format(source=shlex.quote(packed), arguments=shlex.join(arguments))
