@@ -1,0 +1,43 @@
+"""What a session costs, all in: integers throughout, every part rounded up."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from gpurent.model import Price, Workload
+from gpurent.money import MONTH_S, Usd, per_hour
+
+GB = 10**9
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Dollars by what they are billed for."""
+
+    gpu: Usd
+    disk: Usd
+    traffic_in: Usd
+    traffic_out: Usd
+
+    @property
+    def total(self) -> Usd:
+        """Sum of all parts."""
+        return self.gpu + self.disk + self.traffic_in + self.traffic_out
+
+
+def cost(price: Price, disk_gb: int, seconds: float, bytes_in: int, bytes_out: int) -> Cost:
+    """Bill ``seconds`` of rental and the bytes that cross its network."""
+    milliseconds = math.ceil(seconds * 1000)
+    return Cost(
+        gpu=per_hour(price.gpu_hour, milliseconds),
+        disk=(price.disk_gb_month * disk_gb).scaled(milliseconds, MONTH_S * 1000),
+        traffic_in=price.in_gb.scaled(bytes_in, GB),
+        traffic_out=price.out_gb.scaled(bytes_out, GB),
+    )
+
+
+def traffic(price: Price, workload: Workload) -> Usd:
+    """What everything that crosses the network costs at most: uploads, downloads, and files fetched twice."""
+    bytes_in = workload.upload_bytes + workload.base_download_bytes
+    return price.in_gb.scaled(bytes_in, GB) + price.out_gb.scaled(2 * workload.checkpoint_bytes, GB)
