@@ -1,1 +1,1 @@
-"""gpurent.dataset"""
+"""Everything about configuration and pictures that must be right before money flows."""

@@ -1,1 +1,1 @@
-"""gpurent.sandbox"""
+"""A marketplace on loopback: real API, real SSH hosts, play money, faults to order. Needs the extra ``sandbox``."""

@@ -1,0 +1,315 @@
+"""The sandbox's own REST API: JSON over the market. Look-alike APIs sit beside it and use the same market.
+
+Every error is ``{"error": {"code", "message"}}``. The account key opens everything, an instance's key only its own
+instance (look and destroy), the control key only ``/control``.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from gpurent.model import Price, squash
+from gpurent.money import Usd
+from gpurent.sandbox.catalogue import Machine
+from gpurent.sandbox.faults import Fault, Faults
+from gpurent.sandbox.market import Held, Market, Order, Refusal, State
+from gpurent.sandbox.wire import ReplyLost
+
+PAGE = 10
+MAX_PAGE = 100
+STATUS = {"bad_request": 400, "unauthorized": 401, "no_credit": 402, "forbidden": 403, "not_found": 404, "offer_gone": 409}
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """The keys of one sandbox."""
+
+    account: str
+    control: str
+
+    def __repr__(self) -> str:
+        return "Keys(...)"
+
+
+@dataclass(frozen=True)
+class Context:
+    """What the handlers share. ``kill_host`` returns when no process of that instance is left."""
+
+    market: Market
+    faults: Faults
+    keys: Keys
+    kill_host: Callable[[str], Awaitable[None]]
+
+
+class CreateBody(BaseModel):
+    """Body of ``POST /v1/instances``."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    offer_id: str
+    label: str = Field(min_length=1, max_length=200)
+    image: str = ""
+    disk_gb: int
+    ssh_public_key: str
+    startup: str = Field(default="", max_length=262_144)
+    env: dict[str, str] = {}
+
+
+class FaultBody(BaseModel):
+    """One rule in the body of ``PUT /control/faults``."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    fault: Fault
+    times: int = Field(default=1, ge=1)
+    p: float | None = Field(default=None, ge=0, le=1)
+    value: float | None = Field(default=None, ge=0)
+    on: str = ""
+
+
+class FaultsBody(BaseModel):
+    """Body of ``PUT /control/faults``: the complete new set of rules."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    rules: list[FaultBody]
+
+
+def build_api(context: Context) -> Starlette:
+    """The ASGI application."""
+    api = _Api(context)
+    routes = [
+        Route("/v1/offers", api.offers, methods=["GET"]),
+        Route("/v1/instances", api.create, methods=["POST"]),
+        Route("/v1/instances", api.instances, methods=["GET"]),
+        Route("/v1/instances/{ref}", api.get, methods=["GET"]),
+        Route("/v1/instances/{ref}", api.destroy, methods=["DELETE"]),
+        Route("/v1/instances/{ref}/charges", api.charges, methods=["GET"]),
+        Route("/v1/balance", api.balance, methods=["GET"]),
+        Route("/control/faults", api.set_faults, methods=["PUT"]),
+        Route("/control/faults", api.list_faults, methods=["GET"]),
+    ]
+    handlers: dict[Any, Any] = {Refusal: _refused, ValidationError: _invalid, 404: _no_route, 405: _no_route}
+    return Starlette(routes=routes, exception_handlers=handlers)
+
+
+class _Api:
+    def __init__(self, context: Context) -> None:
+        self._market = context.market
+        self._faults = context.faults
+        self._keys = context.keys
+        self._kill_host = context.kill_host
+
+    async def offers(self, request: Request) -> Response:
+        """Machines that can be rented now."""
+        self._allow_account(request)
+        query = request.query_params
+        wanted = squash(query.get("gpu", ""))
+        found = [
+            machine for machine in self._market.offers()
+            if wanted in squash(machine.gpu)
+            and machine.vram_mb >= _number(query.get("min_vram_mb"), 0)
+            and machine.disk_gb >= _number(query.get("min_disk_gb"), 0)
+            and (machine.trusted or query.get("trusted") != "true")
+        ]  # fmt: skip
+        return _page(request, "offers", found, lambda machine: machine.id, offer_json)
+
+    async def create(self, request: Request) -> Response:
+        """Rent a machine."""
+        self._allow_account(request)
+        body = CreateBody.model_validate_json(await request.body())
+        held = self._market.create(
+            Order(body.offer_id, body.label, body.image, body.disk_gb, body.ssh_public_key, body.startup, body.env)
+        )
+        if self._faults.take(Fault.CREATE_REPLY_LOST):
+            raise ReplyLost
+        if self._faults.take(Fault.CREATE_ERROR_BUT_CREATED):
+            message = "the machine was assigned but its start could not be confirmed"
+            return _error(500, "start_unconfirmed", message, instance_id=held.id)
+        return JSONResponse({"instance": instance_json(held, self._market.now())}, status_code=201)
+
+    async def instances(self, request: Request) -> Response:
+        """All instances of the account."""
+        self._allow_account(request)
+        now = self._market.now()
+        return _page(
+            request, "instances", self._market.instances(), lambda held: held.id, lambda held: instance_json(held, now)
+        )
+
+    async def get(self, request: Request) -> Response:
+        """One instance."""
+        ref = self._allow_instance(request)
+        return JSONResponse({"instance": instance_json(self._market.get(ref), self._market.now())})
+
+    async def destroy(self, request: Request) -> Response:
+        """Destroy an instance. Answers when its last process is dead and it is off the listings."""
+        ref = self._allow_instance(request)
+        if self._market.end(ref):
+            await self._kill_host(ref)
+            self._market.forget(ref)
+        return JSONResponse({"accepted": True}, status_code=202)
+
+    async def charges(self, request: Request) -> Response:
+        """The bill of an instance, also after its end."""
+        self._allow_account(request)
+        charges = self._market.charges(request.path_params["ref"])
+        parts = {"gpu": charges.gpu, "disk": charges.disk, "in": charges.traffic_in, "out": charges.traffic_out}
+        body = {name: _dollars(amount) for name, amount in {**parts, "total": charges.total}.items()}
+        return JSONResponse({"charges": {**body, "final": charges.final}})
+
+    async def balance(self, request: Request) -> Response:
+        """What is left of the deposit."""
+        self._allow_account(request)
+        return JSONResponse({"balance": _dollars(self._market.balance())})
+
+    async def set_faults(self, request: Request) -> Response:
+        """Replace all fault rules."""
+        self._allow_control(request)
+        body = FaultsBody.model_validate_json(await request.body())
+        self._faults.clear()
+        for rule in body.rules:
+            self._faults.set(rule.fault, times=rule.times, p=rule.p, value=rule.value, on=rule.on)
+        return JSONResponse({"rules": self._faults.listing()})
+
+    async def list_faults(self, request: Request) -> Response:
+        """Fault rules that are armed."""
+        self._allow_control(request)
+        return JSONResponse({"rules": self._faults.listing()})
+
+    def _allow_account(self, request: Request) -> None:
+        key = _bearer(request)
+        if not _equal(key, self._keys.account):
+            code = "unauthorized" if self._market.owner_of(key) is None else "forbidden"
+            raise Refusal(code, "this key does not open the account")
+
+    def _allow_instance(self, request: Request) -> str:
+        ref: str = request.path_params["ref"]
+        key = _bearer(request)
+        if _equal(key, self._keys.account):
+            return ref
+        owner = self._market.owner_of(key)
+        if owner is None:
+            raise Refusal("unauthorized", "unknown key")
+        if owner != ref:
+            raise Refusal("forbidden", "this key opens only its own instance")
+        return ref
+
+    def _allow_control(self, request: Request) -> None:
+        if not _equal(_bearer(request), self._keys.control):
+            raise Refusal("unauthorized", "the control key is wanted")
+
+
+def _bearer(request: Request) -> str:
+    scheme, _, key = request.headers.get("authorization", "").partition(" ")
+    return key if scheme.lower() == "bearer" else ""
+
+
+def _equal(given: str, wanted: str) -> bool:
+    return hmac.compare_digest(given.encode(), wanted.encode())
+
+
+def _number(text: str | None, default: int) -> int:
+    if text is None:
+        return default
+    if not text.isdecimal():
+        raise Refusal("bad_request", f"{text!r} is not a whole number")
+    return int(text)
+
+
+def _page[Item](
+    request: Request,
+    name: str,
+    items: list[Item],
+    key: Callable[[Item], str],
+    show: Callable[[Item], dict[str, object]],
+) -> Response:
+    limit = max(1, min(MAX_PAGE, _number(request.query_params.get("limit"), PAGE)))
+    after = request.query_params.get("cursor")
+    keys = [key(item) for item in items]
+    if after is not None and after not in keys:
+        raise Refusal("bad_request", "the cursor is not valid any more; start again")
+    start = 0 if after is None else keys.index(after)
+    more = keys[start + limit] if start + limit < len(keys) else None
+    return JSONResponse({name: [show(item) for item in items[start : start + limit]], "next_cursor": more})
+
+
+def _dollars(amount: Usd) -> str:
+    return f"{amount.decimal():.6f}"
+
+
+def price_json(price: Price) -> dict[str, str]:
+    """A price as decimal strings in dollars."""
+    return {
+        "gpu_hour": _dollars(price.gpu_hour),
+        "disk_gb_month": _dollars(price.disk_gb_month),
+        "in_gb": _dollars(price.in_gb),
+        "out_gb": _dollars(price.out_gb),
+    }
+
+
+def offer_json(machine: Machine) -> dict[str, object]:
+    """A machine as an offer."""
+    return {
+        "id": machine.id,
+        "machine_id": machine.id,
+        "gpu": machine.gpu,
+        "gpu_count": machine.gpu_count,
+        "vram_mb": machine.vram_mb,
+        "max_disk_gb": machine.disk_gb,
+        "price": price_json(machine.price),
+        "down_mbps": machine.down_mbps,
+        "up_mbps": machine.up_mbps,
+        "reliability": machine.reliability,
+        "region": machine.region,
+        "trusted": machine.trusted,
+        "boot_s": machine.boot_s,
+        "max_duration_s": machine.max_duration_s,
+    }
+
+
+def instance_json(held: Held, now: float) -> dict[str, object]:
+    """An instance as its owner sees it; never its scoped key."""
+    state = held.state(now)
+    ssh = {"host": "127.0.0.1", "port": held.port, "user": "root"} if state is State.RUNNING else None
+    return {
+        "id": held.id,
+        "label": held.order.label,
+        "state": state.value,
+        "machine_id": held.machine.id,
+        "gpu": held.machine.gpu,
+        "image": held.order.image,
+        "disk_gb": held.order.disk_gb,
+        "price": price_json(held.price),
+        "created_at": held.created_at,
+        "ssh": ssh,
+        "message": held.message,
+    }
+
+
+def _error(status: int, code: str, message: str, **more: object) -> Response:
+    return JSONResponse({"error": {"code": code, "message": message, **more}}, status_code=status)
+
+
+async def _refused(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, Refusal)
+    return _error(STATUS[error.code], error.code, str(error))
+
+
+async def _invalid(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, ValidationError)
+    wrong = json.loads(error.json(include_url=False, include_input=False, include_context=False))
+    return _error(400, "bad_request", "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in wrong))
+
+
+async def _no_route(request: Request, _error_: Exception) -> Response:
+    return _error(404, "no_route", f"{request.method} {request.url.path} does not exist")

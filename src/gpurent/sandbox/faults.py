@@ -1,0 +1,160 @@
+"""Faults to order: each is named, counted or random, and taken by whoever is about to act."""
+
+from __future__ import annotations
+
+import random
+import threading
+from dataclasses import asdict, dataclass, replace
+from enum import StrEnum
+
+
+class Fault(StrEnum):
+    """Everything that can be made to go wrong; ``value`` is the number a rule may carry."""
+
+    CREATE_REPLY_LOST = "create_reply_lost"
+    """The instance is made, then the connection is cut."""
+    CREATE_ERROR_BUT_CREATED = "create_error_but_created"
+    """The instance is made, yet the reply is a 500 whose body names it."""
+    LIST_LAG = "list_lag"
+    """A new instance is missing from lists and look-ups for ``value`` seconds (5)."""
+    DESTROY_IGNORED = "destroy_ignored"
+    """Destroy is accepted and nothing happens."""
+    DESTROY_LAG = "destroy_lag"
+    """Destroy is accepted and happens ``value`` seconds later (5); until then it bills."""
+    GET_404_WHILE_ALIVE = "get_404_while_alive"
+    """A look-up of one instance says 404 although it lives."""
+    HTTP_500 = "http_500"
+    """The request is not handled; 500."""
+    HTTP_429 = "http_429"
+    """The request is not handled; 429 with ``Retry-After: value`` (1)."""
+    HTTP_TIMEOUT = "http_timeout"
+    """The request is not handled; no byte is answered until the client gives up."""
+    GARBAGE_REPLY = "garbage_reply"
+    """The request is handled, but the body of the 200 is an HTML page."""
+    BOOT_STUCK = "boot_stuck"
+    """The instance stays in ``loading`` for ever, and bills."""
+    NO_SSHD = "no_sshd"
+    """The instance runs, but nothing listens on its port."""
+    SSHD_REFUSES_KEY_FOR = "sshd_refuses_key_for"
+    """sshd refuses the right key for ``value`` seconds (5) after it has come up."""
+    HOST_VANISHES = "host_vanishes"
+    """The instance is gone ``value`` seconds (1) after its creation: no listing, no process, no further bill."""
+    WRONG_PRICE = "wrong_price"
+    """The instance costs ``value`` per cent (50) more than its offer said."""
+    DROP_SSH = "drop_ssh"
+    """All live SSH connections are cut: at once, or after ``value`` more bytes."""
+    SLOW_LINK = "slow_link"
+    """SSH traffic of every host is held to ``value`` bytes a second (100000) until cleared."""
+
+
+DEFAULTS: dict[Fault, float] = {
+    Fault.LIST_LAG: 5.0,
+    Fault.DESTROY_LAG: 5.0,
+    Fault.HTTP_429: 1.0,
+    Fault.SSHD_REFUSES_KEY_FOR: 5.0,
+    Fault.HOST_VANISHES: 1.0,
+    Fault.WRONG_PRICE: 50.0,
+    Fault.SLOW_LINK: 100_000.0,
+    Fault.DROP_SSH: 0.0,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """When a fault strikes: the next ``times``, or each time with probability ``p``.
+
+    ``on`` narrows HTTP faults to requests whose ``"METHOD /path"`` contains it.
+    """
+
+    fault: Fault
+    times: int = 1
+    p: float | None = None
+    value: float | None = None
+    on: str = ""
+
+    @property
+    def amount(self) -> float:
+        """``value``, or the fault's default."""
+        return DEFAULTS.get(self.fault, 0.0) if self.value is None else self.value
+
+
+class Faults:
+    """The faults that are armed. Thread-safe; random ones follow ``rng``, so a seed repeats a run."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+        self._rules: dict[Fault, Rule] = {}
+        self._lock = threading.Lock()
+
+    def set(
+        self, fault: Fault | str, *, times: int = 1, p: float | None = None, value: float | None = None, on: str = ""
+    ) -> Rule:
+        """Arm a fault, replacing its earlier rule.
+
+        Raises:
+            ValueError: no fault has that name, or a number is out of range.
+        """
+        rule = Rule(Fault(fault), times, p, value, on)
+        if times < 1 or (p is not None and not 0 <= p <= 1) or (value is not None and value < 0):
+            raise ValueError(f"{rule.fault}: times must be at least 1, p in 0..1 and value not negative")
+        with self._lock:
+            self._rules[rule.fault] = rule
+        return rule
+
+    def clear(self, fault: Fault | str | None = None) -> None:
+        """Disarm one fault, or all."""
+        with self._lock:
+            if fault is None:
+                self._rules.clear()
+            else:
+                self._rules.pop(Fault(fault), None)
+
+    def armed(self, fault: Fault) -> Rule | None:
+        """The rule of a fault, without using it up."""
+        with self._lock:
+            return self._rules.get(fault)
+
+    def take(self, fault: Fault, request: str = "") -> Rule | None:
+        """The rule if the fault strikes now; a counted one is used up by that."""
+        with self._lock:
+            rule = self._rules.get(fault)
+            if rule is None or rule.on not in request:
+                return None
+            if rule.p is not None:
+                return rule if self._rng.random() < rule.p else None
+            if rule.times > 1:
+                self._rules[fault] = replace(rule, times=rule.times - 1)
+            else:
+                del self._rules[fault]
+            return rule
+
+    def listing(self) -> list[dict[str, object]]:
+        """Armed rules as plain data."""
+        with self._lock:
+            return [asdict(rule) for rule in self._rules.values()]
+
+
+def parse_rule(text: str) -> Rule:
+    """Read ``name``, ``name:3``, ``name:p=0.1``, ``name:value=5``, ``name:2:on=POST`` as typed on a command line.
+
+    Raises:
+        ValueError: the name or a number is wrong; the message says which.
+    """
+    name, *parts = text.split(":")
+    if name not in set(Fault):
+        raise ValueError(f"no fault is called {name!r}; there are {', '.join(sorted(Fault))}")
+    times, p, value, on = 1, None, None, ""
+    for part in parts:
+        key, equals, number = part.partition("=")
+        match key if equals else "times":
+            case "times":
+                times = int(number if equals else part)
+            case "p":
+                p = float(number)
+            case "value":
+                value = float(number)
+            case "on":
+                on = number
+            case _:
+                raise ValueError(f"{part!r} in {text!r} is none of times, p=, value=, on=")
+    return Rule(Fault(name), times, p, value, on)

@@ -1,0 +1,188 @@
+"""The rented machines: each is a folder, a start-up script and a real SSH server on loopback.
+
+Runs on the event loop of ``server.py``. What a host runs are real processes of this computer, with an environment
+of their own; they are not confined, so rent the sandbox to nobody but yourself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shlex
+import shutil
+import socket
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import asyncssh
+
+from gpurent.sandbox.faults import Faults
+from gpurent.sandbox.link import Link
+from gpurent.sandbox.market import Held
+from gpurent.sandbox.processes import kill_under, processes_under
+from gpurent.sandbox.sshd import HostServer, serve_command, sftp_factory
+
+HOST_KEY = "etc/ssh/ssh_host_ed25519_key"
+STARTUP_LOG = "var/startup.log"
+
+
+@dataclass(frozen=True, slots=True)
+class Callbacks:
+    """How hosts report to the market."""
+
+    booted: Callable[[str, int], None]
+    traffic: Callable[[str, int, int], None]
+    now: Callable[[], float]
+
+
+@dataclass
+class Host:
+    """One live host: what to close and what to kill."""
+
+    held: Held
+    root: Path
+    link: Link
+    reserved: socket.socket
+    boot: asyncio.Task[None] | None = None
+    acceptor: asyncssh.SSHAcceptor | None = None
+    sshd_since: float | None = field(default=None)
+
+    @property
+    def port(self) -> int:
+        """The port of its sshd."""
+        number: int = self.reserved.getsockname()[1]
+        return number
+
+
+class Hosts:
+    """All live hosts of one sandbox, below one folder."""
+
+    def __init__(self, folder: Path, faults: Faults, callbacks: Callbacks, api_url: str, *, keep: bool) -> None:
+        self._folder = folder
+        self._faults = faults
+        self._callbacks = callbacks
+        self._api_url = api_url
+        self._keep = keep
+        self._live: dict[str, Host] = {}
+
+    @property
+    def live(self) -> Mapping[str, Host]:
+        """Hosts by instance."""
+        return self._live
+
+    def start(self, held: Held) -> None:
+        """Make the folder, reserve the port, and boot in the background."""
+        root = self._folder / held.id
+        _furnish(root, held, self._environment(held, root))
+        reserved = socket.socket()
+        reserved.bind(("127.0.0.1", 0))  # bound but not listening: refused until sshd is up, as with a real machine
+        link = Link(self._faults, lambda i, o: self._callbacks.traffic(held.id, i, o))
+        host = Host(held, root, link, reserved)
+        self._live[held.id] = host
+        host.boot = asyncio.create_task(self._boot(host))
+        self._callbacks.booted(held.id, host.port)
+
+    def _environment(self, held: Held, root: Path) -> dict[str, str]:
+        given = {key: value for key, value in held.order.env.items() if key != "GPURENT_ROOT"}
+        return {
+            "PATH": f"{root}/bin:/usr/local/bin:/usr/bin:/bin",
+            "HOME": f"{root}/root",
+            "TMPDIR": f"{root}/tmp",
+            "LANG": "C.UTF-8",
+            **given,
+            "GPURENT_ROOT": str(root),
+            "GPURENT_SANDBOX_HOST": held.id,
+            "SANDBOX_INSTANCE_ID": held.id,
+            "SANDBOX_INSTANCE_KEY": held.key,
+            "SANDBOX_API_URL": self._api_url,
+        }
+
+    async def _boot(self, host: Host) -> None:
+        environment = self._environment(host.held, host.root)
+        with (host.root / STARTUP_LOG).open("wb") as log:
+            script = await asyncio.create_subprocess_exec(
+                "/bin/sh", str(host.root / "var/startup.sh"), stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log,
+                env=environment, cwd=host.root / "root", start_new_session=True,
+            )  # fmt: skip
+            status = await script.wait()
+            log.write(f"[startup ended with status {status}]\n".encode())
+        if not host.held.troubles.no_sshd:
+            await self._listen(host, environment)
+
+    async def _listen(self, host: Host, environment: Mapping[str, str]) -> None:
+        try:
+            key = _host_key(host.root)
+        except (asyncssh.KeyImportError, OSError) as error:
+            (host.root / "var/sshd.log").write_text(f"sshd: no usable host key: {error}\n", encoding="utf-8")
+            return  # as with a real sshd: nothing listens
+
+        async def run(process: asyncssh.SSHServerProcess[bytes]) -> None:
+            await serve_command(process, host.link, environment, host.root / "root")
+
+        host.acceptor = await asyncssh.listen(
+            sock=host.reserved, backlog=20, server_host_keys=[key], encoding=None, line_editor=False, allow_scp=False,
+            server_factory=lambda: HostServer(lambda: self._admitted(host), host.link),
+            process_factory=run, sftp_factory=sftp_factory(host.root, host.link),
+        )  # fmt: skip
+        host.sshd_since = self._callbacks.now()
+
+    def _admitted(self, host: Host) -> list[str]:
+        since = host.sshd_since
+        if since is None or self._callbacks.now() < since + host.held.troubles.refuse_key_s:
+            return []
+        lines = [host.held.order.public_key]
+        file = host.root / "root/.ssh/authorized_keys"
+        if file.is_file():
+            lines += file.read_text(encoding="utf-8", errors="replace").splitlines()
+        return lines
+
+    async def kill(self, ref: str) -> None:
+        """Close connections, kill every process, wipe the folder. Harmless for a host that is not there."""
+        host = self._live.pop(ref, None)
+        if host is None:
+            return
+        if host.boot is not None:
+            host.boot.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await host.boot
+        if host.acceptor is not None:
+            host.acceptor.close()
+        host.link.cut()
+        host.reserved.close()
+        await asyncio.to_thread(kill_under, host.root)
+        if not self._keep:
+            await asyncio.to_thread(shutil.rmtree, host.root, ignore_errors=True)
+
+    async def kill_all(self) -> None:
+        """Kill every host."""
+        await asyncio.gather(*(self.kill(ref) for ref in list(self._live)))
+
+    def process_count(self, ref: str) -> int:
+        """Live processes of a host."""
+        return len(processes_under(self._folder / ref))
+
+
+def _furnish(root: Path, held: Held, environment: Mapping[str, str]) -> None:
+    for name in ("root/.ssh", "bin", "tmp", "var", "etc/ssh", "proc/1"):
+        (root / name).mkdir(parents=True, exist_ok=True)
+    for name in ("python3", "python"):
+        shim = root / "bin" / name
+        shim.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n', encoding="utf-8")
+        shim.chmod(0o755)
+    (root / "root/.ssh").chmod(0o700)
+    (root / "var/startup.sh").write_text(held.order.startup + "\n", encoding="utf-8")
+    # Scripts read the environment of PID 1 through the same prefix as every other system path.
+    first = root / "proc/1/environ"
+    first.write_bytes(b"".join(f"{key}={value}\0".encode() for key, value in environment.items()))
+    first.chmod(0o400)
+
+
+def _host_key(root: Path) -> asyncssh.SSHKey:
+    path = root / HOST_KEY
+    if not path.exists():
+        made = asyncssh.generate_private_key("ssh-ed25519")
+        path.write_bytes(made.export_private_key())
+        path.chmod(0o600)
+    return asyncssh.read_private_key(path)

@@ -1,0 +1,62 @@
+"""Every request the sandbox saw, in memory and in ``journal.jsonl``; keys never reach either."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+SECRET_HEADERS = frozenset({"authorization", "x-api-key", "api-key", "cookie", "proxy-authorization"})
+BODY_LIMIT = 65536
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One request. ``status`` is 0 when no answer was sent."""
+
+    at: float
+    method: str
+    path: str
+    query: str
+    status: int
+    headers: dict[str, str]
+    body: str
+
+
+class Journal:
+    """Append-only and thread-safe."""
+
+    def __init__(self, path: Path, secrets: Callable[[], Iterable[str]]) -> None:
+        self._path = path
+        self._secrets = secrets
+        self._entries: list[Entry] = []
+        self._lock = threading.Lock()
+
+    def add(
+        self, at: float, method: str, path: str, query: str, status: int, headers: Mapping[str, str], body: bytes
+    ) -> None:
+        """Record one request, its headers and its body (up to 64 KiB) redacted."""
+        shown = {
+            name: "[redacted]" if name.lower() in SECRET_HEADERS else self._clean(value)
+            for name, value in headers.items()
+        }
+        text = self._clean(body[:BODY_LIMIT].decode("utf-8", "replace"))
+        entry = Entry(at, method, path, self._clean(query), status, shown, text)
+        with self._lock:
+            self._entries.append(entry)
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(asdict(entry), ensure_ascii=False) + "\n")
+
+    def _clean(self, text: str) -> str:
+        for secret in self._secrets():
+            text = text.replace(secret, "[redacted]")
+        return text
+
+    def entries(self, method: str = "", path: str = "") -> list[Entry]:
+        """Requests in order, narrowed to a method and to paths that start with ``path``."""
+        with self._lock:
+            return [
+                entry for entry in self._entries if entry.path.startswith(path) and method in ("", entry.method)
+            ]

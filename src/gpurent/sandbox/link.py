@@ -1,0 +1,67 @@
+"""The wire between the world and one host: counts and bills bytes, slows down, and breaks to order."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import asyncssh
+
+from gpurent.sandbox.faults import Fault, Faults
+
+
+class Link:
+    """All SSH connections of one host."""
+
+    def __init__(self, faults: Faults, bill: Callable[[int, int], None]) -> None:
+        self._faults = faults
+        self._bill = bill
+        self._connections: set[asyncssh.SSHServerConnection] = set()
+        self._passed = 0
+        self._break_at: int | None = None
+        self._free_at = 0.0
+
+    def opened(self, connection: asyncssh.SSHServerConnection) -> None:
+        """A connection was accepted."""
+        self._connections.add(connection)
+
+    def closed(self, connection: asyncssh.SSHServerConnection) -> None:
+        """A connection has ended."""
+        self._connections.discard(connection)
+
+    @property
+    def in_use(self) -> bool:
+        """Whether anybody is connected."""
+        return bool(self._connections)
+
+    def cut(self) -> None:
+        """Break every connection without a good-bye."""
+        for connection in list(self._connections):
+            connection.abort()
+        self._connections.clear()
+
+    async def carry(self, *, in_bytes: int = 0, out_bytes: int = 0) -> None:
+        """Account for bytes on the wire; take as long as a slow link would, or break."""
+        count = in_bytes + out_bytes
+        self._bill(in_bytes, out_bytes)
+        self._passed += count
+        self._strike()
+        slow = self._faults.armed(Fault.SLOW_LINK)
+        if slow is not None and slow.amount > 0:
+            now = asyncio.get_running_loop().time()
+            self._free_at = max(now, self._free_at) + count / slow.amount
+            await asyncio.sleep(self._free_at - now)
+
+    def _strike(self) -> None:
+        if self._break_at is not None and self._passed >= self._break_at:
+            self._break_at = None
+            self.cut()
+        rule = self._faults.armed(Fault.DROP_SSH)
+        if rule is not None and rule.amount > 0 and self._faults.take(Fault.DROP_SSH):
+            self._break_at = self._passed + int(rule.amount)
+
+    def break_now(self) -> None:
+        """Let a ``drop_ssh`` without a byte count strike, if anybody is there to notice."""
+        rule = self._faults.armed(Fault.DROP_SSH)
+        if rule is not None and rule.amount == 0 and self.in_use and self._faults.take(Fault.DROP_SSH):
+            self.cut()

@@ -1,0 +1,383 @@
+"""The market behind every look-alike API: machines, instances, their states, their bills. No HTTP, no SSH.
+
+State is a function of the clock: nothing ticks. Each call first settles what has fallen due since the last one
+(an expired rental, an empty balance, a destroy that was delayed), at the moment when it fell due.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+
+from gpurent.clock import Clock
+from gpurent.model import Charges, Price
+from gpurent.money import Usd
+from gpurent.sandbox.billing import Usage, bill, whole_seconds
+from gpurent.sandbox.catalogue import Machine
+from gpurent.sandbox.faults import Fault, Faults
+
+
+class Refusal(Exception):
+    """The market says no; ``code`` is stable, and nothing was changed."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class State(StrEnum):
+    """What an instance is doing."""
+
+    CREATED = "created"
+    LOADING = "loading"
+    STARTING = "starting"
+    RUNNING = "running"
+    STOPPED = "stopped"
+    DESTROYING = "destroying"
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What a customer asks for."""
+
+    offer_id: str
+    label: str
+    image: str
+    disk_gb: int
+    public_key: str
+    startup: str = ""
+    env: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Troubles:
+    """Faults that were dealt to an instance when it was created."""
+
+    listed_from: float = 0.0
+    boot_stuck: bool = False
+    no_sshd: bool = False
+    refuse_key_s: float = 0.0
+    vanish_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """One instance, past or present, as the market keeps it."""
+
+    id: str
+    key: str
+    """Opens this instance and nothing else."""
+    order: Order
+    machine: Machine
+    price: Price
+    created_at: float
+    boot_s: float
+    troubles: Troubles
+    port: int | None = None
+    stopped_at: float | None = None
+    destroy_at: float | None = None
+    ended_at: float | None = None
+    gone: bool = False
+    in_bytes: int = 0
+    out_bytes: int = 0
+    message: str = ""
+
+    def __repr__(self) -> str:
+        return f"Held({self.id!r}, {self.order.label!r}, {self.machine.gpu!r})"
+
+    @property
+    def active(self) -> bool:
+        """Whether its GPU is held, and billed."""
+        return self.stopped_at is None and self.ended_at is None
+
+    def state(self, now: float) -> State:
+        """State at ``now``; running begins when the boot time is over and the host has a port."""
+        if self.ended_at is not None:
+            return State.DESTROYING
+        if self.stopped_at is not None:
+            return State.STOPPED
+        share = (now - self.created_at) / self.boot_s if self.boot_s > 0 else 1.0
+        if share < 0.1:
+            return State.CREATED
+        if share < 0.5 or self.troubles.boot_stuck:
+            return State.LOADING
+        return State.RUNNING if share >= 1 and self.port is not None else State.STARTING
+
+    def charges(self, now: float) -> Charges:
+        """The bill up to ``now``."""
+        end = now if self.ended_at is None else self.ended_at
+        gpu_end = end if self.stopped_at is None else min(end, self.stopped_at)
+        usage = Usage(
+            gpu_s=whole_seconds(self.created_at, gpu_end),
+            disk_s=whole_seconds(self.created_at, end),
+            in_bytes=self.in_bytes,
+            out_bytes=self.out_bytes,
+        )
+        return bill(self.price, self.order.disk_gb, usage, final=self.ended_at is not None)
+
+
+class Market:
+    """Machines for rent against a play balance. Safe to call from several threads."""
+
+    def __init__(
+        self,
+        machines: Sequence[Machine],
+        *,
+        clock: Clock,
+        faults: Faults,
+        rng: random.Random,
+        balance: Usd,
+        boot_s: float | None = None,
+    ) -> None:
+        self._machines = {machine.id: machine for machine in machines}
+        self._clock = clock
+        self._faults = faults
+        self._rng = rng
+        self._deposit = balance
+        self._boot_s = boot_s
+        self._held: dict[str, Held] = {}
+        self._settled_at = clock.now()
+        self._lock = threading.RLock()
+
+    # What is for rent
+
+    def offers(self) -> list[Machine]:
+        """Machines that can be rented now, cheapest first."""
+        with self._lock:
+            self._settle()
+            free = [machine for machine in self._machines.values() if self._left(machine) > 0]
+            shown = free if self._boot_s is None else [replace(machine, boot_s=self._boot_s) for machine in free]
+            return sorted(shown, key=lambda machine: (machine.price.gpu_hour.micros, machine.id))
+
+    def add_machine(self, machine: Machine) -> None:
+        """Put a machine on the market, or replace the one of that id."""
+        with self._lock:
+            self._machines[machine.id] = machine
+
+    def _left(self, machine: Machine) -> int:
+        taken = sum(1 for held in self._held.values() if held.machine.id == machine.id and held.active)
+        return machine.stock - taken
+
+    # The life of an instance
+
+    def create(self, order: Order) -> Held:
+        """Rent a machine; it bills from now.
+
+        Raises:
+            Refusal: ``bad_request``, ``offer_gone`` or ``no_credit``; nothing was created.
+        """
+        with self._lock:
+            now = self._settle()
+            machine = self._machines.get(order.offer_id)
+            if machine is None or self._left(machine) < 1:
+                raise Refusal("offer_gone", f"offer {order.offer_id} is not available any more")
+            if not 1 <= order.disk_gb <= machine.disk_gb:
+                raise Refusal("bad_request", f"disk_gb must lie in 1..{machine.disk_gb}")
+            if self._balance(now).micros <= 0:
+                raise Refusal("no_credit", "the balance is used up")
+            held = Held(
+                id=f"i-{self._rng.getrandbits(40):010x}",
+                key=f"sbxi_{self._rng.getrandbits(128):032x}",
+                order=order,
+                machine=machine,
+                price=self._price(machine.price),
+                created_at=now,
+                boot_s=machine.boot_s if self._boot_s is None else self._boot_s,
+                troubles=self._deal(now),
+            )
+            self._held[held.id] = held
+            return held
+
+    def _price(self, price: Price) -> Price:
+        rule = self._faults.take(Fault.WRONG_PRICE)
+        if rule is None:
+            return price
+        return replace(price, gpu_hour=price.gpu_hour.scaled(round((100 + rule.amount) * 100), 10_000))
+
+    def _deal(self, now: float) -> Troubles:
+        lag = self._faults.take(Fault.LIST_LAG)
+        refuse = self._faults.take(Fault.SSHD_REFUSES_KEY_FOR)
+        vanish = self._faults.take(Fault.HOST_VANISHES)
+        return Troubles(
+            listed_from=now + lag.amount if lag else now,
+            boot_stuck=self._faults.take(Fault.BOOT_STUCK) is not None,
+            no_sshd=self._faults.take(Fault.NO_SSHD) is not None,
+            refuse_key_s=refuse.amount if refuse else 0.0,
+            vanish_at=now + vanish.amount if vanish else None,
+        )
+
+    def instances(self) -> list[Held]:
+        """All that a customer can see in a listing, oldest first."""
+        with self._lock:
+            now = self._settle()
+            return [held for held in self._held.values() if not held.gone and held.troubles.listed_from <= now]
+
+    def get(self, ref: str) -> Held:
+        """One instance as a customer can see it.
+
+        Raises:
+            Refusal: ``not_found``.
+        """
+        with self._lock:
+            now = self._settle()
+            held = self._held.get(ref)
+            if held is None or held.gone or held.troubles.listed_from > now:
+                raise Refusal("not_found", f"no instance {ref}")
+            if self._faults.take(Fault.GET_404_WHILE_ALIVE):
+                raise Refusal("not_found", f"no instance {ref}")
+            return held
+
+    def end(self, ref: str) -> bool:
+        """Accept the end of an instance; True when it takes effect now, False when a fault delays or ignores it.
+
+        Its bill stops here; ``forget`` takes it off the listings once its host is dead.
+
+        Raises:
+            Refusal: ``not_found``.
+        """
+        with self._lock:
+            now = self._settle()
+            held = self._held.get(ref)
+            if held is None or held.gone:
+                raise Refusal("not_found", f"no instance {ref}")
+            if held.ended_at is not None:
+                return True
+            if self._faults.take(Fault.DESTROY_IGNORED):
+                return False
+            lag = self._faults.take(Fault.DESTROY_LAG)
+            if lag is not None:
+                self._change(held, destroy_at=now + lag.amount)
+                return False
+            self._change(held, ended_at=now)
+            return True
+
+    def forget(self, ref: str) -> None:
+        """Take an ended instance off the listings; its charges stay."""
+        with self._lock:
+            held = self._held[ref]
+            if held.ended_at is not None:
+                self._change(held, gone=True)
+
+    def vanish(self, ref: str) -> None:
+        """Let an instance disappear as when its owner pulls the plug."""
+        with self._lock:
+            now = self._settle()
+            self._change(self._held[ref], ended_at=now, gone=True)
+
+    def stop(self, ref: str) -> None:
+        """Stop an instance from outside: no host, no GPU bill; its disk goes on billing."""
+        with self._lock:
+            now = self._settle()
+            self._change(self._held[ref], stopped_at=now, message="stopped by the host")
+
+    # What the hosts report
+
+    def wanted(self) -> list[Held]:
+        """Instances that must have a live host now."""
+        with self._lock:
+            now = self._settle()
+            return [
+                held for held in self._held.values()
+                if held.active and held.state(now) in (State.STARTING, State.RUNNING)
+            ]  # fmt: skip
+
+    def ended(self) -> list[str]:
+        """Instances that have ended but are still listed: their hosts are to be killed, then forgotten."""
+        with self._lock:
+            self._settle()
+            return [held.id for held in self._held.values() if held.ended_at is not None and not held.gone]
+
+    def booted(self, ref: str, port: int) -> None:
+        """The host of an instance got its port."""
+        with self._lock:
+            self._change(self._held[ref], port=port)
+
+    def traffic(self, ref: str, *, in_bytes: int = 0, out_bytes: int = 0) -> None:
+        """Count bytes into and out of a host."""
+        with self._lock:
+            held = self._held[ref]
+            self._change(held, in_bytes=held.in_bytes + in_bytes, out_bytes=held.out_bytes + out_bytes)
+
+    # Money
+
+    def charges(self, ref: str) -> Charges:
+        """The bill of an instance, also after its end.
+
+        Raises:
+            Refusal: ``not_found``: it never existed.
+        """
+        with self._lock:
+            now = self._settle()
+            if ref not in self._held:
+                raise Refusal("not_found", f"no instance {ref}")
+            return self._held[ref].charges(now)
+
+    def balance(self) -> Usd:
+        """Deposit minus everything billed so far; the disks of stopped instances can push it below zero."""
+        with self._lock:
+            return self._balance(self._settle())
+
+    def _balance(self, now: float) -> Usd:
+        return self._deposit - Usd.total([held.charges(now).total for held in self._held.values()])
+
+    # Time
+
+    def now(self) -> float:
+        """The market's time."""
+        return self._clock.now()
+
+    def owner_of(self, key: str) -> str | None:
+        """The instance that a scoped key opens, while it lives."""
+        with self._lock:
+            return next((held.id for held in self._held.values() if held.key == key and not held.gone), None)
+
+    def keys(self) -> list[str]:
+        """All scoped keys ever issued, for redaction."""
+        with self._lock:
+            return [held.key for held in self._held.values()]
+
+    def alive(self) -> list[Held]:
+        """The truth, whatever listings say: every instance that has not ended."""
+        with self._lock:
+            self._settle()
+            return [held for held in self._held.values() if held.ended_at is None]
+
+    def _settle(self) -> float:
+        now = self._clock.now()
+        for held in list(self._held.values()):
+            if held.ended_at is None:
+                self._fall_due(held, now)
+        active = [held for held in self._held.values() if held.active]
+        if active and self._balance(now).micros <= 0:
+            moment = self._exhausted_at(now)
+            for held in active:
+                self._change(held, stopped_at=max(moment, held.created_at), message="stopped: the balance is used up")
+        self._settled_at = now
+        return now
+
+    def _fall_due(self, held: Held, now: float) -> None:
+        vanish_at, expiry = held.troubles.vanish_at, held.created_at + held.machine.max_duration_s
+        if vanish_at is not None and vanish_at <= now:
+            self._change(held, ended_at=vanish_at, gone=True)
+        elif held.destroy_at is not None and held.destroy_at <= now:
+            self._change(held, ended_at=held.destroy_at)
+        elif held.stopped_at is None and expiry <= now:
+            self._change(held, stopped_at=expiry, message="stopped: the longest rental of this machine is over")
+
+    def _exhausted_at(self, now: float) -> float:
+        """The first millisecond since the last settling at which the balance was used up."""
+        low, high = 0, max(0, round((now - self._settled_at) * 1000))
+        while low < high:
+            middle = (low + high) // 2
+            if self._balance(self._settled_at + middle / 1000).micros <= 0:
+                high = middle
+            else:
+                low = middle + 1
+        return min(now, self._settled_at + low / 1000)
+
+    def _change(self, held: Held, **changes: object) -> None:
+        current = self._held[held.id]
+        self._held[held.id] = replace(current, **changes)  # type: ignore[arg-type]

@@ -1,0 +1,259 @@
+"""Running the sandbox: one thread with one event loop for the API and all hosts, and a janitor for the worst case."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import uvicorn
+
+from gpurent.clock import Clock, SystemClock
+from gpurent.errors import UsageError
+from gpurent.money import Usd
+from gpurent.sandbox.address import SandboxAddress, discover, withdraw
+from gpurent.sandbox.api import Context, Keys, build_api
+from gpurent.sandbox.catalogue import Machine, default_machines
+from gpurent.sandbox.faults import Faults, Rule
+from gpurent.sandbox.hosts import Callbacks, Hosts
+from gpurent.sandbox.janitor import KEEP
+from gpurent.sandbox.journal import Journal
+from gpurent.sandbox.market import Market
+from gpurent.sandbox.processes import kill_under
+from gpurent.sandbox.wire import CuttableProtocol, Wire
+
+TICK_S = 0.05
+START_S = 20.0
+DEPOSIT = Usd.parse("100")
+
+
+@dataclass(frozen=True, slots=True)
+class Alive:
+    """One instance that really exists, whatever listings say."""
+
+    ref: str
+    label: str
+    processes: int
+    billing: bool
+
+
+class Sandbox:
+    """A marketplace on loopback, as a context manager.
+
+    ``boot_s`` overrides the boot time of every machine; ``seed`` fixes prices, identifiers and random faults.
+    A temporary ``state_dir`` is made and removed unless one is given.
+    """
+
+    def __init__(
+        self,
+        *,
+        clock: Clock | None = None,
+        state_dir: Path | None = None,
+        port: int = 0,
+        machines: Sequence[Machine] | None = None,
+        balance: Usd = DEPOSIT,
+        boot_s: float | None = None,
+        seed: int | None = None,
+        keep_hosts: bool = False,
+    ) -> None:
+        rng = random.Random(seed)
+        self._own_dir = state_dir is None
+        self.state_dir = Path(tempfile.mkdtemp(prefix="gpurent-sandbox-")) if state_dir is None else state_dir.resolve()
+        self.state_dir.mkdir(parents=True, exist_ok=True)
+        self._hosts_dir = self.state_dir / "hosts"
+        self._keep_hosts = keep_hosts
+        self._port = port
+        self._keys = Keys(f"sbxa_{secrets.token_hex(16)}", f"sbxc_{secrets.token_hex(16)}")
+        self.faults = Faults(rng)
+        self.market = Market(
+            default_machines(rng) if machines is None else machines,
+            clock=clock or SystemClock(), faults=self.faults, rng=rng, balance=balance, boot_s=boot_s,
+        )  # fmt: skip
+        self.journal = Journal(self.state_dir / "journal.jsonl", self._secrets)
+        self.url = ""
+        self._hosts: Hosts | None = None
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._server: uvicorn.Server | None = None
+        self._janitor: subprocess.Popen[bytes] | None = None
+        self._ready = threading.Event()
+        self._stopping: asyncio.Event | None = None
+        self._failure: BaseException | None = None
+
+    def __repr__(self) -> str:
+        return f"Sandbox({self.url!r})"
+
+    def _secrets(self) -> list[str]:
+        return [self._keys.account, self._keys.control, *self.market.keys()]
+
+    @property
+    def account_key(self) -> str:
+        """Opens everything but ``/control``."""
+        return self._keys.account
+
+    @property
+    def control_key(self) -> str:
+        """Opens ``/control``."""
+        return self._keys.control
+
+    def env(self) -> dict[str, str]:
+        """Environment variables that point the adapter here."""
+        return {"GPURENT_SANDBOX_URL": self.url, "GPURENT_SANDBOX_KEY": self.account_key}
+
+    def truth(self) -> list[Alive]:
+        """Every instance that still bills or still has a process, with the number of its processes."""
+        assert self._hosts is not None, "the sandbox is not running"
+        billing = {held.id: held.order.label for held in self.market.alive()}
+        counted = {ref: self._hosts.process_count(ref) for ref in {*billing, *self._hosts.live}}
+        return [
+            Alive(ref, billing.get(ref, ""), count, ref in billing)
+            for ref, count in sorted(counted.items())
+            if count or ref in billing
+        ]
+
+    def start(self) -> Self:
+        """Start to serve; returns when requests are answered.
+
+        Raises:
+            UsageError: the port is taken, or another sandbox runs with this state folder.
+        """
+        if discover(self.state_dir) is not None:
+            raise UsageError(f"a sandbox is already running with {self.state_dir}", hint="stop it with Ctrl-C first")
+        self._clear_leftovers()
+        listener = socket.socket()
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(("127.0.0.1", self._port))
+        except OSError as error:
+            listener.close()
+            raise UsageError(f"port {self._port} is taken: {error.strerror}", hint="choose another --port") from error
+        self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        self._janitor = subprocess.Popen(
+            [sys.executable, "-m", "gpurent.sandbox.janitor", str(self._hosts_dir)],
+            stdin=subprocess.PIPE, start_new_session=True,
+        )  # fmt: skip
+        self._thread = threading.Thread(target=self._run, args=(listener,), name="sandbox", daemon=True)
+        self._thread.start()
+        if not self._ready.wait(START_S) or self._failure is not None:
+            self.stop()
+            raise RuntimeError("the sandbox did not start") from self._failure
+        SandboxAddress(self.url, self.account_key, self.control_key, os.getpid()).write(self.state_dir)
+        return self
+
+    def _clear_leftovers(self) -> None:
+        """A sandbox that died with its janitor may have left processes: their marker still tells them."""
+        kill_under(self._hosts_dir)
+        if not self._keep_hosts:
+            shutil.rmtree(self._hosts_dir, ignore_errors=True)
+        self._hosts_dir.mkdir(exist_ok=True)
+
+    def stop(self) -> None:
+        """Destroy everything and stop to serve. May be called twice."""
+        if self._loop is not None and self._stopping is not None:
+            with contextlib.suppress(RuntimeError):  # the loop has already ended
+                self._loop.call_soon_threadsafe(self._stopping.set)
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._janitor is not None:
+            self._janitor.communicate(KEEP if self._keep_hosts else b"")
+            self._janitor = None
+        withdraw(self.state_dir)
+        if self._own_dir and not self._keep_hosts:
+            shutil.rmtree(self.state_dir, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _run(self, listener: socket.socket) -> None:
+        try:
+            asyncio.run(self._serve(listener))
+        except BaseException as error:  # noqa: BLE001  handed to the thread that waits in start()
+            self._failure = error
+        finally:
+            self._ready.set()
+
+    async def _serve(self, listener: socket.socket) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._stopping = asyncio.Event()
+        market = self.market
+        callbacks = Callbacks(
+            booted=market.booted,
+            traffic=lambda ref, i, o: market.traffic(ref, in_bytes=i, out_bytes=o),
+            now=market.now,
+        )
+        self._hosts = Hosts(self._hosts_dir, self.faults, callbacks, self.url, keep=self._keep_hosts)
+        app = build_api(Context(market, self.faults, self._keys, self._hosts.kill))
+        config = uvicorn.Config(
+            Wire(app, faults=self.faults, journal=self.journal, now=market.now), http=CuttableProtocol, ws="none",
+            log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=1,
+        )  # fmt: skip
+        self._server = uvicorn.Server(config)
+        serving = asyncio.create_task(self._server.serve(sockets=[listener]))
+        try:
+            await self._tend(serving)
+        finally:
+            self._server.should_exit = True
+            await self._hosts.kill_all()
+            await serving
+
+    async def _tend(self, serving: asyncio.Task[None]) -> None:
+        """Keep hosts in step with the market until told to stop."""
+        assert self._stopping is not None and self._server is not None and self._hosts is not None
+        while not self._stopping.is_set() and not serving.done():
+            await self._reconcile(self._hosts)
+            if self._server.started:
+                self._ready.set()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), TICK_S)
+
+    async def _reconcile(self, hosts: Hosts) -> None:
+        wanted = {held.id: held for held in self.market.wanted()}
+        for ref in [ref for ref in hosts.live if ref not in wanted]:
+            await hosts.kill(ref)
+        for ref in self.market.ended():
+            await hosts.kill(ref)
+            self.market.forget(ref)
+        for ref, held in wanted.items():
+            if ref not in hosts.live and held.port is None:
+                hosts.start(held)
+        for host in hosts.live.values():
+            host.link.break_now()
+
+
+
+
+def run_forever(*, port: int, state_dir: Path, faults: Sequence[Rule] = (), balance: Usd = DEPOSIT) -> None:
+    """Serve until SIGINT or SIGTERM, then destroy everything. Must be called in the main thread.
+
+    Raises:
+        UsageError: as ``Sandbox.start``.
+    """
+    done = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: done.set())
+    sandbox = Sandbox(port=port, state_dir=state_dir, balance=balance)
+    for rule in faults:
+        sandbox.faults.set(rule.fault, times=rule.times, p=rule.p, value=rule.value, on=rule.on)
+    with sandbox:
+        while not done.wait(3600):
+            pass

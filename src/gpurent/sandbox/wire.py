@@ -1,0 +1,124 @@
+"""HTTP faults, connection cutting and the journal: put around every look-alike API, whatever it speaks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from gpurent.sandbox.faults import Fault, Faults
+from gpurent.sandbox.journal import Journal
+
+GARBAGE = b"<!doctype html><title>Maintenance</title><h1>We will be right back</h1>"
+
+
+class ReplyLost(Exception):
+    """Raised by a handler after its work is done: the connection is cut and nothing is answered."""
+
+
+class CuttableProtocol(H11Protocol):
+    """uvicorn's HTTP/1.1 protocol whose connections can be cut by the client's address."""
+
+    open_transports: dict[tuple[str, int], asyncio.Transport] = {}  # noqa: RUF012  (shared on purpose: keyed by peer)
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Remember the transport."""
+        super().connection_made(transport)
+        self._peer: tuple[str, int] = transport.get_extra_info("peername")[:2]
+        self.open_transports[self._peer] = transport
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget it."""
+        self.open_transports.pop(self._peer, None)
+        super().connection_lost(exc)
+
+
+class Wire:
+    """ASGI middleware: journal, then faults, then the API."""
+
+    def __init__(self, app: ASGIApp, *, faults: Faults, journal: Journal, now: Callable[[], float]) -> None:
+        self._app = app
+        self._faults = faults
+        self._journal = journal
+        self._now = now
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        body = await _read_body(receive)
+        status = 0
+
+        async def watched(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = int(message["status"])
+            await send(message)
+
+        at = self._now()
+        try:
+            await self._faulty(scope, body, receive, watched)
+        except ReplyLost:
+            transport = CuttableProtocol.open_transports.get(tuple(scope["client"]))
+            if transport is not None:
+                transport.abort()
+        finally:
+            headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+            query = scope["query_string"].decode("latin-1")
+            self._journal.add(at, scope["method"], scope["path"], query, status, headers, body)
+
+    async def _faulty(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
+        request = f"{scope['method']} {scope['path']}"
+        if scope["path"].startswith("/control/"):
+            await self._app(scope, _replay(body, receive), send)
+        elif self._faults.take(Fault.HTTP_TIMEOUT, request):
+            while (await receive())["type"] != "http.disconnect":
+                pass
+        elif self._faults.take(Fault.HTTP_500, request):
+            await _answer(send, 500, {}, b'{"error":{"code":"internal","message":"something broke"}}')
+        elif rule := self._faults.take(Fault.HTTP_429, request):
+            wait = {"retry-after": f"{rule.amount:g}"}
+            await _answer(send, 429, wait, b'{"error":{"code":"rate_limited","message":"too many requests"}}')
+        elif self._faults.take(Fault.GARBAGE_REPLY, request):
+            await self._app(scope, _replay(body, receive), _swallow)
+            await _answer(send, 200, {"content-type": "text/html"}, GARBAGE)
+        else:
+            await self._app(scope, _replay(body, receive), send)
+
+
+async def _read_body(receive: Receive) -> bytes:
+    parts = []
+    while True:
+        message = await receive()
+        parts.append(message.get("body", b""))
+        if not message.get("more_body", False):
+            return b"".join(parts)
+
+
+def _replay(body: bytes, receive: Receive) -> Callable[[], Awaitable[Message]]:
+    sent = False
+
+    async def again() -> Message:
+        nonlocal sent
+        if sent:
+            return await receive()
+        sent = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return again
+
+
+async def _swallow(message: Message) -> None:
+    """Drop an answer."""
+
+
+async def _answer(send: Send, status: int, headers: dict[str, str], body: bytes) -> None:
+    given = {"content-type": "application/json", "content-length": str(len(body)), **headers}
+    encoded = [(name.encode(), value.encode()) for name, value in given.items()]
+    await send({"type": "http.response.start", "status": status, "headers": encoded})
+    await send({"type": "http.response.body", "body": body})
+
+
