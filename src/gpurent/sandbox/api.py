@@ -10,7 +10,7 @@ import hmac
 import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.applications import Starlette
@@ -24,6 +24,8 @@ from gpurent.sandbox.catalogue import Machine
 from gpurent.sandbox.faults import Fault, Faults
 from gpurent.sandbox.market import Held, Market, Order, Refusal, State
 from gpurent.sandbox.wire import ReplyLost
+
+Item = TypeVar("Item")
 
 PAGE = 10
 MAX_PAGE = 100
@@ -226,7 +228,7 @@ def _number(text: str | None, default: int) -> int:
     return int(text)
 
 
-def _page[Item](
+def _page(
     request: Request,
     name: str,
     items: list[Item],
