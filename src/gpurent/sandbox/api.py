@@ -29,7 +29,14 @@ Item = TypeVar("Item")
 
 PAGE = 10
 MAX_PAGE = 100
-STATUS = {"bad_request": 400, "unauthorized": 401, "no_credit": 402, "forbidden": 403, "not_found": 404, "offer_gone": 409}
+STATUS = {
+    "bad_request": 400,
+    "unauthorized": 401,
+    "no_credit": 402,
+    "forbidden": 403,
+    "not_found": 404,
+    "offer_gone": 409,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +131,7 @@ class _Api:
             and machine.disk_gb >= _number(query.get("min_disk_gb"), 0)
             and (machine.trusted or query.get("trusted") != "true")
         ]  # fmt: skip
-        return _page(request, "offers", found, lambda machine: machine.id, offer_json)
+        return _page(request, "offers", found, _offer_order, offer_json)
 
     async def create(self, request: Request) -> Response:
         """Rent a machine."""
@@ -144,9 +151,8 @@ class _Api:
         """All instances of the account."""
         self._allow_account(request)
         now = self._market.now()
-        return _page(
-            request, "instances", self._market.instances(), lambda held: held.id, lambda held: instance_json(held, now)
-        )
+        found = self._market.instances()
+        return _page(request, "instances", found, _age_order, lambda held: instance_json(held, now))
 
     async def get(self, request: Request) -> Response:
         """One instance."""
@@ -235,14 +241,21 @@ def _page(
     key: Callable[[Item], str],
     show: Callable[[Item], dict[str, object]],
 ) -> Response:
+    """One page in the order of ``key``; the cursor is the last key shown, so it outlives the item it came from."""
     limit = max(1, min(MAX_PAGE, _number(request.query_params.get("limit"), PAGE)))
-    after = request.query_params.get("cursor")
-    keys = [key(item) for item in items]
-    if after is not None and after not in keys:
-        raise Refusal("bad_request", "the cursor is not valid any more; start again")
-    start = 0 if after is None else keys.index(after)
-    more = keys[start + limit] if start + limit < len(keys) else None
-    return JSONResponse({name: [show(item) for item in items[start : start + limit]], "next_cursor": more})
+    after = request.query_params.get("cursor", "")
+    left = sorted((item for item in items if key(item) > after), key=key)
+    shown = left[:limit]
+    more = key(shown[-1]) if len(left) > limit else None
+    return JSONResponse({name: [show(item) for item in shown], "next_cursor": more})
+
+
+def _offer_order(machine: Machine) -> str:
+    return f"{machine.price.gpu_hour.micros:012d}:{machine.id}"
+
+
+def _age_order(held: Held) -> str:
+    return f"{held.created_at:020.6f}:{held.id}"
 
 
 def _dollars(amount: Usd) -> str:

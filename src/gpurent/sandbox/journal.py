@@ -57,6 +57,4 @@ class Journal:
     def entries(self, method: str = "", path: str = "") -> list[Entry]:
         """Requests in order, narrowed to a method and to paths that start with ``path``."""
         with self._lock:
-            return [
-                entry for entry in self._entries if entry.path.startswith(path) and method in ("", entry.method)
-            ]
+            return [entry for entry in self._entries if entry.path.startswith(path) and method in ("", entry.method)]

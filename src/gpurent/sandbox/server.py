@@ -240,8 +240,6 @@ class Sandbox:
             host.link.break_now()
 
 
-
-
 def run_forever(*, port: int, state_dir: Path, faults: Sequence[Rule] = (), balance: Usd = DEPOSIT) -> None:
     """Serve until SIGINT or SIGTERM, then destroy everything. Must be called in the main thread.
 

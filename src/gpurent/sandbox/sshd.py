@@ -80,7 +80,10 @@ async def serve_command(
 
 
 async def _feed(
-    process: asyncssh.SSHServerProcess[bytes], child: asyncio.subprocess.Process, stdin: asyncio.StreamWriter, link: Link
+    process: asyncssh.SSHServerProcess[bytes],
+    child: asyncio.subprocess.Process,
+    stdin: asyncio.StreamWriter,
+    link: Link,
 ) -> None:
     while True:
         try:

@@ -120,5 +120,3 @@ async def _answer(send: Send, status: int, headers: dict[str, str], body: bytes)
     encoded = [(name.encode(), value.encode()) for name, value in given.items()]
     await send({"type": "http.response.start", "status": status, "headers": encoded})
     await send({"type": "http.response.body", "body": body})
-
-

@@ -1,0 +1,295 @@
+"""The HTTP client of all adapters: timeouts, pacing, retries of what may be repeated, redaction, one error map.
+
+Three verbs, by what a repetition costs: ``read`` and ``destroy`` may be sent again and are; ``send_once`` never is.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from importlib.metadata import PackageNotFoundError, version
+
+import httpx
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt
+
+from gpurent.clock import Clock
+from gpurent.errors import AuthFailed, BadReply, ProviderError, RateLimited, Unavailable
+
+log = logging.getLogger(__name__)
+
+EXCERPT = 200
+REDACTED = "[redacted]"
+MAX_RETRY_AFTER_S = 24 * 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How patient a client is; all in seconds. ``attempts`` counts the first one."""
+
+    connect_s: float = 10.0
+    answer_s: float = 30.0
+    attempts: int = 3
+    wait_s: float = 0.5
+    longest_wait_s: float = 15.0
+    """A service that asks for a longer pause is not waited for: RateLimited says how long it wants."""
+    min_interval_s: float = 0.0
+
+
+class Redactor:
+    """Takes known secrets out of any text."""
+
+    def __init__(self, secrets: Collection[str]) -> None:
+        self._secrets = sorted((secret for secret in secrets if secret), key=len, reverse=True)
+
+    def __repr__(self) -> str:
+        return f"Redactor({len(self._secrets)} secrets)"
+
+    def __call__(self, text: str) -> str:
+        """Return ``text`` with every secret blotted out."""
+        for secret in self._secrets:
+            text = text.replace(secret, REDACTED)
+        return text
+
+
+_Make = Callable[[str], ProviderError]
+_unavailable: _Make = Unavailable
+_bad_reply: _Make = BadReply
+
+HTTPX_ERRORS: dict[type[BaseException], _Make] = {
+    httpx.HTTPError: _unavailable,
+    httpx.RequestError: _unavailable,
+    httpx.TransportError: _unavailable,
+    httpx.TimeoutException: _unavailable,
+    httpx.ConnectTimeout: _unavailable,
+    httpx.ReadTimeout: _unavailable,
+    httpx.WriteTimeout: _unavailable,
+    httpx.PoolTimeout: _unavailable,
+    httpx.NetworkError: _unavailable,
+    httpx.ConnectError: _unavailable,
+    httpx.ReadError: _unavailable,
+    httpx.WriteError: _unavailable,
+    httpx.CloseError: _unavailable,
+    httpx.ProxyError: _unavailable,
+    httpx.ProtocolError: _unavailable,
+    httpx.LocalProtocolError: _bad_reply,
+    httpx.RemoteProtocolError: _unavailable,
+    httpx.UnsupportedProtocol: _bad_reply,
+    httpx.InvalidURL: _bad_reply,
+    httpx.DecodingError: _bad_reply,
+    httpx.TooManyRedirects: _bad_reply,
+    httpx.HTTPStatusError: _bad_reply,
+    httpx.CookieConflict: _bad_reply,
+    httpx.StreamError: _unavailable,
+    httpx.StreamConsumed: _unavailable,
+    httpx.StreamClosed: _unavailable,
+    httpx.ResponseNotRead: _unavailable,
+    httpx.RequestNotRead: _unavailable,
+}
+"""What each failure of httpx means to a caller. A test compares this with what httpx exports."""
+
+
+def map_error(error: Exception, provider: str, where: str, redact: Callable[[str], str]) -> ProviderError:
+    """Translate an httpx exception, by its most specific mapped class."""
+    make = next(HTTPX_ERRORS[kind] for kind in type(error).__mro__ if kind in HTTPX_ERRORS)
+    detail = redact(str(error)) or "no answer"
+    mapped = make(f"{provider}: {where}: {detail} ({type(error).__name__})")
+    mapped.provider = provider
+    return mapped
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer with any status. ``excerpt`` is redacted and short; ``body`` is neither."""
+
+    provider: str
+    where: str
+    status: int
+    body: bytes
+    excerpt: str
+    retry_after: float | None = None
+
+    def __repr__(self) -> str:
+        return f"Reply({self.where}: {self.status})"
+
+    def json(self) -> object:
+        """The body as JSON.
+
+        Raises:
+            BadReply: it is none.
+        """
+        try:
+            return json.loads(self.body)
+        except (ValueError, RecursionError) as error:
+            raise BadReply(
+                f"{self.provider}: {self.where}: no JSON: {self.excerpt!r}", provider=self.provider
+            ) from error
+
+    def error(self) -> ProviderError:
+        """What this status means when it was not expected."""
+        text = f"{self.provider}: {self.where}: status {self.status}: {self.excerpt!r}"
+        if self.status in (401, 403):
+            return AuthFailed(text, provider=self.provider, hint="Check the key and what it may do.")
+        if self.status == 429:
+            return RateLimited(text, provider=self.provider, retry_after=self.retry_after)
+        if self.status >= 500 or self.status in (408, 425):
+            return Unavailable(text, provider=self.provider)
+        return BadReply(text, provider=self.provider)
+
+
+class Api:
+    """One service. Thread-safe. Never shows a secret in a log, an error or its repr."""
+
+    def __init__(
+        self,
+        provider: str,
+        base_url: str,
+        *,
+        headers: Mapping[str, str],
+        secrets: Collection[str],
+        clock: Clock,
+        policy: Policy | None = None,
+        use_proxies: bool = True,
+    ) -> None:
+        self.provider = provider
+        self.redact = Redactor(secrets)
+        self._policy = policy or Policy()
+        self._clock = clock
+        self._next_at = float("-inf")
+        self._pace = threading.Lock()
+        if not all(value.isascii() and value.isprintable() for value in headers.values()):
+            raise AuthFailed(f"{provider}: the key holds characters that no key has", provider=provider)
+        try:
+            self._client = httpx.Client(
+                base_url=base_url,
+                headers={"User-Agent": f"gpurent/{_version()}", "Accept": "application/json", **headers},
+                timeout=httpx.Timeout(self._policy.answer_s, connect=self._policy.connect_s),
+                follow_redirects=False,
+                trust_env=use_proxies,
+            )
+        except httpx.InvalidURL as error:
+            raise map_error(error, provider, "base URL", self.redact) from error
+
+    def __repr__(self) -> str:
+        return f"Api({self.provider!r})"
+
+    def close(self) -> None:
+        """Release connections; may be called twice."""
+        self._client.close()
+
+    def read(
+        self,
+        path: str,
+        *,
+        params: Mapping[str, str | int] | None = None,
+        method: str = "GET",
+        body: object = None,
+        accept: Collection[int] = (200,),
+    ) -> Reply:
+        """Ask for something without changing anything; repeated when the failure is transient.
+
+        Raises:
+            AuthFailed, RateLimited, Unavailable, BadReply: also for a status that is not in ``accept``.
+        """
+        return self._retrying(lambda: self._accepted(method, path, params, body, accept))
+
+    def destroy(self, path: str, *, body: object = None, accept: Collection[int] = (200, 202, 204, 404)) -> Reply:
+        """Send a DELETE; repeated when the failure is transient, since destroying twice is destroying once.
+
+        Raises:
+            AuthFailed, RateLimited, Unavailable, BadReply: also for a status that is not in ``accept``.
+        """
+        return self._retrying(lambda: self._accepted("DELETE", path, None, body, accept))
+
+    def send_once(self, method: str, path: str, body: object) -> Reply:
+        """Send a request that must not be repeated, and return the reply whatever its status.
+
+        Raises:
+            Unavailable, BadReply: no reply arrived; whether the request had an effect is unknown.
+        """
+        return self._send(method, path, None, body)
+
+    def _accepted(
+        self, method: str, path: str, params: Mapping[str, str | int] | None, body: object, accept: Collection[int]
+    ) -> Reply:
+        reply = self._send(method, path, params, body)
+        if reply.status not in accept:
+            raise reply.error()
+        return reply
+
+    def _send(self, method: str, path: str, params: Mapping[str, str | int] | None, body: object) -> Reply:
+        self._wait_turn()
+        where = f"{method} {path.partition('?')[0]}"
+        content = None if body is None else json.dumps(body).encode()
+        headers = {} if body is None else {"Content-Type": "application/json"}
+        try:
+            response = self._client.request(method, path, params=params, content=content, headers=headers)
+        except tuple(HTTPX_ERRORS) as error:
+            log.debug("%s: %s: %s", self.provider, where, type(error).__name__)
+            assert isinstance(error, Exception)
+            # `from None`: httpx errors carry the request and with it the key.
+            raise map_error(error, self.provider, where, self.redact) from None
+        log.debug("%s: %s: %d", self.provider, where, response.status_code)
+        retry_after = parse_retry_after(response.headers.get("Retry-After"), self._clock.now())
+        excerpt = self.redact(response.content[: 4 * EXCERPT].decode("utf-8", "replace"))[:EXCERPT]
+        return Reply(self.provider, where, response.status_code, response.content, excerpt, retry_after)
+
+    def _wait_turn(self) -> None:
+        with self._pace:
+            now = self._clock.monotonic()
+            turn = max(now, self._next_at)
+            self._next_at = turn + self._policy.min_interval_s
+        if turn > now:
+            self._clock.sleep(turn - now)
+
+    def _retrying(self, attempt: Callable[[], Reply]) -> Reply:
+        policy = self._policy
+        return Retrying(
+            stop=stop_after_attempt(policy.attempts),
+            wait=lambda state: _pause(state, policy),
+            retry=retry_if_exception(lambda error: _worth_repeating(error, policy)),
+            sleep=self._clock.sleep,
+            reraise=True,
+        )(attempt)
+
+
+def _worth_repeating(error: BaseException, policy: Policy) -> bool:
+    if isinstance(error, RateLimited) and (error.retry_after or 0) > policy.longest_wait_s:
+        return False
+    return isinstance(error, ProviderError) and error.transient
+
+
+def _pause(state: RetryCallState, policy: Policy) -> float:
+    error = state.outcome.exception() if state.outcome is not None else None
+    if isinstance(error, RateLimited) and error.retry_after is not None:
+        return error.retry_after
+    return min(policy.longest_wait_s, policy.wait_s * 2.0 ** (state.attempt_number - 1))
+
+
+def parse_retry_after(text: str | None, now: float) -> float | None:
+    """Seconds to wait, from a number or an HTTP date; None when the header is absent or makes no sense."""
+    if text is None:
+        return None
+    try:
+        seconds = float(text)
+    except ValueError:
+        try:
+            moment = parsedate_to_datetime(text)
+        except ValueError:
+            return None
+        # An HTTP date without a zone is UTC by definition.
+        seconds = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() - now
+    if seconds != seconds:  # NaN
+        return None
+    return min(max(0.0, seconds), MAX_RETRY_AFTER_S)
+
+
+def _version() -> str:
+    try:
+        return version("gpurent")
+    except PackageNotFoundError:
+        return "0"
