@@ -23,7 +23,7 @@ from gpurent.money import Usd
 from gpurent.sandbox.catalogue import Machine
 from gpurent.sandbox.faults import Fault, Faults
 from gpurent.sandbox.market import Held, Market, Order, Refusal, State
-from gpurent.sandbox.wire import ReplyLost
+from gpurent.sandbox.wire import lose_reply
 
 Item = TypeVar("Item")
 
@@ -141,7 +141,7 @@ class _Api:
             Order(body.offer_id, body.label, body.image, body.disk_gb, body.ssh_public_key, body.startup, body.env)
         )
         if self._faults.take(Fault.CREATE_REPLY_LOST):
-            raise ReplyLost
+            lose_reply(request.scope)
         if self._faults.take(Fault.CREATE_ERROR_BUT_CREATED):
             message = "the machine was assigned but its start could not be confirmed"
             return _error(500, "start_unconfirmed", message, instance_id=held.id)
@@ -326,5 +326,5 @@ async def _invalid(_request: Request, error: Exception) -> Response:
     return _error(400, "bad_request", "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in wrong))
 
 
-async def _no_route(request: Request, _error_: Exception) -> Response:
+async def _no_route(request: Request, _: Exception) -> Response:
     return _error(404, "no_route", f"{request.method} {request.url.path} does not exist")

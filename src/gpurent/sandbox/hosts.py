@@ -89,7 +89,7 @@ class Hosts:
         return {
             "PATH": f"{root}/bin:/usr/local/bin:/usr/bin:/bin",
             "HOME": f"{root}/root",
-            "TMPDIR": f"{root}/tmp",
+            "TMPDIR": str(root / "tmp"),
             "LANG": "C.UTF-8",
             **given,
             "GPURENT_ROOT": str(root),

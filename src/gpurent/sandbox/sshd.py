@@ -28,12 +28,12 @@ class HostServer(asyncssh.SSHServer):
         self._connection = conn
         self._link.opened(conn)
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         """Forget it."""
         if self._connection is not None:
             self._link.closed(self._connection)
 
-    def begin_auth(self, username: str) -> bool:
+    def begin_auth(self, username: str) -> bool:  # noqa: ARG002
         """Nobody gets in without a key."""
         return True
 
@@ -55,7 +55,7 @@ def _same(line: str, key: asyncssh.SSHKey) -> bool:
 async def serve_command(
     process: asyncssh.SSHServerProcess[bytes], link: Link, environment: Mapping[str, str], home: Path
 ) -> None:
-    """Run one command (or a shell that reads standard input) and stream all three channels until all are at their end."""
+    """Run one command (or a shell that reads standard input); stream all three channels to their end."""
     argv = ["/bin/sh"] if process.command is None else ["/bin/sh", "-c", process.command]
     pipe = asyncio.subprocess.PIPE
     child = await asyncio.create_subprocess_exec(

@@ -14,8 +14,12 @@ from gpurent.sandbox.journal import Journal
 GARBAGE = b"<!doctype html><title>Maintenance</title><h1>We will be right back</h1>"
 
 
-class ReplyLost(Exception):
-    """Raised by a handler after its work is done: the connection is cut and nothing is answered."""
+CUT = "gpurent.cut"
+
+
+def lose_reply(scope: Scope) -> None:
+    """Called by a handler whose work is done: whatever it returns, the connection is cut and nothing is answered."""
+    scope[CUT].append(True)
 
 
 class CuttableProtocol(H11Protocol):
@@ -54,18 +58,20 @@ class Wire:
 
         async def watched(message: Message) -> None:
             nonlocal status
+            if scope[CUT]:
+                return
             if message["type"] == "http.response.start":
                 status = int(message["status"])
             await send(message)
 
         at = self._now()
+        scope[CUT] = []
         try:
             await self._faulty(scope, body, receive, watched)
-        except ReplyLost:
-            transport = CuttableProtocol.open_transports.get(tuple(scope["client"]))
-            if transport is not None:
-                transport.abort()
         finally:
+            transport = CuttableProtocol.open_transports.get(tuple(scope["client"]))
+            if scope[CUT] and transport is not None:
+                transport.abort()
             headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
             query = scope["query_string"].decode("latin-1")
             self._journal.add(at, scope["method"], scope["path"], query, status, headers, body)
