@@ -193,3 +193,5 @@ class Workload:
     """Dataset, and the base model if it comes from here."""
     base_download_bytes: int
     """Base model that the host pulls by itself."""
+    half_precision: bool = True
+    """fp16 or bf16; float32 takes twice the memory and more than twice the time."""

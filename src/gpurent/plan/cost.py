@@ -27,7 +27,7 @@ class Cost:
 
 
 def cost(price: Price, disk_gb: int, seconds: float, bytes_in: int, bytes_out: int) -> Cost:
-    """Bill ``seconds`` of rental and the bytes that cross its network."""
+    """Bill ``seconds`` of rental, ``disk_gb`` of disk as long, and the bytes that cross the host's network."""
     milliseconds = math.ceil(seconds * 1000)
     return Cost(
         gpu=per_hour(price.gpu_hour, milliseconds),
@@ -37,7 +37,13 @@ def cost(price: Price, disk_gb: int, seconds: float, bytes_in: int, bytes_out: i
     )
 
 
-def traffic(price: Price, workload: Workload) -> Usd:
-    """What everything that crosses the network costs at most: uploads, downloads, and files fetched twice."""
+def session_cost(price: Price, disk_gb: int, seconds: float, workload: Workload) -> Cost:
+    """Bill a session of ``seconds`` that trains ``workload``. Everything collected counts once."""
     bytes_in = workload.upload_bytes + workload.base_download_bytes
-    return price.in_gb.scaled(bytes_in, GB) + price.out_gb.scaled(2 * workload.checkpoint_bytes, GB)
+    return cost(price, disk_gb, seconds, bytes_in, workload.checkpoint_bytes)
+
+
+def traffic(price: Price, workload: Workload) -> Usd:
+    """What everything that crosses the network costs at most: a reserve. Files may have to be fetched twice."""
+    doubled = cost(price, 0, 0.0, workload.upload_bytes + workload.base_download_bytes, 2 * workload.checkpoint_bytes)
+    return doubled.total

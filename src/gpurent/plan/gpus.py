@@ -1,42 +1,92 @@
-"""What rentable GPUs can do. Dense bf16/fp16 tensor peaks with fp32 accumulation, from NVIDIA's architecture papers
-and data sheets; consumer Ampere and Ada figures are those with fp32 accumulation (half of the fp16 headline)."""
+"""What rentable GPUs can do: memory, dense half-precision peak, memory bandwidth."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
-from gpurent.model import squash
+LISTED = "peak-FLOP/s tables of karpathy/nanochat, pytorch/torchtitan, Lightning-AI"
+SHEET = "NVIDIA data sheet or architecture paper, from memory"
+FLOPS_PER_BYTE = 164
+"""The RTX 4090's own ratio of peak to bandwidth. LoRA training is full of small, memory-bound kernels: cards with far
+more arithmetic per byte do not get it to work. An RTX 6000 Ada has 2.2 times the 4090's peak on paper and trains at
+0.85 to 0.88 times its speed (Lambda's PyTorch benchmarks)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """One model: memory in GB, dense half-precision TFLOP/s."""
+    """One model. ``tflops`` is the dense bf16/fp16 tensor peak with float32 accumulation, ``gbs`` is GB/s."""
 
     name: str
     vram_gb: int
     tflops: float
+    gbs: int
+    source: str
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def usable_tflops(self) -> float:
+        """Peak, capped by what its memory can feed."""
+        return min(self.tflops, self.gbs * FLOPS_PER_BYTE / 1000)
 
 
 TABLE: tuple[Gpu, ...] = (
-    Gpu("RTX 2080 Ti", 11, 53.8), Gpu("RTX 3060", 12, 25.6), Gpu("RTX 3060 Ti", 8, 32.4),
-    Gpu("RTX 3070", 8, 40.6), Gpu("RTX 3080", 10, 59.5), Gpu("RTX 3080 Ti", 12, 68.2),
-    Gpu("RTX 3090", 24, 71.2), Gpu("RTX 3090 Ti", 24, 80.0), Gpu("RTX 4060 Ti", 16, 44.2),
-    Gpu("RTX 4070", 12, 58.3), Gpu("RTX 4070 Ti", 12, 80.2), Gpu("RTX 4070S Ti", 16, 88.2),
-    Gpu("RTX 4080", 16, 97.5), Gpu("RTX 4080S", 16, 104.4), Gpu("RTX 4090", 24, 165.2),
-    Gpu("RTX 5070 Ti", 16, 87.9), Gpu("RTX 5080", 16, 112.6), Gpu("RTX 5090", 32, 209.5),
-    Gpu("RTX A4000", 16, 76.7), Gpu("RTX A5000", 24, 111.1), Gpu("RTX A6000", 48, 154.8),
-    Gpu("RTX 6000Ada", 48, 364.2), Gpu("Tesla T4", 16, 65.1), Gpu("Tesla V100", 16, 125.0), Gpu("A10", 24, 125.0),
-    Gpu("L4", 24, 121.0), Gpu("A40", 48, 149.7), Gpu("L40", 48, 181.0), Gpu("L40S", 48, 362.0),
-    Gpu("A100 PCIE", 40, 312.0), Gpu("A100 SXM4", 80, 312.0), Gpu("H100 PCIE", 80, 756.0), Gpu("H100 SXM", 80, 989.0),
-    Gpu("H200", 141, 989.0), Gpu("B200", 180, 2250.0),
+    Gpu("Tesla T4", 16, 65.0, 320, LISTED),
+    Gpu("Tesla V100", 16, 125.0, 900, LISTED, ("V100 PCIE", "V100 SXM2", "V100 FHHL")),
+    Gpu("RTX 2080 Ti", 11, 53.8, 616, SHEET),
+    Gpu("RTX 3060", 12, 25.6, 360, SHEET),
+    Gpu("RTX 3060 Ti", 8, 32.4, 448, SHEET),
+    Gpu("RTX 3070", 8, 40.6, 448, SHEET),
+    Gpu("RTX 3080", 10, 59.5, 760, SHEET),
+    Gpu("RTX 3080 Ti", 12, 68.2, 912, SHEET),
+    Gpu("RTX 3090", 24, 71.0, 936, LISTED),
+    Gpu("RTX 3090 Ti", 24, 80.0, 1008, SHEET),
+    Gpu("RTX 4060 Ti", 16, 44.1, 288, SHEET),
+    Gpu("RTX 4070", 12, 58.3, 504, SHEET),
+    Gpu("RTX 4070 Ti", 12, 80.2, 504, SHEET),
+    Gpu("RTX 4070S Ti", 16, 88.2, 672, SHEET, ("RTX 4070 Ti SUPER",)),
+    Gpu("RTX 4080", 16, 97.5, 717, SHEET),
+    Gpu("RTX 4080S", 16, 104.4, 736, SHEET, ("RTX 4080 SUPER",)),
+    Gpu("RTX 4090", 24, 165.2, 1008, LISTED),
+    Gpu("RTX 5070 Ti", 16, 87.9, 896, SHEET),
+    Gpu("RTX 5080", 16, 112.6, 960, SHEET),
+    Gpu("RTX 5090", 32, 209.5, 1792, LISTED),
+    Gpu("RTX PRO 6000", 96, 503.8, 1792, SHEET, (
+        "RTX PRO 6000 S", "RTX PRO 6000 WS", "RTX PRO 6000 Blackwell Server Edition",
+        "RTX PRO 6000 Blackwell Workstation Edition",
+    )),
+    Gpu("RTX A4000", 16, 76.7, 448, SHEET),
+    Gpu("RTX A5000", 24, 111.1, 768, SHEET),
+    Gpu("RTX A6000", 48, 154.8, 768, LISTED),
+    Gpu("RTX 6000Ada", 48, 364.2, 960, SHEET),
+    Gpu("A10", 24, 125.0, 600, SHEET),
+    Gpu("A40", 48, 149.7, 696, LISTED),
+    Gpu("L4", 24, 121.0, 300, LISTED),
+    Gpu("L40", 48, 181.0, 864, LISTED),
+    Gpu("L40S", 48, 362.0, 864, LISTED),
+    Gpu("A100", 40, 312.0, 1555, LISTED, ("A100 PCIE", "A100 SXM4", "A100 SXM")),
+    Gpu("H100 PCIE", 80, 756.0, 2000, LISTED),
+    Gpu("H100 SXM", 80, 989.0, 3350, LISTED, ("H100", "H100 HBM3", "H100 SXM5")),
+    Gpu("H100 NVL", 94, 835.0, 3900, SHEET),
+    Gpu("H200", 141, 989.0, 4800, LISTED, ("H200 NVL", "H200 SXM")),
+    Gpu("B200", 180, 2250.0, 8000, LISTED),
 )  # fmt: skip
+
+_MEMORY = re.compile(r"(?<![a-z0-9])\d+ ?gb(?![a-z0-9])")
+_BRANDS = re.compile(r"nvidia|geforce|tesla|quadro|generation|rtx")
 
 
 def find(name: str) -> Gpu | None:
-    """The table's row for a provider's spelling: the longest name contained in it, or containing it."""
-    wanted = squash(name).removeprefix("nvidia").removeprefix("geforce")
-    inside = [gpu for gpu in TABLE if squash(gpu.name) in wanted]
-    if inside:
-        return max(inside, key=lambda gpu: len(gpu.name))
-    around = [gpu for gpu in TABLE if wanted and wanted in squash(gpu.name)]
-    return min(around, key=lambda gpu: len(gpu.name)) if around else None
+    """The table's row for a provider's or user's spelling (``"NVIDIA A100-SXM4-80GB"``, ``"rtx_4090"``, ``"4090"``).
+
+    None for what is not in the table: a near name may be quite another card (``RTX 4090D``, ``A10G``).
+    """
+    return _BY_NAME.get(_core(name))
+
+
+def _core(name: str) -> str:
+    bare = _BRANDS.sub("", _MEMORY.sub("", name.lower()))
+    return "".join(char for char in bare if char.isalnum())
+
+
+_BY_NAME = {_core(spelling): gpu for gpu in TABLE for spelling in (gpu.name, *gpu.aliases)}

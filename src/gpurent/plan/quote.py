@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Literal
 
 from gpurent.errors import NoOffer
 from gpurent.model import Need, Offer, Workload
 from gpurent.money import Usd
-from gpurent.plan import vram
-from gpurent.plan.cost import Cost, cost
+from gpurent.plan import rank, vram
+from gpurent.plan.cost import Cost, session_cost
+from gpurent.plan.rank import Rejected
 from gpurent.plan.timeline import Timeline, predict
 
 CENT = 10_000
+Source = Literal["live", "table", "sandbox"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,104 +25,125 @@ class QuoteRow:
 
     offer: Offer
     hourly: Usd
+    """GPU and disk, without traffic."""
     timeline: Timeline
     low: Cost
     mid: Cost
     high: Cost
     expected: Usd
+    vram_need_mb: int
 
-
-@dataclass(frozen=True, slots=True)
-class Rejected:
-    """An offer that does not fit, and the first reason why."""
-
-    offer: Offer
-    reason: str
+    @property
+    def asks(self) -> Usd:
+        """The budget that this row asks for: its high estimate, rounded up to the cent."""
+        return Usd(-(-self.high.total.micros // CENT) * CENT)
 
 
 @dataclass(frozen=True, slots=True)
 class Quote:
-    """Ranked rows, best first. ``dated`` is set when prices come from the built-in table."""
+    """Ranked rows, best first. ``dated`` is the day of the price table when ``source`` is ``"table"``."""
 
     workload: Workload
     need: Need
+    """With the memory that was reckoned for the workload."""
     rows: tuple[QuoteRow, ...]
     rejected: tuple[Rejected, ...] = ()
     notes: tuple[str, ...] = ()
+    source: Source = "live"
     dated: str | None = None
-    play_money: bool = False
 
 
 def make_quote(
-    workload: Workload, need: Need, offers: Iterable[Offer], *, notes: Sequence[str] = (), dated: str | None = None,
-    play_money: bool = False,
+    workload: Workload, need: Need, offers: Iterable[Offer], budget: Usd | None = None, *,
+    notes: Sequence[str] = (), source: Source = "live", dated: str | None = None,
 ) -> Quote:  # fmt: skip
-    """Filter by need and memory, predict, rank by expected cost to a finished LoRA."""
-    wanted = replace(need, min_vram_mb=need.min_vram_mb or vram.need_mb(workload))
-    rows, rejected = [], []
+    """Filter by need and memory, predict, rank by expected cost to a finished LoRA.
+
+    Args:
+        workload: what is to be trained.
+        need: the user's constraints; without ``min_vram_mb`` the memory is reckoned from ``workload``.
+        offers: from any number of providers, in any order.
+        budget: only adds a note on how many rows ask for more; ``require_offer`` is what refuses.
+        notes: what happened while asking, such as a provider that did not answer.
+        source: where prices come from; ``"table"`` and ``"sandbox"`` cannot be rented for what they say.
+        dated: day of the price table, as ``YYYY-MM-DD``.
+    """
+    reckoned = vram.memory(workload)
+    wanted = rank.with_memory(need, reckoned.need)
+    rows: list[QuoteRow] = []
+    rejected: list[Rejected] = []
     for offer in offers:
-        reason = why_not(offer, wanted)
+        row = _row(workload, wanted, offer, reckoned.need)
+        reason = rank.why_not(offer, wanted) or rank.too_short(offer, row.timeline.total_s.high)
         if reason:
             rejected.append(Rejected(offer, reason))
         else:
-            rows.append(_row(workload, wanted, offer))
-    rows.sort(key=lambda row: (row.expected, row.timeline.total.mid, row.offer.provider, row.offer.id))
-    return Quote(workload, wanted, tuple(rows), tuple(rejected), tuple(notes), dated, play_money)
+            rows.append(row)
+    rows.sort(key=lambda row: rank.place(row.expected, row.timeline.total_s.mid, row.offer))
+    rejected.sort(key=lambda one: (one.offer.provider, one.offer.id))
+    said = (*notes, *_remarks(wanted, reckoned, rows, budget, source, dated))
+    return Quote(workload, wanted, tuple(rows), tuple(rejected), said, source, dated)
 
 
-def why_not(offer: Offer, need: Need) -> str:
-    """First reason why ``offer`` does not fit, or ""."""
-    if not replace(need, min_vram_mb=0, disk_gb=0, max_hourly=None, min_reliability=0, trusted_only=False).accepts(
-        offer
-    ):
-        return "another GPU"
-    if offer.vram_mb < need.min_vram_mb:
-        return f"{offer.vram_mb / 1024:.0f} GB of memory, {need.min_vram_mb / 1024:.0f} needed"
-    if offer.disk_gb < need.disk_gb:
-        return f"{offer.disk_gb} GB of disk, {need.disk_gb} needed"
-    if need.max_hourly is not None and offer.price.hourly(need.disk_gb) > need.max_hourly:
-        return f"{offer.price.hourly(need.disk_gb)}/h, above your limit"
-    if offer.reliability < need.min_reliability:
-        return f"reliability {offer.reliability:.1%}"
-    if need.trusted_only and not offer.trusted:
-        return "not in a data centre"
-    return ""
-
-
-def _row(workload: Workload, need: Need, offer: Offer) -> QuoteRow:
+def _row(workload: Workload, need: Need, offer: Offer, vram_mb: int) -> QuoteRow:
     timeline = predict(workload, offer)
-    total = timeline.total
-    bytes_in = workload.upload_bytes + workload.base_download_bytes
+    low, mid, high = (
+        session_cost(offer.price, need.disk_gb, seconds, workload)
+        for seconds in (timeline.total_s.low, timeline.total_s.mid, timeline.total_s.high)
+    )
+    expected = rank.expected_cost(mid.total, offer.reliability)
+    return QuoteRow(offer, offer.price.hourly(need.disk_gb), timeline, low, mid, high, expected, vram_mb)
 
-    def priced(seconds: float) -> Cost:
-        return cost(offer.price, need.disk_gb, seconds, bytes_in, workload.checkpoint_bytes)
 
-    mid = priced(total.mid)
-    # Reliability 0.98 means that 2 of 100 such rentals fail; on average half of the money is gone by then.
-    failures = round((1 - max(0.5, min(1.0, offer.reliability))) * 1000)
-    expected = mid.total + mid.total.scaled(failures, 2000)
-    hourly = offer.price.hourly(need.disk_gb)
-    return QuoteRow(offer, hourly, timeline, priced(total.low), mid, priced(total.high), expected)
+def _remarks(
+    need: Need, reckoned: vram.Memory, rows: Sequence[QuoteRow], budget: Usd | None, source: Source, dated: str | None
+) -> list[str]:
+    remarks = [f"Needs {reckoned}."]
+    if need.min_vram_mb < reckoned.need:
+        remarks.append(f"You asked for {need.min_vram_mb / 1024:.1f} GB only: it may run out of memory.")
+    if source == "table":
+        remarks.append(f"Typical prices from a table of {dated or 'unknown date'}; nothing here can be rented.")
+    if source == "sandbox":
+        remarks.append("Play money: these machines are simulated on this computer.")
+    if budget is not None:
+        beyond = sum(row.asks > budget for row in rows)
+        if beyond:
+            remarks.append(f"{beyond} of {len(rows)} offers may cost more than {budget.rounded()}.")
+    return remarks
 
 
 def affordable_rows(quote: Quote, budget: Usd) -> tuple[QuoteRow, ...]:
-    """Rows whose expected cost fits into ``budget``, best first.
+    """Rows whose high estimate fits into ``budget``, best first; never empty.
 
     Raises:
-        NoOffer: none fits; ``enough`` says in micro-dollars what the cheapest would ask for.
+        NoOffer: none fits; ``enough`` is what the cheapest asks for, in micro-dollars and whole cents.
     """
     if not quote.rows:
-        reasons = sorted({f"{one.offer.gpu}: {one.reason}" for one in quote.rejected})[:4]
-        seen = "; ".join(reasons) if reasons else "no provider lists anything"
-        raise NoOffer(f"no offer fits this job ({seen}).", hint="Loosen --gpu, --max-price or [need] in gpurent.toml.")
-    rows = tuple(row for row in quote.rows if row.mid.total <= budget)
+        raise NoOffer(
+            f"No offer fits this job: {_why_none(quote)}.",
+            hint="Loosen --gpu, --max-price or [need] in gpurent.toml, or make the job smaller.",
+        )
+    rows = tuple(row for row in quote.rows if row.asks <= budget)
     if rows:
         return rows
-    cheapest = min(quote.rows, key=lambda row: row.mid.total)
-    enough = -(-cheapest.mid.total.micros // CENT) * CENT
+    cheapest = min(quote.rows, key=lambda row: row.asks)
+    enough = f"{cheapest.asks.decimal():.2f}"
     raise NoOffer(
-        f"{budget.rounded()} are too little: the cheapest fitting offer ({cheapest.offer.gpu} at {cheapest.hourly}/h on "
-        f"{cheapest.offer.provider}) is expected to cost {Usd(enough).rounded()}.",
-        hint=f"--budget {Usd(enough).decimal().normalize():f} would do; fewer epochs cost less.",
-        enough=enough,
+        f"{budget.rounded()} is too little: the cheapest fitting offer ({cheapest.offer.gpu} on "
+        f"{cheapest.offer.provider}, {cheapest.hourly.rounded(3)}/h) may take up to ${enough}.",
+        hint=f"--budget {enough} would do. Fewer epochs cost less.",
+        enough=cheapest.asks.micros,
     )
+
+
+def require_offer(quote: Quote, budget: Usd) -> QuoteRow:
+    """The best row that ``budget`` pays for. Raises NoOffer as ``affordable_rows`` does."""
+    return affordable_rows(quote, budget)[0]
+
+
+def _why_none(quote: Quote) -> str:
+    if not quote.rejected:
+        return "no provider lists anything"
+    reasons = Counter(f"{one.offer.gpu}: {one.reason}" for one in quote.rejected)
+    listed = "; ".join(reason for reason, _ in reasons.most_common(4))
+    return f"{listed}{'; …' if len(reasons) > 4 else ''}"

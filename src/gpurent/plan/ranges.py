@@ -18,12 +18,17 @@ class Range:
             raise ValueError(f"a range runs upwards: {self.low}, {self.mid}, {self.high}")
 
     @classmethod
-    def around(cls, mid: float, down: float = 0.7, up: float = 1.6) -> Range:
-        """A range given by factors of its middle."""
+    def around(cls, mid: float, down: float, up: float) -> Range:
+        """A range given by factors of its middle: ``down`` at most 1, ``up`` at least 1."""
         return cls(mid * down, mid, mid * up)
 
     def __add__(self, other: Range) -> Range:
         return Range(self.low + other.low, self.mid + other.mid, self.high + other.high)
 
+    def times(self, factor: float) -> Range:
+        """All three values times a factor that is not negative."""
+        return Range(self.low * factor, self.mid * factor, self.high * factor)
 
-ZERO = Range(0.0, 0.0, 0.0)
+    def beside(self, other: Range) -> Range:
+        """Two things that happen at the same time: the longer counts."""
+        return Range(max(self.low, other.low), max(self.mid, other.mid), max(self.high, other.high))

@@ -6,16 +6,19 @@ from dataclasses import dataclass
 
 from gpurent.model import Offer, Workload
 from gpurent.plan.ranges import Range
-from gpurent.plan.throughput import images_per_second
+from gpurent.plan.throughput import step_seconds
 
-BOOT = Range(30.0, 120.0, 480.0)
-"""From create to SSH where the provider does not say: an image is pulled, or already there."""
-ENVIRONMENT = Range(5.0, 60.0, 240.0)
+BOOT_S = Range(30.0, 120.0, 480.0)
+"""From create to SSH where the provider does not say: the image is there already, or has to be pulled."""
+ENVIRONMENT_S = Range(5.0, 60.0, 240.0)
 """The engine's packages: in the image, or installed."""
-ENGINE_START = Range(10.0, 25.0, 60.0)
-TEARDOWN = Range(5.0, 15.0, 60.0)
-OUR_MBPS = 20.0
-"""What a home line sends; downloads are limited by the host."""
+ENGINE_START_S = Range(10.0, 25.0, 60.0)
+"""Imports, loading the base model, encoding pictures and captions once."""
+DESTROY_S = Range(5.0, 15.0, 60.0)
+HOME_MBPS = 20.0
+"""What a home line sends."""
+HOST_MBPS_AT_MOST = 200.0
+"""What one SFTP stream brings home, however fast the host's line."""
 HUB_SHARE = 0.4
 """Part of a host's listed bandwidth that a download from a model hub gets."""
 
@@ -24,43 +27,37 @@ HUB_SHARE = 0.4
 class Timeline:
     """Seconds of each stage, in order."""
 
-    boot: Range
-    environment: Range
-    base_model: Range
-    upload: Range
-    train: Range
-    collect: Range
-    destroy: Range
+    boot_s: Range
+    environment_s: Range
+    base_model_s: Range
+    upload_s: Range
+    train_s: Range
+    collect_s: Range
+    destroy_s: Range
 
     @property
-    def total(self) -> Range:
-        """All stages. Upload runs beside environment and base model, so the longer side counts."""
-        side = self.environment + self.base_model
-        beside = Range(max(side.low, self.upload.low), max(side.mid, self.upload.mid), max(side.high, self.upload.high))
-        return self.boot + beside + self.train + self.collect + self.destroy
+    def before_training_s(self) -> Range:
+        """From create to the engine's start. The upload runs beside environment and base model."""
+        return self.boot_s + (self.environment_s + self.base_model_s).beside(self.upload_s)
 
     @property
-    def before_training(self) -> Range:
-        """Until the first optimiser step."""
-        return self.boot + self.environment + self.base_model + self.upload
+    def total_s(self) -> Range:
+        """From create to gone: what is billed."""
+        return self.before_training_s + self.train_s + self.collect_s + self.destroy_s
 
 
-def predict(workload: Workload, offer: Offer) -> Timeline:
-    """Predict every stage of ``workload`` on ``offer``."""
-    rate = images_per_second(workload, offer)
-    images = workload.steps * workload.batch_size
-    train = Range(images / rate.high, images / rate.mid, images / rate.low) + ENGINE_START
-    boot = Range.around(offer.boot_s, 0.5, 3.0) if offer.boot_s is not None else BOOT
+def predict(workload: Workload, offer: Offer, *, home_mbps: float = HOME_MBPS) -> Timeline:
+    """Predict every stage of ``workload`` on ``offer``; ``home_mbps`` is what this computer's line sends."""
     down = max(1.0, offer.down_mbps)
-    up = max(1.0, min(offer.up_mbps, 200.0))
+    up = max(1.0, min(offer.up_mbps, HOST_MBPS_AT_MOST))
     return Timeline(
-        boot=boot,
-        environment=ENVIRONMENT,
-        base_model=_transfer(workload.base_download_bytes, down * HUB_SHARE),
-        upload=_transfer(workload.upload_bytes, min(down, OUR_MBPS)),
-        train=train,
-        collect=_transfer(workload.checkpoint_bytes, up),
-        destroy=TEARDOWN,
+        boot_s=BOOT_S if offer.boot_s is None else Range.around(offer.boot_s, 0.5, 3.0),
+        environment_s=ENVIRONMENT_S,
+        base_model_s=_transfer(workload.base_download_bytes, down * HUB_SHARE),
+        upload_s=_transfer(workload.upload_bytes, min(down, home_mbps)),
+        train_s=step_seconds(workload, offer).times(workload.steps) + ENGINE_START_S,
+        collect_s=_transfer(workload.checkpoint_bytes, up),
+        destroy_s=DESTROY_S,
     )
 
 

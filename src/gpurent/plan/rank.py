@@ -1,0 +1,63 @@
+"""Which offers fit, why the others do not, and what comes first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from gpurent.model import Need, Offer
+from gpurent.money import Usd
+
+RELIABLE_AT_LEAST = 500
+"""Per mille: nobody is held for worse than a coin, whatever a listing says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """An offer that does not fit, and the first reason why."""
+
+    offer: Offer
+    reason: str
+
+
+def why_not(offer: Offer, need: Need) -> str:
+    """First reason why ``offer`` does not meet ``need``, or "" when ``need`` accepts it."""
+    if need.accepts(offer):
+        return ""
+    if not Need(gpus=need.gpus, disk_gb=0).accepts(offer):
+        return f"not {' or '.join(need.gpus)}"
+    if offer.vram_mb < need.min_vram_mb:
+        return f"{offer.vram_mb / 1024:.1f} GB of GPU memory, {need.min_vram_mb / 1024:.1f} needed"
+    if offer.disk_gb < need.disk_gb:
+        return f"{offer.disk_gb} GB of disk, {need.disk_gb} needed"
+    if need.max_hourly is not None and offer.price.hourly(need.disk_gb) > need.max_hourly:
+        return f"{offer.price.hourly(need.disk_gb)}/h with disk, above {need.max_hourly}/h"
+    if offer.reliability < need.min_reliability:
+        return f"reliability {offer.reliability:.1%}, {need.min_reliability:.1%} wanted"
+    return "not in a data centre or secure cloud"
+
+
+def too_short(offer: Offer, seconds: float) -> str:
+    """Say if ``offer`` ends before ``seconds`` are over, or ""."""
+    if offer.max_duration_s is None or offer.max_duration_s >= seconds:
+        return ""
+    return f"to be had for {offer.max_duration_s / 3600:.1f} h at most, {seconds / 3600:.1f} h needed"
+
+
+def expected_cost(once: Usd, reliability: float) -> Usd:
+    """What a finished LoRA costs when a machine may fail and all is done again.
+
+    Of a machine with reliability p, (1 − p) ÷ p attempts fail for each that succeeds; on average half of an attempt's
+    money is gone when it fails.
+    """
+    success = min(1000, max(RELIABLE_AT_LEAST, int(reliability * 1000)))
+    return once + once.scaled(1000 - success, 2 * success)
+
+
+def place(expected: Usd, seconds: float, offer: Offer) -> tuple[Usd, float, str, str]:
+    """Sort key: cheapest to a finished LoRA, then soonest, then by name, so that order never depends on arrival."""
+    return expected, seconds, offer.provider, offer.id
+
+
+def with_memory(need: Need, vram_mb: int) -> Need:
+    """``need`` with the reckoned memory, unless the user asked for a number of their own."""
+    return need if need.min_vram_mb else replace(need, min_vram_mb=vram_mb)
