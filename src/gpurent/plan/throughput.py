@@ -29,7 +29,7 @@ _TFLOP = {
 RECOMPUTE = {"sd15": 1.371, "sdxl": 1.427}
 """Work with full gradient checkpointing ÷ without."""
 SHARE = Range(0.10, 0.22, 0.36)
-OVERHEAD_S = Range(0.05, 0.11, 0.20)
+OVERHEAD_S = Range(0.06, 0.14, 0.22)
 """Seconds per step for SD 1.5 with its 264 adapters."""
 SDXL_OVERHEAD = 2.7
 """SDXL has 722 adapters."""
