@@ -21,7 +21,7 @@ RESTRICT = "GPURENT_PROVIDERS"
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A provider that cannot be used, and why. ``missing_key``: it only lacks a key, which is nothing to worry about."""
+    """A provider that cannot be used, and why. ``missing_key``: it only lacks a key, no cause for worry."""
 
     name: str
     message: str

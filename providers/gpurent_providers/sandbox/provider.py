@@ -39,7 +39,7 @@ class SandboxProvider:
 
     def offers(self, need: Need) -> Sequence[Offer]:
         """What the market would rent now."""
-        query: dict[str, str | int] = {"min_vram_mb": need.min_vram_mb, "min_disk_gb": need.disk_gb, "limit": 100}
+        query: dict[str, str | int] = {"min_vram_mb": need.min_vram_mb, "min_disk_gb": need.disk_gb}
         if need.trusted_only:
             query["trusted"] = "true"
         found = (wire.offer(item) for item in self._pages("/v1/offers", "offers", query))
@@ -85,7 +85,7 @@ class SandboxProvider:
 
     def instances(self) -> Sequence[Instance]:
         """All instances of the account."""
-        return [wire.instance(item) for item in self._pages("/v1/instances", "instances", {"limit": 100})]
+        return [wire.instance(item) for item in self._pages("/v1/instances", "instances", {})]
 
     def destroy(self, ref: str) -> None:
         """Ask for the end of an instance."""

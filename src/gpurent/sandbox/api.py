@@ -131,7 +131,8 @@ class _Api:
             and machine.disk_gb >= _number(query.get("min_disk_gb"), 0)
             and (machine.trusted or query.get("trusted") != "true")
         ]  # fmt: skip
-        return _page(request, "offers", found, _offer_order, offer_json)
+        odd = self._faults.take(Fault.ODD_OFFERS) is not None
+        return _page(request, "offers", found, _offer_order, _odd_offer_json if odd else offer_json)
 
     async def create(self, request: Request) -> Response:
         """Rent a machine."""
@@ -290,6 +291,19 @@ def offer_json(machine: Machine) -> dict[str, object]:
         "boot_s": machine.boot_s,
         "max_duration_s": machine.max_duration_s,
     }
+
+
+def _odd_offer_json(machine: Machine) -> dict[str, object]:
+    """Even machines become unusable, each in its own way; odd ones only strange."""
+    offer = offer_json(machine) | {"region": None, "boot_s": None, "constellation": {"name": ["Lyra"]}}
+    number = int(machine.id[1:])
+    broken: list[dict[str, object]] = [
+        {"price": None},
+        {"gpu": None},
+        {"vram_mb": "plenty"},
+        {"price": {"gpu_hour": "NaN"}},
+    ]
+    return offer | broken[number // 2 % len(broken)] if number % 2 == 0 else offer
 
 
 def instance_json(held: Held, now: float) -> dict[str, object]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 SECRET_HEADERS = frozenset({"authorization", "x-api-key", "api-key", "cookie", "proxy-authorization"})
@@ -34,18 +34,22 @@ class Journal:
         self._entries: list[Entry] = []
         self._lock = threading.Lock()
 
-    def add(
-        self, at: float, method: str, path: str, query: str, status: int, headers: Mapping[str, str], body: bytes
-    ) -> None:
-        """Record one request, its headers and its body (up to 64 KiB) redacted."""
+    def arrived(self, at: float, method: str, path: str, query: str, headers: Mapping[str, str], body: bytes) -> int:
+        """Record a request before it is handled, headers and body (up to 64 KiB) redacted; return its number."""
         shown = {
             name: "[redacted]" if name.lower() in SECRET_HEADERS else self._clean(value)
             for name, value in headers.items()
         }
         text = self._clean(body[:BODY_LIMIT].decode("utf-8", "replace"))
-        entry = Entry(at, method, path, self._clean(query), status, shown, text)
+        entry = Entry(at, method, path, self._clean(query), 0, shown, text)
         with self._lock:
             self._entries.append(entry)
+            return len(self._entries) - 1
+
+    def answered(self, number: int, status: int) -> None:
+        """Complete a record, before the answer is sent (0: none will be), and write it to the file."""
+        with self._lock:
+            entry = self._entries[number] = replace(self._entries[number], status=status)
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(asdict(entry), ensure_ascii=False) + "\n")
 

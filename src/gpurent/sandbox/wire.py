@@ -54,35 +54,39 @@ class Wire:
             await self._app(scope, receive, send)
             return
         body = await _read_body(receive)
-        status = 0
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        query = scope["query_string"].decode("latin-1")
+        number = self._journal.arrived(self._now(), scope["method"], scope["path"], query, headers, body)
+        answered = False
+        scope[CUT] = []
 
         async def watched(message: Message) -> None:
-            nonlocal status
+            nonlocal answered
             if scope[CUT]:
                 return
             if message["type"] == "http.response.start":
-                status = int(message["status"])
+                answered = True
+                self._journal.answered(number, int(message["status"]))
             await send(message)
 
-        at = self._now()
-        scope[CUT] = []
         try:
             await self._faulty(scope, body, receive, watched)
         finally:
+            if not answered:
+                self._journal.answered(number, 0)
             transport = CuttableProtocol.open_transports.get(tuple(scope["client"]))
             if scope[CUT] and transport is not None:
                 transport.abort()
-            headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-            query = scope["query_string"].decode("latin-1")
-            self._journal.add(at, scope["method"], scope["path"], query, status, headers, body)
+                await _gone(receive)
 
     async def _faulty(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
         request = f"{scope['method']} {scope['path']}"
         if scope["path"].startswith("/control/"):
             await self._app(scope, _replay(body, receive), send)
         elif self._faults.take(Fault.HTTP_TIMEOUT, request):
-            while (await receive())["type"] != "http.disconnect":
-                pass
+            await _gone(receive)
+        elif self._faults.take(Fault.HTTP_RESET, request):
+            lose_reply(scope)
         elif self._faults.take(Fault.HTTP_500, request):
             await _answer(send, 500, {}, b'{"error":{"code":"internal","message":"something broke"}}')
         elif rule := self._faults.take(Fault.HTTP_429, request):
@@ -115,6 +119,11 @@ def _replay(body: bytes, receive: Receive) -> Callable[[], Awaitable[Message]]:
         return {"type": "http.request", "body": body, "more_body": False}
 
     return again
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 async def _swallow(message: Message) -> None:

@@ -1,0 +1,16 @@
+"""One sandbox for all conformance tests of a module; each test leaves it empty."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from gpurent.sandbox.server import Sandbox
+from tests.conformance.sandbox_harness import BOOT_S
+
+
+@pytest.fixture(scope="module")
+def market() -> Iterator[Sandbox]:
+    with Sandbox(boot_s=BOOT_S, seed=1) as sandbox:
+        yield sandbox

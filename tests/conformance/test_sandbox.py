@@ -1,0 +1,20 @@
+"""The sandbox adapter keeps the contract of all adapters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+
+from gpurent.sandbox.server import Sandbox
+from gpurent.testing.conformance import ProviderConformance
+from gpurent.testing.harness import ProviderHarness
+from tests.conformance.sandbox_harness import SandboxHarness
+
+
+class TestSandbox(ProviderConformance):
+    @pytest.fixture
+    def harness(self, market: Sandbox) -> Iterator[ProviderHarness]:
+        with closing(SandboxHarness(market)) as harness:
+            yield harness
