@@ -13,9 +13,10 @@ from importlib.metadata import EntryPoint, entry_points
 
 from gpurent.clock import Clock
 from gpurent.errors import GpurentError, MissingCredentials, UsageError
-from gpurent.spi import SPI_VERSION, Facts, Provider, ProviderPlugin
+from gpurent.spi import SPI_VERSION, Connector, Facts, Provider, ProviderPlugin
 
 GROUP = "gpurent.providers"
+CONNECTORS = "gpurent.connectors"
 RESTRICT = "GPURENT_PROVIDERS"
 
 
@@ -127,6 +128,18 @@ def load(
         else:
             opened[name] = Opened(name, provider, plugin.facts)
     return opened, problems
+
+
+def connector(clock: Clock) -> Connector:
+    """The installed way to reach hosts: the first entry point of group ``gpurent.connectors``.
+
+    Raises:
+        UsageError: none is installed.
+    """
+    for point in sorted(entry_points(group=CONNECTORS), key=lambda one: one.name):
+        made: Connector = point.load()(clock)
+        return made
+    raise UsageError("nothing here can reach a rented host", hint="Reinstall gpurent.")
 
 
 def resolve(plugin: ProviderPlugin, given: Mapping[str, str]) -> dict[str, str]:

@@ -1,22 +1,31 @@
-"""``gpurent.toml``: what the user wants every time. Read strictly: a mistyped key is an error that names the nearest."""
+"""``gpurent.toml``: what the user wants every time. Read strictly: a mistyped key is an error that names the nearest.
+
+What the command line says wins over the environment (``GPURENT_BUDGET_MAX``), that over the file, that over defaults.
+"""
 
 from __future__ import annotations
 
 import difflib
 import os
+import re
 import tomllib
+from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 from platformdirs import user_state_path
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from gpurent.errors import ConfigError
+from gpurent.model import Need
 from gpurent.money import ZERO, Usd
 
 FILE = "gpurent.toml"
+REFERENCE = "docs/reference/configuration.md"
 DEFAULT_IMAGE = "pytorch/pytorch:2.8.0-cuda12.8-cudnn9-runtime"
+MIB_PER_SOLD_GB = 940
+"""A card sold as 24 GB lists 22,600 (with error correction) to 24,576 MiB; one sold as 20 GB lists 20,470 at most."""
 
 
 class _Exact(float):
@@ -31,14 +40,20 @@ def dollars(value: object) -> Usd:
         return value
     exact = value.text if isinstance(value, _Exact) else value
     if isinstance(exact, bool) or not isinstance(exact, int | str | Decimal):
-        raise ValueError(f'{value!r} is not an amount of dollars such as 10 or "0.50"')
+        raise ValueError('an amount of dollars such as 10 or "0.50" is expected')
     amount = Usd.parse(exact)
     if amount <= ZERO:
-        raise ValueError(f"{value} is not a positive amount of dollars")
+        raise ValueError("an amount of dollars must be positive")
     return amount
 
 
+def _one_or_more(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
 Dollars = Annotated[Usd, BeforeValidator(dollars)]
+Names = Annotated[list[str], BeforeValidator(_one_or_more)]
+Options = dict[str, str | int | float | bool]
 
 
 class _Section(BaseModel):
@@ -46,74 +61,121 @@ class _Section(BaseModel):
 
 
 class JobSection(_Section):
-    """[job]: which configuration and dataset to use."""
+    """Which configuration and dataset to use; relative paths start at this file's folder."""
 
-    config: str = Field("training_config.toml", description="kohya training configuration")
+    config: str = Field(default="training_config.toml", description="kohya training configuration")
     dataset: str = Field(
-        "", description="folder of <repeats>_<concept> folders; empty: train_data_dir of the configuration"
+        default="",
+        description="folder of `<repeats>_<concept>` folders; empty: `train_data_dir` of the training configuration",
     )
-    output: str = Field("", description="where results go; empty: output_dir of the configuration")
+    output: str = Field(default="", description="where results go; empty: `output_dir` of the training configuration")
+    name: str = Field(default="", description="name of the LoRA; empty: `output_name` of the training configuration")
 
 
 class BudgetSection(_Section):
-    """[budget]: the hard cap of one run."""
+    """The hard cap of one run."""
 
-    max: Dollars | None = Field(None, description="dollars, used when --budget is not given")
-    max_hours: float | None = Field(None, gt=0, description="end a rental after so many hours whatever the budget")
+    max: Dollars | None = Field(default=None, description="what `--budget` would say")
+    max_hours: float | None = Field(
+        default=None, gt=0, allow_inf_nan=False, description="end a rental after so many hours whatever the budget"
+    )
 
 
 class NeedSection(_Section):
-    """[need]: what a machine must offer."""
+    """What a machine must offer."""
 
-    gpu: list[str] = Field([], description='any of these, e.g. ["4090", "A5000"]; empty: any GPU')
-    min_vram_gb: int = Field(0, ge=0, description="0: computed from the job")
-    disk_gb: int = Field(20, ge=1, description="disk to rent")
-    max_hourly: Dollars | None = Field(None, description="dollars per hour, GPU and disk")
-    min_reliability: float = Field(0.95, ge=0, le=1, description="lowest reliability a host may have")
-    trusted_only: bool = Field(False, description="data centres and secure clouds only")
-    image: str = Field(DEFAULT_IMAGE, description="container image with Python >= 3.10 and torch >= 2.4")
+    gpu: Names = Field(default=[], description='any of these, such as `["4090", "A5000"]`; empty: any GPU')
+    min_vram_gb: int = Field(default=0, ge=0, le=1000, description="as cards are sold; 0: reckoned from the job")
+    disk_gb: int = Field(default=20, ge=1, le=100_000, description="disk to rent")
+    max_hourly: Dollars | None = Field(default=None, description="GPU and disk, per hour")
+    min_reliability: float = Field(default=0.95, ge=0, le=1, description="lowest reliability a host may list")
+    trusted_only: bool = Field(default=False, description="data centres and secure clouds only")
+    image: str = Field(default=DEFAULT_IMAGE, description="container image with Python >= 3.10 and torch >= 2.4")
+
+    def as_need(self) -> Need:
+        """The same for planning."""
+        return Need(
+            tuple(name.lower() for name in self.gpu), vram_mb(self.min_vram_gb), self.disk_gb, self.max_hourly,
+            self.min_reliability, self.trusted_only,
+        )  # fmt: skip
 
 
 class LimitsSection(_Section):
-    """[limits]: over all runs of this ledger."""
+    """Over all runs of the ledger."""
 
-    per_day: Dollars | None = Field(None, description="dollars in 24 hours")
-    per_month: Dollars | None = Field(None, description="dollars in 30 days")
+    per_day: Dollars | None = Field(default=None, description="in 24 hours")
+    per_month: Dollars | None = Field(default=None, description="in 30 days")
 
 
 class ProvidersSection(_Section):
-    """[providers]: who is asked."""
+    """Who is asked. `[providers.NAME]` holds a provider's own settings; keys are better kept in the environment."""
 
-    enabled: list[str] = Field([], description="names; empty: every provider that has a key")
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Options]
+
+    enabled: Names = Field(default=[], description="names; empty: every provider that has a key")
+
+    def options(self) -> dict[str, dict[str, str]]:
+        """Every ``[providers.NAME]`` table, values as text."""
+        return {name: {key: _text(value) for key, value in table.items()} for name, table in self._tables().items()}
+
+    def _tables(self) -> dict[str, Options]:
+        return self.__pydantic_extra__ or {}
 
 
 class Settings(_Section):
     """All of ``gpurent.toml``."""
 
-    job: JobSection = JobSection()  # type: ignore[call-arg]
-    budget: BudgetSection = BudgetSection()  # type: ignore[call-arg]
-    need: NeedSection = NeedSection()  # type: ignore[call-arg]
-    limits: LimitsSection = LimitsSection()  # type: ignore[call-arg]
-    providers: ProvidersSection = ProvidersSection()  # type: ignore[call-arg]
+    job: JobSection = JobSection()
+    budget: BudgetSection = BudgetSection()
+    need: NeedSection = NeedSection()
+    limits: LimitsSection = LimitsSection()
+    providers: ProvidersSection = ProvidersSection()
 
 
-def load_settings(folder: Path) -> Settings:
-    """Read ``folder/gpurent.toml``; defaults where there is none.
+def load_settings(folder: Path, environ: Mapping[str, str] | None = None) -> Settings:
+    """Read ``folder/gpurent.toml`` and what the environment overrides; defaults where neither says anything.
+
+    Args:
+        folder: the working folder.
+        environ: instead of the process's environment.
 
     Raises:
-        ConfigError: naming file, key, what was expected and the nearest known key.
+        ConfigError: naming file and line (or variable), key, what was expected and the nearest known key.
     """
     path = folder / FILE
-    if not path.is_file():
-        return Settings()
+    text = _read(path)
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8-sig"), parse_float=_number)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is no valid TOML: {error}", hint="`gpurent init` writes a valid one.") from error
+        document = tomllib.loads(text, parse_float=_number)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is no valid TOML: {error}.", hint="`gpurent init` writes a valid one.") from error
+    variables: dict[tuple[str, ...], str] = {}
+    for section, key, variable in environment_names():
+        raw = (os.environ if environ is None else environ).get(variable, "")
+        table = document.setdefault(section, {})
+        if raw and isinstance(table, dict):
+            table[key] = _from_environment(section, key, raw)
+            variables[section, key] = variable
     try:
         return Settings.model_validate(document)
     except ValidationError as error:
-        raise _explained(path, error) from error
+        raise _explained(path, text, variables, error) from error
+
+
+def environment_names() -> list[tuple[str, str, str]]:
+    """Section, key and environment variable of every setting."""
+    return [
+        (section, key, f"GPURENT_{section}_{key}".upper())
+        for section, outer in Settings.model_fields.items()
+        for key in _model(outer.annotation).model_fields
+    ]
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig") if path.exists() else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}.", hint="It must be a UTF-8 text file.") from error
 
 
 def _number(text: str) -> _Exact:
@@ -122,20 +184,80 @@ def _number(text: str) -> _Exact:
     return exact
 
 
-def _explained(path: Path, error: ValidationError) -> ConfigError:
+def _text(value: str | float | bool) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _from_environment(section: str, key: str, raw: str) -> object:
+    """Give a variable's text the type that its setting has; what does not fit is left for validation to refuse."""
+    annotation = _model(Settings.model_fields[section].annotation).model_fields[key].annotation
+    kinds = {annotation, *get_args(annotation)}
+    if any(getattr(kind, "__origin__", kind) is list for kind in kinds):
+        return [name.strip() for name in raw.split(",") if name.strip()]
+    if bool in kinds:
+        return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}.get(raw.lower(), raw)
+    for kind in (int, float):
+        if kind in kinds:
+            try:
+                return kind(raw)
+            except ValueError:
+                return raw
+    return raw
+
+
+def _model(annotation: Any) -> type[BaseModel]:
+    if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+        raise TypeError(f"{annotation!r} is no section")
+    return annotation
+
+
+def _explained(path: Path, text: str, variables: Mapping[tuple[str, ...], str], error: ValidationError) -> ConfigError:
     first = error.errors(include_url=False)[0]
-    where = [str(part) for part in first["loc"]]
-    key = ".".join(where)
-    if first["type"] != "extra_forbidden":
-        return ConfigError(
-            f"{path}: {key}: {first['msg']}, not {first['input']!r}.", hint="See docs/reference/configuration.md."
-        )
-    model: Any = Settings
+    where = tuple(str(part) for part in first["loc"])
+    variable = variables.get(where[:2])
+    if variable:
+        place = f"environment variable {variable}"
+    else:
+        line = _line(text, where)
+        place = f"{path}, line {line}: {'.'.join(where)}" if line else f"{path}: {'.'.join(where)}"
+    stray = where[0] == "providers" and len(where) == 2 and first["type"] == "dict_type"
+    if first["type"] != "extra_forbidden" and not stray:
+        expected = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ").rstrip(".")
+        return ConfigError(f"{place}: {expected}, not {first['input']!r}.", hint=f"See {REFERENCE}.")
+    known: Mapping[str, Any] = Settings.model_fields
     for part in where[:-1]:
-        model = model.model_fields[part].annotation
-    close = difflib.get_close_matches(where[-1], model.model_fields, n=1)
-    hint = f"Did you mean {close[0]!r}?" if close else f"Known here: {', '.join(model.model_fields)}."
-    return ConfigError(f"{path}: {key} is not a known key.", hint=hint)
+        known = _model(known[part].annotation).model_fields
+    close = difflib.get_close_matches(where[-1], known, n=1)
+    hint = f"Did you mean {close[0]!r}?" if close else f"Known here: {', '.join(known)}."
+    return ConfigError(f"{place} is not a known key.", hint=hint)
+
+
+_HEADER = re.compile(r"\s*\[\s*([\w.\"' -]+?)\s*\]")
+_KEY = re.compile(r"\s*([\w.\"' -]+?)\s*=")
+
+
+def _line(text: str, where: tuple[str, ...]) -> int | None:
+    """Line on which a key, or failing that its table, is written; counted from 1."""
+    table: tuple[str, ...] = ()
+    found = None
+    for number, line in enumerate(text.splitlines(), start=1):
+        header, key = _HEADER.match(line), _KEY.match(line)
+        if header:
+            table = _parts(header[1])
+            if table and where[: len(table)] == table:
+                found = found or number
+        if (header and table == where) or (key and (*table, *_parts(key[1])) == where[: len(table) + 1]):
+            return number
+    return found
+
+
+def _parts(dotted: str) -> tuple[str, ...]:
+    return tuple(part.strip(" \"'") for part in dotted.split("."))
+
+
+def vram_mb(sold_gb: int) -> int:
+    """MiB that a card sold with ``sold_gb`` GB lists at least."""
+    return sold_gb * MIB_PER_SOLD_GB
 
 
 def state_dir() -> Path:
@@ -146,35 +268,50 @@ def state_dir() -> Path:
 
 def describe() -> str:
     """Reference of all keys as Markdown, generated for the documentation."""
-    lines: list[str] = []
+    lines = [
+        "# `gpurent.toml`",
+        "",
+        "<!-- generated by gpurent.settings.describe(); a test keeps it in step -->",
+        "",
+        "Every key is optional. An unknown key is an error. The environment variable wins over the file, and the",
+        "command line over both. Dollars may be a number or a string and are kept exactly.",
+        "`GPURENT_STATE_DIR` moves the ledger and the runs.",
+    ]
+    variables = {(section, key): variable for section, key, variable in environment_names()}
     for section, outer in Settings.model_fields.items():
-        model: Any = outer.annotation
-        lines += [
-            f"## `[{section}]`",
-            "",
-            f"{(model.__doc__ or '').split(': ', 1)[-1].capitalize()}",
-            "",
-            "| key | default | meaning |",
-            "| --- | --- | --- |",
-        ]
+        model = _model(outer.annotation)
+        lines += ["", f"## `[{section}]`", "", f"{model.__doc__}", ""]
+        lines += ["| key | value | default | meaning | environment |", "| --- | --- | --- | --- | --- |"]
         for key, inner in model.model_fields.items():
-            default = (
-                ""
-                if inner.default in (None, "")
-                else f"`{inner.default!r}`".replace("'", '"').replace("False", "false")
-            )
-            lines.append(f"| `{key}` | {default} | {inner.description} |")
-        lines.append("")
-    return "\n".join(lines).rstrip() + "\n"
+            kind = _kind(inner.annotation)
+            default = "" if inner.default in (None, "") else f"`{_toml(inner.default)}`"
+            lines.append(f"| `{key}` | {kind} | {default} | {inner.description} | `{variables[section, key]}` |")
+    return "\n".join(lines) + "\n"
+
+
+def _kind(annotation: Any) -> str:
+    kinds = {annotation, *get_args(annotation)}
+    text = " ".join(map(str, kinds))
+    if "Usd" in text:
+        return "dollars"
+    if "list" in text:
+        return "list of text"
+    return {str: "text", int: "whole number", bool: "true or false"}.get(annotation, "number")
+
+
+def _toml(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 TEMPLATE = """\
 # What gpurent uses when you run it in this folder. Every key is optional; the values shown are the defaults.
+# A key that is commented out has no default.
 
 [job]
 config = "training_config.toml"   # kohya training configuration
 # dataset = "training_data"       # instead of train_data_dir in that file
 # output = "output"               # instead of output_dir in that file
+# name = "my_lora"                # instead of output_name in that file
 
 [budget]
 # max = "10"                      # dollars; what --budget would say. Never more than this is spent on a run.
@@ -182,13 +319,14 @@ config = "training_config.toml"   # kohya training configuration
 
 [need]
 gpu = []                          # e.g. ["4090", "A5000"]; empty: any that fits
+min_vram_gb = 0                   # 0: reckoned from the job
 disk_gb = 20
 min_reliability = 0.95
 trusted_only = false              # true: data centres and secure clouds only
 # max_hourly = "0.80"             # dollars per hour, GPU and disk
 
 [limits]
-# per_day = "20"                  # over all runs
+# per_day = "20"                  # dollars over all runs
 # per_month = "100"
 
 [providers]

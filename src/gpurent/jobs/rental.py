@@ -6,10 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpurent.budget.guard import Deadlines
 from gpurent.budget.events import Kind
+from gpurent.budget.guard import Deadlines
 from gpurent.budget.ledger import Ledger
-from gpurent.budget.reaper import ABSENT_LISTINGS
 from gpurent.clock import Clock
 from gpurent.errors import (
     AuthFailed,
@@ -21,11 +20,12 @@ from gpurent.errors import (
     ProviderError,
     RateLimited,
 )
-from gpurent.jobs.progress import Gone, Notice, Rented, Stage, StageStarted
+from gpurent.jobs.progress import Notice, Rented, Stage, StageStarted
+from gpurent.jobs.teardown import Teardown
 from gpurent.jobs.watch import Tell, Watch
 from gpurent.model import Identity, Instance, Launch, Offer, Phase
 from gpurent.money import Usd
-from gpurent.spi import Connector, Facts, Host, Provider, SupportsCharges, SupportsSelfDestruct
+from gpurent.spi import Connector, Facts, Host, Provider, SupportsSelfDestruct
 
 PRICE_TOLERANCE_PERCENT = 2
 """An instance dearer than its offer by more than this is given back at once."""
@@ -118,7 +118,11 @@ class Rentals:
                 ) from error
             self.ledger.append(run_id, Kind.ADOPTED, tag=tag, ref=found.ref, created_at=found.created_at)
             return found
-        self.ledger.append(run_id, Kind.CREATED, tag=tag, ref=instance.ref, created_at=instance.created_at)
+        now = instance.price.hourly(launch.disk_gb)
+        dearer = now.micros if now != offer.price.hourly(launch.disk_gb) else None
+        self.ledger.append(
+            run_id, Kind.CREATED, tag=tag, ref=instance.ref, created_at=instance.created_at, hourly_micros=dearer
+        )
         return instance
 
     def _search(self, provider: Provider, tag: str, ref: str | None) -> Instance | None:
@@ -170,52 +174,16 @@ class Rentals:
         raise HostUnreachable(f"no SSH on {held.ref} within {boot_s or self.patience.boot_s:.0f} s: {last}")
 
     def destroy(self, held: Held, *, reason: str, give_up: Callable[[], bool] = lambda: False) -> None:
-        """Destroy and see it absent in several complete listings.
-
-        Raises:
-            InDoubt: not confirmed within the patience; the ledger keeps it open for ``reap``.
-        """
-        self.tell(StageStarted(Stage.DESTROY, f"destroying {held.ref}"))
-        provider = self.providers[held.offer.provider]
-        self.ledger.append(held.run_id, Kind.DESTROY_SENT, tag=held.tag, ref=held.ref, reason=reason)
-        until = self.clock.monotonic() + self.patience.destroy_s
-        accepted, absent, wait = False, 0, self.patience.confirm_every_s
-        while absent < ABSENT_LISTINGS:
-            try:
-                if not accepted:
-                    provider.destroy(held.ref)
-                    accepted = True
-                    self.ledger.append(held.run_id, Kind.DESTROY_ACCEPTED, tag=held.tag, ref=held.ref)
-                present = any(held.ref == one.ref or held.tag == one.tag for one in provider.instances())
-                self.ledger.append(held.run_id, Kind.SEEN_PRESENT if present else Kind.SEEN_ABSENT, tag=held.tag)
-                absent = 0 if present else absent + 1
-                accepted = accepted and not present
-                wait = self.patience.confirm_every_s
-            except ProviderError as error:
-                self.ledger.append(held.run_id, Kind.DESTROY_FAILED, tag=held.tag, ref=held.ref, reason=str(error))
-                self.tell(Notice(f"Destroying {held.ref}: {error}; trying again.", warning=True))
-                wait = min(60.0, wait * 2)
-            if absent < ABSENT_LISTINGS:
-                if give_up() or self.clock.monotonic() >= until:
-                    raise InDoubt(
-                        f"{held.offer.provider} has not confirmed the end of {held.ref}.",
-                        refs=(f"{held.offer.provider}:{held.ref}",),
-                        hint="Run `gpurent reap` until it says that nothing is left.",
-                    )
-                self.clock.sleep(wait)
-        self._settle(held, provider)
-
-    def _settle(self, held: Held, provider: Provider) -> None:
-        if isinstance(provider, SupportsCharges):
-            try:
-                charges = provider.charges(held.ref)
-            except ProviderError as error:
-                self.tell(Notice(f"What {held.ref} was billed is not known yet: {error}"))
-            else:
-                if charges is not None:
-                    self.ledger.append(held.run_id, Kind.CHARGED, tag=held.tag, charges=charges)
-        self.ledger.append(held.run_id, Kind.GONE, tag=held.tag)
-        self.tell(Gone(held.ref, held.tag))
+        """Destroy and see it absent in several complete listings. Raises InDoubt as ``Teardown.finish``."""
+        self.tell(StageStarted(Stage.DESTROY, f"destroying {held.ref}: {reason}"))
+        teardown = Teardown(self.ledger, self.providers, self.clock, self.tell)
+        teardown.finish(
+            held.run_id,
+            held.tag,
+            every_s=self.patience.confirm_every_s,
+            patience_s=self.patience.destroy_s,
+            give_up=give_up,
+        )
 
 
 @dataclass(frozen=True, slots=True)

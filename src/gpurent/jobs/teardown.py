@@ -1,0 +1,119 @@
+"""Make rentals end: list, decide (``budget.reaper``), act, again. One way for every caller: a run's own end and reap."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from gpurent.budget.events import Kind
+from gpurent.budget.ledger import Ledger
+from gpurent.budget.reaper import Action, Adopt, ConfirmGone, Destroy, Leave, MarkAbsent, Orphan, reconcile
+from gpurent.budget.state import Rental
+from gpurent.clock import Clock
+from gpurent.errors import InDoubt, ProviderError
+from gpurent.jobs.progress import Gone, Notice
+from gpurent.jobs.watch import Tell
+from gpurent.model import Instance
+from gpurent.spi import Provider, SupportsCharges
+
+Collect = Callable[[Destroy], None]
+
+
+@dataclass(frozen=True)
+class Teardown:
+    """Ends rentals and records every step before it is taken."""
+
+    ledger: Ledger
+    providers: Mapping[str, Provider]
+    clock: Clock
+    tell: Tell
+
+    def listings(self, names: Collection[str]) -> dict[str, Sequence[Instance] | None]:
+        """Complete listings of providers, asked side by side; None for one that did not answer."""
+        with ThreadPoolExecutor() as pool:
+            return dict(zip(names, pool.map(self._listing, names), strict=True))
+
+    def _listing(self, name: str) -> Sequence[Instance] | None:
+        if name not in self.providers:
+            return None
+        try:
+            return self.providers[name].instances()
+        except ProviderError as error:
+            self.tell(Notice(f"{name} could not be listed: {error}", warning=True))
+            return None
+
+    def decide(
+        self, rentals: Sequence[Rental], live_runs: Collection[str], known_tags: Collection[str] = (),
+        also: Collection[str] = (),
+    ) -> tuple[Action, ...]:  # fmt: skip
+        """What is to be done now; asks every provider that holds a rental, and those in ``also``."""
+        names = sorted({rental.provider for rental in rentals} | set(also))
+        return reconcile(rentals, self.listings(names), self.clock.now(), live_runs, known_tags)
+
+    def act(self, actions: Sequence[Action], collect: Collect = lambda _order: None) -> None:
+        """Carry out; what fails is recorded and comes up again in the next round."""
+        for action in actions:
+            match action:
+                case Adopt(tag, run_id, ref):
+                    self.ledger.append(run_id, Kind.ADOPTED, tag=tag, ref=ref)
+                case Destroy():
+                    if action.collect_first:
+                        collect(action)
+                    self._destroy(action)
+                case MarkAbsent(tag, run_id):
+                    self.ledger.append(run_id, Kind.SEEN_ABSENT, tag=tag)
+                case ConfirmGone(tag, run_id, ref):
+                    self._gone(tag, run_id, ref)
+                case Leave() | Orphan():
+                    pass
+
+    def _destroy(self, order: Destroy) -> None:
+        self.ledger.append(order.run_id, Kind.DESTROY_SENT, tag=order.tag, ref=order.ref, reason=order.reason)
+        try:
+            self.providers[order.provider].destroy(order.ref)
+        except ProviderError as error:
+            self.ledger.append(order.run_id, Kind.DESTROY_FAILED, tag=order.tag, ref=order.ref, reason=str(error))
+            self.tell(Notice(f"Destroying {order.ref}: {error}; trying again.", warning=True))
+        else:
+            self.ledger.append(order.run_id, Kind.DESTROY_ACCEPTED, tag=order.tag, ref=order.ref)
+
+    def _gone(self, tag: str, run_id: str, ref: str | None) -> None:
+        rental = next(one for one in self.ledger.run(run_id).rentals if one.tag == tag)
+        provider = self.providers.get(rental.provider)
+        if ref is not None and isinstance(provider, SupportsCharges):
+            try:
+                charges = provider.charges(ref)
+            except ProviderError as error:
+                self.tell(Notice(f"What {ref} was billed is not known yet: {error}"))
+            else:
+                if charges is not None:
+                    self.ledger.append(run_id, Kind.CHARGED, tag=tag, charges=charges)
+        self.ledger.append(run_id, Kind.GONE, tag=tag)
+        self.tell(Gone(ref or "never created", tag))
+
+    def finish(
+        self, run_id: str, tag: str, *, every_s: float, patience_s: float, give_up: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Destroy one rental and see it confirmed absent.
+
+        Raises:
+            InDoubt: not within the patience, or ``give_up`` said so; the ledger keeps it open for ``reap``.
+        """
+        until = self.clock.monotonic() + patience_s
+        wait = every_s
+        while True:
+            rental = next(one for one in self.ledger.run(run_id).rentals if one.tag == tag)
+            if rental.state.over:
+                return
+            if give_up() or self.clock.monotonic() >= until:
+                raise InDoubt(
+                    f"{rental.provider} has not confirmed the end of {rental.ref or rental.tag}.",
+                    refs=(f"{rental.provider}:{rental.ref or rental.tag}",),
+                    hint="Run `gpurent reap` until it says that nothing is left.",
+                )
+            actions = self.decide([rental], live_runs=())
+            self.act(actions)
+            trouble = all(isinstance(action, Leave) for action in actions)
+            wait = min(30.0, wait * 2) if trouble else every_s
+            self.clock.sleep(wait)
