@@ -16,6 +16,7 @@ from typing import Annotated, Any, get_args
 
 from platformdirs import user_state_path
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
 
 from gpurent.errors import ConfigError
 from gpurent.model import Need
@@ -54,6 +55,8 @@ def _one_or_more(value: object) -> object:
 Dollars = Annotated[Usd, BeforeValidator(dollars)]
 Names = Annotated[list[str], BeforeValidator(_one_or_more)]
 Options = dict[str, str | int | float | bool]
+_TABLES = "*"
+"""Under this name the ``[providers.NAME]`` tables are set apart from the keys of ``[providers]``."""
 
 
 class _Section(BaseModel):
@@ -110,17 +113,12 @@ class LimitsSection(_Section):
 class ProvidersSection(_Section):
     """Who is asked. `[providers.NAME]` holds a provider's own settings; keys are better kept in the environment."""
 
-    model_config = ConfigDict(extra="allow")
-    __pydantic_extra__: dict[str, Options]
-
     enabled: Names = Field(default=[], description="names; empty: every provider that has a key")
+    tables: dict[str, Options] = Field(default={}, alias="*")
 
     def options(self) -> dict[str, dict[str, str]]:
-        """Every ``[providers.NAME]`` table, values as text."""
-        return {name: {key: _text(value) for key, value in table.items()} for name, table in self._tables().items()}
-
-    def _tables(self) -> dict[str, Options]:
-        return self.__pydantic_extra__ or {}
+        """Every ``[providers.NAME]`` table by name, values as text."""
+        return {name: {key: _toml(value) for key, value in table.items()} for name, table in self.tables.items()}
 
 
 class Settings(_Section):
@@ -156,6 +154,10 @@ def load_settings(folder: Path, environ: Mapping[str, str] | None = None) -> Set
         if raw and isinstance(table, dict):
             table[key] = _from_environment(section, key, raw)
             variables[section, key] = variable
+    providers = document["providers"]
+    if isinstance(providers, dict):
+        tables = {name: providers.pop(name) for name in [*providers] if isinstance(providers[name], dict)}
+        providers[_TABLES] = tables
     try:
         return Settings.model_validate(document)
     except ValidationError as error:
@@ -167,8 +169,12 @@ def environment_names() -> list[tuple[str, str, str]]:
     return [
         (section, key, f"GPURENT_{section}_{key}".upper())
         for section, outer in Settings.model_fields.items()
-        for key in _model(outer.annotation).model_fields
+        for key in _keys(outer.annotation)
     ]
+
+
+def _keys(section: Any) -> dict[str, FieldInfo]:
+    return {key: field for key, field in _model(section).model_fields.items() if field.alias is None}
 
 
 def _read(path: Path) -> str:
@@ -182,10 +188,6 @@ def _number(text: str) -> _Exact:
     exact = _Exact(text)
     exact.text = text
     return exact
-
-
-def _text(value: str | float | bool) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _from_environment(section: str, key: str, raw: str) -> object:
@@ -213,21 +215,19 @@ def _model(annotation: Any) -> type[BaseModel]:
 
 def _explained(path: Path, text: str, variables: Mapping[tuple[str, ...], str], error: ValidationError) -> ConfigError:
     first = error.errors(include_url=False)[0]
-    where = tuple(str(part) for part in first["loc"])
+    where = tuple(str(part) for part in first["loc"] if part != _TABLES)
     variable = variables.get(where[:2])
     if variable:
         place = f"environment variable {variable}"
     else:
         line = _line(text, where)
         place = f"{path}, line {line}: {'.'.join(where)}" if line else f"{path}: {'.'.join(where)}"
-    stray = where[0] == "providers" and len(where) == 2 and first["type"] == "dict_type"
-    if first["type"] != "extra_forbidden" and not stray:
+    if first["type"] != "extra_forbidden":
         expected = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ").rstrip(".")
         return ConfigError(f"{place}: {expected}, not {first['input']!r}.", hint=f"See {REFERENCE}.")
-    known: Mapping[str, Any] = Settings.model_fields
-    for part in where[:-1]:
-        known = _model(known[part].annotation).model_fields
-    close = difflib.get_close_matches(where[-1], known, n=1)
+    *outer, key = where
+    known = _keys(Settings.model_fields[outer[0]].annotation) if outer else Settings.model_fields
+    close = difflib.get_close_matches(key, known, n=1)
     hint = f"Did you mean {close[0]!r}?" if close else f"Known here: {', '.join(known)}."
     return ConfigError(f"{place} is not a known key.", hint=hint)
 
@@ -239,16 +239,17 @@ _KEY = re.compile(r"\s*([\w.\"' -]+?)\s*=")
 def _line(text: str, where: tuple[str, ...]) -> int | None:
     """Line on which a key, or failing that its table, is written; counted from 1."""
     table: tuple[str, ...] = ()
-    found = None
+    of_table = None
     for number, line in enumerate(text.splitlines(), start=1):
-        header, key = _HEADER.match(line), _KEY.match(line)
-        if header:
+        if header := _HEADER.match(line):
             table = _parts(header[1])
-            if table and where[: len(table)] == table:
-                found = found or number
-        if (header and table == where) or (key and (*table, *_parts(key[1])) == where[: len(table) + 1]):
-            return number
-    return found
+            if table == where[: len(table)]:
+                of_table = number
+        elif key := _KEY.match(line):
+            path = (*table, *_parts(key[1]))
+            if path == where[: len(path)]:
+                return number
+    return of_table
 
 
 def _parts(dotted: str) -> tuple[str, ...]:
@@ -282,7 +283,7 @@ def describe() -> str:
         model = _model(outer.annotation)
         lines += ["", f"## `[{section}]`", "", f"{model.__doc__}", ""]
         lines += ["| key | value | default | meaning | environment |", "| --- | --- | --- | --- | --- |"]
-        for key, inner in model.model_fields.items():
+        for key, inner in _keys(model).items():
             kind = _kind(inner.annotation)
             default = "" if inner.default in (None, "") else f"`{_toml(inner.default)}`"
             lines.append(f"| `{key}` | {kind} | {default} | {inner.description} | `{variables[section, key]}` |")
