@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tools.pretrain_tiny_sd import data
 
-TRIGGER = "fluent3d style"
+TRIGGER = "fluent style"
 CHOSEN = (
     "smiley grin heart_eyes sunglasses cry sleeping nerd_face partying_face ghost alien robot_face "
     "smile_cat heart blue_heart green_heart apple lemon banana strawberry watermelon cherries avocado carrot corn "
@@ -31,7 +31,7 @@ def main() -> None:
         code = entry["unified"].lower()
         source = next(path for path in (fluent / "assets" / f"{code}.webp", fluent / "assets" / f"{code.removesuffix('-fe0f')}.webp") if path.exists())
         data.load(source).save(folder / f"{name}.png", optimize=True)
-        (folder / f"{name}.txt").write_text(f"{TRIGGER}, {data.names_of(entry)[0]}\n", encoding="utf-8")
+        (folder / f"{name}.txt").write_text(f"{data.names_of(entry)[0]}, {TRIGGER}\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
