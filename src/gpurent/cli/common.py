@@ -1,0 +1,63 @@
+"""What several commands share: opening the broker, finding job and run, the warning about rentals in doubt."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from gpurent.broker import Broker
+from gpurent.dataset.job import Job, find_config
+from gpurent.errors import UsageError
+from gpurent.sandbox.address import discover
+from gpurent.settings import state_dir
+
+
+def sandbox_dir() -> Path:
+    """State folder of the sandbox that ``gpurent sandbox up`` runs."""
+    return state_dir() / "sandbox"
+
+
+def open_broker() -> Broker:
+    """A broker on the working folder's settings; a sandbox that runs on this computer is found by itself."""
+    if "GPURENT_SANDBOX_URL" not in os.environ:
+        address = discover(sandbox_dir())
+        if address is not None:
+            os.environ.update(address.env())
+    return Broker()
+
+
+def read_job(broker: Broker, config: Path | None, dataset: Path | None, output: Path | None, *, quiet: bool) -> Job:
+    """Check configuration and dataset, with a progress bar over the pictures."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    chosen = broker.settings.job
+    path = config or (Path(chosen.config) if Path(chosen.config).is_file() else find_config(Path.cwd()))
+    folder = dataset or (Path(chosen.dataset) if chosen.dataset else None)
+    target = output or (Path(chosen.output) if chosen.output else None)
+    with Progress(console=Console(stderr=True), transient=True, disable=quiet) as bar:
+        task = bar.add_task("Checking images", total=None)
+        return Job.from_config(
+            path, dataset=folder, output=target,
+            on_checked=lambda done, total: bar.update(task, completed=done, total=total),
+        )  # fmt: skip
+
+
+def latest_run(broker: Broker, run_id: str | None) -> str:
+    """The given run, or the latest. Raises UsageError when there is none."""
+    if run_id is not None:
+        return broker.ledger.run(run_id).id
+    runs = broker.ledger.runs()
+    if not runs:
+        raise UsageError("no run was ever started here", hint="`gpurent train --budget 10` starts one.")
+    return runs[-1].id
+
+
+def in_doubt(broker: Broker) -> list[str]:
+    """Rentals that nobody looks after and that may still cost money, as ``provider:ref``."""
+    alive = broker.live_runs()
+    return [
+        f"{rental.provider}:{rental.ref or rental.tag} (run {rental.run_id})"
+        for rental in broker.ledger.open_rentals()
+        if rental.run_id not in alive
+    ]

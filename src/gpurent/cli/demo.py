@@ -1,0 +1,87 @@
+"""``gpurent demo``: the main job, all of it real but the money."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from gpurent.broker import Broker
+from gpurent.cli import output
+from gpurent.cli.conducting import conduct
+from gpurent.cli.train import describe
+from gpurent.dataset.job import Job
+from gpurent.errors import JobFailed, UsageError
+from gpurent.money import Usd
+from gpurent.plan.quote import Quote, QuoteRow
+
+BUDGET = Usd.parse("1")
+STRENGTHS = "0.5,0.7,0.8,1.0"
+
+
+def run(example: Path, target: Path) -> int:
+    """Sandbox up, quote, train, receipt, picture, sandbox down."""
+    prompts = example / "prompts.toml"
+    if not prompts.is_file():
+        raise UsageError(
+            f"{prompts} does not exist", hint="Run `make demo` in a checkout of gpurent, or pass --example."
+        )
+    try:
+        from gpurent.sandbox.server import Sandbox
+    except ImportError as error:
+        raise UsageError(
+            f"the sandbox is not installed ({error.name} is missing)", hint="pip install 'gpurent[sandbox]'"
+        ) from error
+
+    target = target.resolve()
+    job = Job.from_config(example / "training_config.toml", output=target)
+    describe(job)
+    with Sandbox() as sandbox:
+        os.environ.update(sandbox.env())
+        with Broker(home=target / "state") as broker:
+            status = conduct(
+                broker,
+                lambda tell, interrupt: broker.train(job, budget=BUDGET, consent=_show, tell=tell, interrupt=interrupt),
+                as_json=False,
+            )
+        alive = sandbox.truth()
+    if status != 0:
+        return status
+    output.console.print(f"The market's own books: {len(alive)} instances alive.")
+    picture = target / "grid.png"
+    _draw(job, target / f"{job.name}.safetensors", prompts, picture)
+    output.console.print(f"Base and LoRA side by side: {picture}", soft_wrap=True)
+    _open(picture)
+    return 0
+
+
+def _show(quote: Quote, _best: QuoteRow) -> bool:
+    output.print_quote(quote, 5)
+    return True
+
+
+def _draw(job: Job, lora: Path, prompts: Path, picture: Path) -> None:
+    """In a process of its own: only the engine knows torch."""
+    base = job.base_model.files[0][0].parent if job.base_model.files else Path(job.base_model.name)
+    output.console.print("Drawing five prompts at five strengths through diffusers …")
+    command = [
+        sys.executable, "-W", "ignore", "-m", "gpurent_engine", "grid", "--base", str(base), "--lora", str(lora),
+        "--prompts", str(prompts), "--strengths", STRENGTHS, "--out", str(picture),
+    ]  # fmt: skip
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    if ended.returncode != 0:
+        raise JobFailed(
+            f"the picture could not be drawn: {ended.stderr.strip()[-300:]}", hint="pip install 'gpurent[engine]'"
+        )
+
+
+def _open(picture: Path) -> None:
+    """Show it where there is a screen; the path was printed anyway."""
+    opener = {"darwin": ["open"], "win32": ["explorer"]}.get(sys.platform, ["xdg-open"])
+    if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        return
+    try:
+        subprocess.Popen([*opener, str(picture)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    except OSError as error:
+        output.notes.print(f"It could not be opened here: {error}", style="dim")

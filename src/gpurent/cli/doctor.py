@@ -1,0 +1,52 @@
+"""``gpurent doctor``."""
+
+from __future__ import annotations
+
+import importlib.util
+import platform
+import shutil
+
+from gpurent import __version__
+from gpurent.cli import output
+from gpurent.cli.common import in_doubt, open_broker
+from gpurent.errors import ProviderError
+from gpurent.model import Need
+from gpurent.spi import SupportsBalance
+
+
+def run(*, as_json: bool) -> int:
+    """Check what a rental depends on; exit 1 when something that is needed fails."""
+    checks: list[tuple[str, bool, str]] = [
+        ("gpurent", True, f"{__version__} on Python {platform.python_version()}"),
+    ]
+    with open_broker() as broker:
+        broker.home.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(broker.home).free / 1e9
+        checks.append(("state folder", free > 0.5, f"{broker.home}, {free:.0f} GB free"))
+        doubtful = in_doubt(broker)
+        checks.append(
+            ("ledger", not doubtful, "in doubt: " + ", ".join(doubtful) if doubtful else "readable, nothing in doubt")
+        )
+        for name, opened in broker.opened.items():
+            try:
+                count = len(opened.provider.offers(Need()))
+                balance = (
+                    f", balance {opened.provider.balance()}" if isinstance(opened.provider, SupportsBalance) else ""
+                )
+                checks.append((name, True, f"answers, {count} offers{balance}"))
+            except ProviderError as error:
+                checks.append((name, False, f"{error} {error.hint}"))
+        checks += [(one.name, False, f"{one.message}. {one.hint}") for one in broker.problems]
+        engine = importlib.util.find_spec("torch") is not None
+        checks.append(("local engine", True, "installed" if engine else "not installed; only sample grids need it"))
+        usable = bool(broker.opened)
+    if as_json:
+        output.print_json([{"check": name, "ok": good, "detail": detail} for name, good, detail in checks])
+    else:
+        for name, good, detail in checks:
+            output.console.print(
+                f"{'ok ' if good else '-- '} {name}: {detail}", style=None if good else "yellow", soft_wrap=True
+            )
+        if not usable:
+            output.console.print("No provider is ready: quotes come from the price table, and nothing can be rented.")
+    return 0 if usable and not doubtful else 1

@@ -1,0 +1,67 @@
+"""Where errors become messages and exit codes; nowhere else."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from gpurent.errors import BudgetReached, GpurentError, InDoubt, Interrupted, NoOffer, UsageError
+
+CODES: tuple[tuple[int, str], ...] = (
+    (0, "Done; nothing runs any more."),
+    (1, "Failed; nothing runs any more."),
+    (2, "The command line, a file or a key is wrong; nothing was rented."),
+    (3, "No offer fits need and budget; nothing was rented."),
+    (4, "The budget ended the run; what was finished is at home and nothing runs."),
+    (5, "Something may still run: `gpurent status` shows it, `gpurent reap` ends it."),
+    (130, "Interrupted by you; nothing runs any more."),
+)
+"""Every exit code with its meaning. A code not listed here is a failure."""
+
+_BY_ERROR: tuple[tuple[type[GpurentError], int], ...] = (
+    (InDoubt, 5), (Interrupted, 130), (BudgetReached, 4), (NoOffer, 3), (UsageError, 2),
+)  # fmt: skip
+
+
+def code_of(error: GpurentError) -> int:
+    """Exit code of an error."""
+    return next((code for kind, code in _BY_ERROR if isinstance(error, kind)), 1)
+
+
+def run(command: Callable[[], Any], *, as_json: bool) -> int:
+    """Call the command line and turn what it raises into words on standard error and an exit code."""
+    import click
+
+    try:
+        result = command()
+        return result if isinstance(result, int) else 0
+    except GpurentError as error:
+        _say(error, as_json)
+        return code_of(error)
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except click.ClickException as error:
+        error.show()
+        return 2
+    except (KeyboardInterrupt, click.exceptions.Abort):
+        print("Interrupted; nothing was rented by this command.", file=sys.stderr)
+        return 130
+
+
+def _say(error: GpurentError, as_json: bool) -> None:
+    if as_json:
+        record = {"error": type(error).__name__, "message": str(error), "hint": error.hint, "exit_code": code_of(error)}
+        enough = getattr(error, "enough", None)
+        print(json.dumps(record | ({"enough_micros": enough} if enough is not None else {})), file=sys.stderr)
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(stderr=True, highlight=False)
+    console.print(Text.assemble(("error: ", "bold red"), str(error)), soft_wrap=True)
+    for ref in getattr(error, "refs", ()):
+        console.print(Text(f"  may still run: {ref}"), soft_wrap=True)
+    if error.hint:
+        console.print(Text.assemble(("hint: ", "bold"), error.hint), soft_wrap=True)

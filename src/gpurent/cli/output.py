@@ -1,0 +1,146 @@
+"""Tables, JSON and words for people."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from gpurent.broker import RunView, Trained
+from gpurent.money import Usd
+from gpurent.plan.quote import Quote, QuoteRow
+from gpurent.plan.ranges import Range
+from gpurent.report.receipt import Receipt
+
+console = Console(highlight=False)
+notes = Console(stderr=True, highlight=False)
+
+
+def print_json(document: Any) -> None:
+    """One JSON document on standard output."""
+    print(json.dumps(document, indent=2, default=str))
+
+
+def duration(seconds: float) -> str:
+    """``75`` → ``1m15``, ``5400`` → ``1h30``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}"
+    return f"{whole // 3600}h{whole % 3600 // 60:02d}"
+
+
+def print_quote(quote: Quote, limit: int) -> None:
+    """The ranked table with its notes."""
+    work = quote.workload
+    title = f"{work.name}: {work.images} images, {work.steps} steps of {work.batch_size} at {work.width}×{work.height}"
+    if quote.source == "table":
+        title += f"\nTYPICAL PRICES of {quote.dated}; nothing here can be rented"
+    elif quote.source == "sandbox":
+        title += "\nPLAY MONEY on the local sandbox"
+    table = Table(
+        title=title, title_justify="left", header_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0)
+    )
+    for heading, justify in (("provider", "left"), ("GPU", "left"), ("memory", "right"), ("per hour", "right")):
+        table.add_column(heading, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    table.add_column("time (low–high)", justify="right", no_wrap=True)
+    table.add_column("all-in cost (low–high)", justify="right", no_wrap=True)
+    table.add_column("reliable", justify="right", no_wrap=True)
+    for row in quote.rows[:limit]:
+        offer, total = row.offer, row.timeline.total_s
+        table.add_row(
+            offer.provider, offer.gpu, f"{offer.vram_mb / 1024:.0f} GB", row.hourly.rounded(3),
+            f"{duration(total.mid)} ({duration(total.low)}–{duration(total.high)})",
+            f"{row.mid.total.rounded()} ({row.low.total.rounded()}–{row.high.total.rounded()})",
+            f"{offer.reliability:.1%}",
+        )  # fmt: skip
+    console.print(table)
+    if len(quote.rows) > limit:
+        console.print(f"… and {len(quote.rows) - limit} more (--limit)", style="dim")
+    for note in quote.notes:
+        console.print(note, style="dim")
+
+
+def quote_dict(quote: Quote, limit: int) -> dict[str, Any]:
+    """JSON of a quote; amounts are micro-dollars, times seconds."""
+    return {
+        "source": quote.source,
+        "dated": quote.dated,
+        "notes": list(quote.notes),
+        "workload": {"name": quote.workload.name, "images": quote.workload.images, "steps": quote.workload.steps},
+        "offers": [_row_dict(row) for row in quote.rows[:limit]],
+        "rejected": [
+            {"provider": one.offer.provider, "gpu": one.offer.gpu, "reason": one.reason} for one in quote.rejected
+        ],
+    }
+
+
+def _row_dict(row: QuoteRow) -> dict[str, Any]:
+    def span(one: Range) -> list[float]:
+        return [round(one.low, 1), round(one.mid, 1), round(one.high, 1)]
+
+    return {
+        "provider": row.offer.provider, "id": row.offer.id, "gpu": row.offer.gpu, "vram_mb": row.offer.vram_mb,
+        "hourly_micros": row.hourly.micros, "reliability": row.offer.reliability,
+        "total_s": span(row.timeline.total_s), "train_s": span(row.timeline.train_s),
+        "cost_micros": [row.low.total.micros, row.mid.total.micros, row.high.total.micros],
+        "budget_asked_micros": row.asks.micros,
+    }  # fmt: skip
+
+
+def print_receipt(receipt: Receipt, *, play: bool = False) -> None:
+    """The bill."""
+    money = "play dollars" if play else "dollars"
+    table = Table(
+        title=f"Receipt of {receipt.run_id} ({receipt.outcome or 'still open'}), in {money}", title_justify="left",
+        header_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0),
+    )  # fmt: skip
+    for heading in ("", "our reckoning", "provider billed"):
+        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
+    for row in receipt.render_rows():
+        table.add_row(*row)
+    console.print(table)
+    for artefact in receipt.artefacts:
+        console.print(f"{artefact.path}  {artefact.size / 1e6:.2f} MB  sha256 {artefact.sha256[:12]}…", soft_wrap=True)
+    if not receipt.settled:
+        notes.print("Not settled: a rental of this run may still cost money. `gpurent reap` ends it.", style="yellow")
+
+
+def print_status(views: list[RunView], now: float) -> None:
+    """One line a run, one a rental."""
+    if not views:
+        console.print("Nothing runs.")
+        return
+    for view in views:
+        run = view.run
+        state = run.outcome or ("training" if view.client_alive else "client is gone")
+        progress = f", step {run.last_progress.step}/{run.last_progress.total}" if run.last_progress else ""
+        console.print(f"{run.id}  {run.name}  {state}{progress}  {view.spent.rounded(4)} of {run.budget.rounded()}")
+        for rental in run.rentals:
+            if run.outcome is None or not rental.state.over:
+                left = duration(max(0.0, rental.hard_deadline - now))
+                ends = "" if rental.state.over else f", ends at the latest in {left}"
+                console.print(
+                    f"  {rental.provider}:{rental.ref or rental.tag}  {rental.offer.gpu}  {rental.state}{ends}"
+                )
+
+
+def print_result(trained: Trained, *, play: bool) -> None:
+    """What came home and what it cost."""
+    print_receipt(trained.receipt, play=play)
+
+
+def trained_dict(trained: Trained) -> dict[str, Any]:
+    """JSON of a finished run."""
+    return {
+        "run_id": trained.run_id, "stopped": trained.stopped, "final_loss": trained.final_loss,
+        "files": [str(path) for path in trained.files], "receipt": trained.receipt.to_dict(),
+    }  # fmt: skip
+
+
+def shown(amount: Usd) -> str:
+    """Dollars with four decimals: cents are too coarse to watch."""
+    return amount.rounded(4)

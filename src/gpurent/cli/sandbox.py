@@ -1,0 +1,55 @@
+"""``gpurent sandbox``."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from gpurent.cli import output
+from gpurent.cli.common import sandbox_dir
+from gpurent.errors import UsageError
+from gpurent.sandbox.address import discover
+
+if TYPE_CHECKING:
+    from gpurent.sandbox.faults import Rule
+
+
+def up(port: int, faults: list[str]) -> int:
+    """Serve until Ctrl-C."""
+    try:
+        from gpurent.sandbox.server import run_forever
+    except ImportError as error:
+        raise UsageError(
+            f"the sandbox is not installed ({error.name} is missing)", hint="pip install 'gpurent[sandbox]'"
+        ) from error
+
+    output.console.print(
+        f"The sandbox serves from {sandbox_dir()}; gpurent commands on this computer find it. Ctrl-C ends it."
+    )
+    output.console.print("In another terminal: gpurent sandbox env, gpurent doctor, gpurent train --budget 1")
+    run_forever(port=port, state_dir=sandbox_dir(), faults=[_rule(text) for text in faults])
+    return 0
+
+
+def env() -> int:
+    """Print ``export`` lines."""
+    address = discover(sandbox_dir())
+    if address is None:
+        raise UsageError("no sandbox is running", hint="`gpurent sandbox up` starts one.")
+    for name, value in address.env().items():
+        print(f"export {name}={value}")
+    return 0
+
+
+def _rule(text: str) -> Rule:
+    from gpurent.sandbox.faults import FAULTS, Rule
+
+    match = re.fullmatch(r"([a-z_0-9]+)(?::(?:p=([0-9.]+)|(\d+)))?(?:=([0-9.]+))?", text)
+    if match is None or match[1] not in FAULTS:
+        raise UsageError(
+            f"{text!r} is not a fault", hint=f"Faults: {', '.join(sorted(FAULTS))}; e.g. http_500:2 or http_429:p=0.1."
+        )
+    return Rule(
+        match[1], times=int(match[3]) if match[3] else None, p=float(match[2]) if match[2] else 1.0,
+        value=float(match[4]) if match[4] else None,
+    )  # fmt: skip

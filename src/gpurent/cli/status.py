@@ -1,0 +1,35 @@
+"""``gpurent status``."""
+
+from __future__ import annotations
+
+from gpurent.cli import output
+from gpurent.cli.common import in_doubt, open_broker
+
+
+def run(*, all_runs: bool, as_json: bool) -> int:
+    """Show runs from the ledger; exit 5 while something runs that nobody looks after."""
+    with open_broker() as broker:
+        views = [view for view in broker.status() if all_runs or view.run.outcome is None or view.run.open_rentals]
+        doubtful = in_doubt(broker)
+        if as_json:
+            output.print_json({
+                "runs": [
+                    {
+                        "run_id": view.run.id, "name": view.run.name, "outcome": view.run.outcome,
+                        "client_alive": view.client_alive, "spent_micros": view.spent.micros,
+                        "budget_micros": view.run.budget.micros,
+                        "rentals": [
+                            {"provider": one.provider, "ref": one.ref, "tag": one.tag, "state": one.state,
+                             "hard_deadline": one.hard_deadline}
+                            for one in view.run.rentals
+                        ],
+                    }
+                    for view in views
+                ],
+                "in_doubt": doubtful,
+            })  # fmt: skip
+        else:
+            output.print_status(views, broker.clock.now())
+            for ref in doubtful:
+                output.notes.print(f"Nobody looks after {ref}: `gpurent attach` or `gpurent reap`.", style="yellow")
+    return 5 if doubtful else 0

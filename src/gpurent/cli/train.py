@@ -1,0 +1,89 @@
+"""``gpurent train``."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.prompt import Confirm
+
+from gpurent.cli import output
+from gpurent.cli.common import in_doubt, open_broker, read_job
+from gpurent.cli.conducting import conduct
+from gpurent.cli.quote import NeedOptions
+from gpurent.dataset.job import Job
+from gpurent.errors import UsageError
+from gpurent.money import Usd
+from gpurent.plan.quote import Quote, QuoteRow, require_offer
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """Options of the command."""
+
+    budget: Usd | None
+    config: Path | None
+    dataset: Path | None
+    output: Path | None
+    need: NeedOptions
+    dry_run: bool
+    yes: bool
+    as_json: bool
+
+
+def run(options: TrainOptions) -> int:
+    """Check everything, ask, then let the broker do it."""
+    with open_broker() as broker:
+        budget = options.budget or broker.settings.budget.max
+        if budget is None:
+            raise UsageError("no budget", hint="Say what you would spend at most: gpurent train --budget 10.")
+        job = read_job(broker, options.config, options.dataset, options.output, quiet=options.as_json)
+        if not options.as_json:
+            describe(job)
+        need = options.need.over(broker.need)
+        if options.dry_run:
+            quote = broker.quote(job, need, budget=budget)
+            output.print_json(output.quote_dict(quote, 5)) if options.as_json else output.print_quote(quote, 5)
+            require_offer(quote, budget)
+            return 0
+        for ref in in_doubt(broker):
+            output.notes.print(
+                f"Warning: {ref} of an earlier run may still cost money; `gpurent reap` ends it.", style="yellow"
+            )
+
+        def consent(quote: Quote, best: QuoteRow) -> bool:
+            return _consent(quote, best, budget, options)
+
+        return conduct(
+            broker,
+            lambda tell, interrupt: broker.train(
+                job, budget=budget, need=need, consent=consent, tell=tell, interrupt=interrupt
+            ),
+            as_json=options.as_json,
+        )
+
+
+def describe(job: Job) -> None:
+    """What will be trained, and what is doubtful about it."""
+    length, spec = job.length, job.spec
+    output.console.print(
+        f"{job.name}: {len(job.dataset.images)} images, {length.epochs} epochs of {length.steps_per_epoch} steps, "
+        f"batch {spec.train_batch_size}, rank {spec.network_dim}, base model {job.base_model.name}"
+    )
+    for warning in job.warnings:
+        output.console.print(f"note: {warning}", style="yellow", markup=False)
+
+
+def _consent(quote: Quote, best: QuoteRow, budget: Usd, options: TrainOptions) -> bool:
+    if options.as_json and not options.yes:
+        raise UsageError("--json cannot ask", hint="Add --yes to agree beforehand.")
+    if not options.as_json:
+        output.print_quote(quote, 5)
+    if options.yes:
+        return True
+    if not sys.stdin.isatty():
+        raise UsageError("nobody is there to be asked", hint="Add --yes to agree beforehand.")
+    return Confirm.ask(
+        f"Rent {best.offer.gpu} on {best.offer.provider}, expected {best.mid.total.rounded()}, at most {budget.rounded()}?"
+    )
