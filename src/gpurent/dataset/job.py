@@ -3,27 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Self
 
 from gpurent.dataset import base, pictures
 from gpurent.dataset.manifest import listed
-from gpurent.errors import ConfigError, DatasetError, UsageError
+from gpurent.errors import ConfigError, DatasetError
 from gpurent.model import Workload
 from gpurent.plan.typical import BYTES_PER_RANK
 from gpurent.spi import LocalFile
 from gpurent_engine import buckets, data
 from gpurent_engine.spec import SpecError, TrainSpec, load_spec
 
-CONFIG_NAMES = ("training_config.toml",)
 Progressed = Callable[[int, int], None]
+
+
+def _quiet(*_numbers: int) -> None:
+    """Tell nobody."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """Facts about a checked job, for people."""
+
+    concepts: tuple[tuple[str, int, int], ...]
+    """Name, repeats and images of each folder."""
+    images: int
+    captions: int
+    smallest: tuple[int, int]
+    """Width and height of the image with the fewest pixels."""
+    largest: tuple[int, int]
+    epochs: int
+    steps: int
+    base_model: str
+    upload_bytes: int
+    download_bytes: int
+    """What the host pulls by itself."""
+    warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Job:
-    """What to train, from which files, and where results go. Build it with ``from_config`` or ``find``."""
+    """What to train, from which files, and where results go. Build it with ``from_config`` or ``find_job``."""
 
     name: str
     config_path: Path
@@ -31,51 +54,42 @@ class Job:
     dataset: data.Dataset
     base_model: base.BaseModel
     output_dir: Path
-    warnings: tuple[str, ...] = field(default=())
+    warnings: tuple[str, ...] = ()
 
     @classmethod
     def from_config(
-        cls, config: Path, *, dataset: Path | None = None, output: Path | None = None,
-        on_checked: Progressed = lambda _done, _total: None,
+        cls, config_path: Path, *, dataset: Path | None = None, output: Path | None = None, name: str | None = None,
+        on_checked: Progressed = _quiet,
     ) -> Self:  # fmt: skip
         """Read and check everything. Relative paths in the file start at the file's folder.
 
         Args:
-            config: a kohya ``training_config.toml``.
-            dataset, output: override ``train_data_dir`` and ``output_dir``.
+            config_path: a kohya ``training_config.toml``.
+            dataset: instead of ``train_data_dir``.
+            output: instead of ``output_dir``.
+            name: instead of ``output_name``.
             on_checked: called with pictures decoded so far and in all.
 
         Raises:
-            ConfigError: the file is missing, a key is wrong, or the base model is not where it says.
+            ConfigError: the file is missing, a key is wrong, or the base model is not what it has to be.
             DatasetError: folder, picture or caption is missing or cannot be read.
         """
-        spec = read_spec(config)
-        here = config.resolve().parent
-        root = dataset or (here / spec.train_data_dir if spec.train_data_dir else None)
-        if root is None:
-            raise ConfigError(
-                f"{config} names no dataset: train_data_dir is missing.", hint="Set it, or pass --dataset FOLDER."
-            )
-        try:
-            found = data.scan(root.resolve(), spec.caption_extension)
-        except data.DataError as error:
-            raise DatasetError(f"{error.path}: {error.message}", hint=error.hint) from error
+        config = config_path.absolute()
+        spec = _named(read_spec(config), name)
+        here = config.parent
         model = base.resolve(spec.pretrained_model_name_or_path, here, config)
+        root = dataset or (here / Path(spec.train_data_dir).expanduser() if spec.train_data_dir else None)
+        if root is None:
+            raise ConfigError(f"{config}: train_data_dir is missing.", hint="Set it, or pass --dataset FOLDER.")
+        found = _scanned(root.absolute(), spec)
         warnings = [message for _, message in spec.warnings]
+        if isinstance(model, base.HubId) and model.remark:
+            warnings.append(model.remark)
+        if spec.mixed_precision == "no":
+            warnings.append('mixed_precision is "no": float32 needs twice the memory and more than twice the time.')
         warnings += pictures.check(found, spec, on_checked)
-        return cls(
-            spec.output_name, config.resolve(), spec, found, model, (output or here / spec.output_dir).resolve(),
-            tuple(warnings),
-        )  # fmt: skip
-
-    @classmethod
-    def find(cls, folder: Path, *, on_checked: Progressed = lambda _done, _total: None) -> Self:
-        """Use the configuration that lies in ``folder``.
-
-        Raises:
-            UsageError: there is none; says what was looked for.
-        """
-        return cls.from_config(find_config(folder), on_checked=on_checked)
+        target = output or here / Path(spec.output_dir).expanduser()
+        return cls(spec.output_name, config, spec, found, model, target.absolute(), tuple(warnings))
 
     @property
     def data_dir(self) -> Path:
@@ -95,38 +109,85 @@ class Job:
     @cached_property
     def length(self) -> buckets.Length:
         """Batches, epochs and optimiser steps."""
-        images = self.dataset.images
-        return buckets.length(self.spec, [(one.width, one.height) for one in images], self.dataset.repeats)
+        sizes = [(one.width, one.height) for one in self.dataset.images]
+        return buckets.length(self.spec, sizes, self.dataset.repeats)
 
-    def upload_files(self) -> tuple[LocalFile, ...]:
-        """Dataset and, if it comes from here, base model, with digests; targets are relative to the job's folder."""
+    @cached_property
+    def paths(self) -> dict[Path, str]:
+        """Every file to send, with its target relative to the job's folder on the host."""
         paths = {path: f"data/{path.relative_to(self.data_dir).as_posix()}" for path in self._data_paths()}
-        paths |= {path: f"{self.base_target}/{inside}".rstrip("/") for path, inside in self.base_model.files}
-        return listed(paths)
+        return paths | {path: f"{self.base_target}/{inside}".rstrip("/") for path, inside in self.base_model.files}
 
     def _data_paths(self) -> list[Path]:
-        captions = [image.caption_path for image in self.dataset.images if image.caption_path is not None]
-        return [*(image.path for image in self.dataset.images), *captions]
+        images = self.dataset.images
+        return [*(one.path for one in images), *(one.caption_path for one in images if one.caption_path is not None)]
+
+    @cached_property
+    def upload_bytes(self) -> int:
+        """Bytes of everything to send."""
+        return sum(path.stat().st_size for path in self.paths)
+
+    def upload_files(self, on_bytes: Callable[[int], None] = _quiet) -> tuple[LocalFile, ...]:
+        """The manifest: dataset and, if it comes from here, base model, with digests.
+
+        Args:
+            on_bytes: called with bytes hashed since the last call; ``upload_bytes`` is the sum.
+
+        Raises:
+            DatasetError: a file has gone since it was checked.
+        """
+        return listed(self.paths, on_bytes)
 
     @property
     def workload(self) -> Workload:
         """What planning needs to know."""
-        spec, length = self.spec, self.length
-        every = spec.save_every_n_epochs
-        saved = 1 + ((length.epochs - 1) // every if every else 0)
-        if spec.save_every_n_steps:
-            saved += (length.steps - 1) // spec.save_every_n_steps
-        family = self.base_model.family
-        upload = sum(path.stat().st_size for path in self._data_paths())
-        upload += sum(path.stat().st_size for path, _ in self.base_model.files)
+        spec, length, family = self.spec, self.length, self.base_model.family
+        saved = _checkpoints(spec, length)
+        full = 2 if spec.save_precision == "float" else 1
         return Workload(
-            name=self.name, family=family, images=len(self.dataset.images), steps=length.steps, epochs=length.epochs,
-            batch_size=spec.train_batch_size * spec.gradient_accumulation_steps, width=spec.resolution[0],
-            height=spec.resolution[1], network_dim=spec.network_dim, train_text_encoder=spec.train_text_encoder,
+            name=self.name, family=family, images=len(self.dataset.images),
+            steps=length.steps * spec.gradient_accumulation_steps, epochs=length.epochs,
+            batch_size=spec.train_batch_size, width=spec.resolution[0], height=spec.resolution[1],
+            network_dim=spec.network_dim, train_text_encoder=spec.train_text_encoder,
             gradient_checkpointing=spec.gradient_checkpointing, checkpoints=saved,
-            checkpoint_bytes=saved * spec.network_dim * BYTES_PER_RANK[family], upload_bytes=upload,
-            base_download_bytes=self.base_model.download_bytes,
+            checkpoint_bytes=saved * spec.network_dim * BYTES_PER_RANK[family] * full,
+            upload_bytes=self.upload_bytes, base_download_bytes=self.base_model.download_bytes,
+            half_precision=spec.mixed_precision != "no",
         )  # fmt: skip
+
+    @property
+    def report(self) -> Report:
+        """Facts for people."""
+        images = self.dataset.images
+        sizes = sorted(((one.width, one.height) for one in images), key=lambda size: size[0] * size[1])
+        return Report(
+            tuple((one.concept, one.repeats, len(one.images)) for one in self.dataset.folders), len(images),
+            sum(one.caption_path is not None for one in images), sizes[0], sizes[-1], self.length.epochs,
+            self.length.steps, self.base_model.name, self.upload_bytes, self.base_model.download_bytes, self.warnings,
+        )  # fmt: skip
+
+
+def _checkpoints(spec: TrainSpec, length: buckets.Length) -> int:
+    by_epoch = (length.epochs - 1) // spec.save_every_n_epochs if spec.save_every_n_epochs else 0
+    by_step = (length.steps - 1) // spec.save_every_n_steps if spec.save_every_n_steps else 0
+    return 1 + by_epoch + by_step
+
+
+def _named(spec: TrainSpec, name: str | None) -> TrainSpec:
+    if name is None:
+        return spec
+    if not name or "/" in name or "\\" in name or name.startswith("."):
+        raise ConfigError(f"{name!r} is no name for a LoRA.", hint="Give a plain file name without folders.")
+    return replace(spec, output_name=name)
+
+
+def _scanned(root: Path, spec: TrainSpec) -> data.Dataset:
+    try:
+        return data.scan(root, spec.caption_extension)
+    except data.DataError as error:
+        raise DatasetError(f"{error.path}: {error.message}", hint=error.hint) from error
+    except OSError as error:
+        raise DatasetError(f"{root} cannot be read: {error}", hint="Check who may read it.") from error
 
 
 def read_spec(config: Path) -> TrainSpec:
@@ -134,23 +195,9 @@ def read_spec(config: Path) -> TrainSpec:
     try:
         return load_spec(config)
     except SpecError as error:
-        did_you_mean = (
-            f"Did you mean {error.suggestion!r}?" if error.suggestion else "See docs/reference/training-config.md."
-        )
-        raise ConfigError(f"{config}: {error.key}: {error.message}", hint=did_you_mean) from error
+        hint = f"Did you mean {error.suggestion!r}?" if error.suggestion else "See docs/reference/training-config.md."
+        raise ConfigError(f"{config}: {error.key}: {error.message}", hint=hint) from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
             f"{config} cannot be read: {error}", hint="`gpurent init` writes one to start from."
         ) from error
-
-
-def find_config(folder: Path) -> Path:
-    """The training configuration of a working folder. Raises UsageError saying what is missing."""
-    for name in CONFIG_NAMES:
-        if (folder / name).is_file():
-            return folder / name
-    others = sorted(path.name for path in folder.glob("*.toml") if path.name not in ("gpurent.toml", "pyproject.toml"))
-    hint = (
-        f"Pass --config {others[0]}." if others else "`gpurent init` writes one to start from, or pass --config FILE."
-    )
-    raise UsageError(f"no training_config.toml in {folder.resolve()}", hint=hint)

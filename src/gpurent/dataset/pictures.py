@@ -2,71 +2,116 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
+from gpurent.dataset.manifest import digest
 from gpurent.errors import DatasetError
-from gpurent_engine.data import Dataset
+from gpurent_engine.data import Dataset, Folder
 from gpurent_engine.spec import TrainSpec
 
 FEW = 15
-"""The guide's floor for a simple concept."""
+"""Below this a simple concept is rarely learnt."""
+SMALL = 0.8
+"""Share of the training area below which enlarging shows."""
+NAMED = 5
+
+
+@dataclass(frozen=True, slots=True)
+class _Decoded:
+    path: Path
+    digest: str
+    error: str = ""
 
 
 def check(dataset: Dataset, spec: TrainSpec, on_checked: Callable[[int, int], None]) -> list[str]:
-    """Decode all pictures and return warnings.
+    """Decode all pictures side by side and return warnings.
+
+    Args:
+        dataset: as scanned.
+        spec: for the resolution.
+        on_checked: called from this thread with pictures done so far and in all.
 
     Raises:
-        DatasetError: naming the first picture that cannot be decoded.
+        DatasetError: naming every picture that cannot be decoded.
     """
-    images = dataset.images
-    seen: dict[str, Path] = {}
-    warnings: list[str] = []
+    paths = [image.path for image in dataset.images]
+    decoded: list[_Decoded] = []
     with ThreadPoolExecutor() as pool:
-        for done, (path, digest) in enumerate(pool.map(lambda image: (image.path, _decode(image.path)), images), 1):
-            if digest in seen:
-                warnings.append(f"{path.name} is the same picture as {seen[digest].name}.")
-            seen.setdefault(digest, path)
-            on_checked(done, len(images))
-    return warnings + _advice(dataset, spec)
+        for one in pool.map(_decode, paths):
+            decoded.append(one)
+            on_checked(len(decoded), len(paths))
+    bad = [one for one in decoded if one.error]
+    if bad:
+        raise DatasetError(
+            f"{_named([str(one.path) for one in bad])} cannot be decoded: {bad[0].error}.",
+            hint="Replace or remove it: the file is damaged or is no picture.",
+        )
+    return [*_twins(decoded), *_advice(dataset, spec)]
 
 
-def _decode(path: Path) -> str:
+def _decode(path: Path) -> _Decoded:
     try:
         with Image.open(path) as picture:
+            picture.verify()
+        with Image.open(path) as picture:  # verify() leaves nothing to load
             picture.load()
+        return _Decoded(path, digest(path))
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DatasetError(
-            f"{path}: cannot be decoded as an image ({error}).", hint="Replace it or take it out."
-        ) from error
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+        return _Decoded(path, "", str(error).rstrip("."))
+
+
+def _named(names: list[str]) -> str:
+    rest = len(names) - NAMED
+    return ", ".join(names[:NAMED]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _twins(decoded: list[_Decoded]) -> list[str]:
+    seen: dict[str, Path] = {}
+    twins = []
+    for one in decoded:
+        first = seen.setdefault(one.digest, one.path)
+        if first != one.path:
+            twins.append(
+                f"{one.path.parent.name}/{one.path.name} is the same picture as {first.parent.name}/{first.name}."
+            )
+    return twins
 
 
 def _advice(dataset: Dataset, spec: TrainSpec) -> list[str]:
     images, advice = dataset.images, []
     if len(images) < FEW:
-        advice.append(f"Only {len(images)} images; 20 to 40 are usual for a simple concept.")
-    area = spec.resolution[0] * spec.resolution[1]
-    small = [image.path.name for image in images if image.width * image.height < area * 0.8]
-    if small and not spec.bucket_no_upscale:
+        advice.append(f"Only {_count(len(images), 'image')}: 20 to 40 are usual for a simple concept.")
+    width, height = spec.resolution
+    small = [one.path.name for one in images if one.width * one.height < width * height * SMALL]
+    if small and not (spec.enable_bucket and spec.bucket_no_upscale):
+        verb = "is" if len(small) == 1 else "are"
         advice.append(
-            f"{len(small)} images are smaller than {spec.resolution[0]}×{spec.resolution[1]} and will be enlarged: {small[0]} …"
+            f"{_count(len(small), 'image')} {verb} smaller than {width}×{height} and will look soft: {_named(small)}."
         )
-    bare = [image.path.name for image in images if image.caption_path is None]
+    bare = [one.path.name for one in images if one.caption_path is None]
     if bare:
-        advice.append(f"{len(bare)} images have no caption file and use their folder's name: {bare[0]} …")
-    for folder in dataset.folders:
-        first = [tag.strip() for image in folder.images for tag in image.caption.split(",")[:1]]
-        common = max(set(first), key=first.count)
-        lacking = [image.path.name for image in folder.images if common not in image.caption]
-        if lacking and first.count(common) > len(first) / 2:
-            advice.append(
-                f"The trigger phrase {common!r} is missing from {len(lacking)} captions of {folder.name}: {lacking[0]} …"
-            )
+        advice.append(f"{_count(len(bare), 'image')} without a caption: the folder's name is used for {_named(bare)}.")
+    advice += [missing for folder in dataset.folders for missing in _without_trigger(folder)]
     if dataset.skipped:
-        advice.append(f"Not used: {', '.join(dataset.skipped[:5])} (no <repeats>_<concept> folder).")
+        advice.append(f"Not used, because not in a <repeats>_<concept> folder: {_named(list(dataset.skipped))}.")
     return advice
+
+
+def _without_trigger(folder: Folder) -> list[str]:
+    """The phrase before the first comma that most captions begin with is taken for the trigger."""
+    firsts = [image.caption.split(",")[0].strip() for image in folder.images]
+    trigger = max(sorted(set(firsts)), key=firsts.count)
+    lacking = [image.path.name for image in folder.images if trigger not in image.caption]
+    if not lacking or firsts.count(trigger) * 2 <= len(firsts):
+        return []
+    count = _count(len(lacking), "caption")
+    return [f"The trigger phrase {trigger!r} is missing from {count} of {folder.name}: {_named(lacking)}."]
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

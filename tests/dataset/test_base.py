@@ -1,0 +1,174 @@
+"""The base model is what it has to be before a machine is rented for it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tests.dataset.world import HUB, diffusers_folder, safetensors
+
+from gpurent.dataset.base import HubId, LocalCheckpoint, LocalFolder, resolve
+from gpurent.errors import ConfigError
+
+COMPLETE = ["model.diffusion_model.x", "first_stage_model.x", "cond_stage_model.transformer.x"]
+CONFIG = Path("training_config.toml")
+
+
+def refused(name: str, here: Path) -> ConfigError:
+    with pytest.raises(ConfigError, match=r"^training_config\.toml: pretrained_model_name_or_path: ") as caught:
+        resolve(name, here, CONFIG)
+    assert caught.value.hint
+    return caught.value
+
+
+def test_a_hub_id_is_pulled_by_the_host(tmp_path: Path) -> None:
+    """Nothing is sent; its size counts as download."""
+    model = resolve(HUB, tmp_path, CONFIG)
+    assert isinstance(model, HubId)
+    assert (model.name, model.files, model.target, model.remark) == (HUB, (), None, "")
+    assert model.download_bytes > 4 * 10**9
+
+
+def test_the_withdrawn_name_still_works(tmp_path: Path) -> None:
+    """Thousands of configurations name a repository that is gone."""
+    model = resolve("runwayml/stable-diffusion-v1-5", tmp_path, CONFIG)
+    assert isinstance(model, HubId)
+    assert model.name == HUB
+    assert "withdrawn" in model.remark
+
+
+def test_an_unknown_hub_id_is_used_with_a_remark(tmp_path: Path) -> None:
+    """It may well be a fine-tune of 1.5; it was not looked up, and that is said."""
+    model = resolve("Lykon/dreamshaper-8", tmp_path, CONFIG)
+    assert isinstance(model, HubId)
+    assert "not looked up" in model.remark
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "stabilityai/stable-diffusion-xl-base-1.0", "RunDiffusion/Juggernaut-XL-v9", "John6666/juggernautXL",
+        "stabilityai/stable-diffusion-2-1", "stabilityai/stable-diffusion-3-medium", "black-forest-labs/FLUX.1-dev",
+        "stabilityai/sdxl-turbo", "cagliostrolab/animagine-xl-3.1",
+    ],
+)  # fmt: skip
+def test_another_family_on_the_hub_is_refused_by_its_name(tmp_path: Path, name: str) -> None:
+    """Better now than after the download on a rented machine."""
+    assert "looks like another family" in str(refused(name, tmp_path))
+
+
+@pytest.mark.parametrize("name", ["pixl/toon-v1", "influx/cats", "axl/photo"])
+def test_a_name_that_only_contains_such_letters_is_not_refused(tmp_path: Path, name: str) -> None:
+    """Families are told by words, not by letters."""
+    assert isinstance(resolve(name, tmp_path, CONFIG), HubId)
+
+
+@pytest.mark.parametrize(
+    "name", ["./nothing", "models/nothing.safetensors", "/nowhere/at/all", "one/two/three", "word"]
+)
+def test_a_path_that_is_not_there_is_named(tmp_path: Path, name: str) -> None:
+    """Never mistaken for a hub id."""
+    assert str(refused(name, tmp_path)).endswith("does not exist.")
+
+
+def test_a_diffusers_folder_is_sent(tmp_path: Path) -> None:
+    """Relative to the configuration's folder."""
+    model = resolve("../base", diffusers_folder(tmp_path / "base").parent / "base", CONFIG)
+    assert isinstance(model, LocalFolder)
+    assert (model.name, model.target, model.family) == ("base", "base", "sd15")
+    assert ("unet/diffusion_pytorch_model.safetensors") in [inside for _, inside in model.files]
+
+
+def test_shards_are_weights_too(tmp_path: Path) -> None:
+    """Large models come in parts with an index."""
+    base = diffusers_folder(tmp_path / "base")
+    (base / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    for number in (1, 2):
+        safetensors(base / "unet" / f"diffusion_pytorch_model-0000{number}-of-00002.safetensors", ["x"])
+    model = resolve("base", tmp_path, CONFIG)
+    assert sum("-of-" in inside for _, inside in model.files) == 2
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("vae", None, "vae missing"),
+        ("model_index.json", None, "model_index.json missing"),
+        ("model_index.json", "{", "model_index.json cannot be read"),
+        ("model_index.json", "[]", "holds no JSON object"),
+        ("model_index.json", "{}", "model without a class name"),
+        ("model_index.json", '{"_class_name": "StableDiffusionXLPipeline"}', "holds a StableDiffusionXLPipeline"),
+        ("unet/config.json", '{"cross_attention_dim": 1024}', "is a Stable Diffusion 2.x model"),
+        ("unet/config.json", None, "cannot be read"),
+        ("scheduler/scheduler_config.json", '{"prediction_type": "v_prediction"}', "predicts v_prediction"),
+        ("unet/diffusion_pytorch_model.safetensors", None, "holds no .safetensors weights"),
+    ],
+)
+def test_a_folder_that_cannot_be_trained_says_why(tmp_path: Path, file: str, content: str | None, message: str) -> None:
+    """Missing parts, other families, pickles and half-precision twins alone."""
+    place = diffusers_folder(tmp_path / "base") / file
+    if content is not None:
+        place.write_text(content)
+    elif place.is_dir():
+        place.rename(tmp_path / "away")
+    else:
+        place.unlink()
+    assert message in str(refused("base", tmp_path))
+
+
+def test_a_single_file_is_sent(tmp_path: Path) -> None:
+    """As it is, under its own name."""
+    model = resolve(safetensors(tmp_path / "dream.safetensors", COMPLETE).name, tmp_path, CONFIG)
+    assert isinstance(model, LocalCheckpoint)
+    assert (model.target, model.files) == ("base/dream.safetensors", ((tmp_path / "dream.safetensors", ""),))
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ([*COMPLETE, "conditioner.embedders.1.model.x"], "is an SDXL model"),
+        ([*COMPLETE, "cond_stage_model.model.x"], "is a Stable Diffusion 2.x model"),
+        (["lora_unet_down_blocks_0.alpha"], "is a LoRA, not a base model"),
+        (COMPLETE[:1], "first_stage_model, cond_stage_model.transformer missing"),
+        ([], "is no complete checkpoint"),
+    ],
+)
+def test_a_single_file_of_another_kind_says_which(tmp_path: Path, names: list[str], message: str) -> None:
+    """Told by the names in its header, without loading it."""
+    assert message in str(refused(safetensors(tmp_path / "model.safetensors", names).name, tmp_path))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"short", b"\xff" * 64, (5).to_bytes(8, "little") + b"[1,2]", (9).to_bytes(8, "little") + b'{"a": {}}'],
+)
+def test_a_damaged_file_is_told_from_its_header(tmp_path: Path, content: bytes) -> None:
+    """Whatever the bytes are, the answer is a sentence."""
+    (tmp_path / "model.safetensors").write_bytes(content)
+    assert "damaged or no safetensors file" in str(refused("model.safetensors", tmp_path))
+
+
+def test_a_download_that_broke_off_is_found(tmp_path: Path) -> None:
+    """The header says how long the file has to be."""
+    file = safetensors(tmp_path / "model.safetensors", COMPLETE)
+    file.write_bytes(file.read_bytes()[:-1])
+    assert "damaged" in str(refused("model.safetensors", tmp_path))
+
+
+@pytest.mark.parametrize("name", ["model.ckpt", "model.pt", "model.bin"])
+def test_a_pickle_is_refused(tmp_path: Path, name: str) -> None:
+    """It could run code on the host."""
+    (tmp_path / name).write_bytes(b"anything")
+    error = refused(name, tmp_path)
+    assert "is not a .safetensors file" in str(error)
+    assert "can run code" in error.hint
+
+
+def test_the_header_of_the_world_is_what_safetensors_reads(tmp_path: Path) -> None:
+    """The files these tests write are real ones."""
+    from safetensors import safe_open
+
+    with safe_open(safetensors(tmp_path / "x.safetensors", COMPLETE), "np") as file:
+        assert sorted(file.keys()) == sorted(COMPLETE)
+        assert json.dumps(file.metadata()) == '{"format": "pt"}'
