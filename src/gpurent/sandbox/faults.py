@@ -136,29 +136,3 @@ class Faults:
         """Armed rules as plain data."""
         with self._lock:
             return [asdict(rule) for rule in self._rules.values()]
-
-
-def parse_rule(text: str) -> Rule:
-    """Read ``name``, ``name:3``, ``name:p=0.1``, ``name:value=5``, ``name:2:on=POST`` as typed on a command line.
-
-    Raises:
-        ValueError: the name or a number is wrong; the message says which.
-    """
-    name, *parts = text.split(":")
-    if name not in set(Fault):
-        raise ValueError(f"no fault is called {name!r}; there are {', '.join(sorted(Fault))}")
-    times, p, value, on = 1, None, None, ""
-    for part in parts:
-        key, equals, number = part.partition("=")
-        match key if equals else "times":
-            case "times":
-                times = int(number if equals else part)
-            case "p":
-                p = float(number)
-            case "value":
-                value = float(number)
-            case "on":
-                on = number
-            case _:
-                raise ValueError(f"{part!r} in {text!r} is none of times, p=, value=, on=")
-    return Rule(Fault(name), times, p, value, on)
