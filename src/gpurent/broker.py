@@ -143,15 +143,7 @@ class Broker:
     @property
     def need(self) -> Need:
         """What ``[need]`` asks for."""
-        need = self.settings.need
-        return Need(
-            tuple(need.gpu),
-            need.min_vram_gb * 1024,
-            need.disk_gb,
-            need.max_hourly,
-            need.min_reliability,
-            need.trusted_only,
-        )
+        return self.settings.need.as_need()
 
     def quote(self, job: Job | Workload, need: Need | None = None, *, budget: Usd | None = None) -> Quote:
         """Ask all providers side by side and rank what they offer. No side effect; needs no key and no network.

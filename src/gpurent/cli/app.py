@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import click
 import typer
 from typer.core import TyperGroup
 
@@ -32,27 +31,25 @@ sandbox_app = typer.Typer(
 app.add_typer(sandbox_app, name="sandbox")
 
 
-class _Dollars(click.ParamType):
-    name = "dollars"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Usd:
-        """Read a positive amount."""
-        if isinstance(value, Usd):
-            return value
-        try:
-            amount = Usd.parse(value)
-        except (ValueError, TypeError):
-            self.fail(f"{value!r} is not an amount of dollars such as 10 or 0.50", param, ctx)
-        if amount <= ZERO:
-            self.fail(f"{value} must be more than 0", param, ctx)
-        return amount
+def _dollars(text: str) -> Usd:
+    try:
+        amount = Usd.parse(text)
+    except (ValueError, TypeError) as error:
+        raise typer.BadParameter(f"{text!r} is not an amount of dollars such as 10 or 0.50") from error
+    if amount <= ZERO:
+        raise typer.BadParameter(f"{text} must be more than 0")
+    return amount
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before money is spent.")]
-Budget = Annotated[Usd | None, typer.Option(click_type=_Dollars(), help="Hard cap in dollars, everything included.")]
+Budget = Annotated[
+    Usd | None, typer.Option(parser=_dollars, metavar="DOLLARS", help="Hard cap in dollars, everything included.")
+]
 Gpu = Annotated[list[str] | None, typer.Option(help="Accept this GPU, e.g. 4090; may be repeated.")]
-MaxPrice = Annotated[Usd | None, typer.Option(click_type=_Dollars(), help="Highest price per hour, GPU and disk.")]
+MaxPrice = Annotated[
+    Usd | None, typer.Option(parser=_dollars, metavar="DOLLARS", help="Highest price per hour, GPU and disk.")
+]
 MinVram = Annotated[
     int | None, typer.Option(min=1, help="Least GPU memory in GB; computed from the job when left out.")
 ]

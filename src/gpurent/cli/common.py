@@ -6,7 +6,8 @@ import os
 from pathlib import Path
 
 from gpurent.broker import Broker
-from gpurent.dataset.job import Job, find_config
+from gpurent.dataset.find import find_job
+from gpurent.dataset.job import Job
 from gpurent.errors import UsageError
 from gpurent.sandbox.address import discover
 from gpurent.settings import state_dir
@@ -31,14 +32,14 @@ def read_job(broker: Broker, config: Path | None, dataset: Path | None, output: 
     from rich.console import Console
     from rich.progress import Progress
 
-    chosen = broker.settings.job
-    path = config or (Path(chosen.config) if Path(chosen.config).is_file() else find_config(Path.cwd()))
-    folder = dataset or (Path(chosen.dataset) if chosen.dataset else None)
-    target = output or (Path(chosen.output) if chosen.output else None)
+    given = {"config": config, "dataset": dataset, "output": output}
+    update = {key: str(path) for key, path in given.items() if path is not None}
+    section = broker.settings.job.model_copy(update=update)
+    settings = broker.settings.model_copy(update={"job": section})
     with Progress(console=Console(stderr=True), transient=True, disable=quiet) as bar:
         task = bar.add_task("Checking images", total=None)
-        return Job.from_config(
-            path, dataset=folder, output=target,
+        return find_job(
+            Path.cwd(), settings=settings,
             on_checked=lambda done, total: bar.update(task, completed=done, total=total),
         )  # fmt: skip
 

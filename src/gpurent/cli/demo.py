@@ -11,6 +11,7 @@ from gpurent.broker import Broker
 from gpurent.cli import output
 from gpurent.cli.conducting import conduct
 from gpurent.cli.train import describe
+from gpurent.dataset.base import LocalFolder
 from gpurent.dataset.job import Job
 from gpurent.errors import JobFailed, UsageError
 from gpurent.money import Usd
@@ -63,7 +64,7 @@ def _show(quote: Quote, _best: QuoteRow) -> bool:
 
 def _draw(job: Job, lora: Path, prompts: Path, picture: Path) -> None:
     """In a process of its own: only the engine knows torch."""
-    base = job.base_model.files[0][0].parent if job.base_model.files else Path(job.base_model.name)
+    base = job.base_model.path if isinstance(job.base_model, LocalFolder) else job.base_model.name
     output.console.print("Drawing five prompts at five strengths through diffusers …")
     command = [
         sys.executable, "-W", "ignore", "-m", "gpurent_engine", "grid", "--base", str(base), "--lora", str(lora),

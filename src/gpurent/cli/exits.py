@@ -32,20 +32,22 @@ def code_of(error: GpurentError) -> int:
 
 def run(command: Callable[[], Any], *, as_json: bool) -> int:
     """Call the command line and turn what it raises into words on standard error and an exit code."""
-    import click
+    import typer
 
+    # click's classes, wherever this typer keeps them: BadParameter is a UsageError is a ClickException
+    spoken: Any = typer.BadParameter.__mro__[2]
     try:
         result = command()
         return result if isinstance(result, int) else 0
     except GpurentError as error:
         _say(error, as_json)
         return code_of(error)
-    except click.exceptions.Exit as error:
+    except typer.Exit as error:
         return error.exit_code
-    except click.ClickException as error:
+    except spoken as error:
         error.show()
         return 2
-    except (KeyboardInterrupt, click.exceptions.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         print("Interrupted; nothing was rented by this command.", file=sys.stderr)
         return 130
 

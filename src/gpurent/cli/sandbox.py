@@ -42,14 +42,14 @@ def env() -> int:
 
 
 def _rule(text: str) -> Rule:
-    from gpurent.sandbox.faults import FAULTS, Rule
+    from gpurent.sandbox.faults import Fault, Rule
 
     match = re.fullmatch(r"([a-z_0-9]+)(?::(?:p=([0-9.]+)|(\d+)))?(?:=([0-9.]+))?", text)
-    if match is None or match[1] not in FAULTS:
+    names = sorted(fault.value for fault in Fault)
+    if match is None or match[1] not in names:
         raise UsageError(
-            f"{text!r} is not a fault", hint=f"Faults: {', '.join(sorted(FAULTS))}; e.g. http_500:2 or http_429:p=0.1."
+            f"{text!r} is not a fault", hint=f"Faults: {', '.join(names)}; e.g. http_500:2 or http_429:p=0.1."
         )
-    return Rule(
-        match[1], times=int(match[3]) if match[3] else None, p=float(match[2]) if match[2] else 1.0,
-        value=float(match[4]) if match[4] else None,
-    )  # fmt: skip
+    value = float(match[4]) if match[4] else None
+    probability = float(match[2]) if match[2] else None
+    return Rule(Fault(match[1]), times=int(match[3] or 1), p=probability, value=value)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gpurent.errors import ConfigError
-from gpurent.plan.typical import BASE_BYTES
+from gpurent.families import BASE_BYTES
 
 KEY = "pretrained_model_name_or_path"
 USUAL = "stable-diffusion-v1-5/stable-diffusion-v1-5"

@@ -11,8 +11,8 @@ from typing import Self
 from gpurent.dataset import base, pictures
 from gpurent.dataset.manifest import listed
 from gpurent.errors import ConfigError, DatasetError
+from gpurent.families import BYTES_PER_RANK
 from gpurent.model import Workload
-from gpurent.plan.typical import BYTES_PER_RANK
 from gpurent.spi import LocalFile
 from gpurent_engine import buckets, data
 from gpurent_engine.spec import SpecError, TrainSpec, load_spec

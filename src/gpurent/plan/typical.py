@@ -1,16 +1,12 @@
-"""A job described by a picture count alone, and the sizes of what is downloaded and made."""
+"""A job described by a picture count alone."""
 
 from __future__ import annotations
 
+from gpurent.families import BASE_BYTES, BYTES_PER_RANK, SIDE
 from gpurent.model import Workload
 
 REPEATS, EPOCHS, BATCH, DIM, SAVE_EVERY = 10, 10, 2, 32, 2
 """A common configuration: ten repeats, ten epochs, batch 2, rank 32, a checkpoint every second epoch."""
-BASE_BYTES = {"sd15": 4_270_000_000, "sdxl": 6_940_000_000}
-"""What a host pulls from the hub: SD 1.5 in float32 without the safety checker, SDXL in half precision."""
-BYTES_PER_RANK = {"sd15": 1_180_000, "sdxl": 7_130_000}
-"""Of a LoRA file in half precision, for each rank, text encoders included."""
-SIDE = {"sd15": 512, "sdxl": 1024}
 IMAGE_BYTES = 1_500_000
 
 

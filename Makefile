@@ -1,0 +1,50 @@
+# `make demo` and `make test` do all their set-up: a Python 3.11, make and a package index are enough.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export HF_HUB_OFFLINE := 1
+
+.PHONY: demo test lint docs bench wheel clean
+.DEFAULT_GOAL := help
+
+help:  ## Show this text
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+
+# torch goes first and alone: its exact pin takes a CPU build where one is on offer, and keeps CUDA's gigabytes away.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "gpurent needs Python 3.11 or newer")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[engine,sandbox,dev]'
+	@touch $@
+
+demo: $(READY)  ## Train a LoRA on the embedded market: quote to receipt to picture
+	@$(BIN)/gpurent demo
+
+test: lint  ## Lint, type-check and test everything
+	$(BIN)/python -m pytest -q $(PYTEST)
+
+lint: $(READY)  ## ruff, mypy --strict, pyright, import contracts, generated docs
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check src providers remote tests tools
+	$(BIN)/mypy
+	$(BIN)/mypy --python-version 3.10 remote/gpurent_engine remote/gpurent_deadman
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/lint-imports
+	$(BIN)/python -m tools.docs --check
+
+docs: $(READY)  ## Write the generated reference pages
+	$(BIN)/python -m tools.docs
+
+bench: $(READY)  ## Measure against a named baseline in the same run
+	$(BIN)/python -m bench.transfer
+	$(BIN)/python -m bench.engine
+
+wheel: $(READY)  ## Build and check the wheel
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	$(BIN)/check-wheel-contents dist/*.whl
+
+clean:
+	rm -rf $(VENV) dist demo-output
