@@ -67,16 +67,21 @@ def _parser() -> argparse.ArgumentParser:
 
 def _order(options: argparse.Namespace) -> tuple[dict[str, Any], Path]:
     if options.job is not None:
-        job = json.loads(options.job.read_text(encoding="utf-8"))
-        if job["protocol"] != PROTOCOL:
-            raise SpecError("protocol", f"the client speaks {job['protocol']}, this engine {PROTOCOL}.")
+        try:
+            job = json.loads(options.job.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise SpecError(options.job.name, f"is no valid JSON: {error}.") from error
+        missing = {"protocol", "spec", "base_model", "data_dir", "out_dir", "events"} - set(job)
+        if missing:
+            raise SpecError(sorted(missing)[0], f"is missing in {options.job}.")
         return job, Path(job["events"])
     spec = load_spec(options.config)
     here = options.config.parent
     out = options.out or here / spec.output_dir
     base = here / spec.pretrained_model_name_or_path
     job = {
-        "spec": spec.to_dict(), "data_dir": str(options.data or here / spec.train_data_dir), "out_dir": str(out),
+        "protocol": PROTOCOL, "spec": spec.to_dict(),
+        "data_dir": str(options.data or here / spec.train_data_dir), "out_dir": str(out),
         "base_model": str(base) if base.exists() else spec.pretrained_model_name_or_path,
         "resume": options.resume,
     }  # fmt: skip
@@ -90,7 +95,8 @@ def _train(options: argparse.Namespace) -> int:
         print(f"gpurent_engine: {error}", file=sys.stderr)
         return 2
     stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
     with EventWriter(path) as out:
         try:
             return _run(job, out, stop)
@@ -98,7 +104,7 @@ def _train(options: argparse.Namespace) -> int:
             code = "spec" if isinstance(error, SpecError) else "data"
             out.emit("error", code=code, message=str(error), remedy=getattr(error, "hint", ""))
             return 2
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001
             # The last line of defence: whatever it was, the client has to hear of it, and the log has the rest.
             traceback.print_exc()
             code, message, remedy = _diagnose(error)
@@ -111,6 +117,8 @@ def _run(job: dict[str, Any], out: EventWriter, stop: threading.Event) -> int:
 
     from gpurent_engine import device, loop
 
+    if job["protocol"] != PROTOCOL:
+        raise SpecError("protocol", f"the client speaks {job['protocol']}, this engine {PROTOCOL}.")
     spec = TrainSpec.from_dict(job["spec"])
     choice = device.choose(spec.mixed_precision)
     out.emit(
@@ -127,17 +135,22 @@ def _run(job: dict[str, Any], out: EventWriter, stop: threading.Event) -> int:
 def _diagnose(error: Exception) -> tuple[str, str, str]:
     import torch
 
+    from gpurent_engine.checkpoint import StateMismatch
     from gpurent_engine.export import NotFinite
+    from gpurent_engine.families import ModelError
     from gpurent_engine.loop import NotANumber
 
-    if isinstance(error, torch.OutOfMemoryError):
+    # torch 2.4 has it under torch.cuda only; libraries on the GPU report it as a plain RuntimeError
+    if isinstance(error, torch.cuda.OutOfMemoryError) or "CUDA error: out of memory" in str(error):
         return "oom", "The GPU ran out of memory.", OOM_REMEDY
     if isinstance(error, NotANumber | NotFinite):
         return "nan", str(error), 'Lower the learning rate; with fp16, try mixed_precision = "bf16".'
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return "disk_full", "The host's disk is full.", "Ask for more with [need] disk_gb, or save less often."
-    if isinstance(error, OSError | ValueError):
+    if isinstance(error, ModelError):
         return "model", str(error), "Check pretrained_model_name_or_path; a hub id must exist and be public."
+    if isinstance(error, StateMismatch):
+        return "spec", str(error), "Start without --resume, or in another output folder."
     return "internal", f"{type(error).__name__}: {error}", "The engine's log has the details."
 
 

@@ -19,6 +19,10 @@ from safetensors.torch import load_file, save
 STATE = "state"
 
 
+class StateMismatch(Exception):
+    """The saved state belongs to another configuration or dataset."""
+
+
 @dataclass(frozen=True)
 class Written:
     """A complete file: its name below the output folder, digest and size in bytes."""
@@ -36,11 +40,15 @@ def write(folder: Path, name: str, data: bytes) -> Written:
     """
     folder.mkdir(parents=True, exist_ok=True)
     target, part = folder / name, folder / f"{name}.part"
-    with part.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(target)
+    try:
+        with part.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(target)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -70,40 +78,42 @@ class Position:
 
 def save_state(
     folder: Path, parameters: Sequence[torch.nn.Parameter], optimizer: Any, generator: torch.Generator,
-    position: Position, fingerprint: str, loss_history: Sequence[float],
-) -> None:  # fmt: skip
+    position: Position, fingerprint: str, loss_history: Sequence[float], scaler: Any = None,
+) -> Written:  # fmt: skip
     """Write everything the next step depends on, replacing the former state as a whole."""
     tensors = {f"parameter.{i}": one.detach().cpu().contiguous() for i, one in enumerate(parameters)}
-    scalars: dict[str, float] = {}
+    scalars: dict[str, int | float] = {}
     for i, one in enumerate(parameters):
         for key, value in optimizer.state.get(one, {}).items():
             if isinstance(value, torch.Tensor):
                 tensors[f"optimizer.{i}.{key}"] = value.detach().cpu().contiguous().clone()
             else:
-                scalars[f"{i}.{key}"] = float(value)
+                scalars[f"{i}.{key}"] = value
     tensors["generator"] = generator.get_state()
     meta = {
         "step": position.step, "epoch": position.epoch, "batch": position.batch,
         "fingerprint": fingerprint, "scalars": scalars, "losses": list(loss_history),
+        "scaler": scaler.state_dict() if scaler is not None else None,
     }  # fmt: skip
-    write(folder, f"{STATE}.safetensors", save(tensors, {"gpurent_state": json.dumps(meta)}))
+    return write(folder, f"{STATE}.safetensors", save(tensors, {"gpurent_state": json.dumps(meta)}))
 
 
 def load_state(
-    folder: Path, parameters: Sequence[torch.nn.Parameter], optimizer: Any, generator: torch.Generator, fingerprint: str
-) -> tuple[Position, list[float]]:
+    folder: Path, parameters: Sequence[torch.nn.Parameter], optimizer: Any, generator: torch.Generator,
+    fingerprint: str, scaler: Any = None,
+) -> tuple[Position, list[float]]:  # fmt: skip
     """Put a saved state back.
 
     Raises:
         FileNotFoundError: there is none.
-        ValueError: it belongs to another configuration or dataset.
+        StateMismatch: it belongs to another configuration or dataset.
     """
     path = folder / f"{STATE}.safetensors"
     with path.open("rb") as file:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
     meta = json.loads(header["__metadata__"]["gpurent_state"])
     if meta["fingerprint"] != fingerprint:
-        raise ValueError(
+        raise StateMismatch(
             "the saved state belongs to another configuration or dataset; it cannot be resumed with this one"
         )
     tensors = load_file(path)
@@ -121,4 +131,6 @@ def load_state(
             if moments:
                 optimizer.state[one] = moments
     generator.set_state(tensors["generator"])
+    if scaler is not None and meta["scaler"] is not None:
+        scaler.load_state_dict(meta["scaler"])
     return Position(meta["step"], meta["epoch"], meta["batch"]), [float(one) for one in meta["losses"]]

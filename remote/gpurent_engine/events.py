@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-_DURABLE = frozenset(("checkpoint", "error", "done"))
+_DURABLE = frozenset(("checkpoint", "state", "error", "done"))
 
 
 class EventWriter:
@@ -21,14 +21,18 @@ class EventWriter:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._seq = sum(1 for _ in path.open(encoding="utf-8")) if path.exists() else 0
+        before = path.read_bytes() if path.exists() else b""
+        self._seq = before.count(b"\n")
         self._file = path.open("a", encoding="utf-8")
+        if before and not before.endswith(b"\n"):  # a killed engine tore its last line
+            self._file.write("\n")
+            self._seq += 1
         self._every_s = every_s
         self._now = now
         self._monotonic = monotonic
         self._spoken = float("-inf")
 
-    def __enter__(self) -> EventWriter:
+    def __enter__(self) -> EventWriter:  # noqa: PYI034 - typing.Self is younger than Python 3.10
         return self
 
     def __exit__(

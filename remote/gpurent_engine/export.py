@@ -26,6 +26,14 @@ from gpurent_engine.spec import TrainSpec
 _DTYPES = {"float": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
+_UNUSED = (
+    "noise_offset_random_strength", "adaptive_noise_scale", "multires_noise_iterations", "multires_noise_discount",
+    "ip_noise_gamma", "ip_noise_gamma_random_strength", "face_crop_aug_range", "scale_weight_norms", "huber_schedule",
+    "huber_scale", "huber_c", "sd_model_hash", "new_sd_model_hash", "resize_interpolation",
+)  # fmt: skip
+_OFF = ("zero_terminal_snr", "debiased_estimation", "fp8_base", "fp8_base_unet")
+
+
 class NotFinite(Exception):
     """A weight is NaN or infinite; writing the file would ship a broken LoRA."""
 
@@ -110,6 +118,7 @@ def kohya_metadata(spec: TrainSpec, facts: RunFacts, *, step: int, epoch: int, f
         "text_encoder_lr": spec.text_encoder_lr,
         "num_train_images": sum(facts.dataset.repeats),
         "num_reg_images": 0,
+        "num_validation_images": 0,
         "num_batches_per_epoch": facts.batches_per_epoch,
         "num_epochs": facts.epochs,
         "epoch": epoch,
@@ -122,6 +131,7 @@ def kohya_metadata(spec: TrainSpec, facts: RunFacts, *, step: int, epoch: int, f
         "network_module": "networks.lora",
         "network_dim": spec.network_dim,
         "network_alpha": spec.network_alpha,
+        "network_dropout": None,
         "network_args": {},
         "mixed_precision": spec.mixed_precision,
         "full_fp16": False,
@@ -133,12 +143,16 @@ def kohya_metadata(spec: TrainSpec, facts: RunFacts, *, step: int, epoch: int, f
         "seed": spec.seed,
         "lowram": False,
         "noise_offset": spec.noise_offset or None,
+        **dict.fromkeys(_UNUSED),
+        **dict.fromkeys(_OFF, False),
         "min_snr_gamma": spec.min_snr_gamma,
         "training_comment": spec.training_comment or None,
         "sd_scripts_commit_hash": None,
         "optimizer": facts.optimizer,
         "max_grad_norm": spec.max_grad_norm,
         "caption_dropout_rate": spec.caption_dropout_rate,
+        "caption_dropout_every_n_epochs": 0,
+        "caption_tag_dropout_rate": 0.0,
         "prior_loss_weight": 1.0,
         "loss_type": "l2",
         "sd_model_name": facts.base_name,
@@ -159,7 +173,11 @@ def kohya_metadata(spec: TrainSpec, facts: RunFacts, *, step: int, epoch: int, f
         "tag_frequency": {one.name: _tags(tuple(image.caption for image in one.images)) for one in folders},
         "bucket_info": _bucket_info(facts) if spec.enable_bucket else None,
     }
-    return {f"ss_{key}": json.dumps(value) if isinstance(value, dict) else str(value) for key, value in values.items()}
+    # kohya writes JSON for tables, also for the absent table of buckets
+    return {
+        f"ss_{key}": json.dumps(value) if isinstance(value, dict) or key == "bucket_info" else str(value)
+        for key, value in values.items()
+    }
 
 
 def _tags(captions: tuple[str, ...]) -> dict[str, int]:
@@ -187,7 +205,7 @@ def modelspec(spec: TrainSpec, facts: RunFacts, finished_at: float, digest: str)
         "implementation_version": f"gpurent/{__version__}",
         "title": spec.metadata_title or spec.output_name,
         "resolution": f"{spec.resolution[0]}x{spec.resolution[1]}",
-        "date": datetime.fromtimestamp(int(finished_at), timezone.utc).replace(tzinfo=None).isoformat(),  # noqa: UP017 (3.10)
+        "date": datetime.fromtimestamp(int(finished_at), timezone.utc).replace(tzinfo=None).isoformat(),
         "prediction_type": "epsilon",
         "hash_sha256": f"0x{digest}",
     }

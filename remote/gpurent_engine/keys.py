@@ -50,6 +50,13 @@ NO_EFFECT: dict[str, str] = {
     "output_config": "nothing is written beside the model",
 }  # fmt: skip
 
+DEFAULTS: dict[str, object] = {
+    "loss_type": "l2", "keep_tokens_separator": "", "token_warmup_min": 1, "min_timestep": 0, "max_timestep": 1000,
+    "multires_noise_discount": 0.3, "max_token_length": 75, "lr_scheduler_type": "", "base_weights_multiplier": 1.0,
+    "validation_split": 0.0,
+}  # fmt: skip
+"""Keys of REFUSED whose value here is what is done anyway (a GUI writes them all)."""
+
 _LATER = "it would change the result, and this version does not do it"
 REFUSED: dict[str, str] = {
     "v2": "Stable Diffusion 2.x is not trained by this version",
@@ -65,7 +72,8 @@ REFUSED: dict[str, str] = {
     "debiased_estimation_loss": _LATER, "scale_v_pred_loss_like_noise_pred": _LATER, "v_pred_like_loss": _LATER,
     "noise_offset_random_strength": _LATER, "adaptive_noise_scale": _LATER, "multires_noise_iterations": _LATER,
     "multires_noise_discount": _LATER, "ip_noise_gamma": _LATER, "ip_noise_gamma_random_strength": _LATER,
-    "zero_terminal_snr": _LATER, "min_timestep": _LATER, "max_timestep": _LATER, "loss_type": "the loss is l2; leave the key out",
+    "zero_terminal_snr": _LATER, "min_timestep": _LATER, "max_timestep": _LATER,
+    "loss_type": "the loss is l2",
     "keep_tokens_separator": _LATER, "secondary_separator": _LATER, "enable_wildcard": _LATER,
     "caption_dropout_every_n_epochs": _LATER, "caption_tag_dropout_rate": _LATER, "token_warmup_min": _LATER,
     "token_warmup_step": _LATER, "weighted_captions": _LATER,

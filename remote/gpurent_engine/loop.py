@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
+from torch.nn.functional import mse_loss
 
 from gpurent_engine import (
     buckets,
@@ -39,7 +39,7 @@ from gpurent_engine import (
 )
 from gpurent_engine.checkpoint import Position
 from gpurent_engine.events import EventWriter
-from gpurent_engine.spec import TrainSpec
+from gpurent_engine.spec import SpecError, TrainSpec
 
 MAX_BAD_LOSSES = 3
 
@@ -79,6 +79,7 @@ class Run:
     losses: deque[float]
     fingerprint: str
     snr: torch.Tensor
+    remembered: dict[str, torch.Tensor] | None
 
 
 @dataclass(frozen=True)
@@ -97,8 +98,10 @@ def train(order: Order, out: EventWriter, stop: threading.Event) -> Result:
     Raises:
         DataError, SpecError: dataset or configuration cannot be trained on.
         NotANumber, NotFinite: the training diverged.
-        OSError: a file cannot be read or written.
-        torch.OutOfMemoryError: the GPU is too small for this batch.
+        ModelError: the base model cannot be loaded.
+        StateMismatch: the saved state belongs to another run.
+        OSError: a file cannot be written.
+        torch.cuda.OutOfMemoryError: the GPU is too small for this batch.
     """
     started = time.monotonic()
     run = prepare(order, out)
@@ -127,10 +130,7 @@ def train(order: Order, out: EventWriter, stop: threading.Event) -> Result:
             stopped = stop.is_set() or (order.stop_file is not None and order.stop_file.exists())
             ending = stopped or step == length.steps
             if out.step_due(step, length.steps) or ending:
-                fresh = torch.stack(pending).tolist()
-                pending.clear()
-                run.losses.extend(fresh)
-                bad = 0 if all(math.isfinite(one) for one in fresh) else bad + 1
+                bad = fetch(run, pending, bad)
                 report(run, out, step, epoch, first_step, begun)
                 if bad >= MAX_BAD_LOSSES:
                     raise NotANumber(f"the loss is not a number at step {step}")
@@ -138,12 +138,14 @@ def train(order: Order, out: EventWriter, stop: threading.Event) -> Result:
                 Position(step, epoch, index + 1) if index + 1 < len(batches) else Position(step, epoch + 1, 0)
             )
             if spec.save_every_n_steps and step % spec.save_every_n_steps == 0 and not ending:
+                bad = fetch(run, pending, bad)
                 files.append(keep(run, out, checkpoint.step_name(spec.output_name, step), step, epoch, final=False))
             if ending:
                 break
         if not stopped and step < length.steps:
             epoch, first_batch = epoch + 1, 0
             if spec.save_every_n_epochs and epoch % spec.save_every_n_epochs == 0:
+                bad = fetch(run, pending, bad)
                 files.append(keep(run, out, checkpoint.epoch_name(spec.output_name, epoch), step, epoch, final=False))
     stopped = stopped and step < length.steps
     name = checkpoint.step_name(spec.output_name, step) if stopped else f"{spec.output_name}.safetensors"
@@ -155,7 +157,7 @@ def train(order: Order, out: EventWriter, stop: threading.Event) -> Result:
 
 
 def train_batch(run: Run, members: Sequence[int], epoch: int, index: int, step: int, *, last: bool) -> torch.Tensor:
-    """One micro-batch forward and backward; an optimiser step when enough are gathered. Returns the loss, on the device."""
+    """One micro-batch forward and backward; an optimiser step when enough are gathered. Returns the loss, on device."""
     spec, parts, accelerator = run.order.spec, run.parts, run.accelerator
     where = run.choice.device
     gather = spec.gradient_accumulation_steps
@@ -177,12 +179,10 @@ def train_batch(run: Run, members: Sequence[int], epoch: int, index: int, step: 
     words = [
         captions.draw(images[i].caption, spec, epoch, index * spec.train_batch_size + k) for k, i in enumerate(members)
     ]
-    ids = text.tokenise(parts.tokenizer, words).to(where)
     with accelerator.autocast():
-        with torch.set_grad_enabled(spec.train_text_encoder):
-            hidden = text.encode(parts.text_encoder, ids, spec.clip_skip)
+        hidden = text.encode_captions(parts.text_encoder, parts.tokenizer, words, spec.clip_skip, where, run.remembered)
         predicted = parts.unet(noisy, times, hidden).sample
-    each = F.mse_loss(predicted.float(), noise.float(), reduction="none").mean(dim=(1, 2, 3))
+    each = mse_loss(predicted.float(), noise.float(), reduction="none").mean(dim=(1, 2, 3))
     if spec.min_snr_gamma is not None:
         # Hang et al. 2023, "Efficient Diffusion Training via Min-SNR Weighting", for epsilon prediction
         snr = run.snr.to(where)[times]
@@ -196,6 +196,17 @@ def train_batch(run: Run, members: Sequence[int], epoch: int, index: int, step: 
         run.optimizer.step()
         run.optimizer.zero_grad(set_to_none=True)
     return loss
+
+
+def fetch(run: Run, pending: list[torch.Tensor], bad: int) -> int:
+    """Bring the losses over from the device, the loop's only wait for it; returns how many last ones are not finite."""
+    if pending:
+        fresh: list[float] = torch.stack(pending).tolist()
+        pending.clear()
+        run.losses.extend(fresh)
+        for one in fresh:
+            bad = 0 if math.isfinite(one) else bad + 1
+    return bad
 
 
 def set_rates(run: Run, step: int) -> None:
@@ -228,10 +239,12 @@ def keep(run: Run, out: EventWriter, name: str, step: int, epoch: int, *, final:
     written = checkpoint.write(
         run.order.out_dir, name, export.serialise(found, spec, run.facts, step=step, epoch=epoch, finished_at=now)
     )
-    checkpoint.save_state(
-        run.order.out_dir, run.parameters, run.optimizer, run.generator, run.position, run.fingerprint, list(run.losses)
-    )
     out.emit("checkpoint", path=name, sha256=written.sha256, size=written.size, epoch=epoch, step=step, final=final)
+    state = checkpoint.save_state(
+        run.order.out_dir, run.parameters, run.optimizer, run.generator, run.position, run.fingerprint,
+        list(run.losses), run.accelerator.scaler,
+    )  # fmt: skip
+    out.emit("state", path=state.path, sha256=state.sha256, size=state.size, epoch=epoch, step=step)
     return name
 
 
@@ -243,9 +256,13 @@ def prepare(order: Order, out: EventWriter) -> Run:
         out.emit("warning", key=key, message=message)
     out.emit("phase", name="load")
     found = data.scan(order.data_dir, spec.caption_extension)
+    for name in found.skipped:
+        out.emit("warning", key="train_data_dir", message=f"{name} is left out: no <repeats>_<concept>.")
     families.family_of(order.base_model)
     parts = families.load(order.base_model)
     placements = tuple(buckets.place((image.width, image.height), spec) for image in found.images)
+    if any(side % parts.vae_factor for one in placements for side in one.bucket):
+        raise SpecError("resolution", f"sizes must be multiples of {parts.vae_factor} for this base model.")
     length = buckets.length(spec, [(image.width, image.height) for image in found.images], found.repeats)
 
     out.emit("phase", name="cache")
@@ -278,15 +295,15 @@ def prepare(order: Order, out: EventWriter) -> Run:
         found, placements, length.batches_per_epoch, length.epochs, length.steps, warmup,
         optim.described(optimizer, spec), time.time(), str(uuid.uuid4().int % 2**32), Path(order.base_model).name,
     )  # fmt: skip
-    betas = parts.scheduler.alphas_cumprod
+    signal = parts.scheduler.alphas_cumprod
     run = Run(
-        order, parts, posteriors, facts, length, choice, accelerator, parameters, accelerator.prepare(optimizer), warmup,
-        torch.Generator().manual_seed(spec.seed), Position(0, 0, 0), deque(maxlen=length.batches_per_epoch),
-        fingerprint(order, found), betas / (1 - betas),
+        order, parts, posteriors, facts, length, choice, accelerator, parameters, accelerator.prepare(optimizer),
+        warmup, torch.Generator().manual_seed(spec.seed), Position(0, 0, 0), deque(maxlen=length.batches_per_epoch),
+        fingerprint(order, found), signal / (1 - signal), None if spec.train_text_encoder else {},
     )  # fmt: skip
     if order.resume and (order.out_dir / f"{checkpoint.STATE}.safetensors").exists():
         run.position, losses = checkpoint.load_state(
-            order.out_dir, parameters, optimizer, run.generator, run.fingerprint
+            order.out_dir, parameters, optimizer, run.generator, run.fingerprint, accelerator.scaler
         )
         run.losses.extend(losses)
     out.emit(

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
+from gpurent_engine.spec import read_toml
+
 MARGIN, GAP, HEADER, LABEL = 16, 6, 34, 190
 INK, PAPER, FAINT = "#1c1c22", "#ffffff", "#70707a"
 
@@ -36,10 +38,8 @@ class Settings:
 
 
 def read_prompts(path: Path) -> tuple[list[Prompt], Settings]:
-    """Read a ``prompts.toml``: ``[[prompt]]`` tables with ``text`` and ``seed``, and optional ``steps``, ``guidance``."""
-    import tomllib
-
-    document = tomllib.loads(path.read_text(encoding="utf-8"))
+    """Read a ``prompts.toml``: ``[[prompt]]`` tables (``text``, ``seed``), also ``steps``, ``guidance``, ``cell``."""
+    document = read_toml(path.name, path.read_text(encoding="utf-8"))
     prompts = [Prompt(one["text"], int(one["seed"]), one.get("negative", "")) for one in document["prompt"]]
     given = {key: document[key] for key in ("steps", "guidance", "cell") if key in document}
     return prompts, Settings(**given)

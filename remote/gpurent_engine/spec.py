@@ -7,12 +7,14 @@ meaning; so do we. Unlike kohya, an unknown key is an error and a key without ef
 from __future__ import annotations
 
 import difflib
+import importlib
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from gpurent_engine.keys import ALIASES, CHOICES, NO_EFFECT, REFUSED
+from gpurent_engine.keys import ALIASES, CHOICES, DEFAULTS, NO_EFFECT, REFUSED
 
 
 class SpecError(Exception):
@@ -108,14 +110,16 @@ class TrainSpec:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> TrainSpec:
-        """Read ``to_dict``'s output; raises SpecError on unknown keys."""
+        """Read ``to_dict``'s output; raises SpecError on unknown or missing keys."""
         unknown = set(data) - set(TYPES) - {"warnings"}
         if unknown:
             raise SpecError(
                 sorted(unknown)[0], "this engine does not know the key; client and engine differ in version."
             )
         values = dict(data)
-        values["resolution"] = tuple(values["resolution"])
+        if not values.get("pretrained_model_name_or_path"):
+            raise SpecError("pretrained_model_name_or_path", "is missing.")
+        values["resolution"] = tuple(values.get("resolution", (512, 512)))
         values["warnings"] = tuple((str(key), str(text)) for key, text in values.get("warnings", ()))
         return cls(**values)
 
@@ -133,22 +137,31 @@ def load_spec(path: Path) -> TrainSpec:
     """
     text = path.read_text(encoding="utf-8-sig")
     if path.suffix == ".json":
-        import json
-
         try:
-            return parse_spec(json.loads(text))
+            document = json.loads(text)
         except ValueError as error:
             raise SpecError(path.name, f"is no valid JSON: {error}.") from error
+        if not isinstance(document, dict):
+            raise SpecError(path.name, "must hold a JSON object.")
+        return parse_spec(document)
+    return parse_spec(read_toml(path.name, text))
+
+
+def read_toml(name: str, text: str) -> dict[str, Any]:
+    """Parse TOML.
+
+    Raises:
+        SpecError: it is none, or this Python (3.10) cannot read TOML.
+    """
     try:
-        import tomllib
-    except ImportError as error:  # Python 3.10
-        raise SpecError(
-            path.name, "reading TOML needs Python 3.11 or newer; pass the configuration as .json."
-        ) from error
+        tomllib = importlib.import_module("tomllib")
+    except ImportError as error:
+        raise SpecError(name, "reading TOML needs Python 3.11 or newer; pass it as .json.") from error
     try:
-        return parse_spec(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
-        raise SpecError(path.name, f"is no valid TOML: {error}.") from error
+        document: dict[str, Any] = tomllib.loads(text)
+    except ValueError as error:
+        raise SpecError(name, f"is no valid TOML: {error}.") from error
+    return document
 
 
 def parse_spec(document: Mapping[str, Any]) -> TrainSpec:
@@ -167,7 +180,7 @@ def parse_spec(document: Mapping[str, Any]) -> TrainSpec:
         if key in NO_EFFECT:
             warnings.append((given, f"{given} has no effect here: {NO_EFFECT[key]}."))
         elif key in REFUSED:
-            if value not in (None, False, 0, "", []):
+            if value not in (None, False, 0, "", []) and value != DEFAULTS.get(key):
                 raise SpecError(given, f"is not supported: {REFUSED[key]}.")
         elif key in TYPES:
             values[key] = _typed(given, key, value)
@@ -243,6 +256,8 @@ def _consistent(spec: TrainSpec) -> TrainSpec:
             raise SpecError(key, "must be a finite number that is not negative.")
     if spec.lr_warmup_steps < 0:
         raise SpecError("lr_warmup_steps", "must not be negative.")
+    if spec.lr_scheduler == "constant" and spec.lr_warmup_steps:
+        raise SpecError("lr_scheduler", "constant has no warm-up.", "constant_with_warmup")
     if spec.max_train_epochs is None and spec.max_train_steps < 1:
         raise SpecError("max_train_steps", "must be at least 1.")
     if not 0 <= spec.caption_dropout_rate <= 1:

@@ -30,3 +30,18 @@ def encode(text_encoder: Any, ids: torch.Tensor, clip_skip: int | None) -> torch
     inner = getattr(text_encoder, "text_model", text_encoder)
     normed: torch.Tensor = inner.final_layer_norm(hidden)
     return normed
+
+
+def encode_captions(
+    text_encoder: Any, tokenizer: Any, captions: Sequence[str], clip_skip: int | None, device: torch.device,
+    remembered: dict[str, torch.Tensor] | None,
+) -> torch.Tensor:  # fmt: skip
+    """Hidden states of a batch; a frozen encoder's are computed once a caption and kept in ``remembered``."""
+    if remembered is None:
+        return encode(text_encoder, tokenise(tokenizer, captions).to(device), clip_skip)
+    new = [caption for caption in dict.fromkeys(captions) if caption not in remembered]
+    if new:
+        with torch.no_grad():
+            states = encode(text_encoder, tokenise(tokenizer, new).to(device), clip_skip)
+        remembered.update(zip(new, states, strict=True))
+    return torch.stack([remembered[caption] for caption in captions])

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+
+
+class ModelError(Exception):
+    """The base model cannot be loaded, or is not one that this engine trains."""
 
 
 @dataclass
@@ -28,8 +34,7 @@ def load(base_model: str) -> Parts:
     Only safetensors weights are read, never pickles.
 
     Raises:
-        OSError: a part is missing or the hub cannot be reached.
-        ValueError: the model does not predict epsilon.
+        ModelError: a part is missing, the hub cannot be reached, or the model is not Stable Diffusion 1.x.
     """
     from diffusers import DDPMScheduler, StableDiffusionPipeline
 
@@ -37,13 +42,22 @@ def load(base_model: str) -> Parts:
         "safety_checker": None, "feature_extractor": None, "requires_safety_checker": False,
         "torch_dtype": torch.float32, "use_safetensors": True,
     }  # fmt: skip
-    if Path(base_model).is_file():
-        pipeline = StableDiffusionPipeline.from_single_file(base_model, **common)
-    else:
-        pipeline = StableDiffusionPipeline.from_pretrained(base_model, **common)
+    try:
+        if Path(base_model).is_file():
+            pipeline = StableDiffusionPipeline.from_single_file(base_model, **common)
+        else:
+            pipeline = StableDiffusionPipeline.from_pretrained(base_model, **common)
+    except OSError as error:
+        if error.errno is not None and error.errno == errno.ENOSPC:
+            raise
+        raise ModelError(f"{base_model} cannot be loaded: {error}") from error
+    except (ValueError, RuntimeError, SafetensorError) as error:
+        raise ModelError(f"{base_model} cannot be loaded: {error}") from error
     noise = DDPMScheduler.from_config(pipeline.scheduler.config)
     if noise.config.prediction_type != "epsilon":
-        raise ValueError(f"the base model predicts {noise.config.prediction_type}, which this version does not train")
+        raise ModelError(f"{base_model} predicts {noise.config.prediction_type}, which this version does not train")
+    if pipeline.unet.config.use_linear_projection:
+        raise ModelError(f"{base_model} is a Stable Diffusion 2.x model; this version trains 1.x only")
     vae = pipeline.vae.eval()
     return Parts(
         unet=pipeline.unet, text_encoder=pipeline.text_encoder, tokenizer=pipeline.tokenizer, vae=vae, scheduler=noise,
