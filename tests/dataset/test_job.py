@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,10 +14,10 @@ from tests.dataset.world import GUIDE, HUB, config, dataset, diffusers_folder, p
 from gpurent.dataset.find import find_job
 from gpurent.dataset.job import Job
 from gpurent.errors import ConfigError, DatasetError, UsageError
+from gpurent.families import BASE_BYTES
 from gpurent.model import Need, Offer, Price
 from gpurent.money import Usd
 from gpurent.plan.quote import make_quote
-from gpurent.plan.typical import BASE_BYTES
 
 ROOT = Path(__file__).parents[2]
 
@@ -354,3 +356,14 @@ def test_another_configuration_is_pointed_out(tmp_path: Path) -> None:
         find_job(tmp_path)
     assert "(there is cats.toml: pass --config)" in str(caught.value)
     assert str(caught.value).endswith(f", as [job] of {tmp_path / 'gpurent.toml'} says.")
+
+
+def test_checking_and_quoting_load_neither_torch_nor_an_adapter() -> None:
+    """A laptop needs no gigabyte of packages to learn what a LoRA costs."""
+    code = "import sys, gpurent.dataset.find, gpurent.plan.quote, gpurent.plan.pricetable; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    heavy = {"torch", "diffusers", "transformers", "peft", "accelerate", "numpy", "gpurent_providers"}
+    assert heavy.isdisjoint(loaded)
+    assert {name for name in loaded if name.startswith("gpurent_engine.")} == {
+        "gpurent_engine.buckets", "gpurent_engine.data", "gpurent_engine.keys", "gpurent_engine.spec",
+    }  # fmt: skip

@@ -44,7 +44,8 @@ HUB = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 def picture(path: Path, size: tuple[int, int] = (640, 512), shade: int = 0) -> Path:
     """A gradient, so that every shade is another file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.linear_gradient("L").resize(size).point(lambda value: (value + shade) % 256).convert("RGB").save(path)
+    moved = [(value + shade) % 256 for value in range(256)]
+    Image.linear_gradient("L").resize(size).point(moved).convert("RGB").save(path)
     return path
 
 
