@@ -14,6 +14,7 @@ from gpurent.model import Need, Workload
 from gpurent.money import Usd
 from gpurent.plan.quote import require_offer
 from gpurent.plan.typical import typical_workload
+from gpurent.settings import vram_mb
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class NeedOptions:
             need,
             gpus=tuple(self.gpu) if self.gpu else need.gpus,
             max_hourly=self.max_price or need.max_hourly,
-            min_vram_mb=self.min_vram * 1024 if self.min_vram else need.min_vram_mb,
+            min_vram_mb=vram_mb(self.min_vram) if self.min_vram else need.min_vram_mb,
             trusted_only=self.trusted_only or need.trusted_only,
         )
 

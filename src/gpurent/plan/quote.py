@@ -81,7 +81,7 @@ def make_quote(
             rows.append(row)
     rows.sort(key=lambda row: rank.place(row.expected, row.timeline.total_s.mid, row.offer))
     rejected.sort(key=lambda one: (one.offer.provider, one.offer.id))
-    said = (*notes, *_remarks(wanted, reckoned, rows, budget, source, dated))
+    said = (*notes, *_remarks(wanted, reckoned, rows, budget))
     return Quote(workload, wanted, tuple(rows), tuple(rejected), said, source, dated)
 
 
@@ -95,16 +95,10 @@ def _row(workload: Workload, need: Need, offer: Offer, vram_mb: int) -> QuoteRow
     return QuoteRow(offer, offer.price.hourly(need.disk_gb), timeline, low, mid, high, expected, vram_mb)
 
 
-def _remarks(
-    need: Need, reckoned: vram.Memory, rows: Sequence[QuoteRow], budget: Usd | None, source: Source, dated: str | None
-) -> list[str]:
+def _remarks(need: Need, reckoned: vram.Memory, rows: Sequence[QuoteRow], budget: Usd | None) -> list[str]:
     remarks = [f"Needs {reckoned}."]
     if need.min_vram_mb < reckoned.need:
         remarks.append(f"You asked for {need.min_vram_mb / 1024:.1f} GB only: it may run out of memory.")
-    if source == "table":
-        remarks.append(f"Typical prices from a table of {dated or 'unknown date'}; nothing here can be rented.")
-    if source == "sandbox":
-        remarks.append("Play money: these machines are simulated on this computer.")
     if budget is not None:
         beyond = sum(row.asks > budget for row in rows)
         if beyond:
