@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from tests.conformance.sandbox_harness import BOOT_S
 
 from gpurent.sandbox.server import Sandbox
-from tests.conformance.sandbox_harness import BOOT_S
 
 
 @pytest.fixture(scope="module")

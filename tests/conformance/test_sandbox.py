@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from contextlib import closing
 
 import pytest
+from tests.conformance.sandbox_harness import SandboxHarness
 
 from gpurent.sandbox.server import Sandbox
 from gpurent.testing.conformance import ProviderConformance
 from gpurent.testing.harness import ProviderHarness
-from tests.conformance.sandbox_harness import SandboxHarness
 
 
 class TestSandbox(ProviderConformance):

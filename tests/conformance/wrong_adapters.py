@@ -1,4 +1,4 @@
-"""Adapters that are each wrong in one way; ``test_wrong_adapters.py`` runs the suite on them in a process of its own."""
+"""Adapters that are each wrong in one way; ``test_wrong_adapters.py`` runs the suite on them in its own process."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import ClassVar
 
 import pytest
+from tests.conformance.sandbox_harness import SandboxHarness
 
 from gpurent.errors import BadReply, CreateFailed
 from gpurent.model import Instance, Launch, Offer
@@ -16,7 +17,6 @@ from gpurent.testing.conformance import ProviderConformance
 from gpurent.testing.harness import ProviderHarness
 from gpurent_providers.sandbox import wire
 from gpurent_providers.sandbox.provider import SandboxProvider
-from tests.conformance.sandbox_harness import SandboxHarness
 
 
 class LosesTheTag(SandboxProvider):

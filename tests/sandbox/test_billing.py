@@ -32,7 +32,9 @@ def market(balance: str = "100", **more: object) -> tuple[Market, ManualClock, F
 
 
 @given(price=prices, disk_gb=st.integers(1, 1000), first=usages, more=usages)
-def test_a_bill_never_shrinks_and_never_gains_by_splitting(price: Price, disk_gb: int, first: Usage, more: Usage):
+def test_a_bill_never_shrinks_and_never_gains_by_splitting(
+    price: Price, disk_gb: int, first: Usage, more: Usage
+) -> None:
     """More usage costs at least as much, and at most what both parts cost apart."""
     both = Usage(
         first.gpu_s + more.gpu_s, first.disk_s + more.disk_s,
@@ -44,7 +46,7 @@ def test_a_bill_never_shrinks_and_never_gains_by_splitting(price: Price, disk_gb
 
 
 @given(st.floats(0, 1e6), st.floats(0, 1e6))
-def test_seconds_are_begun_seconds(start: float, length: float):
+def test_seconds_are_begun_seconds(start: float, length: float) -> None:
     """A begun second counts whole; time never counts backwards."""
     seconds = whole_seconds(start, start + length)
     assert length - 0.002 <= seconds <= length + 1.002
@@ -52,7 +54,7 @@ def test_seconds_are_begun_seconds(start: float, length: float):
     assert whole_seconds(start, start) == 0
 
 
-def test_an_hour_costs_what_the_offer_says():
+def test_an_hour_costs_what_the_offer_says() -> None:
     """GPU, disk and traffic of one hour, to the micro-dollar."""
     rented, clock, _ = market()
     ref = rented.create(ORDER).id
@@ -65,7 +67,7 @@ def test_an_hour_costs_what_the_offer_says():
     assert rented.balance() == Usd.parse("100") - charges.total
 
 
-def test_the_bill_stops_with_destroy_and_stays_known():
+def test_the_bill_stops_with_destroy_and_stays_known() -> None:
     """Nothing is added after the end, and the bill is final."""
     rented, clock, _ = market()
     ref = rented.create(ORDER).id
@@ -78,7 +80,7 @@ def test_the_bill_stops_with_destroy_and_stays_known():
     assert then.final
 
 
-def test_an_empty_balance_stops_the_gpu_at_that_moment():
+def test_an_empty_balance_stops_the_gpu_at_that_moment() -> None:
     """However late anybody looks, the GPU is billed up to the moment when the money was used up; the disk goes on."""
     rented, clock, _ = market("0.36")
     ref = rented.create(ORDER).id
@@ -91,7 +93,7 @@ def test_an_empty_balance_stops_the_gpu_at_that_moment():
         rented.create(ORDER)
 
 
-def test_the_longest_rental_ends_by_itself():
+def test_the_longest_rental_ends_by_itself() -> None:
     """A machine that may be rented for an hour is stopped after an hour."""
     rented, clock, _ = market(max_duration_s=3600)
     ref = rented.create(ORDER).id
@@ -99,7 +101,7 @@ def test_the_longest_rental_ends_by_itself():
     assert rented.get(ref).stopped_at == rented.get(ref).created_at + 3600
 
 
-def test_boot_goes_through_its_states():
+def test_boot_goes_through_its_states() -> None:
     """created, loading, starting; running needs a host with a port."""
     rented, clock, _ = market()
     ref = rented.create(ORDER).id
@@ -112,7 +114,7 @@ def test_boot_goes_through_its_states():
     assert seen == [State.CREATED, State.LOADING, State.STARTING, State.STARTING, State.RUNNING]
 
 
-def test_a_delayed_destroy_bills_until_it_happens():
+def test_a_delayed_destroy_bills_until_it_happens() -> None:
     """destroy_lag: accepted, still there and billing, then gone at its time."""
     rented, clock, faults = market()
     ref = rented.create(ORDER).id
@@ -124,7 +126,7 @@ def test_a_delayed_destroy_bills_until_it_happens():
     assert rented.charges(ref).gpu == PRICE.gpu_hour.scaled(30, 3600)
 
 
-def test_a_vanished_host_bills_no_more():
+def test_a_vanished_host_bills_no_more() -> None:
     """host_vanishes: gone from every listing at its time."""
     rented, clock, faults = market()
     faults.set(Fault.HOST_VANISHES, value=5)

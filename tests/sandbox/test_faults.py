@@ -8,23 +8,28 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import httpx
 import paramiko
 import pytest
+from tests.sandbox.conftest import Customer, eventually
 
 from gpurent.sandbox.address import discover
 from gpurent.sandbox.faults import Fault
 from gpurent.sandbox.processes import processes_under
-from tests.sandbox.conftest import Customer, eventually
 
 
 def refs(customer: Customer) -> list[str]:
     return [item["id"] for item in customer.api.get("/v1/instances").json()["instances"]]
 
 
-def test_a_lost_reply_leaves_an_instance(customer: Customer):
+def _is_down(transport: paramiko.Transport) -> bool:
+    return not transport.is_active()
+
+
+def test_a_lost_reply_leaves_an_instance(customer: Customer) -> None:
     """create_reply_lost: the connection is cut, the instance is there."""
     customer.sandbox.faults.set(Fault.CREATE_REPLY_LOST)
     with pytest.raises(httpx.RemoteProtocolError):
@@ -32,7 +37,7 @@ def test_a_lost_reply_leaves_an_instance(customer: Customer):
     assert len(refs(customer)) == 1
 
 
-def test_an_error_reply_names_what_it_made(customer: Customer):
+def test_an_error_reply_names_what_it_made(customer: Customer) -> None:
     """create_error_but_created: a 500 with the id of what exists."""
     customer.sandbox.faults.set(Fault.CREATE_ERROR_BUT_CREATED)
     body = {"offer_id": "m01", "label": "x", "disk_gb": 10, "ssh_public_key": customer.public_key}
@@ -41,7 +46,7 @@ def test_an_error_reply_names_what_it_made(customer: Customer):
     assert [reply.json()["error"]["instance_id"]] == refs(customer)
 
 
-def test_list_lag_hides_a_new_instance(customer: Customer):
+def test_list_lag_hides_a_new_instance(customer: Customer) -> None:
     """list_lag: it exists, and no listing shows it yet."""
     customer.sandbox.faults.set(Fault.LIST_LAG, value=1000)
     customer.rent()
@@ -49,7 +54,7 @@ def test_list_lag_hides_a_new_instance(customer: Customer):
     assert len(customer.sandbox.truth()) == 1
 
 
-def test_an_ignored_destroy_leaves_it_alive(customer: Customer):
+def test_an_ignored_destroy_leaves_it_alive(customer: Customer) -> None:
     """destroy_ignored: accepted, and nothing happens; the next one works."""
     ref = customer.rent()
     customer.sandbox.faults.set(Fault.DESTROY_IGNORED)
@@ -59,7 +64,7 @@ def test_an_ignored_destroy_leaves_it_alive(customer: Customer):
     assert refs(customer) == []
 
 
-def test_a_false_404(customer: Customer):
+def test_a_false_404(customer: Customer) -> None:
     """get_404_while_alive: one look-up denies what lives."""
     ref = customer.rent()
     customer.sandbox.faults.set(Fault.GET_404_WHILE_ALIVE)
@@ -67,7 +72,7 @@ def test_a_false_404(customer: Customer):
 
 
 @pytest.mark.parametrize(("fault", "status"), [(Fault.HTTP_500, 500), (Fault.HTTP_429, 429)])
-def test_http_errors_strike_as_often_as_ordered(customer: Customer, fault: Fault, status: int):
+def test_http_errors_strike_as_often_as_ordered(customer: Customer, fault: Fault, status: int) -> None:
     """http_500, http_429: the next two requests, on the chosen path only."""
     customer.sandbox.faults.set(fault, times=2, value=3, on="GET /v1/balance")
     assert customer.api.get("/v1/offers").status_code == 200
@@ -76,7 +81,7 @@ def test_http_errors_strike_as_often_as_ordered(customer: Customer, fault: Fault
     assert replies[0].headers.get("retry-after") == ("3" if status == 429 else None)
 
 
-def test_hang_reset_and_garbage(customer: Customer):
+def test_hang_reset_and_garbage(customer: Customer) -> None:
     """http_timeout, http_reset, garbage_reply."""
     customer.sandbox.faults.set(Fault.HTTP_TIMEOUT)
     with pytest.raises(httpx.ReadTimeout):
@@ -88,7 +93,7 @@ def test_hang_reset_and_garbage(customer: Customer):
     assert customer.api.get("/v1/offers").text.startswith("<!doctype html>")
 
 
-def test_a_stuck_boot_never_runs(customer: Customer):
+def test_a_stuck_boot_never_runs(customer: Customer) -> None:
     """boot_stuck: loading for ever."""
     customer.sandbox.faults.set(Fault.BOOT_STUCK)
     ref = customer.rent()
@@ -96,7 +101,7 @@ def test_a_stuck_boot_never_runs(customer: Customer):
     assert customer.api.get(f"/v1/instances/{ref}").json()["instance"]["state"] == "loading"
 
 
-def test_running_without_sshd(customer: Customer):
+def test_running_without_sshd(customer: Customer) -> None:
     """no_sshd: an endpoint at which nothing listens."""
     customer.sandbox.faults.set(Fault.NO_SSHD)
     port = customer.port(customer.rent())
@@ -104,7 +109,7 @@ def test_running_without_sshd(customer: Customer):
         customer.try_login(port)
 
 
-def test_sshd_that_refuses_the_right_key_at_first(customer: Customer):
+def test_sshd_that_refuses_the_right_key_at_first(customer: Customer) -> None:
     """sshd_refuses_key_for: refused, then admitted."""
     customer.sandbox.faults.set(Fault.SSHD_REFUSES_KEY_FOR, value=1.5)
     ref = customer.rent()
@@ -115,7 +120,7 @@ def test_sshd_that_refuses_the_right_key_at_first(customer: Customer):
     customer.login(ref)
 
 
-def test_a_host_that_vanishes_takes_its_processes_along(customer: Customer):
+def test_a_host_that_vanishes_takes_its_processes_along(customer: Customer) -> None:
     """host_vanishes: unlisted, and no process left."""
     customer.sandbox.faults.set(Fault.HOST_VANISHES, value=0.5)
     customer.rent(startup="setsid sleep 1000 & sleep 1000")
@@ -123,7 +128,7 @@ def test_a_host_that_vanishes_takes_its_processes_along(customer: Customer):
     assert refs(customer) == []
 
 
-def test_a_dearer_instance_says_so(customer: Customer):
+def test_a_dearer_instance_says_so(customer: Customer) -> None:
     """wrong_price: half as much again."""
     offer = customer.api.get("/v1/offers").json()["offers"][0]
     customer.sandbox.faults.set(Fault.WRONG_PRICE)
@@ -132,7 +137,7 @@ def test_a_dearer_instance_says_so(customer: Customer):
     assert float(price) == pytest.approx(1.5 * float(offer["price"]["gpu_hour"]))
 
 
-def test_ssh_is_cut_now_or_after_some_bytes(customer: Customer):
+def test_ssh_is_cut_now_or_after_some_bytes(customer: Customer) -> None:
     """drop_ssh: live connections break; a new one works."""
     ref = customer.rent()
     for value in (None, 1_000_000):
@@ -141,14 +146,14 @@ def test_ssh_is_cut_now_or_after_some_bytes(customer: Customer):
         assert transport is not None
         customer.sandbox.faults.set(Fault.DROP_SSH, value=value)
         if value:
-            with pytest.raises((OSError, EOFError, paramiko.SSHException)):
-                with client.open_sftp().open("x", "wb") as file:
-                    file.write(bytes(3_000_000))
-        eventually(lambda transport=transport: not transport.is_active())  # type: ignore[misc]
+            sftp = client.open_sftp()
+            with pytest.raises((OSError, EOFError, paramiko.SSHException)), sftp.open("x", "wb") as file:
+                file.write(bytes(3_000_000))
+        eventually(partial(_is_down, transport))
     assert customer.run(customer.login(ref), "echo back")[1] == "back\n"
 
 
-def test_a_slow_link_takes_its_time(customer: Customer):
+def test_a_slow_link_takes_its_time(customer: Customer) -> None:
     """slow_link: 100 kB at 200 kB/s take at least a third of a second."""
     client = customer.login(customer.rent())
     customer.sandbox.faults.set(Fault.SLOW_LINK, value=200_000)
@@ -157,7 +162,7 @@ def test_a_slow_link_takes_its_time(customer: Customer):
     assert time.monotonic() - before > 0.3
 
 
-def test_faults_are_set_over_the_api_with_the_control_key_only(customer: Customer):
+def test_faults_are_set_over_the_api_with_the_control_key_only(customer: Customer) -> None:
     """PUT /control/faults replaces all rules; the account key does not open it."""
     rules = {"rules": [{"fault": "http_500", "times": 1}]}
     assert customer.api.put("/control/faults", json=rules).status_code == 401
@@ -167,7 +172,7 @@ def test_faults_are_set_over_the_api_with_the_control_key_only(customer: Custome
     assert customer.api.get("/v1/balance").json() == {"balance": "100.000000"}
 
 
-def test_an_instances_key_opens_nothing_else(customer: Customer):
+def test_an_instances_key_opens_nothing_else(customer: Customer) -> None:
     """The key that lies on the host looks at and destroys its own instance; everything else is refused."""
     mine, other = customer.rent(), customer.rent()
     key = customer.sandbox.market.get(mine).key
@@ -185,7 +190,7 @@ def test_an_instances_key_opens_nothing_else(customer: Customer):
     assert customer.api.get("/v1/offers", headers={"Authorization": ""}).status_code == 401
 
 
-def test_refusals_are_json(customer: Customer):
+def test_refusals_are_json(customer: Customer) -> None:
     """404, 409 and 400 carry a code and a message."""
     body = {"offer_id": "m01", "label": "x", "disk_gb": 10, "ssh_public_key": "k"}
     assert customer.api.post("/v1/instances", json=body).status_code == 201
@@ -197,7 +202,7 @@ def test_refusals_are_json(customer: Customer):
     assert codes == [(409, "offer_gone"), (400, "bad_request"), (404, "not_found"), (400, "bad_request")]
 
 
-def test_the_journal_holds_every_request_and_no_key(customer: Customer):
+def test_the_journal_holds_every_request_and_no_key(customer: Customer) -> None:
     """Method, path and status in memory and on disk; keys nowhere."""
     customer.rent()
     entries = customer.sandbox.journal.entries("POST", "/v1/instances")
@@ -207,7 +212,7 @@ def test_the_journal_holds_every_request_and_no_key(customer: Customer):
     assert customer.sandbox.account_key not in text
 
 
-def test_a_killed_sandbox_leaves_no_process(tmp_path: Path):
+def test_a_killed_sandbox_leaves_no_process(tmp_path: Path) -> None:
     """kill -9 of the sandbox: its janitor kills every process of every host, and nobody finds it running."""
     program = (
         "import sys; from pathlib import Path; from gpurent.sandbox.server import run_forever; "

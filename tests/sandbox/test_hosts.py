@@ -9,7 +9,6 @@ import asyncssh
 import paramiko
 import psutil
 import pytest
-
 from tests.sandbox.conftest import Customer, eventually, new_key
 
 

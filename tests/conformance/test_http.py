@@ -1,0 +1,125 @@
+"""The HTTP client of adapters: every failure has a meaning, only what may be repeated is repeated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import httpx
+import pytest
+
+from gpurent.clock import ManualClock
+from gpurent.errors import AuthFailed, BadReply, ProviderError, RateLimited, Unavailable
+from gpurent.http import HTTPX_ERRORS, Api, Policy, Redactor, map_error, parse_retry_after
+from gpurent.sandbox.faults import Fault
+from gpurent.sandbox.server import Sandbox
+
+EXPORTED = [
+    kind for kind in vars(httpx).values() if isinstance(kind, type) and issubclass(kind, Exception)
+]  # fmt: skip
+
+
+Connect = Callable[..., Api]
+
+
+@pytest.fixture
+def connect(market: Sandbox) -> Iterator[Connect]:
+    opened: list[Api] = []
+
+    def connect(clock: ManualClock, **policy: float) -> Api:
+        headers = {"Authorization": f"Bearer {market.account_key}"}
+        given = Policy(**policy)  # type: ignore[arg-type]
+        opened.append(
+            Api("sandbox", market.url, headers=headers, secrets=(), clock=clock, policy=given, use_proxies=False)
+        )
+        return opened[-1]
+
+    yield connect
+    for api in opened:
+        api.close()
+
+
+@pytest.fixture(autouse=True)
+def no_faults(market: Sandbox) -> None:
+    market.faults.clear()
+
+
+@pytest.mark.parametrize("kind", EXPORTED)
+def test_every_exception_of_httpx_is_mapped(kind: type[Exception]) -> None:
+    """A new exception in a new httpx turns this red."""
+    assert kind in HTTPX_ERRORS
+    assert isinstance(HTTPX_ERRORS[kind]("x"), ProviderError)
+
+
+def test_an_error_names_the_provider_and_no_secret() -> None:
+    """The mapped error is redacted."""
+    error = map_error(httpx.ConnectError("no route for key-123"), "acme", "GET /x", Redactor(("key-123",)))
+    assert type(error) is Unavailable
+    assert (error.provider, "key-123" in str(error)) == ("acme", False)
+
+
+def test_reads_are_repeated_after_the_pause_that_was_asked_for(market: Sandbox, connect: Connect) -> None:
+    """Two 429 with Retry-After 4 cost eight seconds of waiting and then answer."""
+    clock = ManualClock()
+    market.faults.set(Fault.HTTP_429, times=2, value=4)
+    assert connect(clock).read("/v1/balance").status == 200
+    assert clock.monotonic() == 8
+
+
+def test_a_pause_too_long_is_left_to_the_caller(market: Sandbox, connect: Connect) -> None:
+    """Nobody waits an hour inside a client."""
+    clock = ManualClock()
+    market.faults.set(Fault.HTTP_429, value=3600)
+    with pytest.raises(RateLimited) as caught:
+        connect(clock).read("/v1/balance")
+    assert (caught.value.retry_after, clock.monotonic()) == (3600, 0)
+
+
+def test_attempts_are_limited_and_back_off(market: Sandbox, connect: Connect) -> None:
+    """Three attempts, with half a second and a second between them."""
+    clock = ManualClock()
+    market.faults.set(Fault.HTTP_500, times=5)
+    before = len(market.journal.entries())
+    with pytest.raises(Unavailable):
+        connect(clock).destroy("/v1/instances/x")
+    assert (len(market.journal.entries()) - before, clock.monotonic()) == (3, 1.5)
+
+
+def test_send_once_returns_any_status_and_is_sent_once(market: Sandbox, connect: Connect) -> None:
+    """A 500 to a create is a reply to be read, not repeated."""
+    before = len(market.journal.entries())
+    market.faults.set(Fault.HTTP_500)
+    assert connect(ManualClock()).send_once("POST", "/v1/instances", {}).status == 500
+    assert len(market.journal.entries()) == before + 1
+
+
+def test_requests_keep_their_distance(market: Sandbox, connect: Connect) -> None:
+    """Three requests a second apart take two seconds."""
+    clock = ManualClock()
+    api = connect(clock, min_interval_s=1.0)
+    for _ in range(3):
+        api.read("/v1/balance")
+    assert clock.monotonic() == 2
+
+
+def test_statuses_have_their_meaning(market: Sandbox, connect: Connect) -> None:
+    """404 that was not expected is BadReply; the user agent names us."""
+    with pytest.raises(BadReply):
+        connect(ManualClock()).read("/v1/nothing")
+    assert market.journal.entries("GET", "/v1/nothing")[-1].headers["user-agent"].startswith("gpurent/")
+
+
+def test_a_key_with_odd_characters_is_refused_without_being_shown() -> None:
+    """A pasted line break in a key is AuthFailed, and the key is not in the message."""
+    with pytest.raises(AuthFailed) as caught:
+        Api("acme", "http://x", headers={"Authorization": "Bearer se\ncret"}, secrets=(), clock=ManualClock())
+    assert "cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [(None, None), ("2", 2.0), ("-5", 0.0), ("nan", None), ("soon", None), ("inf", 86400.0),
+     ("Thu, 01 Jan 1970 00:02:00 GMT", 20.0)],
+)  # fmt: skip
+def test_retry_after_is_a_number_or_a_date(text: str | None, seconds: float | None) -> None:
+    """Seconds, an HTTP date, or nothing that makes sense."""
+    assert parse_retry_after(text, now=100.0) == seconds
