@@ -22,7 +22,7 @@ def spec(**keys: object) -> TrainSpec:
 
 
 @pytest.mark.parametrize("row", VECTORS, ids=lambda row: "-".join(map(str, row[:7])))
-def test_placement_equals_kohyas(row):
+def test_placement_equals_kohyas(row: list[int]) -> None:
     """Bucket and scaled size equal what kohya's BucketManager gave for the same picture and settings."""
     no_upscale, resolution, low, high, step, width, height, *expected = row
     found = place(
@@ -38,19 +38,19 @@ def test_placement_equals_kohyas(row):
 @pytest.mark.parametrize(
     ("area", "low", "high", "count"), [(512, 256, 1024, 17), (1024, 256, 2048, 41), (1024, 512, 2048, 33)]
 )
-def test_there_are_as_many_buckets_as_kohya_makes(area, low, high, count):
+def test_there_are_as_many_buckets_as_kohya_makes(area: int, low: int, high: int, count: int) -> None:
     """The list of buckets has kohya's length for the usual settings."""
     assert len(resolutions((area, area), low, high, 64)) == count
 
 
 @given(SIZES, st.booleans(), st.booleans())
-def test_the_scaled_picture_covers_its_bucket(size, enable, no_upscale):
+def test_the_scaled_picture_covers_its_bucket(size: tuple[int, int], enable: bool, no_upscale: bool) -> None:
     """Whatever the picture, it is never smaller than the bucket it is cropped to."""
     found = place(size, spec(enable_bucket=enable, bucket_no_upscale=no_upscale))
     assert found.resized[0] >= found.bucket[0] > 0 and found.resized[1] >= found.bucket[1] > 0
 
 
-def test_without_buckets_everything_has_the_resolution():
+def test_without_buckets_everything_has_the_resolution() -> None:
     """Buckets off: scale to cover, crop to ``resolution``."""
     assert place((1920, 1080), spec(resolution="512,768")) == Placement((512, 768), (1365, 768))
 
@@ -59,7 +59,9 @@ def test_without_buckets_everything_has_the_resolution():
     st.lists(st.tuples(st.sampled_from([(64, 64), (64, 128), (128, 64)]), st.integers(1, 5)), min_size=1, max_size=20),
     st.integers(1, 6), st.integers(0, 99), st.integers(0, 9),
 )  # fmt: skip
-def test_an_epoch_shows_each_picture_as_often_as_it_repeats(pictures, size, seed, epoch):
+def test_an_epoch_shows_each_picture_as_often_as_it_repeats(
+    pictures: list[tuple[tuple[int, int], int]], size: int, seed: int, epoch: int
+) -> None:
     """Each batch holds one bucket and at most ``batch_size``; counts are exact; the same seed gives the same order."""
     buckets, repeats = [one for one, _ in pictures], [times for _, times in pictures]
     batches = epoch_batches(buckets, repeats, size, seed, epoch)
@@ -69,13 +71,13 @@ def test_an_epoch_shows_each_picture_as_often_as_it_repeats(pictures, size, seed
     assert batches == epoch_batches(buckets, repeats, size, seed, epoch)
 
 
-def test_epochs_differ_in_order():
+def test_epochs_differ_in_order() -> None:
     """Each epoch is shuffled anew."""
     orders = {str(epoch_batches([(64, 64)] * 12, [1] * 12, 3, 7, epoch)) for epoch in range(5)}
     assert len(orders) == 5
 
 
-def test_step_counts_follow_kohya():
+def test_step_counts_follow_kohya() -> None:
     """Short last batches count, accumulation rounds up, and epochs win over steps."""
     sizes, repeats = [(512, 512)] * 5 + [(1024, 512)], [3] * 6
     run = length(spec(enable_bucket=True, train_batch_size=4, max_train_epochs=2), sizes, repeats)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ def put(path: Path, size: tuple[int, int] = (64, 48), caption: str | None = None
     return path
 
 
-def test_folders_give_repeats_and_concept(tmp_path):
+def test_folders_give_repeats_and_concept(tmp_path: Path) -> None:
     """The number before the underscore is repeats, the rest the concept; sizes and captions are read."""
     put(tmp_path / "10_my cat" / "a.png", (64, 48), "my cat, sitting\nsecond line")
     put(tmp_path / "2_dog" / "b.JPG", (32, 80))
@@ -29,7 +30,7 @@ def test_folders_give_repeats_and_concept(tmp_path):
     assert found.repeats == (10, 2)
 
 
-def test_a_turned_photograph_counts_as_it_is_seen(tmp_path):
+def test_a_turned_photograph_counts_as_it_is_seen(tmp_path: Path) -> None:
     """Orientation in the EXIF data swaps width and height."""
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -39,7 +40,7 @@ def test_a_turned_photograph_counts_as_it_is_seen(tmp_path):
     assert (image.width, image.height) == (40, 80)
 
 
-def test_caption_extension_is_obeyed(tmp_path):
+def test_caption_extension_is_obeyed(tmp_path: Path) -> None:
     """With the key set, only that suffix counts; without it .txt wins over .caption."""
     picture = put(tmp_path / "1_x" / "a.png", caption="from txt")
     picture.with_suffix(".caption").write_text("from caption")
@@ -47,7 +48,7 @@ def test_caption_extension_is_obeyed(tmp_path):
     assert scan(tmp_path, ".caption").images[0].caption == "from caption"
 
 
-def test_other_folders_are_named_not_used(tmp_path):
+def test_other_folders_are_named_not_used(tmp_path: Path) -> None:
     """Folders without a number are left out, and listed."""
     put(tmp_path / "1_x" / "a.png")
     put(tmp_path / "backup" / "a.png")
@@ -67,7 +68,7 @@ def test_other_folders_are_named_not_used(tmp_path):
         (lambda root: (put(root / "1_x" / "a.png"), put(root / "1_x" / "a.jpg")), "shares its caption"),
     ],
 )
-def test_what_cannot_be_trained_on_is_named(tmp_path, make, says):
+def test_what_cannot_be_trained_on_is_named(tmp_path: Path, make: Callable[[Path], object], says: str) -> None:
     """Each defect is an error with the culprit's path and a remedy."""
     make(tmp_path)
     with pytest.raises(DataError, match=says) as caught:
@@ -75,7 +76,7 @@ def test_what_cannot_be_trained_on_is_named(tmp_path, make, says):
     assert caught.value.path.is_relative_to(tmp_path) and caught.value.hint
 
 
-def test_a_missing_dataset_says_what_was_expected(tmp_path):
+def test_a_missing_dataset_says_what_was_expected(tmp_path: Path) -> None:
     """The error for a missing folder describes the layout."""
     with pytest.raises(DataError, match="does not exist") as caught:
         scan(tmp_path / "nowhere")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 from gpurent_engine.events import EventWriter
 
 
-def test_each_event_is_one_line_of_json(tmp_path):
+def test_each_event_is_one_line_of_json(tmp_path: Path) -> None:
     """Lines carry version, running number, time, kind and fields; numbers that JSON lacks become null."""
     with EventWriter(tmp_path / "deep" / "events.jsonl", now=lambda: 12.0) as out:
         out.emit("phase", name="load\nnot a new line")
@@ -18,7 +19,7 @@ def test_each_event_is_one_line_of_json(tmp_path):
     assert (second["seq"], second["loss"], second["lr"], second["values"]) == (1, None, None, [1.0, None])
 
 
-def test_a_line_is_on_disk_before_emit_returns(tmp_path):
+def test_a_line_is_on_disk_before_emit_returns(tmp_path: Path) -> None:
     """A reader sees each event at once, not when the file is closed."""
     path = tmp_path / "events.jsonl"
     with EventWriter(path) as out:
@@ -26,7 +27,7 @@ def test_a_line_is_on_disk_before_emit_returns(tmp_path):
         assert path.read_text().count("\n") == 1
 
 
-def test_step_reports_are_thinned_but_first_and_last_are_said(tmp_path):
+def test_step_reports_are_thinned_but_first_and_last_are_said(tmp_path: Path) -> None:
     """At most one report in half a second, whatever the speed, and always the first and the last."""
     clock = [0.0]
     with EventWriter(tmp_path / "e", monotonic=lambda: clock[0]) as out:
@@ -38,7 +39,7 @@ def test_step_reports_are_thinned_but_first_and_last_are_said(tmp_path):
     assert said[0] == 1 and said[-1] == 100 and 15 <= len(said) <= 22
 
 
-def test_a_torn_line_of_a_killed_engine_spoils_no_other(tmp_path):
+def test_a_torn_line_of_a_killed_engine_spoils_no_other(tmp_path: Path) -> None:
     """A resumed engine starts on a line of its own and counts on."""
     path = tmp_path / "events.jsonl"
     path.write_text('{"v": 1, "seq": 0}\n{"v": 1, "se')

@@ -22,7 +22,7 @@ from gpurent_engine.schedule import factor, warmup_steps
         ("polynomial", 3, 1, 2.0),
     ],
 )
-def test_the_curve_equals_diffusers(name, warmup, cycles, power):
+def test_the_curve_equals_diffusers(name: str, warmup: int, cycles: int, power: float) -> None:
     """Every step's rate equals diffusers' scheduler of the same name."""
     base, total = 2e-3, 60
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=base)
@@ -36,12 +36,12 @@ def test_the_curve_equals_diffusers(name, warmup, cycles, power):
         theirs.step()
 
 
-def test_a_whole_number_is_steps_and_a_float_a_share():
+def test_a_whole_number_is_steps_and_a_float_a_share() -> None:
     """kohya's reading of lr_warmup_steps."""
     assert (warmup_steps(100, 500), warmup_steps(0.1, 500), warmup_steps(1.0, 500)) == (100, 50, 500)
 
 
-def test_an_unknown_curve_is_refused():
+def test_an_unknown_curve_is_refused() -> None:
     """A name that is not a curve raises instead of training at a constant rate."""
     with pytest.raises(ValueError, match="bogus"):
         factor("bogus", 1, warmup=0, total=2)

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.engine.kohya_keys import TRAINER_KEYS
 
 from gpurent_engine.spec import TYPES, SpecError, TrainSpec, describe, load_spec, parse_spec
-from tests.engine.kohya_keys import TRAINER_KEYS
 
 GUIDE = Path(__file__).parent / "data" / "training_config.toml"
 
@@ -21,7 +21,7 @@ def parse(**keys: object) -> TrainSpec:
     return parse_spec({"pretrained_model_name_or_path": "base", **keys})
 
 
-def test_the_guides_file_is_read_as_it_stands():
+def test_the_guides_file_is_read_as_it_stands() -> None:
     """The guide's training_config.toml needs no change and means what the guide says."""
     spec = load_spec(GUIDE)
     assert (spec.resolution, spec.train_batch_size, spec.enable_bucket) == ((512, 512), 2, True)
@@ -31,7 +31,7 @@ def test_the_guides_file_is_read_as_it_stands():
     assert [key for key, _ in spec.warnings] == ["save_model_as"]
 
 
-def test_sections_carry_no_meaning(tmp_path):
+def test_sections_carry_no_meaning(tmp_path: Path) -> None:
     """A flat JSON file with the same keys gives the same training."""
     spec = load_spec(GUIDE)
     flat = {"pretrained_model_name_or_path": spec.pretrained_model_name_or_path, "max_train_epochs": 3}
@@ -41,7 +41,7 @@ def test_sections_carry_no_meaning(tmp_path):
 
 
 @pytest.mark.parametrize("key", sorted(TRAINER_KEYS))
-def test_no_key_of_kohyas_trainer_is_unknown(key):
+def test_no_key_of_kohyas_trainer_is_unknown(key: str) -> None:
     """Each key of kohya's trainer is obeyed, warned about, or refused with a reason."""
     if key in ("lr_warmup_steps", "pretrained_model_name_or_path"):
         assert key in TYPES
@@ -64,7 +64,7 @@ def test_no_key_of_kohyas_trainer_is_unknown(key):
         ("xformer", "xformers"),
     ],
 )
-def test_an_unknown_key_names_the_nearest(wrong, right):
+def test_an_unknown_key_names_the_nearest(wrong: str, right: str) -> None:
     """A mistyped key is an error that offers the right spelling."""
     with pytest.raises(SpecError) as caught:
         parse(**{wrong: 1})
@@ -86,7 +86,7 @@ def test_an_unknown_key_names_the_nearest(wrong, right):
         ("mixed_precision", False, "one of"),
     ],
 )
-def test_a_wrong_type_names_key_expectation_and_value(key, value, says):
+def test_a_wrong_type_names_key_expectation_and_value(key: str, value: object, says: str) -> None:
     """The message names the key, what it must be and what was given."""
     with pytest.raises(SpecError) as caught:
         parse(**{key: value})
@@ -96,7 +96,7 @@ def test_a_wrong_type_names_key_expectation_and_value(key, value, says):
 @pytest.mark.parametrize(
     ("value", "size"), [(512, (512, 512)), ("512", (512, 512)), ("512,768", (512, 768)), ([640, 512], (640, 512))]
 )
-def test_resolution_takes_every_usual_form(value, size):
+def test_resolution_takes_every_usual_form(value: object, size: tuple[int, int]) -> None:
     """A number, kohya's string, a pair in a string and a list all work."""
     assert parse(resolution=value).resolution == size
 
@@ -116,24 +116,24 @@ def test_resolution_takes_every_usual_form(value, size):
         {"lr_scheduler": "constant", "lr_warmup_steps": 10},
     ],
 )
-def test_values_that_cannot_be_trained_with_are_refused(keys):
+def test_values_that_cannot_be_trained_with_are_refused(keys: dict[str, object]) -> None:
     """Numbers out of range and contradictions are found before any money is spent."""
     with pytest.raises(SpecError):
         parse(**keys)
 
 
-def test_a_refused_key_at_its_default_is_no_offence():
+def test_a_refused_key_at_its_default_is_no_offence() -> None:
     """A GUI writes every key; those that say what is done anyway pass."""
     assert parse(loss_type="l2", max_timestep=1000, network_args=[], v2=False, max_token_length=75) == parse()
 
 
-def test_the_base_model_is_required():
+def test_the_base_model_is_required() -> None:
     """Without a base model the error names the key and what it takes."""
     with pytest.raises(SpecError, match="diffusers folder"):
         parse_spec({"network_dim": 4})
 
 
-def test_text_that_is_no_toml_is_an_error_of_the_file(tmp_path):
+def test_text_that_is_no_toml_is_an_error_of_the_file(tmp_path: Path) -> None:
     """Broken TOML and JSON name the file."""
     for name in ("broken.toml", "broken.json"):
         (tmp_path / name).write_text("network_dim = [1,")
@@ -145,7 +145,9 @@ def test_text_that_is_no_toml_is_an_error_of_the_file(tmp_path):
     dim=st.integers(1, 128), rate=st.floats(1e-7, 1.0), size=st.tuples(st.integers(64, 2048), st.integers(64, 2048)),
     warmup=st.integers(0, 500) | st.floats(0, 1), name=st.text("abc-_", min_size=1, max_size=9),
 )  # fmt: skip
-def test_a_spec_survives_the_journey_to_the_host(dim, rate, size, warmup, name):
+def test_a_spec_survives_the_journey_to_the_host(
+    dim: int, rate: float, size: tuple[int, int], warmup: float, name: str
+) -> None:
     """to_dict, JSON and from_dict give back an equal spec, warnings included."""
     spec = parse(
         network_dim=dim, learning_rate=rate, resolution=list(size), lr_warmup_steps=warmup, output_name=name,
@@ -156,19 +158,19 @@ def test_a_spec_survives_the_journey_to_the_host(dim, rate, size, warmup, name):
     assert isinstance(back.lr_warmup_steps, type(warmup))
 
 
-def test_a_spec_from_another_version_is_refused():
+def test_a_spec_from_another_version_is_refused() -> None:
     """A key that this engine does not know stops the job instead of being dropped."""
     with pytest.raises(SpecError, match="differ in version"):
         TrainSpec.from_dict({**parse().to_dict(), "brand_new_key": 1})
 
 
-def test_the_reference_lists_every_key():
+def test_the_reference_lists_every_key() -> None:
     """The generated documentation names each key that is read, warned about or refused."""
     text = describe()
     assert all(f"`{key}`" in text for key in TRAINER_KEYS)
 
 
-def test_the_laptops_half_loads_no_torch():
+def test_the_laptops_half_loads_no_torch() -> None:
     """Configuration, dataset, buckets, events, schedule and captions import neither torch nor pillow."""
     code = (
         "import sys; from gpurent_engine import spec, data, buckets, events, schedule, captions;"
