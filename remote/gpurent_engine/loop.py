@@ -245,6 +245,8 @@ def keep(run: Run, out: EventWriter, name: str, step: int, epoch: int, *, final:
         list(run.losses), run.accelerator.scaler,
     )  # fmt: skip
     out.emit("state", path=state.path, sha256=state.sha256, size=state.size, epoch=epoch, step=step)
+    if not final:
+        out.emit("phase", name="train")
     return name
 
 

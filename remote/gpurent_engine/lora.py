@@ -45,9 +45,9 @@ def inject(model: Any, names: list[str], rank: int, alpha: float) -> list[torch.
     ``down`` starts Kaiming-uniform(a=√5) from torch's global generator and ``up`` at zero, as in kohya's trainer.
     """
     model.requires_grad_(False)
-    inject_adapter_in_model(
-        LoraConfig(r=rank, lora_alpha=alpha, target_modules=names, init_lora_weights=True), model, adapter_name=ADAPTER
-    )
+    # peft declares alpha an int; it only divides by the rank
+    settings: dict[str, Any] = {"r": rank, "lora_alpha": alpha, "target_modules": names, "init_lora_weights": True}
+    inject_adapter_in_model(LoraConfig(**settings), model, adapter_name=ADAPTER)
     parameters = []
     for name, parameter in model.named_parameters():
         if ".lora_" in name:

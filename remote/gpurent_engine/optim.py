@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import torch
@@ -21,11 +22,11 @@ def make(
     if spec.optimizer_type == "AdamW8bit":
         if device.type == "cuda":
             try:
-                from bitsandbytes.optim import AdamW8bit
+                bitsandbytes: Any = importlib.import_module("bitsandbytes.optim")
             except ImportError:
                 note = "bitsandbytes is not installed on this host; AdamW in float32 is used instead of AdamW8bit."
             else:
-                return AdamW8bit(settings, weight_decay=spec.weight_decay), ""
+                return bitsandbytes.AdamW8bit(settings, weight_decay=spec.weight_decay), ""
         else:
             note = "AdamW8bit needs a CUDA GPU; AdamW in float32 is used instead."
         return torch.optim.AdamW(settings, weight_decay=spec.weight_decay), note

@@ -55,10 +55,11 @@ def grid(
         OSError: the base model or the file cannot be read.
         ValueError: the file holds no LoRA that diffusers can load.
     """
-    from diffusers import StableDiffusionPipeline
+    import diffusers
 
+    library: Any = diffusers
     where = "cuda" if torch.cuda.is_available() else "cpu"
-    pipeline = StableDiffusionPipeline.from_pretrained(
+    pipeline = library.StableDiffusionPipeline.from_pretrained(
         base_model, torch_dtype=torch.float32, safety_checker=None, requires_safety_checker=False, use_safetensors=True
     ).to(where)
     pipeline.set_progress_bar_config(disable=True)

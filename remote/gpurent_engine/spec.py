@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from gpurent_engine.keys import ALIASES, CHOICES, DEFAULTS, NO_EFFECT, REFUSED
+from gpurent_engine.keys import ALIASES, CHOICES, DEFAULTS, MEANING, NO_EFFECT, REFUSED
 
 
 class SpecError(Exception):
@@ -29,7 +29,7 @@ class SpecError(Exception):
 
 @dataclass(frozen=True)
 class TrainSpec:
-    """One LoRA training. Defaults are kohya's where kohya has one that trains; the docstring says where not."""
+    """One LoRA training. Defaults are kohya's; ``keys.MEANING`` says where they are not."""
 
     pretrained_model_name_or_path: str
     train_data_dir: str = ""
@@ -272,21 +272,38 @@ def _consistent(spec: TrainSpec) -> TrainSpec:
 
 
 def describe() -> str:
-    """Reference of all keys as Markdown tables, generated for the documentation."""
+    """Reference of all keys as Markdown, generated for the documentation."""
     defaults = {one.name: one.default for one in fields(TrainSpec)}
-    rows = ["| key | type | default |", "| --- | --- | --- |"]
-    for key, kind in TYPES.items():
-        default = defaults[key]
-        shown = (
-            "required" if key == "pretrained_model_name_or_path" else "" if default in ("", None) else f"`{default}`"
-        )
-        rows.append(f"| `{key}` | {' or '.join(CHOICES.get(key, (kind.replace(' | ', ' or '),)))} | {shown} |")
-    rows += ["", "## Aliases", "", *(f"- `{old}` means `{new}`" for old, new in ALIASES.items())]
-    rows += [
-        "",
-        "## Accepted without effect (a warning says so)",
-        "",
-        *(f"- `{key}`: {why}" for key, why in NO_EFFECT.items()),
-    ]
-    rows += ["", "## Refused when set", "", *(f"- `{key}`: {why}" for key, why in REFUSED.items())]
+    rows = [
+        "# training_config.toml", "",
+        "Generated from `gpurent_engine/spec.py`. The keys are those of kohya-ss/sd-scripts; tables such as `[model]`",
+        "carry no meaning. A key that is not on this page is an error that names the nearest one.", "",
+        "| key | value | default | meaning |", "| --- | --- | --- | --- |",
+    ]  # fmt: skip
+    for key in TYPES:
+        default = "required" if key == "pretrained_model_name_or_path" else _shown(defaults[key])
+        rows.append(f"| `{key}` | {_expected(key)} | {default} | {MEANING[key]} |")
+    rows += ["", "## Other spellings", "", *(f"- `{old}` means `{new}`" for old, new in ALIASES.items())]
+    rows += ["", "## Accepted without effect (a warning says so)", ""]
+    rows += [f"- `{key}`: {why}" for key, why in NO_EFFECT.items()]
+    rows += ["", "## Refused when set", ""]
+    for key, why in REFUSED.items():
+        rows.append(f"- `{key}`: {why}" + (f" (`{DEFAULTS[key]!r}` is fine)" if DEFAULTS.get(key) else ""))
     return "\n".join(rows) + "\n"
+
+
+def _expected(key: str) -> str:
+    if key in CHOICES:
+        return ", ".join(f"`{one}`" for one in CHOICES[key])
+    if key == "resolution":
+        return "a size"
+    kinds = [kind for kind in TYPES[key].split(" | ") if kind != "None"]
+    return _NAMES[kinds[-1]]
+
+
+def _shown(default: object) -> str:
+    if default in ("", None):
+        return ""
+    if isinstance(default, tuple):
+        return f"`{default[0]}`"
+    return f"`{str(default).lower() if isinstance(default, bool) else default}`"

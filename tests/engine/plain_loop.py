@@ -10,12 +10,14 @@ import random
 from pathlib import Path
 from typing import Any
 
+import diffusers as typed_diffusers
 import numpy as np
 import torch
-from diffusers import DDPMScheduler, StableDiffusionPipeline
 from diffusers.optimization import get_scheduler
 from peft import LoraConfig
 from PIL import Image
+
+diffusers: Any = typed_diffusers  # its annotations contradict its own defaults
 
 UNET = ["to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out"]
 TEXT = ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"]
@@ -24,9 +26,9 @@ TEXT = ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"]
 def losses(base: Path, folder: Path, repeats: int, *, size: int, batch: int, rank: int, alpha: int, unet_lr: float,
            text_lr: float, seed: int, steps: int, scheduler: str, warmup: int, total: int) -> list[float]:  # fmt: skip
     """Loss of each of the first ``steps`` steps; all pictures are square and have ``size`` pixels a side."""
-    pipe: Any = StableDiffusionPipeline.from_pretrained(base, safety_checker=None, torch_dtype=torch.float32)
+    pipe: Any = diffusers.StableDiffusionPipeline.from_pretrained(base, safety_checker=None, torch_dtype=torch.float32)
     vae, unet, text = pipe.vae.eval(), pipe.unet.eval(), pipe.text_encoder.eval()
-    ddpm: Any = DDPMScheduler.from_config(pipe.scheduler.config)
+    ddpm: Any = diffusers.DDPMScheduler.from_config(pipe.scheduler.config)
     files = sorted(folder.glob("*.png"))
     arrays = [
         np.asarray(Image.open(file).convert("RGB").resize((size, size), Image.Resampling.LANCZOS)) for file in files
@@ -39,7 +41,7 @@ def losses(base: Path, folder: Path, repeats: int, *, size: int, batch: int, ran
     for model, names in ((unet, UNET), (text, TEXT)):
         model.requires_grad_(False)
         model.add_adapter(LoraConfig(r=rank, lora_alpha=alpha, target_modules=names, init_lora_weights=True))
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": [p for p in m.parameters() if p.requires_grad], "lr": lr}
         for m, lr in ((unet, unet_lr), (text, text_lr))
     ]

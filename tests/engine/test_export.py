@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import diffusers as typed_diffusers
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
@@ -20,12 +20,14 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from gpurent_engine import export, lora
 
+diffusers: Any = typed_diffusers  # its annotations contradict its own defaults
+
 KEYS = Path(__file__).parent / "data" / "kohya_keys_sd15_rank16.txt"
 
 
 def load(base: Path) -> Any:
     """The tiny base as a diffusers pipeline, in float32."""
-    return StableDiffusionPipeline.from_pretrained(base, safety_checker=None, torch_dtype=torch.float32)
+    return diffusers.StableDiffusionPipeline.from_pretrained(base, safety_checker=None, torch_dtype=torch.float32)
 
 
 def shake(model: Any) -> None:
@@ -61,7 +63,7 @@ def trained(base: Path, out: Path, alpha: float) -> torch.Tensor:
 def test_sd15_has_kohyas_names_and_shapes() -> None:
     """All 264 layers of Stable Diffusion 1.5, with the names and shapes that kohya's own network gives them."""
     with torch.device("meta"):
-        unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768)
+        unet = diffusers.UNet2DConditionModel(sample_size=64, cross_attention_dim=768)
         text = CLIPTextModel(
             CLIPTextConfig(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12)
         )

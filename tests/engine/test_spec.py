@@ -165,8 +165,9 @@ def test_a_spec_from_another_version_is_refused() -> None:
 
 
 def test_the_reference_lists_every_key() -> None:
-    """The generated documentation names each key that is read, warned about or refused."""
+    """The documentation is the generated one, and names each key that is read, warned about or refused."""
     text = describe()
+    assert (Path(__file__).parents[2] / "docs" / "reference" / "training-config.md").read_text() == text
     assert all(f"`{key}`" in text for key in TRAINER_KEYS)
 
 

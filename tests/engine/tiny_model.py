@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import diffusers as typed_diffusers
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+import transformers as typed_transformers
 from PIL import Image, ImageDraw
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+transformers: Any = typed_transformers
+diffusers: Any = typed_diffusers  # its annotations contradict its own defaults
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 COLOURS = ("red", "green", "blue", "gold", "black", "teal")
@@ -19,11 +22,11 @@ def build(folder: Path) -> Path:
     """Save the model as a diffusers folder and return it."""
     torch.manual_seed(0)
     tokenizer = _tokenizer()
-    pipeline: Any = StableDiffusionPipeline(
+    pipeline: Any = diffusers.StableDiffusionPipeline(
         vae=_vae(), text_encoder=_text_encoder(tokenizer), tokenizer=tokenizer, unet=_unet(),
-        scheduler=DDIMScheduler(
-            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False,
-            steps_offset=1,
+        scheduler=diffusers.DDIMScheduler(
+            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False,
+            set_alpha_to_one=False, steps_offset=1,
         ),
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
@@ -49,22 +52,22 @@ def _tokenizer() -> Any:
     tokens = [*letters, *(f"{letter}</w>" for letter in letters), *("".join(one.split()) for one in MERGES), START, END]
     vocabulary = {token: i for i, token in enumerate(dict.fromkeys(tokens))}
     merges = [(left, right) for left, right in (one.split() for one in MERGES)]
-    return CLIPTokenizer(
+    return transformers.CLIPTokenizer(
         vocab=vocabulary, merges=merges, bos_token=START, eos_token=END, unk_token=END, pad_token=END,
         model_max_length=77,
     )  # fmt: skip
 
 
 def _vae() -> Any:
-    return AutoencoderKL(
+    return diffusers.AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3,
         block_out_channels=(8, 8, 16), layers_per_block=1, latent_channels=4, norm_num_groups=4, sample_size=32,
     )  # fmt: skip
 
 
 def _text_encoder(tokenizer: Any) -> Any:
-    return CLIPTextModel(
-        CLIPTextConfig(
+    return transformers.CLIPTextModel(
+        transformers.CLIPTextConfig(
             vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
             max_position_embeddings=77, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
@@ -73,7 +76,7 @@ def _text_encoder(tokenizer: Any) -> Any:
 
 
 def _unet() -> Any:
-    return UNet2DConditionModel(
+    return diffusers.UNet2DConditionModel(
         sample_size=8, block_out_channels=(32, 64), layers_per_block=1, cross_attention_dim=32, attention_head_dim=4,
         norm_num_groups=8, down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),

@@ -36,24 +36,25 @@ def load(base_model: str) -> Parts:
     Raises:
         ModelError: a part is missing, the hub cannot be reached, or the model is not Stable Diffusion 1.x.
     """
-    from diffusers import DDPMScheduler, StableDiffusionPipeline
+    import diffusers
 
+    library: Any = diffusers  # its annotations deny what its documentation promises
     common: dict[str, Any] = {
         "safety_checker": None, "feature_extractor": None, "requires_safety_checker": False,
         "torch_dtype": torch.float32, "use_safetensors": True,
     }  # fmt: skip
     try:
         if Path(base_model).is_file():
-            pipeline = StableDiffusionPipeline.from_single_file(base_model, **common)
+            pipeline = library.StableDiffusionPipeline.from_single_file(base_model, **common)
         else:
-            pipeline = StableDiffusionPipeline.from_pretrained(base_model, **common)
+            pipeline = library.StableDiffusionPipeline.from_pretrained(base_model, **common)
     except OSError as error:
         if error.errno is not None and error.errno == errno.ENOSPC:
             raise
         raise ModelError(f"{base_model} cannot be loaded: {error}") from error
     except (ValueError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"{base_model} cannot be loaded: {error}") from error
-    noise = DDPMScheduler.from_config(pipeline.scheduler.config)
+    noise = library.DDPMScheduler.from_config(pipeline.scheduler.config)
     if noise.config.prediction_type != "epsilon":
         raise ModelError(f"{base_model} predicts {noise.config.prediction_type}, which this version does not train")
     if pipeline.unet.config.use_linear_projection:
