@@ -33,6 +33,10 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600}h{whole % 3600 // 60:02d}"
 
 
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:.0f}" if seconds >= 60 else f"{seconds / 60:.1f}"
+
+
 def print_quote(quote: Quote, limit: int) -> None:
     """The ranked table with its notes."""
     work = quote.workload
@@ -44,18 +48,16 @@ def print_quote(quote: Quote, limit: int) -> None:
     table = Table(
         title=title, title_justify="left", header_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0)
     )
-    for heading, justify in (("provider", "left"), ("GPU", "left"), ("memory", "right"), ("per hour", "right")):
-        table.add_column(heading, justify=justify, no_wrap=True)  # type: ignore[arg-type]
-    table.add_column("time (low–high)", justify="right", no_wrap=True)
-    table.add_column("all-in cost (low–high)", justify="right", no_wrap=True)
-    table.add_column("reliable", justify="right", no_wrap=True)
+    table.add_column("provider", no_wrap=True)
+    table.add_column("GPU", no_wrap=True)
+    for heading in ("memory", "per hour", "time", "all-in cost"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for row in quote.rows[:limit]:
         offer, total = row.offer, row.timeline.total_s
         table.add_row(
             offer.provider, offer.gpu, f"{offer.vram_mb / 1024:.0f} GB", row.hourly.rounded(3),
-            f"{duration(total.mid)} ({duration(total.low)}–{duration(total.high)})",
+            f"{_minutes(total.mid)} ({_minutes(total.low)}–{_minutes(total.high)}) min",
             f"{row.mid.total.rounded()} ({row.low.total.rounded()}–{row.high.total.rounded()})",
-            f"{offer.reliability:.1%}",
         )  # fmt: skip
     console.print(table)
     if len(quote.rows) > limit:

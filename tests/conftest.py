@@ -1,0 +1,35 @@
+"""Shared ground: no user settings leak in, and CI can forbid skips."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def clean_environ(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Tests see neither the user's keys nor the user's ledger."""
+    for name in list(os.environ):
+        if name.startswith(("GPURENT_", "VAST_", "RUNPOD_")) and name != "GPURENT_FORBID_SKIPS":
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("GPURENT_STATE_DIR", str(tmp_path_factory.mktemp("state")))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None] | pytest.TestReport:
+    """With GPURENT_FORBID_SKIPS a skip is a failure."""
+    report: pytest.TestReport = yield  # type: ignore[assignment,misc]
+    if report.skipped and os.environ.get("GPURENT_FORBID_SKIPS"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, but skips are forbidden here: {report.longrepr}"
+    return report
+
+
+@pytest.fixture
+def repository() -> Path:
+    """The checkout."""
+    return Path(__file__).resolve().parent.parent

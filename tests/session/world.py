@@ -1,0 +1,112 @@
+"""A small job and a command line against a sandbox."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from gpurent.budget.events import Event
+from gpurent.budget.ledger import Ledger
+from gpurent.clock import SystemClock
+from gpurent.sandbox.server import Sandbox
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def make_job(folder: Path, *, steps: int = 4, extra: str = "") -> Path:
+    """Write a dataset of four pictures and a configuration; return its path."""
+    pictures = folder / "training_data" / "2_colours"
+    pictures.mkdir(parents=True)
+    for number, colour in enumerate(("red", "green", "blue", "gold")):
+        Image.new("RGB", (64, 64), colour).save(pictures / f"{colour}.png")
+        (pictures / f"{colour}.txt").write_text(f"swatch, {colour} heart {number}", encoding="utf-8")
+    config = folder / "training_config.toml"
+    config.write_text(
+        f"""
+[model]
+pretrained_model_name_or_path = "{ROOT / "examples" / "tiny-sd"}"
+[dataset]
+train_data_dir = "training_data"
+resolution = 64
+batch_size = 4
+[training]
+output_dir = "output"
+output_name = "swatch"
+max_train_steps = {steps}
+network_dim = 2
+network_alpha = 2
+learning_rate = 1e-3
+{extra}
+""",
+        encoding="utf-8",
+    )
+    return config
+
+
+@dataclass
+class Cli:
+    """Runs the real command line as a process of its own."""
+
+    folder: Path
+    sandbox: Sandbox
+
+    @property
+    def env(self) -> dict[str, str]:
+        return {
+            **os.environ,
+            **self.sandbox.env(),
+            "GPURENT_STATE_DIR": str(self.folder / "state"),
+            "OMP_NUM_THREADS": "1",
+        }
+
+    def argv(self, *arguments: str) -> list[str]:
+        return [str(Path(sys.executable).parent / "gpurent"), *arguments]
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.argv(*arguments),
+            cwd=self.folder,
+            env=self.env,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=240,
+        )
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            self.argv(*arguments), cwd=self.folder, env=self.env, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+
+    def events(self) -> list[Event]:
+        path = self.folder / "state" / "ledger.db"
+        if not path.exists():
+            return []
+        ledger = Ledger.open(path, SystemClock())
+        try:
+            return ledger.events()
+        finally:
+            ledger.close()
+
+
+def wait_for(condition: Callable[[], bool], what: str, seconds: float = 90.0) -> None:
+    """Poll; fail loudly."""
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, f"{what} did not happen within {seconds} s"
+        time.sleep(0.05)
+
+
+def kill(process: subprocess.Popen[str]) -> None:
+    """kill -9, and wait for the corpse."""
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
