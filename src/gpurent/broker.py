@@ -13,9 +13,8 @@ from types import TracebackType
 from typing import Self
 
 from gpurent import registry
-from gpurent.budget.client import ClientLock, is_alive
+from gpurent.budget.client import is_alive
 from gpurent.budget.events import Kind
-from gpurent.budget.guard import allow_create, deadlines
 from gpurent.budget.ledger import Ledger
 from gpurent.budget.reaper import Action, Leave, Orphan
 from gpurent.budget.spend import run_spent
@@ -23,26 +22,20 @@ from gpurent.budget.state import Run
 from gpurent.clock import Clock, SystemClock
 from gpurent.dataset.job import Job
 from gpurent.errors import (
-    BudgetReached,
     GpurentError,
-    HostError,
-    InDoubt,
     Interrupted,
-    NoCapacity,
-    NoOffer,
-    OfferGone,
     ProviderError,
     UsageError,
 )
+from gpurent.jobs.conduct import Conductor
 from gpurent.jobs.interrupt import Interrupt, Stop
-from gpurent.jobs.progress import Notice, Progress, Stage, StageStarted
-from gpurent.jobs.rental import Held, LaunchOrder, Patience, Rentals
-from gpurent.jobs.session import Outcome, Session
+from gpurent.jobs.progress import Notice, Progress
+from gpurent.jobs.rental import LaunchOrder, Patience, Rentals
+from gpurent.jobs.session import Outcome
 from gpurent.jobs.teardown import Teardown
-from gpurent.jobs.watch import Halt, Tell, Watch
+from gpurent.jobs.watch import Tell
 from gpurent.model import Need, Offer, Workload
 from gpurent.money import ZERO, Usd
-from gpurent.plan.cost import traffic
 from gpurent.plan.pricetable import price_table
 from gpurent.plan.quote import Quote, QuoteRow, Source, affordable_rows, make_quote
 from gpurent.registry import Opened, Problem
@@ -174,8 +167,9 @@ class Broker:
         return offers, [answer for answer in answers if isinstance(answer, str)]
 
     def train(
-        self, job: Job, *, budget: Usd, need: Need | None = None, consent: Callable[[Quote, QuoteRow], bool] | None = None,
-        tell: Tell = _silent, interrupt: Interrupt | None = None,
+        self, job: Job, *, budget: Usd, need: Need | None = None,
+        consent: Callable[[Quote, QuoteRow], bool] | None = None, tell: Tell = _silent,
+        interrupt: Interrupt | None = None,
     ) -> Trained:  # fmt: skip
         """Quote, rent, upload, train, collect, destroy; never spend more than ``budget``.
 
@@ -209,111 +203,27 @@ class Broker:
             config={"path": str(job.config_path), "data_dir": str(job.data_dir), "output_dir": str(job.output_dir)},
             per_day=limits.per_day, per_month=limits.per_month,
         )  # fmt: skip
-        run_dir = self.run_dir(run_id)
-        run_dir.mkdir(parents=True, exist_ok=True)
-        with ClientLock(run_dir):
-            return self._conduct(
-                run_id,
-                interrupt or Interrupt(),
-                tell,
-                lambda pressed: self._attempts(run_id, job, quote, rows, tell, pressed),
-            )
+        conductor = self._conductor(run_id, tell, interrupt or Interrupt())
+        order = LaunchOrder(self.settings.need.image, quote.need.disk_gb)
+        return self._result(run_id, conductor.train(job, rows, order, self.settings.budget.max_hours))
 
     def run_dir(self, run_id: str) -> Path:
         """Keys, events and log of one run."""
         return self.home / "runs" / run_id
-
-    def _conduct(self, run_id: str, interrupt: Interrupt, tell: Tell, act: Callable[[Interrupt], Outcome]) -> Trained:
-        """Run to an end, close the run in the ledger, and turn how it ended into what the caller gets."""
-        try:
-            outcome = act(interrupt)
-        except Halt as halt:
-            if halt.leave:
-                raise InDoubt(
-                    "The rental was left running.",
-                    refs=self._open_refs(run_id),
-                    hint=f"`gpurent attach {run_id}` takes it over, `gpurent reap` destroys it; "
-                    "the dead-man switch ends it at the hard deadline.",
-                ) from halt
-            self._close(run_id, "budget" if halt.budget else "interrupted", 4 if halt.budget else 130)
-            raise (BudgetReached if halt.budget else Interrupted)(f"{halt}; nothing runs any more.") from halt
-        except InDoubt:
-            raise
-        except GpurentError:
-            if not self.ledger.run(run_id).open_rentals:
-                self._close(run_id, "failed", 1)
-            raise
-        stopped_by_user = outcome.stopped and interrupt.level >= Stop.ORDERLY
-        word = "done" if not outcome.stopped else "interrupted" if stopped_by_user else "budget"
-        self._close(run_id, word, {"done": 0, "interrupted": 130, "budget": 4}[word])
-        return self._result(run_id, outcome)
-
-    def _open_refs(self, run_id: str) -> tuple[str, ...]:
-        return tuple(f"{one.provider}:{one.ref or one.tag}" for one in self.ledger.run(run_id).open_rentals)
-
-    def _close(self, run_id: str, outcome: str, exit_code: int) -> None:
-        self.ledger.append(run_id, Kind.RUN_CLOSED, outcome=outcome, exit_code=exit_code)
 
     def _result(self, run_id: str, outcome: Outcome) -> Trained:
         run = self.ledger.run(run_id)
         files = tuple(one.path for one in run.artefacts)
         return Trained(run_id, files, outcome.final_loss, outcome.stopped, make_receipt(run, self.clock.now()))
 
-    def _attempts(
-        self, run_id: str, job: Job, quote: Quote, rows: Sequence[QuoteRow], tell: Tell, interrupt: Interrupt
-    ) -> Outcome:
-        """Take offers in order until one becomes a machine that SSH reaches; then train on it."""
-        last: GpurentError = NoOffer("no offer was left to try")
-        for number, row in enumerate(rows[:MAX_ATTEMPTS], 1):
-            try:
-                return self._rent_and_train(run_id, f"gpurent-{run_id}-{number}", job, quote, row, tell, interrupt)
-            except (OfferGone, NoCapacity) as error:
-                last = error
-            except HostError as error:
-                if any(one.job_id for one in self.ledger.run(run_id).rentals):
-                    raise
-                last = error
-            tell(Notice(f"{row.offer.gpu} on {row.offer.provider}: {last} Trying the next offer.", warning=True))
-        raise last
-
-    def _rent_and_train(
-        self, run_id: str, tag: str, job: Job, quote: Quote, row: QuoteRow, tell: Tell, interrupt: Interrupt
-    ) -> Outcome:
-        run, offer, start = self.ledger.run(run_id), row.offer, self.clock.now()
-        facts = self.opened[offer.provider].facts
-        limits = deadlines(
-            budget=run.budget, spent=run_spent(run, start), hourly=row.hourly,
-            traffic=traffic(offer.price, quote.workload), start=start, finish_s=row.timeline.collect_s.high + 15,
-            teardown_s=row.timeline.destroy_s.high, max_hours=self.settings.budget.max_hours,
-            granularity_s=facts.billing_granularity_s,
-        )  # fmt: skip
-        allow_create(limits, start=start, needed_s=row.timeline.before_training_s.low, hourly=row.hourly)
-        watch = Watch(self.ledger, run_id, limits, self.clock, interrupt, tell)
-        rentals = self._rentals(run_id, tell)
-        tell(StageStarted(Stage.RENT, f"{offer.gpu} on {offer.provider} at {row.hourly.rounded(3)}/h"))
-        order = LaunchOrder(self.settings.need.image, quote.need.disk_gb)
-        held = rentals.rent(run_id, tag, offer, order, limits, row.asks)
-        with self._ending(rentals, held, interrupt):
-            host = rentals.reach(held, watch)
-            try:
-                session = Session(
-                    host, job, tag, run_id, tag, self.ledger, self.clock, watch, tell, self.run_dir(run_id)
-                )
-                session.prepare(session.upload())
-                return session.follow()
-            finally:
-                host.close()
-
-    def _rentals(self, run_id: str, tell: Tell) -> Rentals:
+    def _conductor(self, run_id: str, tell: Tell, interrupt: Interrupt) -> Conductor:
         facts = {name: opened.facts for name, opened in self.opened.items()}
         play = all(one.play_money for one in facts.values())
         patience = self._patience or (Patience(poll_s=0.3, confirm_every_s=0.3, boot_s=120) if play else Patience())
-        return Rentals(
+        rentals = Rentals(
             self.ledger, self.providers, facts, self.connector, self.clock, self.run_dir(run_id), tell, patience
         )
-
-    def _ending(self, rentals: Rentals, held: Held, interrupt: Interrupt) -> _Ending:
-        return _Ending(rentals, held, interrupt)
+        return Conductor(self.ledger, rentals, self.clock, tell, interrupt, run_id)
 
     def attach(self, run_id: str, *, tell: Tell = _silent, interrupt: Interrupt | None = None) -> Trained:
         """Take over a run whose client died: follow, collect, destroy.
@@ -328,34 +238,11 @@ class Broker:
             state = "is over" if not run.open_rentals else "had not begun to train"
             raise UsageError(f"run {run_id} {state}; there is nothing to attach to", hint="`gpurent reap` cleans up.")
         job = Job.from_config(
-            Path(str(run.config["path"])),
-            dataset=Path(str(run.config["data_dir"])),
-            output=Path(str(run.config["output_dir"])),
-        )
-        pressed = interrupt or Interrupt()
-        with ClientLock(self.run_dir(run_id)):
-            identity = self.connector.load_identity(self.run_dir(run_id) / "keys" / rental.tag)
-            held = Held(run_id, rental.tag, rental.ref, rental.offer, identity)
-            rentals = self._rentals(run_id, tell)
-            from gpurent.budget.guard import Deadlines
-
-            watch = Watch(
-                self.ledger, run_id, Deadlines(rental.soft_deadline, rental.hard_deadline), self.clock, pressed, tell
-            )
-
-            def go_on(_interrupt: Interrupt) -> Outcome:
-                with self._ending(rentals, held, pressed):
-                    host = rentals.reach(held, watch, boot_s=60.0)
-                    try:
-                        (self.run_dir(run_id) / "events.jsonl").unlink(missing_ok=True)
-                        return Session(
-                            host, job, rental.job_id or rental.tag, run_id, rental.tag, self.ledger, self.clock, watch,
-                            tell, self.run_dir(run_id),
-                        ).follow()  # fmt: skip
-                    finally:
-                        host.close()
-
-            return self._conduct(run_id, pressed, tell, go_on)
+            Path(str(run.config["path"])), dataset=Path(str(run.config["data_dir"])),
+            output=Path(str(run.config["output_dir"])), name=run.name,
+        )  # fmt: skip
+        conductor = self._conductor(run_id, tell, interrupt or Interrupt())
+        return self._result(run_id, conductor.take_over(job, rental))
 
     def stop(self, run_id: str, *, tell: Tell = _silent) -> Trained | None:
         """Ask a run to save, collect and end. A live client does it; a dead one's work is taken over here.
@@ -425,23 +312,4 @@ class Broker:
         for run in runs:
             young = self.clock.now() - run.opened_at < 60 and not run.rentals
             if run.outcome is None and not run.open_rentals and not young and not is_alive(self.run_dir(run.id)):
-                self._close(run.id, "abandoned", 1)
-
-
-@dataclass(frozen=True)
-class _Ending:
-    """Whatever happens inside, the rental is destroyed; only the user's third Ctrl-C leaves it."""
-
-    rentals: Rentals
-    held: Held
-    interrupt: Interrupt
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if isinstance(error, Halt) and error.leave:
-            return
-        reason = "the job is done" if error is None else str(error) or type(error).__name__
-        self.rentals.destroy(self.held, reason=reason, give_up=lambda: self.interrupt.level >= Stop.LEAVE)
+                self.ledger.append(run.id, Kind.RUN_CLOSED, outcome="abandoned", exit_code=1)

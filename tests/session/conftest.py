@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.session.world import Cli
 
 from gpurent.sandbox.server import Sandbox
-from tests.session.world import Cli
 
 
 @pytest.fixture

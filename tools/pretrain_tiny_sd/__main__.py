@@ -53,7 +53,8 @@ def save(out: Path, autoencoder: Any, text: Any, tokenizer: Any, denoiser: Any, 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--work", type=Path, default=Path.home() / ".cache" / "gpurent-tiny-sd", help="downloads and half-done weights")
+    cache = Path.home() / ".cache" / "gpurent-tiny-sd"
+    parser.add_argument("--work", type=Path, default=cache, help="downloads and half-done weights")
     parser.add_argument("--vae-steps", type=int, default=4000)
     parser.add_argument("--vae-only", action="store_true")
     parser.add_argument("--minutes", type=float, default=50, help="for UNet and text encoder")

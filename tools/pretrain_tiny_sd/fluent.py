@@ -29,7 +29,8 @@ def main() -> None:
     for name in CHOSEN:
         entry = entries[name]
         code = entry["unified"].lower()
-        source = next(path for path in (fluent / "assets" / f"{code}.webp", fluent / "assets" / f"{code.removesuffix('-fe0f')}.webp") if path.exists())
+        names = (f"{code}.webp", f"{code.removesuffix('-fe0f')}.webp")
+        source = next(path for path in (fluent / "assets" / name for name in names) if path.exists())
         data.load(source).save(folder / f"{name}.png", optimize=True)
         (folder / f"{name}.txt").write_text(f"{data.names_of(entry)[0]}, {TRIGGER}\n", encoding="utf-8")
 

@@ -94,7 +94,8 @@ def make_tokenizer(captions: list[str], folder: Path) -> Any:
     model = json.loads(core.to_str())["model"]
     merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
     vocabulary = alphabet + [letter + "</w>" for letter in alphabet]
-    vocabulary += list(dict.fromkeys("".join(merge.split()) for merge in merges if "".join(merge.split()) not in vocabulary))
+    merged = ("".join(merge.split()) for merge in merges)
+    vocabulary += [token for token in dict.fromkeys(merged) if token not in vocabulary]
     vocabulary += [START, END]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(vocabulary)}), encoding="utf-8")

@@ -45,13 +45,16 @@ def train(
         level = alphas[times].view(-1, 1, 1, 1)
         noisy = level.sqrt() * clean + (1 - level).sqrt() * noise
         tokens = tokenizer(
-            [_caption(names[row], chooser) for row in rows.tolist()], padding="max_length", truncation=True, return_tensors="pt"
+            [_caption(names[row], chooser) for row in rows.tolist()],
+            padding="max_length",
+            truncation=True,
+            return_tensors="pt",
         ).input_ids
         with torch.autocast("cpu", dtype=torch.bfloat16):
             predicted = unet(noisy, times, text(tokens).last_hidden_state).sample
         loss = F.mse_loss(predicted.float(), noise)
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
         step += 1
@@ -60,7 +63,8 @@ def train(
         mean = loss.item() if math.isnan(mean) else 0.99 * mean + 0.01 * loss.item()
         if time.monotonic() - spoken > 30:
             spoken = time.monotonic()
-            print(f"unet {step} {100 * part:.0f}% loss={mean:.4f} {(spoken - begun) / step:.3f} s/step", file=sys.stderr, flush=True)
+            pace = (spoken - begun) / step
+            print(f"unet {step} {100 * part:.0f}% loss={mean:.4f} {pace:.3f} s/step", file=sys.stderr, flush=True)
             save_file({str(i): weight for i, weight in enumerate(average)}, work / "unet-average.safetensors")
     with torch.no_grad():
         for parameter, smooth in zip(parameters, average, strict=True):

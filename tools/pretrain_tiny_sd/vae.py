@@ -20,7 +20,7 @@ KL = 1e-5 * 100 / (4 * 16 * 16)
 
 
 def train(pictures: torch.Tensor, steps: int, work: Path, seed: int) -> Any:
-    """Fit pixels [n, 3, 64, 64] with L1, L1 of differences and a light KL; return the autoencoder with its scale set."""
+    """Fit pixels [n, 3, 64, 64] with L1, L1 of differences and a light KL; return the autoencoder, scaled."""
     torch.manual_seed(seed)
     vae = models.autoencoder()
     done = work / "vae.safetensors"
@@ -46,7 +46,8 @@ def train(pictures: torch.Tensor, steps: int, work: Path, seed: int) -> Any:
         schedule.step()
         mean = loss.item() if math.isnan(mean) else 0.98 * mean + 0.02 * loss.item()
         if step % 50 == 0:
-            print(f"vae {step}/{steps} loss={mean:.4f} {(time.monotonic() - begun) / step:.3f} s/step", file=sys.stderr, flush=True)
+            pace = (time.monotonic() - begun) / step
+            print(f"vae {step}/{steps} loss={mean:.4f} {pace:.3f} s/step", file=sys.stderr, flush=True)
     save_file(vae.state_dict(), done)
     return _scaled(vae, pictures)
 
@@ -60,7 +61,7 @@ def _distance(drawn: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
 @torch.no_grad()
 def encode(vae: Any, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return mean and standard deviation of the latents, unscaled: [n, 4, 16, 16] each."""
-    posteriors = [vae.encode(chunk).latent_dist for chunk in pictures.split(64)]
+    posteriors = [vae.encode(chunk).latent_dist for chunk in torch.split(pictures, 64)]
     return torch.cat([p.mean for p in posteriors]), torch.cat([p.std for p in posteriors])
 
 

@@ -93,7 +93,7 @@ class LiveView:
 
     def _trained(self, event: Trained) -> None:
         note = (
-            f"epoch {event.epoch}/{event.epochs}, step {event.step}/{event.total}, loss={event.avg_loss:.4f}, "
+            f"epoch {event.epoch}/{event.epochs}, step {event.step}/{event.total}, loss={_loss(event.avg_loss)}, "
             f"{event.it_s:.2f} it/s, {event.peak_mem_mb / 1024:.1f} GB"
         )
         if self._current is not None and self._current[0] is Stage.TRAIN:
@@ -139,3 +139,7 @@ def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
         return {one.name: _plain(getattr(value, one.name)) for one in dataclasses.fields(value)}
     return [_plain(one) for one in value] if isinstance(value, tuple) else value
+
+
+def _loss(value: float | None) -> str:
+    return "not a number" if value is None else f"{value:.4f}"

@@ -87,15 +87,15 @@ class Plan(_Event):
 
 
 class Step(_Event):
-    """Progress of the optimiser."""
+    """Progress of the optimiser; a loss that is no finite number arrives as null."""
 
     event: Literal["step"]
     step: Count
     total: Count
     epoch: Count = 0
     epochs: Count = 0
-    loss: float = 0.0
-    avg_loss: float = 0.0
+    loss: float | None = None
+    avg_loss: float | None = None
     lr: float = 0.0
     it_s: float = 0.0
     images_s: float = 0.0

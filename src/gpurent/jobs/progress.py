@@ -71,8 +71,9 @@ class Trained:
     total: int
     epoch: int
     epochs: int
-    loss: float
-    avg_loss: float
+    loss: float | None
+    """None when it was no finite number."""
+    avg_loss: float | None
     it_s: float
     peak_mem_mb: float
     elapsed_s: float

@@ -41,6 +41,7 @@ class Patience:
     search_s: float = 60.0
     destroy_s: float = 600.0
     confirm_every_s: float = 3.0
+    lost_s: float = 900.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,8 @@ class Rentals:
         """Commit the intent, send ``create`` once, and hold what came of it.
 
         Raises:
-            OfferGone, NoCapacity, AuthFailed, RateLimited: nothing was created, or what was is dearer and gone again.
+            OfferGone: nothing was created, or what was is dearer than offered; whoever calls ends it.
+            NoCapacity, AuthFailed, RateLimited: nothing was created.
             InDoubt: something may have been created and was not found; the ledger goes on watching it.
         """
         provider = self.providers[offer.provider]
@@ -96,8 +98,7 @@ class Rentals:
         agreed = offer.price.hourly(launch.disk_gb)
         now = instance.price.hourly(launch.disk_gb)
         if now > agreed.scaled(100 + PRICE_TOLERANCE_PERCENT, 100):
-            self.destroy(held, reason="dearer than offered")
-            raise OfferGone(f"{offer.gpu} at {offer.provider} costs {now}/h, offered at {agreed}/h; given back")
+            raise OfferGone(f"{offer.gpu} at {offer.provider} costs {now}/h, offered at {agreed}/h; giving it back.")
         return held
 
     def _create(self, provider: Provider, run_id: str, tag: str, offer: Offer, launch: Launch) -> Instance:
@@ -114,7 +115,7 @@ class Rentals:
                 raise InDoubt(
                     f"{provider.name} may have created {tag}; it was not found in {self.patience.search_s:.0f} s.",
                     refs=(f"{provider.name}:{error.ref or tag}",),
-                    hint="`gpurent reap` goes on looking and destroys it; `gpurent status` shows it until it is ruled out.",
+                    hint="`gpurent reap` goes on looking and destroys it; `gpurent status` shows it until then.",
                 ) from error
             self.ledger.append(run_id, Kind.ADOPTED, tag=tag, ref=found.ref, created_at=found.created_at)
             return found
@@ -173,16 +174,28 @@ class Rentals:
             self.clock.sleep(self.patience.poll_s)
         raise HostUnreachable(f"no SSH on {held.ref} within {boot_s or self.patience.boot_s:.0f} s: {last}")
 
-    def destroy(self, held: Held, *, reason: str, give_up: Callable[[], bool] = lambda: False) -> None:
-        """Destroy and see it absent in several complete listings. Raises InDoubt as ``Teardown.finish``."""
-        self.tell(StageStarted(Stage.DESTROY, f"destroying {held.ref}: {reason}"))
+    def exists(self, held: Held) -> bool:
+        """Whether the provider still knows the machine as running; True when it cannot be asked."""
+        try:
+            instance = self.providers[held.offer.provider].get(held.ref)
+        except ProviderError as error:
+            self.tell(Notice(f"{held.offer.provider} cannot be asked about {held.ref}: {error}"))
+            return True
+        return instance is not None and instance.phase is not Phase.STOPPED
+
+    def end(self, run_id: str, tag: str, *, reason: str, give_up: Callable[[], bool] = lambda: False) -> None:
+        """Destroy and see it absent in several complete listings; nothing to do when it is over or never began.
+
+        Raises:
+            InDoubt: as ``Teardown.finish``.
+        """
+        rental = next((one for one in self.ledger.run(run_id).rentals if one.tag == tag), None)
+        if rental is None or rental.state.over:
+            return
+        self.tell(StageStarted(Stage.DESTROY, f"destroying {rental.ref or tag}: {reason}"))
         teardown = Teardown(self.ledger, self.providers, self.clock, self.tell)
         teardown.finish(
-            held.run_id,
-            held.tag,
-            every_s=self.patience.confirm_every_s,
-            patience_s=self.patience.destroy_s,
-            give_up=give_up,
+            run_id, tag, every_s=self.patience.confirm_every_s, patience_s=self.patience.destroy_s, give_up=give_up
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -16,13 +17,11 @@ from gpurent.jobs import events
 from gpurent.jobs.follow import EventFollower
 from gpurent.jobs.progress import Collected, Notice, Stage, StageMoved, StageStarted, Trained
 from gpurent.jobs.watch import Tell, Watch
-from gpurent.spi import Host, LocalFile
+from gpurent.spi import Host
 
 POLL_S = 0.5
 LOG_TAIL = 64 * 1024
 PREPARE_TIMEOUT_S = 1200.0
-LOST_PATIENCE_S = 900.0
-"""How long training is believed to go on behind a dead link before the rental is given up."""
 
 
 @dataclass
@@ -56,6 +55,10 @@ class Session:
     watch: Watch
     tell: Tell
     run_dir: Path
+    lost_s: float
+    """How long training is believed to go on behind a dead link before the rental is given up."""
+    exists: Callable[[], bool]
+    """Asks the provider, when the link is dead, whether the machine is there at all."""
     traffic: Traffic = field(default_factory=Traffic)
 
     @property
@@ -143,7 +146,7 @@ class Session:
 
         Raises:
             JobFailed: the engine gave up; its log is in the run folder.
-            HostUnreachable: the link stayed dead for longer than the patience.
+            HostUnreachable: the link stayed dead for longer than ``lost_s``, or the machine is gone.
             Halt: the hard deadline, or the user's second Ctrl-C.
         """
         self.tell(StageStarted(Stage.TRAIN, "starting the engine"))
@@ -164,7 +167,7 @@ class Session:
                     lost_since = None
                 except HostUnreachable as error:
                     lost_since = lost_since or self.clock.monotonic()
-                    if self.clock.monotonic() - lost_since > LOST_PATIENCE_S:
+                    if self.clock.monotonic() - lost_since > self.lost_s or not self.exists():
                         raise
                     self.tell(Notice(f"Lost the host ({error}); training goes on there, trying again.", warning=True))
                     ended, finished = None, False
@@ -267,8 +270,3 @@ class Session:
         else:
             text = events.plain(log.decode("utf-8", errors="replace"))
             (self.run_dir / "engine.log").write_text(text, encoding="utf-8")
-
-
-def prefixed(files: tuple[LocalFile, ...], folder: str) -> tuple[LocalFile, ...]:
-    """Move a manifest below ``folder``."""
-    return tuple(LocalFile(file.source, f"{folder}/{file.target}", file.size, file.sha256) for file in files)

@@ -1,4 +1,4 @@
-"""Make rentals end: list, decide (``budget.reaper``), act, again. One way for every caller: a run's own end and reap."""
+"""Make rentals end: list, decide (``budget.reaper``), act, again. A run's own end and reap share this one way."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gpurent.clock import Clock
 from gpurent.errors import InDoubt, ProviderError
 from gpurent.jobs.progress import Gone, Notice
 from gpurent.jobs.watch import Tell
-from gpurent.model import Instance
+from gpurent.model import Charges, Instance
 from gpurent.spi import Provider, SupportsCharges
 
 Collect = Callable[[Destroy], None]
@@ -80,17 +80,21 @@ class Teardown:
 
     def _gone(self, tag: str, run_id: str, ref: str | None) -> None:
         rental = next(one for one in self.ledger.run(run_id).rentals if one.tag == tag)
-        provider = self.providers.get(rental.provider)
-        if ref is not None and isinstance(provider, SupportsCharges):
-            try:
-                charges = provider.charges(ref)
-            except ProviderError as error:
-                self.tell(Notice(f"What {ref} was billed is not known yet: {error}"))
-            else:
-                if charges is not None:
-                    self.ledger.append(run_id, Kind.CHARGED, tag=tag, charges=charges)
+        charges = self._charges(rental.provider, ref) if ref is not None else None
+        if charges is not None:
+            self.ledger.append(run_id, Kind.CHARGED, tag=tag, charges=charges)
         self.ledger.append(run_id, Kind.GONE, tag=tag)
         self.tell(Gone(ref or "never created", tag))
+
+    def _charges(self, name: str, ref: str) -> Charges | None:
+        provider: object = self.providers.get(name)
+        if not isinstance(provider, SupportsCharges):
+            return None
+        try:
+            return provider.charges(ref)
+        except ProviderError as error:
+            self.tell(Notice(f"What {ref} was billed is not known yet: {error}"))
+            return None
 
     def finish(
         self, run_id: str, tag: str, *, every_s: float, patience_s: float, give_up: Callable[[], bool] = lambda: False

@@ -1,0 +1,187 @@
+"""One run from its first intent to its last confirmed end, attempt after attempt. Whatever happens inside, it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from gpurent.budget.client import ClientLock
+from gpurent.budget.events import Kind
+from gpurent.budget.guard import Deadlines, allow_create, deadlines
+from gpurent.budget.ledger import Ledger
+from gpurent.budget.spend import run_spent
+from gpurent.budget.state import Rental
+from gpurent.clock import Clock
+from gpurent.dataset.job import Job
+from gpurent.errors import (
+    BudgetReached,
+    GpurentError,
+    HostError,
+    InDoubt,
+    Interrupted,
+    NoCapacity,
+    NoOffer,
+    OfferGone,
+)
+from gpurent.jobs.interrupt import Interrupt, Stop
+from gpurent.jobs.progress import Notice, Stage, StageStarted
+from gpurent.jobs.rental import Held, LaunchOrder, Rentals
+from gpurent.jobs.session import Outcome, Session
+from gpurent.jobs.watch import Halt, Tell, Watch
+from gpurent.plan.cost import traffic
+from gpurent.plan.quote import QuoteRow
+from gpurent.spi import Host
+
+MAX_ATTEMPTS = 4
+"""Offers tried in one run before it is given up."""
+TAKE_OVER_S = 60.0
+"""How long a machine that trained already may take to answer."""
+
+
+@dataclass(frozen=True)
+class Conductor:
+    """Conducts one run. The caller holds no lock and owns no rental: both are taken and given back here."""
+
+    ledger: Ledger
+    rentals: Rentals
+    clock: Clock
+    tell: Tell
+    interrupt: Interrupt
+    run_id: str
+
+    @property
+    def run_dir(self) -> Path:
+        """Keys, events and log of the run."""
+        return self.rentals.run_dir
+
+    def train(self, job: Job, rows: Sequence[QuoteRow], order: LaunchOrder, max_hours: float | None) -> Outcome:
+        """Take offers in order until one becomes a machine that SSH reaches; then train on it.
+
+        Raises:
+            as ``Broker.train``.
+        """
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+        with ClientLock(self.run_dir):
+            return self._to_its_end(lambda: self._attempts(job, rows, order, max_hours))
+
+    def take_over(self, job: Job, rental: Rental) -> Outcome:
+        """Go on with a rental whose client died.
+
+        Raises:
+            as ``Broker.attach``.
+        """
+        with ClientLock(self.run_dir):
+            return self._to_its_end(lambda: self._go_on(job, rental))
+
+    def _to_its_end(self, act: Callable[[], Outcome]) -> Outcome:
+        """Close the run in the ledger, and turn how it ended into what the caller gets."""
+        try:
+            outcome = act()
+        except Halt as halt:
+            if halt.leave:
+                raise InDoubt(
+                    "The rental was left running.",
+                    refs=tuple(f"{one.provider}:{one.ref or one.tag}" for one in self._open_rentals()),
+                    hint=f"`gpurent attach {self.run_id}` takes it over, `gpurent reap` destroys it.",
+                ) from halt
+            self._close("budget" if halt.budget else "interrupted", 4 if halt.budget else 130)
+            raise (BudgetReached if halt.budget else Interrupted)(f"{halt}; nothing runs any more.") from halt
+        except BaseException:
+            if not self._open_rentals():
+                self._close("failed", 1)
+            raise
+        stopped_by_user = outcome.stopped and self.interrupt.level >= Stop.ORDERLY
+        word = "done" if not outcome.stopped else "interrupted" if stopped_by_user else "budget"
+        self._close(word, {"done": 0, "interrupted": 130, "budget": 4}[word])
+        return outcome
+
+    def _open_rentals(self) -> tuple[Rental, ...]:
+        return tuple(self.ledger.run(self.run_id).open_rentals)
+
+    def _close(self, outcome: str, exit_code: int) -> None:
+        self.ledger.append(self.run_id, Kind.RUN_CLOSED, outcome=outcome, exit_code=exit_code)
+
+    def _attempts(self, job: Job, rows: Sequence[QuoteRow], order: LaunchOrder, max_hours: float | None) -> Outcome:
+        last: GpurentError = NoOffer("no offer was left to try")
+        for number, row in enumerate(rows[:MAX_ATTEMPTS], 1):
+            tag = f"gpurent-{self.run_id}-{number}"
+            try:
+                return self._attempt(tag, job, row, order, max_hours)
+            except (OfferGone, NoCapacity) as error:
+                last = error
+            except HostError as error:
+                if any(one.job_id for one in self.ledger.run(self.run_id).rentals):
+                    raise
+                last = error
+            warning = f"{row.offer.gpu} on {row.offer.provider}: {last} Trying the next offer."
+            self.tell(Notice(warning, warning=True))
+        raise last
+
+    def _attempt(self, tag: str, job: Job, row: QuoteRow, order: LaunchOrder, max_hours: float | None) -> Outcome:
+        limits = self._limits(job, row, max_hours)
+        watch = self._watch(limits)
+        offer = row.offer
+        self.tell(StageStarted(Stage.RENT, f"{offer.gpu} on {offer.provider} at {row.hourly.rounded(3)}/h"))
+        with _Ending(self, tag):
+            held = self.rentals.rent(self.run_id, tag, offer, order, limits, row.asks)
+            with closing(self.rentals.reach(held, watch)) as host:
+                session = self._session(host, job, tag, held, watch)
+                session.prepare(session.upload())
+                return session.follow()
+
+    def _go_on(self, job: Job, rental: Rental) -> Outcome:
+        if rental.ref is None or rental.job_id is None:
+            raise InDoubt("the rental never trained", refs=(rental.tag,), hint="`gpurent reap` ends it.")
+        identity = self.rentals.connector.load_identity(self.run_dir / "keys" / rental.tag)
+        held = Held(self.run_id, rental.tag, rental.ref, rental.offer, identity)
+        watch = self._watch(Deadlines(rental.soft_deadline, rental.hard_deadline))
+        with _Ending(self, rental.tag), closing(self.rentals.reach(held, watch, boot_s=TAKE_OVER_S)) as host:
+            (self.run_dir / "events.jsonl").unlink(missing_ok=True)
+            return self._session(host, job, rental.job_id, held, watch).follow()
+
+    def _session(self, host: Host, job: Job, job_id: str, held: Held, watch: Watch) -> Session:
+        return Session(
+            host, job, job_id, self.run_id, held.tag, self.ledger, self.clock, watch, self.tell, self.run_dir,
+            lost_s=self.rentals.patience.lost_s, exists=lambda: self.rentals.exists(held),
+        )  # fmt: skip
+
+    def _limits(self, job: Job, row: QuoteRow, max_hours: float | None) -> Deadlines:
+        """Deadlines for what is left of the budget now; vetoes an attempt that could not reach training."""
+        run, start = self.ledger.run(self.run_id), self.clock.now()
+        facts = self.rentals.facts[row.offer.provider]
+        limits = deadlines(
+            budget=run.budget, spent=run_spent(run, start), hourly=row.hourly,
+            traffic=traffic(row.offer.price, job.workload), start=start,
+            finish_s=row.timeline.collect_s.high + 15, teardown_s=row.timeline.destroy_s.high,
+            max_hours=max_hours, granularity_s=facts.billing_granularity_s,
+        )  # fmt: skip
+        allow_create(limits, start=start, needed_s=row.timeline.before_training_s.low, hourly=row.hourly)
+        return limits
+
+    def _watch(self, limits: Deadlines) -> Watch:
+        return Watch(self.ledger, self.run_id, limits, self.clock, self.interrupt, self.tell)
+
+
+@dataclass(frozen=True)
+class _Ending:
+    """Whatever happens after the intent, the rental is destroyed; only the user's third Ctrl-C leaves it.
+
+    What is already in doubt stays with ``reap``: waiting a second time for the same answer helps nobody.
+    """
+
+    conductor: Conductor
+    tag: str
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, InDoubt) or (isinstance(error, Halt) and error.leave):
+            return
+        reason = "the job is done" if error is None else str(error) or type(error).__name__
+        one = self.conductor
+        one.rentals.end(one.run_id, self.tag, reason=reason, give_up=lambda: one.interrupt.level >= Stop.LEAVE)

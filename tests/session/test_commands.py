@@ -1,0 +1,114 @@
+"""One rental from quote to receipt, through the real command line, over real HTTP and SSH, with the real engine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import signal
+
+import pytest
+from tests.session.world import Cli, kill, make_job, wait_for
+
+from gpurent.budget.events import Kind
+
+
+def test_train_brings_verified_files_home_and_leaves_nothing_running(cli: Cli) -> None:
+    """With nothing but a budget, train finds configuration and dataset in the working folder and does all the rest."""
+    make_job(cli.folder)
+    ended = cli.run("train", "--budget", "1", "--yes", "--json")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    result = json.loads(ended.stdout[ended.stdout.index("\n{\n") :])
+    (artefact,) = result["receipt"]["artefacts"]
+    data = (cli.folder / "output" / "swatch.safetensors").read_bytes()
+    assert artefact["sha256"] == hashlib.sha256(data).hexdigest()
+    assert result["receipt"]["settled"] and 0 < result["receipt"]["total_micros"] < 1_000_000
+    assert cli.sandbox.truth() == []
+    assert not any((cli.folder / "output").glob("*.part"))
+
+
+def test_the_ledger_knows_every_step_before_it_is_taken(cli: Cli) -> None:
+    """Intent precedes create, and gone follows a destroy that was accepted and absence in several listings."""
+    make_job(cli.folder)
+    assert cli.run("train", "--budget", "1", "--yes").returncode == 0
+    kinds = [event.kind for event in cli.events()]
+    order = [
+        Kind.RUN_OPENED, Kind.INTENT, Kind.CREATED, Kind.REACHABLE, Kind.JOB_STARTED, Kind.CHECKPOINT_HOME,
+        Kind.JOB_DONE, Kind.DESTROY_SENT, Kind.DESTROY_ACCEPTED, Kind.SEEN_ABSENT, Kind.GONE, Kind.RUN_CLOSED,
+    ]  # fmt: skip
+    assert [kinds.index(kind) for kind in order] == sorted(kinds.index(kind) for kind in order)
+    assert kinds.count(Kind.SEEN_ABSENT) >= 3
+
+
+def test_no_account_key_reaches_the_host_or_the_logs(cli: Cli) -> None:
+    """Neither the start-up script nor anything in the run folder holds the account key."""
+    make_job(cli.folder)
+    ended = cli.run("train", "--budget", "1", "--yes")
+    key = cli.sandbox.account_key
+    assert key not in ended.stdout + ended.stderr
+    for path in (cli.folder / "state").rglob("*"):
+        assert not path.is_file() or key.encode() not in path.read_bytes(), path
+    journal = (cli.sandbox.state_dir / "journal.jsonl").read_text(encoding="utf-8")
+    assert "gpurent-" in journal and key not in journal
+
+
+@pytest.mark.parametrize("moment", [Kind.INTENT, Kind.CREATED, Kind.JOB_STARTED, Kind.PROGRESS, Kind.DESTROY_SENT])
+def test_kill_9_is_found_by_status_and_mended_by_reap(cli: Cli, moment: Kind) -> None:
+    """Wherever the client dies, status tells the truth, reap destroys, and nothing runs."""
+    make_job(cli.folder, steps=400 if moment is Kind.PROGRESS else 3)
+    client = cli.start("train", "--budget", "1", "--yes")
+    wait_for(lambda: any(event.kind is moment for event in cli.events()), f"{moment}")
+    kill(client)
+    status = cli.run("status", "--json")
+    shown = json.loads(status.stdout)
+    if cli.sandbox.truth():
+        assert status.returncode == 5
+        assert shown["in_doubt"] and not shown["runs"][0]["client_alive"]
+    reaped = cli.run("reap")
+    assert cli.sandbox.truth() == [], reaped.stdout + reaped.stderr
+    if moment is not Kind.INTENT:  # an unanswered create is watched for ten minutes
+        assert reaped.returncode == 0, reaped.stdout + reaped.stderr
+        assert cli.run("status").returncode == 0
+
+
+def test_attach_goes_on_where_a_killed_client_left_off(cli: Cli) -> None:
+    """Training outlives its client; attach collects the result, destroys, and the run ends as done."""
+    make_job(cli.folder, steps=60)
+    client = cli.start("train", "--budget", "1", "--yes")
+    wait_for(lambda: any(event.kind is Kind.PROGRESS for event in cli.events()), "training")
+    kill(client)
+    attached = cli.run("attach")
+    assert attached.returncode == 0, attached.stdout + attached.stderr
+    assert (cli.folder / "output" / "swatch.safetensors").is_file()
+    assert cli.sandbox.truth() == []
+
+
+def test_one_interrupt_saves_collects_and_destroys(cli: Cli) -> None:
+    """Ctrl-C loses nothing that was learnt: a checkpoint comes home before the rental ends; exit 130."""
+    make_job(cli.folder, steps=4000)
+    client = cli.start("train", "--budget", "1", "--yes")
+    wait_for(lambda: any(event.kind is Kind.PROGRESS for event in cli.events()), "training")
+    client.send_signal(signal.SIGINT)
+    out, _ = client.communicate(timeout=120)
+    assert client.returncode == 130, out
+    assert list((cli.folder / "output").glob("swatch-step*.safetensors"))
+    assert cli.sandbox.truth() == []
+
+
+def test_stop_from_another_terminal_ends_a_run_in_order(cli: Cli) -> None:
+    """gpurent stop tells the live client, which saves, collects and destroys."""
+    make_job(cli.folder, steps=4000)
+    client = cli.start("train", "--budget", "1", "--yes")
+    wait_for(lambda: any(event.kind is Kind.PROGRESS for event in cli.events()), "training")
+    assert cli.run("stop").returncode == 0
+    client.communicate(timeout=120)
+    assert list((cli.folder / "output").glob("swatch-step*.safetensors"))
+    assert cli.sandbox.truth() == []
+
+
+def test_logs_print_what_the_engine_said(cli: Cli) -> None:
+    """After the run its events are still there, from hello to done."""
+    make_job(cli.folder)
+    cli.run("train", "--budget", "1", "--yes")
+    kinds = [json.loads(line)["event"] for line in cli.run("logs").stdout.splitlines()]
+    assert kinds[0] == "hello" and kinds[-1] == "done" and "step" in kinds
+    assert json.loads(cli.run("receipt", "--json").stdout)["outcome"] == "done"

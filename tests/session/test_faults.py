@@ -1,0 +1,172 @@
+"""What a run does when the market, the host or the budget misbehaves; through the Python API, in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from tests.session.world import Cli, make_job
+
+from gpurent import Broker, Job, Usd
+from gpurent.budget.events import Kind
+from gpurent.clock import SystemClock
+from gpurent.errors import HostError, InDoubt, JobFailed
+from gpurent.jobs.progress import Progress, Spending, Trained
+from gpurent.jobs.rental import Patience
+from gpurent.sandbox.faults import Fault
+from gpurent_remote import SshConnector
+
+QUICK = Patience(boot_s=4, poll_s=0.1, connect_s=2, search_s=3, destroy_s=30, confirm_every_s=0.1)
+
+
+@pytest.fixture
+def broker(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Broker:
+    for name, value in cli.sandbox.env().items():
+        monkeypatch.setenv(name, value)
+    return Broker(home=cli.folder / "state", patience=QUICK)
+
+
+class JumpingClock(SystemClock):
+    """The machine's clock, ``ahead`` seconds later: hours of rental pass in a moment."""
+
+    ahead = 0.0
+
+    def now(self) -> float:
+        return super().now() + self.ahead
+
+
+def once(act: Callable[[], object]) -> Callable[[Progress], None]:
+    """A listener that acts at the first optimiser step."""
+    fired: list[int] = []
+
+    def tell(event: Progress) -> None:
+        if isinstance(event, Trained) and not fired:
+            fired.append(event.step)
+            act()
+
+    return tell
+
+
+def test_an_offer_that_is_gone_is_followed_by_the_next(cli: Cli, broker: Broker) -> None:
+    """A machine on which SSH never answers is destroyed, and the next offer does the job within the same budget."""
+    cli.sandbox.faults.set(Fault.NO_SSHD, times=1)
+    with broker:
+        trained = broker.train(Job.from_config(make_job(cli.folder)), budget=Usd.parse("1"))
+    assert len(trained.receipt.lines) == 2 and trained.receipt.lines[0].failed
+    assert trained.receipt.total <= Usd.parse("1")
+    assert cli.sandbox.truth() == []
+
+
+def test_a_lost_reply_to_create_is_found_by_its_tag(cli: Cli, broker: Broker) -> None:
+    """The instance that create made although its reply was lost is adopted, used and destroyed; there is no second."""
+    cli.sandbox.faults.set(Fault.CREATE_REPLY_LOST, times=1)
+    with broker:
+        trained = broker.train(Job.from_config(make_job(cli.folder)), budget=Usd.parse("1"))
+    assert len(trained.receipt.lines) == 1
+    assert any(event.kind is Kind.ADOPTED for event in cli.events())
+    assert cli.sandbox.truth() == []
+
+
+def test_a_machine_dearer_than_its_offer_is_given_back(cli: Cli, broker: Broker) -> None:
+    """The price is compared after create; what costs more than agreed is destroyed before anything is uploaded."""
+    cli.sandbox.faults.set(Fault.WRONG_PRICE, times=1)
+    with broker:
+        trained = broker.train(Job.from_config(make_job(cli.folder)), budget=Usd.parse("1"))
+    assert len(trained.receipt.lines) == 2
+    assert cli.sandbox.truth() == []
+
+
+def test_training_outlives_a_cut_connection(cli: Cli, broker: Broker) -> None:
+    """When every SSH connection is cut in mid-training, the session reconnects and loses no event."""
+    seen: list[int] = []
+    cut = once(lambda: cli.sandbox.faults.set(Fault.DROP_SSH, times=1))
+
+    def tell(event: Progress) -> None:
+        cut(event)
+        if isinstance(event, Trained):
+            seen.append(event.step)
+
+    with broker:
+        trained = broker.train(Job.from_config(make_job(cli.folder, steps=80)), budget=Usd.parse("1"), tell=tell)
+    assert seen == sorted(set(seen)) and seen[-1] == 80
+    assert [path.name for path in trained.files] == ["swatch.safetensors"]
+
+
+def test_the_soft_deadline_brings_a_checkpoint_home(cli: Cli, broker: Broker) -> None:
+    """When time for the budget is up, training stops by itself, its state comes home, and nothing runs."""
+    clock = JumpingClock()
+    spending: list[Spending] = []
+
+    def tell(event: Progress) -> None:
+        if isinstance(event, Spending):
+            spending.append(event)
+        if isinstance(event, Trained) and clock.ahead == 0:
+            clock.ahead = spending[-1].soft_deadline - clock.now() + 1
+
+    broker = Broker(home=cli.folder / "state", patience=QUICK, clock=clock)
+    with broker:
+        job = Job.from_config(make_job(cli.folder, steps=100_000))
+        stopped = broker.train(job, budget=Usd.parse("100"), tell=tell)
+    assert stopped.stopped and stopped.receipt.outcome == "budget"
+    assert list((cli.folder / "output").glob("swatch-step*.safetensors"))
+    assert cli.sandbox.truth() == []
+
+
+def test_the_money_spent_is_always_told_and_never_falls(cli: Cli, broker: Broker) -> None:
+    """Spending is reported about once a second and grows."""
+    amounts: list[Usd] = []
+    with broker:
+        broker.train(
+            Job.from_config(make_job(cli.folder, steps=40)), budget=Usd.parse("1"),
+            tell=lambda event: amounts.append(event.spent) if isinstance(event, Spending) else None,
+        )  # fmt: skip
+    assert len(amounts) > 3 and amounts == sorted(amounts)
+
+
+def test_an_engine_that_fails_names_the_cause_and_the_rental_is_gone(cli: Cli, broker: Broker) -> None:
+    """A learning rate that diverges ends as JobFailed with the engine's code; log and events are kept."""
+    job = Job.from_config(
+        make_job(cli.folder, steps=300, extra="unet_lr = 1e18\ntext_encoder_lr = 1e18\nmax_grad_norm = 0\n")
+    )
+    with broker, pytest.raises(JobFailed) as caught:
+        broker.train(job, budget=Usd.parse("1"))
+    assert caught.value.code == "nan"
+    assert list((cli.folder / "state").rglob("engine.log"))
+    assert cli.sandbox.truth() == []
+
+
+def test_a_destroy_that_is_ignored_is_asked_for_again(cli: Cli, broker: Broker) -> None:
+    """An accepted destroy proves nothing: it is repeated until the machine is absent."""
+    cli.sandbox.faults.set(Fault.DESTROY_IGNORED, times=2)
+    with broker:
+        broker.train(Job.from_config(make_job(cli.folder)), budget=Usd.parse("1"))
+    assert cli.sandbox.truth() == []
+
+
+def test_a_rental_that_cannot_be_confirmed_gone_is_in_doubt(cli: Cli, broker: Broker) -> None:
+    """When the service never lets go, the error says what may run, and a later reap ends it."""
+    cli.sandbox.faults.set(Fault.DESTROY_IGNORED, times=100_000)
+    with Broker(home=cli.folder / "state", patience=replace(QUICK, destroy_s=2)) as broker:
+        with pytest.raises(InDoubt) as caught:
+            broker.train(Job.from_config(make_job(cli.folder)), budget=Usd.parse("1"))
+        assert caught.value.refs
+        cli.sandbox.faults.clear(Fault.DESTROY_IGNORED)
+        broker.reap(every_s=0.1)
+    assert cli.sandbox.truth() == []
+
+
+def test_a_host_that_vanishes_in_training_is_reported_and_settled(cli: Cli, broker: Broker) -> None:
+    """When the machine is simply gone, the run fails with a host error and the ledger is closed."""
+
+    def vanish() -> None:
+        for alive in cli.sandbox.truth():
+            cli.sandbox.market.vanish(alive.ref)
+
+    job = Job.from_config(make_job(cli.folder, steps=4000))
+    impatient = SshConnector(SystemClock(), patience_s=1.0)
+    broker = Broker(home=cli.folder / "state", patience=QUICK, connector=impatient)
+    with broker, pytest.raises(HostError):
+        broker.train(job, budget=Usd.parse("1"), tell=once(vanish))
+    assert cli.sandbox.truth() == []
+    assert not broker.ledger.open_rentals()
