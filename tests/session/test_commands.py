@@ -5,19 +5,38 @@ from __future__ import annotations
 import hashlib
 import json
 import signal
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import pytest
 from tests.session.world import Cli, kill, make_job, wait_for
 
 from gpurent.budget.events import Kind
+from gpurent.sandbox.server import Sandbox
 
 
-def test_train_brings_verified_files_home_and_leaves_nothing_running(cli: Cli) -> None:
+@dataclass(frozen=True)
+class Finished:
+    """One complete run and what the command printed."""
+
+    cli: Cli
+    ended: subprocess.CompletedProcess[str]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished]:
+    with Sandbox(boot_s=0.2, seed=7) as sandbox:
+        cli = Cli(tmp_path_factory.mktemp("finished"), sandbox)
+        make_job(cli.folder)
+        yield Finished(cli, cli.run("train", "--budget", "1", "--yes", "--json"))
+
+
+def test_train_brings_verified_files_home_and_leaves_nothing_running(finished: Finished) -> None:
     """With nothing but a budget, train finds configuration and dataset in the working folder and does all the rest."""
-    make_job(cli.folder)
-    ended = cli.run("train", "--budget", "1", "--yes", "--json")
+    cli, ended = finished.cli, finished.ended
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    result = json.loads(ended.stdout[ended.stdout.index("\n{\n") :])
+    result = json.loads(ended.stdout.splitlines()[-1])
     (artefact,) = result["receipt"]["artefacts"]
     data = (cli.folder / "output" / "swatch.safetensors").read_bytes()
     assert artefact["sha256"] == hashlib.sha256(data).hexdigest()
@@ -26,11 +45,9 @@ def test_train_brings_verified_files_home_and_leaves_nothing_running(cli: Cli) -
     assert not any((cli.folder / "output").glob("*.part"))
 
 
-def test_the_ledger_knows_every_step_before_it_is_taken(cli: Cli) -> None:
+def test_the_ledger_knows_every_step_before_it_is_taken(finished: Finished) -> None:
     """Intent precedes create, and gone follows a destroy that was accepted and absence in several listings."""
-    make_job(cli.folder)
-    assert cli.run("train", "--budget", "1", "--yes").returncode == 0
-    kinds = [event.kind for event in cli.events()]
+    kinds = [event.kind for event in finished.cli.events()]
     order = [
         Kind.RUN_OPENED, Kind.INTENT, Kind.CREATED, Kind.REACHABLE, Kind.JOB_STARTED, Kind.CHECKPOINT_HOME,
         Kind.JOB_DONE, Kind.DESTROY_SENT, Kind.DESTROY_ACCEPTED, Kind.SEEN_ABSENT, Kind.GONE, Kind.RUN_CLOSED,
@@ -39,16 +56,22 @@ def test_the_ledger_knows_every_step_before_it_is_taken(cli: Cli) -> None:
     assert kinds.count(Kind.SEEN_ABSENT) >= 3
 
 
-def test_no_account_key_reaches_the_host_or_the_logs(cli: Cli) -> None:
+def test_no_account_key_reaches_the_host_or_the_logs(finished: Finished) -> None:
     """Neither the start-up script nor anything in the run folder holds the account key."""
-    make_job(cli.folder)
-    ended = cli.run("train", "--budget", "1", "--yes")
+    cli, ended = finished.cli, finished.ended
     key = cli.sandbox.account_key
     assert key not in ended.stdout + ended.stderr
     for path in (cli.folder / "state").rglob("*"):
         assert not path.is_file() or key.encode() not in path.read_bytes(), path
     journal = (cli.sandbox.state_dir / "journal.jsonl").read_text(encoding="utf-8")
     assert "gpurent-" in journal and key not in journal
+
+
+def test_logs_and_receipt_are_there_after_the_run(finished: Finished) -> None:
+    """After the run its events are still there, from hello to done, and so is its bill."""
+    kinds = [json.loads(line)["event"] for line in finished.cli.run("logs").stdout.splitlines()]
+    assert kinds[0] == "hello" and kinds[-1] == "done" and "step" in kinds
+    assert json.loads(finished.cli.run("receipt", "--json").stdout)["outcome"] == "done"
 
 
 @pytest.mark.parametrize("moment", [Kind.INTENT, Kind.CREATED, Kind.JOB_STARTED, Kind.PROGRESS, Kind.DESTROY_SENT])
@@ -103,12 +126,3 @@ def test_stop_from_another_terminal_ends_a_run_in_order(cli: Cli) -> None:
     client.communicate(timeout=120)
     assert list((cli.folder / "output").glob("swatch-step*.safetensors"))
     assert cli.sandbox.truth() == []
-
-
-def test_logs_print_what_the_engine_said(cli: Cli) -> None:
-    """After the run its events are still there, from hello to done."""
-    make_job(cli.folder)
-    cli.run("train", "--budget", "1", "--yes")
-    kinds = [json.loads(line)["event"] for line in cli.run("logs").stdout.splitlines()]
-    assert kinds[0] == "hello" and kinds[-1] == "done" and "step" in kinds
-    assert json.loads(cli.run("receipt", "--json").stdout)["outcome"] == "done"

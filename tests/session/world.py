@@ -60,8 +60,9 @@ class Cli:
 
     @property
     def env(self) -> dict[str, str]:
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("GPURENT_", "VAST_"))}
         return {
-            **os.environ,
+            **inherited,
             **self.sandbox.env(),
             "GPURENT_STATE_DIR": str(self.folder / "state"),
             "OMP_NUM_THREADS": "1",
