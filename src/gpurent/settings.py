@@ -35,14 +35,20 @@ class _Exact(float):
     text = ""
 
 
+_EXPECTED = 'an amount of dollars such as 10 or "0.50" is expected'
+
+
 def dollars(value: object) -> Usd:
     """Read ``10``, ``"10"`` or ``"$0.50"`` as a positive amount; raises ValueError."""
     if isinstance(value, Usd):
         return value
     exact = value.text if isinstance(value, _Exact) else value
     if isinstance(exact, bool) or not isinstance(exact, int | str | Decimal):
-        raise ValueError('an amount of dollars such as 10 or "0.50" is expected')
-    amount = Usd.parse(exact)
+        raise ValueError(_EXPECTED)
+    try:
+        amount = Usd.parse(exact)
+    except ValueError as error:
+        raise ValueError(_EXPECTED) from error
     if amount <= ZERO:
         raise ValueError("an amount of dollars must be positive")
     return amount

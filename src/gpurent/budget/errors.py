@@ -9,5 +9,9 @@ class BudgetError(UsageError):
     """The money does not suffice: nothing was rented for this request."""
 
 
+class UnknownRun(UsageError):
+    """No such run was ever started here; the hint names the nearest or the latest."""
+
+
 class LedgerError(GpurentError):
     """The ledger cannot be read or written, or was asked to record what contradicts it."""

@@ -6,6 +6,7 @@ processes write at once; a reservation is one immediate transaction.
 
 from __future__ import annotations
 
+import difflib
 import os
 import random
 import socket
@@ -19,7 +20,7 @@ import sqlalchemy as sa
 from sqlalchemy import event, exc
 
 from gpurent.budget import events as lines
-from gpurent.budget.errors import BudgetError, LedgerError
+from gpurent.budget.errors import BudgetError, LedgerError, UnknownRun
 from gpurent.budget.events import Event, Kind
 from gpurent.budget.spend import run_spent
 from gpurent.budget.state import Rental, Run, fold
@@ -208,13 +209,18 @@ class Ledger:
         return fold(self.events())
 
     def run(self, run_id: str) -> Run:
-        """One run. Raises LedgerError naming the nearest when there is none."""
+        """One run. Raises UnknownRun naming the nearest, or else the latest, when there is none."""
         found = fold(self.events(run_id))
         if not found:
-            latest = self.runs()[-3:]
-            hint = "Latest runs: " + ", ".join(run.id for run in latest) if latest else "No run was ever started here."
-            raise LedgerError(f"no run {run_id!r} in the ledger", hint=hint)
+            raise UnknownRun(f"There is no run {run_id!r} in the ledger.", hint=self._nearest(run_id))
         return found[0]
+
+    def _nearest(self, run_id: str) -> str:
+        known = [run.id for run in self.runs()]
+        if not known:
+            return "No run was ever started here; `gpurent train --budget 10` starts one."
+        close = difflib.get_close_matches(run_id, known, n=1)
+        return f"Did you mean {close[0]!r}?" if close else f"Latest runs: {', '.join(known[-3:])}."
 
     def latest_run(self) -> Run | None:
         """The run that was opened last."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -13,6 +13,15 @@ from gpurent.cli import exits
 from gpurent.money import ZERO, Usd
 
 _EXIT_STATUS = "\n\n".join(f"{code}  {meaning}" for code, meaning in exits.CODES)
+
+
+class _Commands(TyperGroup):
+    """Every command ends here: its result or error becomes the exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was chosen."""
+        raise typer.Exit(exits.run(lambda: super(_Commands, self).invoke(ctx), as_json="--json" in sys.argv))
+
 
 app = typer.Typer(
     name="gpurent",
@@ -23,7 +32,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    cls=TyperGroup,
+    cls=_Commands,
 )
 sandbox_app = typer.Typer(
     help="A GPU market on this computer: play money, real SSH.", no_args_is_help=True, rich_markup_mode=None
@@ -35,9 +44,9 @@ def _dollars(text: str) -> Usd:
     try:
         amount = Usd.parse(text)
     except (ValueError, TypeError) as error:
-        raise typer.BadParameter(f"{text!r} is not an amount of dollars such as 10 or 0.50") from error
+        raise typer.BadParameter(f"{text!r} is not an amount of dollars such as 10 or 0.50.") from error
     if amount <= ZERO:
-        raise typer.BadParameter(f"{text} must be more than 0")
+        raise typer.BadParameter(f"{text} is not more than 0; give an amount of dollars such as 10 or 0.50.")
     return amount
 
 
@@ -57,6 +66,23 @@ TrustedOnly = Annotated[bool, typer.Option("--trusted-only", help="Data centres 
 Config = Annotated[Path | None, typer.Option(help="kohya training_config.toml; default: the one in this folder.")]
 Dataset = Annotated[Path | None, typer.Option(help="Folder of <repeats>_<concept> folders.")]
 RunId = Annotated[str | None, typer.Argument(help="Run; default: the latest.")]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from gpurent import __version__
+
+        print(f"gpurent {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def gpurent(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """What comes before the command's name."""
 
 
 @app.command()
@@ -145,7 +171,7 @@ def stop(run_id: RunId = None, json: Json = False) -> int:
 def reap(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done.")] = False, json: Json = False
 ) -> int:
-    """Destroy every rental that nobody looks after, and confirm that it is gone."""
+    """Destroy rentals that nobody looks after; confirm them gone."""
     from gpurent.cli import reap as command
 
     return command.run(dry_run=dry_run, as_json=json)
@@ -153,7 +179,7 @@ def reap(
 
 @app.command()
 def receipt(run_id: RunId = None, json: Json = False) -> int:
-    """Show what a run cost: our reckoning beside what the provider billed."""
+    """Show what a run cost, by our reckoning and as billed."""
     from gpurent.cli import receipt as command
 
     return command.run(run_id, as_json=json)
@@ -180,7 +206,7 @@ def init(
     folder: Annotated[Path, typer.Argument(help="Where to write.")] = Path(),
     force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False,
 ) -> int:
-    """Write a commented gpurent.toml and training_config.toml to start from."""
+    """Write a gpurent.toml and a training_config.toml to start from."""
     from gpurent.cli import init as command
 
     return command.run(folder, force=force)
@@ -193,7 +219,7 @@ def demo(
     ),
     output: Annotated[Path, typer.Option(help="Where results go.")] = Path("demo-output"),
 ) -> int:
-    """Train the example on the sandbox, from quote to receipt, and draw what the LoRA changed."""
+    """Train the example on the sandbox; draw what it learnt."""
     from gpurent.cli import demo as command
 
     return command.run(example, output)
@@ -212,7 +238,7 @@ def sandbox_up(
 
 @sandbox_app.command("env")
 def sandbox_env() -> int:
-    """Print the environment variables that point clients at the running sandbox."""
+    """Print the environment variables that lead to the sandbox."""
     from gpurent.cli import sandbox as command
 
     return command.env()
@@ -220,5 +246,4 @@ def sandbox_env() -> int:
 
 def main() -> None:
     """Entry point: parse, run, exit."""
-    arguments = sys.argv[1:]
-    sys.exit(exits.run(lambda: app(args=arguments, standalone_mode=False), as_json="--json" in arguments))
+    app()

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from gpurent.broker import Broker
+from gpurent.cli import consoles
 from gpurent.dataset.find import find_job
 from gpurent.dataset.job import Job
 from gpurent.errors import UsageError
@@ -29,17 +30,13 @@ def open_broker() -> Broker:
 
 def read_job(broker: Broker, config: Path | None, dataset: Path | None, output: Path | None, *, quiet: bool) -> Job:
     """Check configuration and dataset, with a progress bar over the pictures."""
-    from rich.console import Console
     from rich.progress import Progress
 
-    given = {"config": config, "dataset": dataset, "output": output}
-    update = {key: str(path) for key, path in given.items() if path is not None}
-    section = broker.settings.job.model_copy(update=update)
-    settings = broker.settings.model_copy(update={"job": section})
-    with Progress(console=Console(stderr=True), transient=True, disable=quiet) as bar:
+    console = consoles.make(stderr=True)
+    with Progress(console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
         task = bar.add_task("Checking images", total=None)
         return find_job(
-            Path.cwd(), settings=settings,
+            Path.cwd(), settings=broker.settings, config=config, dataset=dataset, output=output,
             on_checked=lambda done, total: bar.update(task, completed=done, total=total),
         )  # fmt: skip
 
@@ -50,7 +47,7 @@ def latest_run(broker: Broker, run_id: str | None) -> str:
         return broker.ledger.run(run_id).id
     runs = broker.ledger.runs()
     if not runs:
-        raise UsageError("no run was ever started here", hint="`gpurent train --budget 10` starts one.")
+        raise UsageError("No run was ever started here.", hint="`gpurent train --budget 10` starts one.")
     return runs[-1].id
 
 

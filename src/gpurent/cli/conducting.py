@@ -18,7 +18,6 @@ _WORDS = {
     Stop.NOW: "Destroying at once. Ctrl-C again leaves the rental to its guards.",
     Stop.LEAVE: "Leaving the rental as it is.",
 }
-_FINISHED = {True: 130, False: 0}
 
 
 @contextmanager
@@ -48,7 +47,7 @@ def conduct(broker: Broker, act: Callable[[Tell, Interrupt], Trained | None], *,
     if trained is None:
         return 0
     if as_json:
-        output.print_json(output.trained_dict(trained))
+        output.print_json_line("receipt", output.trained_dict(trained))
     else:
         play = all(opened.facts.play_money for opened in broker.opened.values())
         output.print_receipt(trained.receipt, play=play)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
-from typing import Any
 
 from gpurent.errors import BudgetReached, GpurentError, InDoubt, Interrupted, NoOffer, UsageError
 
@@ -30,26 +29,20 @@ def code_of(error: GpurentError) -> int:
     return next((code for kind, code in _BY_ERROR if isinstance(error, kind)), 1)
 
 
-def run(command: Callable[[], Any], *, as_json: bool) -> int:
-    """Call the command line and turn what it raises into words on standard error and an exit code."""
-    import typer
+def run(command: Callable[[], object], *, as_json: bool) -> int:
+    """Call a command; what it returns, or what it raises said on standard error, becomes the exit code.
 
-    # click's classes, wherever this typer keeps them: BadParameter is a UsageError is a ClickException
-    spoken: Any = typer.BadParameter.__mro__[2]
+    Mistakes on the command line itself are typer's to tell: it exits with 2 as well.
+    """
     try:
         result = command()
-        return result if isinstance(result, int) else 0
     except GpurentError as error:
         _say(error, as_json)
         return code_of(error)
-    except typer.Exit as error:
-        return error.exit_code
-    except spoken as error:
-        error.show()
-        return 2
-    except (KeyboardInterrupt, typer.Abort):
+    except (KeyboardInterrupt, EOFError):
         print("Interrupted; nothing was rented by this command.", file=sys.stderr)
         return 130
+    return result if isinstance(result, int) else 0
 
 
 def _say(error: GpurentError, as_json: bool) -> None:
@@ -58,12 +51,13 @@ def _say(error: GpurentError, as_json: bool) -> None:
         enough = getattr(error, "enough", None)
         print(json.dumps(record | ({"enough_micros": enough} if enough is not None else {})), file=sys.stderr)
         return
-    from rich.console import Console
     from rich.text import Text
 
-    console = Console(stderr=True, highlight=False)
-    console.print(Text.assemble(("error: ", "bold red"), str(error)), soft_wrap=True)
+    from gpurent.cli import consoles
+
+    console = consoles.make(stderr=True)
+    console.print(Text.assemble(("error: ", "bold red"), str(error)))
     for ref in getattr(error, "refs", ()):
-        console.print(Text(f"  may still run: {ref}"), soft_wrap=True)
+        console.print(Text(f"  may still run: {ref}"))
     if error.hint:
-        console.print(Text.assemble(("hint: ", "bold"), error.hint), soft_wrap=True)
+        console.print(Text.assemble(("hint: ", "bold"), error.hint))

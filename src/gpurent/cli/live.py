@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+import math
 import time
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from gpurent.cli.output import duration, shown
+from gpurent.cli import consoles
+from gpurent.cli.output import duration, print_json_line, shown
 from gpurent.jobs.progress import Collected, Gone, Notice, Rented, Spending, Stage, StageMoved, StageStarted, Trained
 from gpurent.jobs.progress import Progress as Event
 from gpurent.money import Usd
@@ -28,7 +28,7 @@ class LiveView:
     """Hears every event of a session; a context manager around it. The money line is always in view."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self._console = console or Console(highlight=False)
+        self._console = console or consoles.make()
         self._bars = Progress(
             TextColumn("{task.description:<11}"), BarColumn(bar_width=28), TextColumn("{task.fields[note]}"),
             TimeRemainingColumn(compact=True), console=self._console, disable=not self._console.is_terminal,
@@ -68,7 +68,7 @@ class LiveView:
                 self._line(f"{ref} is destroyed and confirmed absent.", "green")
 
     def _line(self, text: str, style: str = "") -> None:
-        self._bars.console.print(text, style=style or None, soft_wrap=True, markup=False)
+        self._bars.console.print(text, style=style or None, soft_wrap=True)
 
     def _started(self, event: StageStarted) -> None:
         if self._current is not None and self._current[0] is event.stage:
@@ -117,7 +117,7 @@ class LiveView:
 
 
 class JsonView:
-    """One JSON object a line on standard output."""
+    """One JSON object a line on standard output; amounts are micro-dollars."""
 
     def __enter__(self) -> Self:
         return self
@@ -128,16 +128,27 @@ class JsonView:
 
     def __call__(self, event: Event) -> None:
         """Print one event."""
-        print(json.dumps({"event": type(event).__name__.lower(), **_plain(event)}), flush=True)
+        print_json_line(_EVENTS[type(event)], _fields(event))
+
+
+_EVENTS: dict[type[Event], str] = {
+    Rented: "rented", StageStarted: "stage", StageMoved: "moved", Trained: "step", Spending: "spending",
+    Collected: "collected", Notice: "notice", Gone: "gone",
+}  # fmt: skip
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    pairs = ((one.name, getattr(value, one.name)) for one in dataclasses.fields(value))
+    return {f"{name}_micros" if isinstance(part, Usd) else name: _plain(part) for name, part in pairs}
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Usd):
         return value.micros
-    if isinstance(value, Path):
-        return str(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None  # JSON knows neither NaN nor infinity
     if dataclasses.is_dataclass(value):
-        return {one.name: _plain(getattr(value, one.name)) for one in dataclasses.fields(value)}
+        return _fields(value)
     return [_plain(one) for one in value] if isinstance(value, tuple) else value
 
 

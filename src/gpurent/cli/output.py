@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from gpurent.broker import RunView, Trained
+from gpurent.cli import consoles
 from gpurent.money import Usd
 from gpurent.plan.quote import Quote, QuoteRow
 from gpurent.plan.ranges import Range
 from gpurent.report.receipt import Receipt
 
-console = Console(highlight=False)
-notes = Console(stderr=True, highlight=False)
+console = consoles.make()
+notes = consoles.make(stderr=True)
 
 
 def print_json(document: Any) -> None:
     """One JSON document on standard output."""
     print(json.dumps(document, indent=2, default=str))
+
+
+def print_json_line(event: str, record: Mapping[str, Any]) -> None:
+    """One JSON object on a line of its own, at once."""
+    print(json.dumps({"event": event, **record}, default=str), flush=True)
 
 
 def duration(seconds: float) -> str:
@@ -40,30 +46,35 @@ def _minutes(seconds: float) -> str:
 def print_quote(quote: Quote, limit: int) -> None:
     """The ranked table with its notes."""
     work = quote.workload
-    title = f"{work.name}: {work.images} images, {work.steps} steps of {work.batch_size} at {work.width}×{work.height}"
+    images = f"{work.images} images"
+    what = images if work.name == images else f"{work.name}: {images}"
+    console.print(f"{what}, {work.steps} steps of {work.batch_size} at {work.width}×{work.height}", style="italic")
     if quote.source == "table":
-        title += f"\nTYPICAL PRICES of {quote.dated}; nothing here can be rented"
+        console.print(f"TYPICAL PRICES of {quote.dated}; nothing here can be rented", style="italic")
     elif quote.source == "sandbox":
-        title += "\nPLAY MONEY on the local sandbox"
-    table = Table(
-        title=title, title_justify="left", header_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0)
-    )
+        console.print("PLAY MONEY on the local sandbox", style="italic")
+    if quote.rows:
+        console.print(_quote_table(quote.rows[:limit]))
+    if len(quote.rows) > limit:
+        console.print(f"… and {len(quote.rows) - limit} more (--limit)", style="dim")
+    for note in quote.notes:
+        console.print(note, style="dim")
+
+
+def _quote_table(rows: Sequence[QuoteRow]) -> Table:
+    table = Table(header_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("provider", no_wrap=True)
     table.add_column("GPU", no_wrap=True)
     for heading in ("memory", "per hour", "time", "all-in cost"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for row in quote.rows[:limit]:
+    for row in rows:
         offer, total = row.offer, row.timeline.total_s
         table.add_row(
             offer.provider, offer.gpu, f"{offer.vram_mb / 1024:.0f} GB", row.hourly.rounded(3),
             f"{_minutes(total.mid)} ({_minutes(total.low)}–{_minutes(total.high)}) min",
             f"{row.mid.total.rounded()} ({row.low.total.rounded()}–{row.high.total.rounded()})",
         )  # fmt: skip
-    console.print(table)
-    if len(quote.rows) > limit:
-        console.print(f"… and {len(quote.rows) - limit} more (--limit)", style="dim")
-    for note in quote.notes:
-        console.print(note, style="dim")
+    return table
 
 
 def quote_dict(quote: Quote, limit: int) -> dict[str, Any]:
@@ -96,17 +107,15 @@ def _row_dict(row: QuoteRow) -> dict[str, Any]:
 def print_receipt(receipt: Receipt, *, play: bool = False) -> None:
     """The bill."""
     money = "play dollars" if play else "dollars"
-    table = Table(
-        title=f"Receipt of {receipt.run_id} ({receipt.outcome or 'still open'}), in {money}", title_justify="left",
-        header_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0),
-    )  # fmt: skip
+    console.print(f"Receipt of {receipt.run_id} ({receipt.outcome or 'still open'}), in {money}", style="italic")
+    table = Table(header_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for heading in ("", "our reckoning", "provider billed"):
         table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
     for row in receipt.render_rows():
         table.add_row(*row)
     console.print(table)
     for artefact in receipt.artefacts:
-        console.print(f"{artefact.path}  {artefact.size / 1e6:.2f} MB  sha256 {artefact.sha256[:12]}…", soft_wrap=True)
+        console.print(f"{artefact.path}  {artefact.size / 1e6:.2f} MB  sha256 {artefact.sha256[:12]}…")
     if not receipt.settled:
         notes.print("Not settled: a rental of this run may still cost money. `gpurent reap` ends it.", style="yellow")
 
@@ -128,11 +137,6 @@ def print_status(views: list[RunView], now: float) -> None:
                 console.print(
                     f"  {rental.provider}:{rental.ref or rental.tag}  {rental.offer.gpu}  {rental.state}{ends}"
                 )
-
-
-def print_result(trained: Trained, *, play: bool) -> None:
-    """What came home and what it cost."""
-    print_receipt(trained.receipt, play=play)
 
 
 def trained_dict(trained: Trained) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from gpurent.broker import Broker
 from gpurent.cli import output
 from gpurent.cli.common import open_broker, read_job
 from gpurent.dataset.job import Job
-from gpurent.errors import UsageError
+from gpurent.errors import ConfigError, DatasetError, UsageError
 from gpurent.model import Need, Workload
 from gpurent.money import Usd
 from gpurent.plan.quote import require_offer
@@ -66,9 +66,19 @@ def run(options: QuoteOptions) -> int:
 
 def _job(broker: Broker, options: QuoteOptions) -> Job | Workload:
     if options.images is None:
-        return read_job(broker, options.config, options.dataset, None, quiet=options.as_json)
+        try:
+            return read_job(broker, options.config, options.dataset, None, quiet=options.as_json)
+        except (ConfigError, DatasetError):
+            raise
+        except UsageError as error:
+            raise UsageError(
+                str(error), hint=f"{error.hint} `gpurent quote --images 50` quotes without either."
+            ) from error
     if options.config or options.dataset:
-        raise UsageError("--images describes a typical job; it cannot be combined with --config or --dataset")
+        raise UsageError(
+            "--images describes a typical job; it cannot be combined with --config or --dataset.",
+            hint="Leave out --images to quote the job of this folder.",
+        )
     try:
         return typical_workload(options.images, options.family)
     except ValueError as error:

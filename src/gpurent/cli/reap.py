@@ -39,4 +39,4 @@ def _say(action: object, dry_run: bool) -> None:
                 f"{provider}:{ref} carries our tag {tag} but is not in this ledger; it was left alone.", style="yellow"
             )
         case _ if dry_run:
-            output.console.print(f"would do: {action}", markup=False)
+            output.console.print(f"would do: {action}")

@@ -12,7 +12,11 @@ def run(run_id: str | None, *, as_json: bool) -> int:
     with open_broker() as broker:
         chosen = latest_run(broker, run_id)
         conduct(broker, lambda tell, _interrupt: broker.stop(chosen, tell=tell), as_json=as_json)
-        if broker.ledger.run(chosen).open_rentals and not as_json:
+        if not broker.ledger.run(chosen).open_rentals:
+            return 0
+        if as_json:
+            output.print_json_line("stop_requested", {"run_id": chosen})
+        else:
             output.console.print(
                 f"{chosen} was told to save, collect and destroy; `gpurent logs -f {chosen}` follows it."
             )

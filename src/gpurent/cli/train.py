@@ -37,7 +37,10 @@ def run(options: TrainOptions) -> int:
     with open_broker() as broker:
         budget = options.budget or broker.settings.budget.max
         if budget is None:
-            raise UsageError("no budget", hint="Say what you would spend at most: gpurent train --budget 10.")
+            raise UsageError(
+                "No budget was given.",
+                hint="Say what you would spend at most: `gpurent train --budget 10`, or `max` in gpurent.toml.",
+            )
         job = read_job(broker, options.config, options.dataset, options.output, quiet=options.as_json)
         if not options.as_json:
             describe(job)
@@ -72,18 +75,19 @@ def describe(job: Job) -> None:
         f"batch {spec.train_batch_size}, rank {spec.network_dim}, base model {job.base_model.name}"
     )
     for warning in job.warnings:
-        output.console.print(f"note: {warning}", style="yellow", markup=False)
+        output.console.print(f"note: {warning}", style="yellow")
 
 
 def _consent(quote: Quote, best: QuoteRow, budget: Usd, options: TrainOptions) -> bool:
     if options.as_json and not options.yes:
-        raise UsageError("--json cannot ask", hint="Add --yes to agree beforehand.")
+        raise UsageError("With --json nobody is asked.", hint="Add --yes to agree beforehand.")
     if not options.as_json:
         output.print_quote(quote, 5)
     if options.yes:
         return True
     if not sys.stdin.isatty():
-        raise UsageError("nobody is there to be asked", hint="Add --yes to agree beforehand.")
-    return Confirm.ask(
-        f"Rent {best.offer.gpu} on {best.offer.provider}, expected {best.mid.total.rounded()}, at most {budget.rounded()}?"
-    )
+        raise UsageError(
+            "Nobody is there to be asked: standard input is no terminal.", hint="Add --yes to agree beforehand."
+        )
+    expected = f"expected {best.mid.total.rounded()}, at most {budget.rounded()}"
+    return Confirm.ask(f"Rent {best.offer.gpu} on {best.offer.provider}, {expected}?")

@@ -10,13 +10,15 @@ from gpurent.settings import FILE, JobSection, Settings, load_settings
 
 
 def find_job(
-    folder: Path, *, settings: Settings | None = None, on_checked: Progressed = lambda _done, _total: None
-) -> Job:
+    folder: Path, *, settings: Settings | None = None, config: Path | None = None, dataset: Path | None = None,
+    output: Path | None = None, on_checked: Progressed = lambda _done, _total: None,
+) -> Job:  # fmt: skip
     """Check the job that ``gpurent.toml`` in ``folder`` names, or else ``training_config.toml`` there.
 
     Args:
         folder: the working folder; relative paths in ``gpurent.toml`` start here.
         settings: what ``gpurent.toml`` holds; read from ``folder`` when left out.
+        config, dataset, output: win over ``gpurent.toml``; relative paths start at ``folder`` as well.
         on_checked: called with pictures decoded so far and in all.
 
     Raises:
@@ -24,21 +26,33 @@ def find_job(
         ConfigError, DatasetError: as ``Job.from_config``.
     """
     wanted = (settings or load_settings(folder)).job
-    config = folder / Path(wanted.config).expanduser()
-    missing = [] if config.is_file() else [f"no training configuration at {config.absolute()}{_others(folder)}"]
-    dataset = folder / Path(wanted.dataset).expanduser() if wanted.dataset else None
-    looked = dataset or _named_dataset(config, folder)
-    if not looked.is_dir():
-        missing.append(f"no dataset at {looked.absolute()}")
+    file = folder / (config or Path(wanted.config)).expanduser()
+    given = _under(folder, dataset, wanted.dataset)
+    pictures = given or _named_dataset(file, folder)
+    missing: list[str] = []
+    hints: list[str] = []
+    if not file.is_file():
+        from_toml = config is None and wanted.config != JobSection().config
+        missing.append(f"no training configuration at {file.absolute()}{_source(folder, from_toml)}{_others(folder)}")
+        hints.append("`gpurent init` writes a configuration to start from.")
+    if not pictures.is_dir():
+        from_toml = dataset is None and bool(wanted.dataset)
+        missing.append(f"no dataset at {pictures.absolute()}{_source(folder, from_toml)}")
+        hints.append(f"Put images with captions into {pictures.name}/10_my_concept/, or pass --dataset FOLDER.")
     if missing:
-        raise UsageError(_sentence(missing, folder, wanted), hint="`gpurent init` prepares a folder to start from.")
-    return Job.from_config(
-        config,
-        dataset=dataset,
-        output=folder / Path(wanted.output).expanduser() if wanted.output else None,
-        name=wanted.name or None,
-        on_checked=on_checked,
-    )
+        raise UsageError(_sentence(missing), hint=" ".join(hints))
+    target = _under(folder, output, wanted.output)
+    return Job.from_config(file, dataset=given, output=target, name=wanted.name or None, on_checked=on_checked)
+
+
+def _under(folder: Path, given: Path | None, wanted: str) -> Path | None:
+    """What the caller gave, else what the settings want, else None."""
+    path = given or (Path(wanted) if wanted else None)
+    return None if path is None else folder / path.expanduser()
+
+
+def _source(folder: Path, from_toml: bool) -> str:
+    return f", as [job] of {folder / FILE} says" if from_toml else ""
 
 
 def _named_dataset(config: Path, folder: Path) -> Path:
@@ -51,7 +65,6 @@ def _others(folder: Path) -> str:
     return f" (there is {', '.join(found[:3])}: pass --config)" if found else ""
 
 
-def _sentence(missing: list[str], folder: Path, wanted: JobSection) -> str:
-    said = f", as [job] of {folder / FILE} says" if wanted != JobSection() else ""
+def _sentence(missing: list[str]) -> str:
     first, *rest = missing
-    return f"{first[0].upper()}{first[1:]}{''.join(f', and {one}' for one in rest)}{said}."
+    return f"{first[0].upper()}{first[1:]}{''.join(f', and {one}' for one in rest)}."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -58,8 +59,8 @@ class Job:
 
     @classmethod
     def from_config(
-        cls, config_path: Path, *, dataset: Path | None = None, output: Path | None = None, name: str | None = None,
-        on_checked: Progressed = _quiet,
+        cls, config_path: str | Path, *, dataset: str | Path | None = None, output: str | Path | None = None,
+        name: str | None = None, on_checked: Progressed = _quiet,
     ) -> Self:  # fmt: skip
         """Read and check everything. Relative paths in the file start at the file's folder.
 
@@ -74,11 +75,12 @@ class Job:
             ConfigError: the file is missing, a key is wrong, or the base model is not what it has to be.
             DatasetError: folder, picture or caption is missing or cannot be read.
         """
-        config = config_path.absolute()
+        config = Path(config_path).absolute()
         spec = _named(read_spec(config), name)
         here = config.parent
         model = base.resolve(spec.pretrained_model_name_or_path, here, config)
-        root = dataset or (here / Path(spec.train_data_dir).expanduser() if spec.train_data_dir else None)
+        named = here / Path(spec.train_data_dir).expanduser() if spec.train_data_dir else None
+        root = Path(dataset) if dataset else named
         if root is None:
             raise ConfigError(f"{config}: train_data_dir is missing.", hint="Set it, or pass --dataset FOLDER.")
         found = _scanned(root.absolute(), spec)
@@ -88,7 +90,7 @@ class Job:
         if spec.mixed_precision == "no":
             warnings.append('mixed_precision is "no": float32 needs twice the memory and more than twice the time.')
         warnings += pictures.check(found, spec, on_checked)
-        target = output or here / Path(spec.output_dir).expanduser()
+        target = Path(output) if output else here / Path(spec.output_dir).expanduser()
         return cls(spec.output_name, config, spec, found, model, target.absolute(), tuple(warnings))
 
     @property
@@ -191,13 +193,23 @@ def _scanned(root: Path, spec: TrainSpec) -> data.Dataset:
 
 
 def read_spec(config: Path) -> TrainSpec:
-    """Read a training configuration. Raises ConfigError naming file, key and nearest spelling."""
+    """Read a training configuration. Raises ConfigError naming file, line, key and nearest spelling."""
     try:
         return load_spec(config)
     except SpecError as error:
         hint = f"Did you mean {error.suggestion!r}?" if error.suggestion else "See docs/reference/training-config.md."
-        raise ConfigError(f"{config}: {error.key}: {error.message}", hint=hint) from error
+        line = _line(config, error.key)
+        place = f"{config}, line {line}" if line else f"{config}"
+        subject = "" if error.key == config.name else f": {error.key}"
+        raise ConfigError(f"{place}{subject} {error.message}", hint=hint) from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
             f"{config} cannot be read: {error}", hint="`gpurent init` writes one to start from."
         ) from error
+
+
+def _line(config: Path, key: str) -> int | None:
+    """Line on which a key is written for the last time, which is the one that counts; None where it is not."""
+    written = re.compile(rf"""\s*["']?{re.escape(key)}["']?\s*[=:]""")
+    lines = config.read_text(encoding="utf-8-sig").splitlines()
+    return max((number for number, line in enumerate(lines, start=1) if written.match(line)), default=None)

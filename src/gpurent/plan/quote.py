@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -138,6 +137,9 @@ def require_offer(quote: Quote, budget: Usd) -> QuoteRow:
 def _why_none(quote: Quote) -> str:
     if not quote.rejected:
         return "no provider lists anything"
-    reasons = Counter(f"{one.offer.gpu}: {one.reason}" for one in quote.rejected)
-    listed = "; ".join(reason for reason, _ in reasons.most_common(4))
-    return f"{listed}{'; …' if len(reasons) > 4 else ''}"
+    named = [one for one in quote.rejected if one.reason != rank.not_named(quote.need)]
+    cards: dict[str, set[str]] = {}
+    for one in named or quote.rejected:
+        cards.setdefault(one.reason, set()).add(one.offer.gpu)
+    listed = [f"{', '.join(sorted(gpus))}: {reason}" for reason, gpus in cards.items()]
+    return f"{'; '.join(listed[:4])}{'; …' if len(listed) > 4 else ''}"

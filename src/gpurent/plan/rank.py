@@ -19,12 +19,17 @@ class Rejected:
     reason: str
 
 
+def not_named(need: Need) -> str:
+    """Reason why an offer with another GPU does not fit."""
+    return f"not {' or '.join(need.gpus)}"
+
+
 def why_not(offer: Offer, need: Need) -> str:
     """First reason why ``offer`` does not meet ``need``, or "" when ``need`` accepts it."""
     if need.accepts(offer):
         return ""
     if not Need(gpus=need.gpus, disk_gb=0).accepts(offer):
-        return f"not {' or '.join(need.gpus)}"
+        return not_named(need)
     if offer.vram_mb < need.min_vram_mb:
         return f"{offer.vram_mb / 1024:.1f} GB of GPU memory, {need.min_vram_mb / 1024:.1f} needed"
     if offer.disk_gb < need.disk_gb:
