@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from gpurent.dataset.job import Job
     from gpurent.model import Need
 
+    __version__: str
+
 __all__ = ["Broker", "Job", "Need", "Usd", "__version__"]
 _HOMES = {"Broker": "gpurent.broker", "Job": "gpurent.dataset.job", "Need": "gpurent.model"}
 

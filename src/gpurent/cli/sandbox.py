@@ -12,6 +12,7 @@ from gpurent.sandbox.address import discover
 
 if TYPE_CHECKING:
     from gpurent.sandbox.faults import Rule
+    from gpurent.sandbox.server import Sandbox
 
 
 def up(port: int, faults: list[str]) -> int:
@@ -23,12 +24,14 @@ def up(port: int, faults: list[str]) -> int:
             f"the sandbox is not installed ({error.name} is missing)", hint="pip install 'gpurent[sandbox]'"
         ) from error
 
-    output.console.print(
-        f"The sandbox serves from {sandbox_dir()}; gpurent commands on this computer find it. Ctrl-C ends it."
-    )
-    output.console.print("In another terminal: gpurent sandbox env, gpurent doctor, gpurent train --budget 1")
-    run_forever(port=port, state_dir=sandbox_dir(), faults=[_rule(text) for text in faults])
+    run_forever(port=port, state_dir=sandbox_dir(), faults=[_rule(text) for text in faults], on_ready=_announce)
     return 0
+
+
+def _announce(sandbox: Sandbox) -> None:
+    output.console.print(f"The sandbox answers at {sandbox.url}; gpurent commands on this computer find it.")
+    output.console.print("In another terminal: gpurent doctor, gpurent train --budget 1, gpurent sandbox env.")
+    output.console.print("Ctrl-C ends it, with everything that runs on it.")
 
 
 def env() -> int:

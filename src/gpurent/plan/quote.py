@@ -101,7 +101,7 @@ def _remarks(need: Need, reckoned: vram.Memory, rows: Sequence[QuoteRow], budget
     if budget is not None:
         beyond = sum(row.asks > budget for row in rows)
         if beyond:
-            remarks.append(f"{beyond} of {len(rows)} offers may cost more than {budget.rounded()}.")
+            remarks.append(f"{beyond} of {len(rows)} offers may cost more than {budget}.")
     return remarks
 
 
@@ -122,7 +122,7 @@ def affordable_rows(quote: Quote, budget: Usd) -> tuple[QuoteRow, ...]:
     cheapest = min(quote.rows, key=lambda row: row.asks)
     enough = f"{cheapest.asks.decimal():.2f}"
     raise NoOffer(
-        f"{budget.rounded()} is too little: the cheapest fitting offer ({cheapest.offer.gpu} on "
+        f"{budget} is too little: the cheapest fitting offer ({cheapest.offer.gpu} on "
         f"{cheapest.offer.provider}, {cheapest.hourly.rounded(3)}/h) may take up to ${enough}.",
         hint=f"--budget {enough} would do. Fewer epochs cost less.",
         enough=cheapest.asks.micros,
@@ -136,7 +136,7 @@ def require_offer(quote: Quote, budget: Usd) -> QuoteRow:
 
 def _why_none(quote: Quote) -> str:
     if not quote.rejected:
-        return "no provider lists anything"
+        return f"no provider lists anything with {rank.wish(quote.need)}"
     named = [one for one in quote.rejected if one.reason != rank.not_named(quote.need)]
     cards: dict[str, set[str]] = {}
     for one in named or quote.rejected:

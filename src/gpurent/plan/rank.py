@@ -24,6 +24,19 @@ def not_named(need: Need) -> str:
     return f"not {' or '.join(need.gpus)}"
 
 
+def wish(need: Need) -> str:
+    """Everything that ``need`` asks for, for people."""
+    parts = [
+        " or ".join(need.gpus),
+        f"{need.min_vram_mb / 1024:.1f} GB of GPU memory",
+        f"{need.disk_gb} GB of disk",
+        f"at most {need.max_hourly}/h" if need.max_hourly is not None else "",
+        f"reliability {need.min_reliability:.1%}" if need.min_reliability else "",
+        "in a data centre or secure cloud" if need.trusted_only else "",
+    ]
+    return ", ".join(part for part in parts if part)
+
+
 def why_not(offer: Offer, need: Need) -> str:
     """First reason why ``offer`` does not meet ``need``, or "" when ``need`` accepts it."""
     if need.accepts(offer):

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -240,8 +240,13 @@ class Sandbox:
             host.link.break_now()
 
 
-def run_forever(*, port: int, state_dir: Path, faults: Sequence[Rule] = (), balance: Usd = DEPOSIT) -> None:
+def run_forever(
+    *, port: int, state_dir: Path, faults: Sequence[Rule] = (), balance: Usd = DEPOSIT,
+    on_ready: Callable[[Sandbox], None] = lambda _: None,
+) -> None:  # fmt: skip
     """Serve until SIGINT or SIGTERM, then destroy everything. Must be called in the main thread.
+
+    ``on_ready`` is called once requests are answered.
 
     Raises:
         UsageError: as ``Sandbox.start``.
@@ -253,5 +258,6 @@ def run_forever(*, port: int, state_dir: Path, faults: Sequence[Rule] = (), bala
     for rule in faults:
         sandbox.faults.set(rule.fault, times=rule.times, p=rule.p, value=rule.value, on=rule.on)
     with sandbox:
+        on_ready(sandbox)
         while not done.wait(3600):
             pass

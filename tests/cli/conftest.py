@@ -1,0 +1,42 @@
+"""One market for all tests of the command line; each gets a folder and a ledger of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.cli.world import Terminal
+
+from gpurent.sandbox.server import Sandbox
+
+
+@pytest.fixture(scope="session")
+def market() -> Iterator[Sandbox]:
+    with Sandbox(boot_s=0.2, seed=7) as running:
+        yield running
+
+
+@pytest.fixture
+def alone(tmp_path: Path) -> Terminal:
+    """No key, no network, no market."""
+    return Terminal(tmp_path)
+
+
+@pytest.fixture
+def terminal(tmp_path: Path, market: Sandbox) -> Terminal:
+    """The market is within reach."""
+    return Terminal(tmp_path, market.env())
+
+
+@pytest.fixture
+def nothing_rented(market: Sandbox) -> Iterator[None]:
+    """The market's own journal shows that nobody tried to rent anything while the test ran."""
+
+    def creates() -> int:
+        return len(market.journal.entries("POST", "/v1/instances"))
+
+    before = creates()
+    yield
+    assert creates() == before
+    assert market.truth() == []
