@@ -113,7 +113,7 @@ def test_a_host_destroys_itself_with_its_own_key(customer: Customer) -> None:
     )
     customer.rent(startup=f'python3 -c "{program}"')
     eventually(lambda: customer.sandbox.truth() == [])
-    assert customer.api.get("/v1/instances").json()["instances"] == []
+    eventually(lambda: customer.api.get("/v1/instances").json()["instances"] == [])
 
 
 def test_traffic_is_counted_and_billed(customer: Customer) -> None:

@@ -22,7 +22,8 @@ from gpurent.model import Price, squash
 from gpurent.money import Usd
 from gpurent.sandbox.catalogue import Machine
 from gpurent.sandbox.faults import Fault, Faults
-from gpurent.sandbox.market import Held, Market, Order, Refusal, State
+from gpurent.sandbox.held import Held, Order, Refusal, State
+from gpurent.sandbox.market import Market
 from gpurent.sandbox.wire import lose_reply
 
 Item = TypeVar("Item")

@@ -49,6 +49,26 @@ class Fault(StrEnum):
     """All live SSH connections are cut: at once, or after ``value`` more bytes."""
     SLOW_LINK = "slow_link"
     """SSH traffic of every host is held to ``value`` bytes a second (100000) until cleared."""
+    OFFER_TAKEN = "offer_taken"
+    """A create is refused because somebody else was faster."""
+    LISTED_AFTER_DESTROY = "listed_after_destroy"
+    """An instance is destroyed and bills no more, yet is listed for ``value`` seconds (5)."""
+    DESTROY_404_WHILE_ALIVE = "destroy_404_while_alive"
+    """Destroy says 404 and does nothing."""
+    WRONG_GPU_COUNT = "wrong_gpu_count"
+    """The instance comes with ``value`` GPUs (0)."""
+    CREDIT_EXHAUSTED = "credit_exhausted"
+    """The balance is used up ``value`` seconds (1) after a create."""
+    ENDPOINT_MOVES = "endpoint_moves"
+    """``value`` seconds (1) after it has come up, sshd moves to another port and all connections are cut."""
+    NO_ADDRESS = "no_address"
+    """The instance runs, but the look-alike APIs never tell where SSH answers."""
+    PRICE_LATE = "price_late"
+    """The look-alike of RunPod reports a cost of 0 until the instance runs."""
+    SHORT_PAGES = "short_pages"
+    """The look-alike APIs put one item on a page of that request."""
+    HTTP_410 = "http_410"
+    """The request is not handled; 410, as from an API that was switched off."""
 
 
 DEFAULTS: dict[Fault, float] = {
@@ -60,6 +80,10 @@ DEFAULTS: dict[Fault, float] = {
     Fault.WRONG_PRICE: 50.0,
     Fault.SLOW_LINK: 100_000.0,
     Fault.DROP_SSH: 0.0,
+    Fault.LISTED_AFTER_DESTROY: 5.0,
+    Fault.WRONG_GPU_COUNT: 0.0,
+    Fault.CREDIT_EXHAUSTED: 1.0,
+    Fault.ENDPOINT_MOVES: 1.0,
 }
 
 

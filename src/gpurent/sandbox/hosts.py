@@ -19,8 +19,8 @@ from pathlib import Path
 import asyncssh
 
 from gpurent.sandbox.faults import Faults
+from gpurent.sandbox.held import Held
 from gpurent.sandbox.link import Link
-from gpurent.sandbox.market import Held
 from gpurent.sandbox.processes import kill_under, processes_under
 from gpurent.sandbox.sshd import HostServer, serve_command, sftp_factory
 
@@ -76,10 +76,8 @@ class Hosts:
         """Make the folder, reserve the port, and boot in the background."""
         root = self._folder / held.id
         _furnish(root, held, self._environment(held, root))
-        reserved = socket.socket()
-        reserved.bind(("127.0.0.1", 0))  # bound but not listening: refused until sshd is up, as with a real machine
         link = Link(self._faults, lambda i, o: self._callbacks.traffic(held.id, i, o))
-        host = Host(held, root, link, reserved)
+        host = Host(held, root, link, _reserve())
         self._live[held.id] = host
         host.boot = asyncio.create_task(self._boot(host))
         self._callbacks.booted(held.id, host.port)
@@ -92,6 +90,7 @@ class Hosts:
             "TMPDIR": str(root / "tmp"),
             "LANG": "C.UTF-8",
             **given,
+            **held.injected,
             "GPURENT_ROOT": str(root),
             "GPURENT_SANDBOX_HOST": held.id,
             "SANDBOX_INSTANCE_ID": held.id,
@@ -108,8 +107,22 @@ class Hosts:
             )  # fmt: skip
             status = await script.wait()
             log.write(f"[startup ended with status {status}]\n".encode())
-        if not host.held.troubles.no_sshd:
-            await self._listen(host, environment)
+        wanted = host.held.order.sshd_after
+        if host.held.troubles.no_sshd or (wanted and not (host.root / wanted).exists()):
+            return
+        await self._listen(host, environment)
+        if host.held.troubles.move_after_s is not None:
+            await asyncio.sleep(host.held.troubles.move_after_s)
+            await self._move(host, environment)
+
+    async def _move(self, host: Host, environment: Mapping[str, str]) -> None:
+        """Give the same machine another port, as after a restart of its container."""
+        if host.acceptor is not None:
+            host.acceptor.close()
+        host.link.cut()
+        host.reserved = _reserve()
+        await self._listen(host, environment)
+        self._callbacks.booted(host.held.id, host.port)
 
     async def _listen(self, host: Host, environment: Mapping[str, str]) -> None:
         try:
@@ -162,6 +175,13 @@ class Hosts:
     def process_count(self, ref: str) -> int:
         """Live processes of a host."""
         return len(processes_under(self._folder / ref))
+
+
+def _reserve() -> socket.socket:
+    """A port that is bound but not listening: refused until sshd is up, as with a real machine."""
+    reserved = socket.socket()
+    reserved.bind(("127.0.0.1", 0))
+    return reserved
 
 
 def _furnish(root: Path, held: Held, environment: Mapping[str, str]) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 SECRET_HEADERS = frozenset({"authorization", "x-api-key", "api-key", "cookie", "proxy-authorization"})
 BODY_LIMIT = 65536
+VIOLATIONS = "GPURENT_SANDBOX_VIOLATIONS"
+"""Names a file to which every sandbox on this computer adds the requests that break a service's specification."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +26,8 @@ class Entry:
     status: int
     headers: dict[str, str]
     body: str
+    violations: tuple[str, ...] = ()
+    """How the request breaks the specification of the service that it was sent to."""
 
 
 class Journal:
@@ -46,12 +51,18 @@ class Journal:
             self._entries.append(entry)
             return len(self._entries) - 1
 
-    def answered(self, number: int, status: int) -> None:
+    def answered(self, number: int, status: int, violations: Sequence[str] = ()) -> None:
         """Complete a record, before the answer is sent (0: none will be), and write it to the file."""
+        shown = tuple(self._clean(text) for text in violations)
         with self._lock:
-            entry = self._entries[number] = replace(self._entries[number], status=status)
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(asdict(entry), ensure_ascii=False) + "\n")
+            entry = self._entries[number] = replace(self._entries[number], status=status, violations=shown)
+            line = json.dumps(asdict(entry), ensure_ascii=False) + "\n"
+            files = [self._path]
+            if shown and (wanted := os.environ.get(VIOLATIONS)):
+                files.append(Path(wanted))
+            for path in files:
+                with path.open("a", encoding="utf-8") as file:
+                    file.write(line)
 
     def _clean(self, text: str) -> str:
         for secret in self._secrets():

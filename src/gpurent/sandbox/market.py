@@ -9,114 +9,16 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from enum import StrEnum
+from dataclasses import replace
 
 from gpurent.clock import Clock
 from gpurent.model import Charges, Price
-from gpurent.money import Usd
-from gpurent.sandbox.billing import Usage, bill, whole_seconds
+from gpurent.money import ZERO, Usd
 from gpurent.sandbox.catalogue import Machine
 from gpurent.sandbox.faults import Fault, Faults
+from gpurent.sandbox.held import Held, Order, Refusal, State, Troubles
 
-
-class Refusal(Exception):
-    """The market says no; ``code`` is stable, and nothing was changed."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-
-
-class State(StrEnum):
-    """What an instance is doing."""
-
-    CREATED = "created"
-    LOADING = "loading"
-    STARTING = "starting"
-    RUNNING = "running"
-    STOPPED = "stopped"
-    DESTROYING = "destroying"
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """What a customer asks for."""
-
-    offer_id: str
-    label: str
-    image: str
-    disk_gb: int
-    public_key: str
-    startup: str = ""
-    env: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Troubles:
-    """Faults that were dealt to an instance when it was created."""
-
-    listed_from: float = 0.0
-    boot_stuck: bool = False
-    no_sshd: bool = False
-    refuse_key_s: float = 0.0
-    vanish_at: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """One instance, past or present, as the market keeps it."""
-
-    id: str
-    key: str
-    """Opens this instance and nothing else."""
-    order: Order
-    machine: Machine
-    price: Price
-    created_at: float
-    boot_s: float
-    troubles: Troubles
-    port: int | None = None
-    stopped_at: float | None = None
-    destroy_at: float | None = None
-    ended_at: float | None = None
-    gone: bool = False
-    in_bytes: int = 0
-    out_bytes: int = 0
-    message: str = ""
-
-    def __repr__(self) -> str:
-        return f"Held({self.id!r}, {self.order.label!r}, {self.machine.gpu!r})"
-
-    @property
-    def active(self) -> bool:
-        """Whether its GPU is held, and billed."""
-        return self.stopped_at is None and self.ended_at is None
-
-    def state(self, now: float) -> State:
-        """State at ``now``; running begins when the boot time is over and the host has a port."""
-        if self.ended_at is not None:
-            return State.DESTROYING
-        if self.stopped_at is not None:
-            return State.STOPPED
-        share = (now - self.created_at) / self.boot_s if self.boot_s > 0 else 1.0
-        if share < 0.1:
-            return State.CREATED
-        if share < 0.5 or self.troubles.boot_stuck:
-            return State.LOADING
-        return State.RUNNING if share >= 1 and self.port is not None else State.STARTING
-
-    def charges(self, now: float) -> Charges:
-        """The bill up to ``now``."""
-        end = now if self.ended_at is None else self.ended_at
-        gpu_end = end if self.stopped_at is None else min(end, self.stopped_at)
-        usage = Usage(
-            gpu_s=whole_seconds(self.created_at, gpu_end),
-            disk_s=whole_seconds(self.created_at, end),
-            in_bytes=self.in_bytes,
-            out_bytes=self.out_bytes,
-        )
-        return bill(self.price, self.order.disk_gb, usage, final=self.ended_at is not None)
+__all__ = ["Held", "Market", "Order", "Refusal", "State", "Troubles"]
 
 
 class Market:
@@ -138,6 +40,7 @@ class Market:
         self._rng = rng
         self._deposit = balance
         self._boot_s = boot_s
+        self._broke_at: float | None = None
         self._held: dict[str, Held] = {}
         self._settled_at = clock.now()
         self._lock = threading.RLock()
@@ -172,7 +75,7 @@ class Market:
         with self._lock:
             now = self._settle()
             machine = self._machines.get(order.offer_id)
-            if machine is None or self._left(machine) < 1:
+            if machine is None or self._left(machine) < 1 or self._faults.take(Fault.OFFER_TAKEN):
                 raise Refusal("offer_gone", f"offer {order.offer_id} is not available any more")
             if not 1 <= order.disk_gb <= machine.disk_gb:
                 raise Refusal("bad_request", f"disk_gb must lie in 1..{machine.disk_gb}")
@@ -183,13 +86,22 @@ class Market:
                 key=f"sbxi_{self._rng.getrandbits(128):032x}",
                 order=order,
                 machine=machine,
-                price=self._price(machine.price),
+                price=self._price(order.price or machine.price),
                 created_at=now,
                 boot_s=machine.boot_s if self._boot_s is None else self._boot_s,
                 troubles=self._deal(now),
             )
             self._held[held.id] = held
+            broke = self._faults.take(Fault.CREDIT_EXHAUSTED)
+            if broke is not None:
+                self._broke_at = now + broke.amount
             return held
+
+    def inject(self, ref: str, env: Mapping[str, str]) -> None:
+        """Add variables to the environment of a host that has not started yet."""
+        with self._lock:
+            held = self._held[ref]
+            self._change(held, injected={**held.injected, **env})
 
     def _price(self, price: Price) -> Price:
         rule = self._faults.take(Fault.WRONG_PRICE)
@@ -201,19 +113,28 @@ class Market:
         lag = self._faults.take(Fault.LIST_LAG)
         refuse = self._faults.take(Fault.SSHD_REFUSES_KEY_FOR)
         vanish = self._faults.take(Fault.HOST_VANISHES)
+        count = self._faults.take(Fault.WRONG_GPU_COUNT)
+        move = self._faults.take(Fault.ENDPOINT_MOVES)
         return Troubles(
             listed_from=now + lag.amount if lag else now,
             boot_stuck=self._faults.take(Fault.BOOT_STUCK) is not None,
             no_sshd=self._faults.take(Fault.NO_SSHD) is not None,
             refuse_key_s=refuse.amount if refuse else 0.0,
             vanish_at=now + vanish.amount if vanish else None,
+            no_address=self._faults.take(Fault.NO_ADDRESS) is not None,
+            price_late=self._faults.take(Fault.PRICE_LATE) is not None,
+            gpu_count=int(count.amount) if count else None,
+            move_after_s=move.amount if move else None,
         )
 
-    def instances(self) -> list[Held]:
-        """All that a customer can see in a listing, oldest first."""
+    def instances(self, api: str = "sandbox") -> list[Held]:
+        """All that a customer of ``api`` can see in a listing, oldest first."""
         with self._lock:
             now = self._settle()
-            return [held for held in self._held.values() if not held.gone and held.troubles.listed_from <= now]
+            return [
+                held for held in self._held.values()
+                if held.order.api == api and not held.gone and held.troubles.listed_from <= now
+            ]  # fmt: skip
 
     def get(self, ref: str) -> Held:
         """One instance as a customer can see it.
@@ -245,20 +166,23 @@ class Market:
                 raise Refusal("not_found", f"no instance {ref}")
             if held.ended_at is not None:
                 return True
+            if self._faults.take(Fault.DESTROY_404_WHILE_ALIVE):
+                raise Refusal("not_found", f"no instance {ref}")
             if self._faults.take(Fault.DESTROY_IGNORED):
                 return False
             lag = self._faults.take(Fault.DESTROY_LAG)
             if lag is not None:
                 self._change(held, destroy_at=now + lag.amount)
                 return False
-            self._change(held, ended_at=now)
+            linger = self._faults.take(Fault.LISTED_AFTER_DESTROY)
+            self._change(held, ended_at=now, listed_until=now + linger.amount if linger else now)
             return True
 
     def forget(self, ref: str) -> None:
-        """Take an ended instance off the listings; its charges stay."""
+        """Take an ended instance off the listings, unless a fault keeps it there; its charges stay."""
         with self._lock:
             held = self._held[ref]
-            if held.ended_at is not None:
+            if held.ended_at is not None and held.listed_until <= self._clock.now():
                 self._change(held, gone=True)
 
     def vanish(self, ref: str) -> None:
@@ -350,11 +274,16 @@ class Market:
         for held in list(self._held.values()):
             if held.ended_at is None:
                 self._fall_due(held, now)
+        if self._broke_at is not None and self._broke_at <= now:
+            self._deposit -= max(ZERO, self._balance(self._broke_at))
+            self._broke_at = None
         active = [held for held in self._held.values() if held.active]
         if active and self._balance(now).micros <= 0:
             moment = self._exhausted_at(now)
             for held in active:
-                self._change(held, stopped_at=max(moment, held.created_at), message="stopped: the balance is used up")
+                end = "ended_at" if held.order.ends_without_credit else "stopped_at"
+                message = "stopped: the balance is used up"
+                self._change(held, message=message, **{end: max(moment, held.created_at)})
         self._settled_at = now
         return now
 

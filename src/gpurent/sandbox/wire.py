@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -15,6 +15,21 @@ GARBAGE = b"<!doctype html><title>Maintenance</title><h1>We will be right back</
 
 
 CUT = "gpurent.cut"
+VIOLATIONS = "gpurent.violations"
+
+Dress = Callable[[str, int], tuple[str, bytes] | None]
+"""Given path and status, how that path's API words an error of its front door: content type and body."""
+
+_PLAIN = {
+    410: b'{"error":{"code":"gone","message":"this API was switched off"}}',
+    429: b'{"error":{"code":"rate_limited","message":"too many requests"}}',
+    500: b'{"error":{"code":"internal","message":"something broke"}}',
+}
+
+
+def note_violation(scope: Scope, text: str) -> None:
+    """Called by a handler: the request breaks the specification of the service; the journal will say so."""
+    scope[VIOLATIONS].append(text)
 
 
 def lose_reply(scope: Scope) -> None:
@@ -42,8 +57,12 @@ class CuttableProtocol(H11Protocol):
 class Wire:
     """ASGI middleware: journal, then faults, then the API."""
 
-    def __init__(self, app: ASGIApp, *, faults: Faults, journal: Journal, now: Callable[[], float]) -> None:
+    def __init__(
+        self, app: ASGIApp, *, faults: Faults, journal: Journal, now: Callable[[], float],
+        dress: Dress = lambda _path, _status: None,
+    ) -> None:  # fmt: skip
         self._app = app
+        self._dress = dress
         self._faults = faults
         self._journal = journal
         self._now = now
@@ -59,6 +78,7 @@ class Wire:
         number = self._journal.arrived(self._now(), scope["method"], scope["path"], query, headers, body)
         answered = False
         scope[CUT] = []
+        scope[VIOLATIONS] = []
 
         async def watched(message: Message) -> None:
             nonlocal answered
@@ -66,14 +86,14 @@ class Wire:
                 return
             if message["type"] == "http.response.start":
                 answered = True
-                self._journal.answered(number, int(message["status"]))
+                self._journal.answered(number, int(message["status"]), scope[VIOLATIONS])
             await send(message)
 
         try:
             await self._faulty(scope, body, receive, watched)
         finally:
             if not answered:
-                self._journal.answered(number, 0)
+                self._journal.answered(number, 0, scope[VIOLATIONS])
             transport = CuttableProtocol.open_transports.get(tuple(scope["client"]))
             if scope[CUT] and transport is not None:
                 transport.abort()
@@ -88,15 +108,20 @@ class Wire:
         elif self._faults.take(Fault.HTTP_RESET, request):
             lose_reply(scope)
         elif self._faults.take(Fault.HTTP_500, request):
-            await _answer(send, 500, {}, b'{"error":{"code":"internal","message":"something broke"}}')
+            await self._refuse(send, scope["path"], 500)
+        elif self._faults.take(Fault.HTTP_410, request):
+            await self._refuse(send, scope["path"], 410)
         elif rule := self._faults.take(Fault.HTTP_429, request):
-            wait = {"retry-after": f"{rule.amount:g}"}
-            await _answer(send, 429, wait, b'{"error":{"code":"rate_limited","message":"too many requests"}}')
+            await self._refuse(send, scope["path"], 429, {"retry-after": f"{rule.amount:g}"})
         elif self._faults.take(Fault.GARBAGE_REPLY, request):
             await self._app(scope, _replay(body, receive), _swallow)
             await _answer(send, 200, {"content-type": "text/html"}, GARBAGE)
         else:
             await self._app(scope, _replay(body, receive), send)
+
+    async def _refuse(self, send: Send, path: str, status: int, headers: Mapping[str, str] | None = None) -> None:
+        kind, body = self._dress(path, status) or ("application/json", _PLAIN[status])
+        await _answer(send, status, {"content-type": kind, **(headers or {})}, body)
 
 
 async def _read_body(receive: Receive) -> bytes:

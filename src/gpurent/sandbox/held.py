@@ -1,0 +1,131 @@
+"""What the market keeps of one instance, and what it is made from: plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from gpurent.model import Charges, Price
+from gpurent.sandbox.billing import Usage, bill, whole_seconds
+from gpurent.sandbox.catalogue import Machine
+
+
+class Refusal(Exception):
+    """The market says no; ``code`` is stable, and nothing was changed."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class State(StrEnum):
+    """What an instance is doing."""
+
+    CREATED = "created"
+    LOADING = "loading"
+    STARTING = "starting"
+    RUNNING = "running"
+    STOPPED = "stopped"
+    DESTROYING = "destroying"
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What a customer asks for."""
+
+    offer_id: str
+    label: str
+    image: str
+    disk_gb: int
+    public_key: str
+    startup: str = ""
+    env: Mapping[str, str] = field(default_factory=dict)
+    api: str = "sandbox"
+    """Which API it came through; no other lists what it makes."""
+    price: Price | None = None
+    """What that API's price list says; None is the machine's own price."""
+    sshd_after: str = ""
+    """sshd comes up only if the start-up script leaves this file below the host's root."""
+    ends_without_credit: bool = False
+    """Destroyed, not stopped, when the balance is used up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Troubles:
+    """Faults that were dealt to an instance when it was created."""
+
+    listed_from: float = 0.0
+    boot_stuck: bool = False
+    no_sshd: bool = False
+    refuse_key_s: float = 0.0
+    vanish_at: float | None = None
+    no_address: bool = False
+    price_late: bool = False
+    gpu_count: int | None = None
+    move_after_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """One instance, past or present, as the market keeps it."""
+
+    id: str
+    key: str
+    """Opens this instance and nothing else."""
+    order: Order
+    machine: Machine
+    price: Price
+    created_at: float
+    boot_s: float
+    troubles: Troubles
+    port: int | None = None
+    stopped_at: float | None = None
+    destroy_at: float | None = None
+    ended_at: float | None = None
+    gone: bool = False
+    listed_until: float = 0.0
+    injected: Mapping[str, str] = field(default_factory=dict)
+    """Variables that the service itself puts into the host's environment."""
+    in_bytes: int = 0
+    out_bytes: int = 0
+    message: str = ""
+
+    def __repr__(self) -> str:
+        return f"Held({self.id!r}, {self.order.label!r}, {self.machine.gpu!r})"
+
+    @property
+    def active(self) -> bool:
+        """Whether its GPU is held, and billed."""
+        return self.stopped_at is None and self.ended_at is None
+
+    @property
+    def gpu_count(self) -> int:
+        """How many GPUs it really has."""
+        given = self.troubles.gpu_count
+        return self.machine.gpu_count if given is None else given
+
+    def state(self, now: float) -> State:
+        """State at ``now``; running begins when the boot time is over and the host has a port."""
+        if self.ended_at is not None:
+            return State.DESTROYING
+        if self.stopped_at is not None:
+            return State.STOPPED
+        share = (now - self.created_at) / self.boot_s if self.boot_s > 0 else 1.0
+        if share < 0.1:
+            return State.CREATED
+        if share < 0.5 or self.troubles.boot_stuck:
+            return State.LOADING
+        return State.RUNNING if share >= 1 and self.port is not None else State.STARTING
+
+    def charges(self, now: float) -> Charges:
+        """The bill up to ``now``."""
+        end = now if self.ended_at is None else self.ended_at
+        gpu_end = end if self.stopped_at is None else min(end, self.stopped_at)
+        usage = Usage(
+            gpu_s=whole_seconds(self.created_at, gpu_end),
+            disk_s=whole_seconds(self.created_at, end),
+            in_bytes=self.in_bytes,
+            out_bytes=self.out_bytes,
+        )
+        return bill(self.price, self.order.disk_gb, usage, final=self.ended_at is not None)
