@@ -29,13 +29,13 @@ def fill(template: str, values: dict[str, str]) -> str:
 def destroy(options: argparse.Namespace) -> bool:
     """Ask the provider for our end; True when it accepted."""
     values = environment(options.init)
-    request = urllib.request.Request(fill(options.url, values), method=options.method)
+    request = urllib.request.Request(fill(options.url, values), method=options.method)  # noqa: S310
     for header in options.header:
         name, value = header.split("=", 1)
         request.add_header(name, fill(value, values))
     request.add_header("User-Agent", "gpurent-deadman/1")
     try:
-        with urllib.request.urlopen(request, timeout=20) as reply:
+        with urllib.request.urlopen(request, timeout=20) as reply:  # noqa: S310 - the URL is our own adapter's
             return bool(reply.status < 300)
     except (OSError, ValueError) as error:
         print(type(error).__name__, getattr(error, "code", ""), file=sys.stderr, flush=True)

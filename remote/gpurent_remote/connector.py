@@ -15,7 +15,7 @@ from gpurent_remote.host import PATIENCE_S, SshHost
 
 
 class SshConnector:
-    """Connects with paramiko and fabric; ``patience_s`` is how long a lost link is made anew before it counts as dead."""
+    """Connects with paramiko and fabric; for ``patience_s`` a lost link is made anew before it counts as dead."""
 
     def __init__(self, clock: Clock | None = None, patience_s: float = PATIENCE_S) -> None:
         self._clock = clock or SystemClock()

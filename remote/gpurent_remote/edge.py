@@ -19,6 +19,7 @@ MAP: dict[type[BaseException], type[HostError]] = {
     paramiko.ssh_exception.NoValidConnectionsError: HostUnreachable,
     paramiko.ssh_exception.ConfigParseError: HostError,
     paramiko.ssh_exception.CouldNotCanonicalize: HostUnreachable,
+    paramiko.pkey.UnknownKeyType: HostError,
     CommandTimedOut: HostUnreachable,
     ThreadException: HostUnreachable,
     UnexpectedExit: HostError,

@@ -17,7 +17,7 @@ from gpurent.spi import LocalFile
 
 BLOCK = 256 * 1024
 
-# Runs on the host: for each "path\0size" says sha256 of the whole file if it is there, else of its .part and its length.
+# Runs on the host: for each path says sha256 and length of the file and of its .part, null where there is none.
 SURVEY = """\
 import hashlib,json,os,sys
 def digest(p):
@@ -170,6 +170,9 @@ def fetch(
         raise TransferFailed(f"{path} ended {left} bytes early")
     if _digest(part) != sha256:
         part.unlink()
+        if start:  # the part was of another file: its name is no proof
+            fetch(sftp, path, target, sha256, size, lambda _count: None)
+            return
         raise TransferFailed(f"{path} does not have the digest that was announced; it was thrown away")
     part.replace(target)
 

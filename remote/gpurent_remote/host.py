@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import paramiko
 from fabric import Connection
+from invoke.exceptions import WatcherError
+from invoke.watchers import StreamWatcher
 
 from gpurent.clock import Clock
 from gpurent.errors import CommandFailed, HostUnreachable, TransferFailed
@@ -114,10 +116,8 @@ class SshHost:
         # invoke raises on a time-out; hide keeps the host's words out of our terminal
         result = self._connection.run(
             command, hide=True, warn=True, timeout=timeout, in_stream=BytesIO(stdin) if stdin is not None else False,
-            encoding="utf-8", echo_stdin=False,
+            encoding="utf-8", echo_stdin=False, watchers=[_Cap()],
         )  # fmt: skip
-        if len(result.stdout) > MAX_OUTPUT or len(result.stderr) > MAX_OUTPUT:
-            raise TransferFailed("the host answered a command with more than 1 MiB")
         return Completed(int(result.exited), result.stdout, result.stderr)
 
     def _python(self, script: str, stdin: bytes) -> str:
@@ -166,6 +166,16 @@ class SshHost:
         if connection is not None:
             with translated("closing"):
                 connection.close()
+
+
+class _Cap(StreamWatcher):  # type: ignore[misc]  # invoke is untyped
+    """Ends a command that answers with more than anybody would read."""
+
+    def submit(self, stream: str) -> list[str]:
+        """Look at everything that came so far."""
+        if len(stream) > MAX_OUTPUT:
+            raise WatcherError("the host answered a command with more than 1 MiB")
+        return []
 
 
 class _Highest:

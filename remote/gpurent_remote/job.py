@@ -35,17 +35,18 @@ def status(job_id: str) -> str:
         f"cd {folder(job_id)} 2>/dev/null || {{ echo -1; exit 0; }}; "
         "if [ -f status ]; then cat status; "
         # between start and the first line of the wrapper there is no pid yet
-        'elif [ ! -s pid ]; then if [ -d started ] && [ -z "$(find started -mmin +1)" ]; then echo running; else echo -1; fi; '
+        "elif [ ! -s pid ]; then "
+        'if [ -d started ] && [ -z "$(find started -mmin +1)" ]; then echo running; else echo -1; fi; '
         'elif kill -0 "$(cat pid)" 2>/dev/null; then echo running; '
         "elif [ -f status ]; then cat status; else echo -1; fi"
     )
 
 
 def kill(job_id: str) -> str:
-    """Ends the job's whole session: first asked, then made."""
+    """Ends the job's whole process group: first asked, then made. dash knows ``--`` after ``-s`` only."""
     return (
         f"cd {folder(job_id)} 2>/dev/null && [ -s pid ] || exit 0; p=$(cat pid); "
-        'kill -TERM -- "-$p" 2>/dev/null || exit 0; '
-        'for i in 1 2 3 4 5 6 7 8 9 10; do kill -0 -- "-$p" 2>/dev/null || exit 0; sleep 0.3; done; '
-        'kill -KILL -- "-$p" 2>/dev/null; exit 0'
+        'kill -s TERM -- "-$p" 2>/dev/null || exit 0; '
+        'for i in 1 2 3 4 5 6 7 8 9 10; do kill -s 0 -- "-$p" 2>/dev/null || exit 0; sleep 0.3; done; '
+        'kill -s KILL -- "-$p" 2>/dev/null; exit 0'
     )

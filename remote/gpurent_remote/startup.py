@@ -32,7 +32,8 @@ if [ -z "$R" ]; then pkill -HUP -x sshd || true; fi
 """
 _DEADMAN = """\
 P=$(command -v python3 || command -v python)
-echo {source} | "$P" -c 'import base64,sys,zlib;sys.stdout.buffer.write(zlib.decompress(base64.b85decode(sys.stdin.read().strip())))' > "$D/deadman.py"
+U='import base64,sys,zlib;sys.stdout.buffer.write(zlib.decompress(base64.b85decode(sys.stdin.read().strip())))'
+echo {source} | "$P" -c "$U" > "$D/deadman.py"
 (cd "$D" && setsid "$P" deadman.py {arguments} > log.txt 2>&1 < /dev/null &)"""
 
 

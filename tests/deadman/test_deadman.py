@@ -1,0 +1,138 @@
+"""The switch on the host: the real program against a real HTTP server."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+KEY = "instance-scoped-key-4711"
+
+
+@dataclass
+class Service:
+    """Answers with the given codes, then with 200, and remembers what was asked and when."""
+
+    codes: list[int] = field(default_factory=list)
+    asked: list[tuple[float, str, str, str | None]] = field(default_factory=list)
+    url: str = ""
+
+    def wait(self, count: int) -> None:
+        until = time.monotonic() + 30
+        while len(self.asked) < count:
+            assert time.monotonic() < until, f"{len(self.asked)} of {count} requests came"
+            time.sleep(0.02)
+
+
+@pytest.fixture
+def service() -> Iterator[Service]:
+    told = Service()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_DELETE(self) -> None:
+            told.asked.append((time.monotonic(), self.command, self.path, self.headers["Authorization"]))
+            self.send_response(told.codes.pop(0) if told.codes else 200)
+            self.end_headers()
+
+        def log_message(self, *args: object) -> None: ...  # type: ignore[override]
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    told.url = f"http://127.0.0.1:{server.server_port}"
+    yield told
+    server.shutdown()
+    server.server_close()
+
+
+@contextmanager
+def switch(
+    repository: Path, folder: Path, service: Service, after: float, **more: str
+) -> Iterator[subprocess.Popen[bytes]]:
+    """The program as the start-up script runs it."""
+    program = repository / "remote" / "gpurent_deadman" / "deadman.py"
+    arguments = ["--after", str(after), "--url", service.url + "/instances/{CONTAINER_ID}/",
+                 "--header", "Authorization=Bearer {CONTAINER_API_KEY}"]  # fmt: skip
+    for name, value in more.items():
+        arguments += [f"--{name}", value]
+    environ = {"PATH": os.environ["PATH"], "CONTAINER_ID": "i-77"}
+    if "init" not in more:
+        environ["CONTAINER_API_KEY"] = KEY
+    with (folder / "log.txt").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-I", str(program), *arguments], cwd=folder, env=environ, stdout=log, stderr=log
+        )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_it_destroys_at_the_deadline_and_not_before(repository: Path, tmp_path: Path, service: Service) -> None:
+    """One request for this instance with the instance's own key, when time is up."""
+    begun = time.monotonic()
+    with switch(repository, tmp_path, service, 1.0):
+        service.wait(1)
+    when, method, path, authorization = service.asked[0]
+    assert when - begun >= 1.0
+    assert (method, path, authorization) == ("DELETE", "/instances/i-77/", f"Bearer {KEY}")
+
+
+def test_it_asks_again_until_the_service_accepts(repository: Path, tmp_path: Path, service: Service) -> None:
+    """A service that fails is asked again."""
+    service.codes = [500, 429]
+    with switch(repository, tmp_path, service, 0.0):
+        service.wait(3)
+    assert service.codes == []
+
+
+def test_its_key_comes_from_process_one_and_is_nowhere_to_be_seen(
+    repository: Path, tmp_path: Path, service: Service
+) -> None:
+    """Services give the key to the container's first process; it is in no command line and in no log."""
+    init = tmp_path / "environ"
+    init.write_bytes(f"HOME=/root\0CONTAINER_API_KEY={KEY}\0".encode())
+    service.codes = [403]
+    with switch(repository, tmp_path, service, 0.5, init=str(init)) as process:
+        assert KEY not in Path(f"/proc/{process.pid}/cmdline").read_text()
+        service.wait(2)
+    assert service.asked[0][3] == f"Bearer {KEY}"
+    assert KEY not in (tmp_path / "log.txt").read_text()
+
+
+def test_it_shows_that_it_lives(repository: Path, tmp_path: Path, service: Service) -> None:
+    """alive.json names process and seconds left."""
+    with switch(repository, tmp_path, service, 300.0) as process:
+        until = time.monotonic() + 20
+        while not (tmp_path / "alive.json").exists():
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        assert str(process.pid) in (tmp_path / "alive.json").read_text()
+    assert service.asked == []
+
+
+@pytest.mark.parametrize("package", ["gpurent_deadman", "gpurent_engine"])
+def test_what_runs_on_hosts_is_python_3_10(repository: Path, package: str) -> None:
+    """Rented images still carry it."""
+    sources = sorted((repository / "remote" / package).rglob("*.py"))
+    assert sources
+    for source in sources:
+        ast.parse(source.read_text(encoding="utf-8"), str(source), feature_version=(3, 10))
+
+
+def test_the_switch_needs_the_standard_library_only(repository: Path) -> None:
+    """It has to run on a machine where nothing was installed yet."""
+    tree = ast.parse((repository / "remote" / "gpurent_deadman" / "deadman.py").read_text(encoding="utf-8"))
+    names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert {name.split(".")[0] for name in names} <= sys.stdlib_module_names

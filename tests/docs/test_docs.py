@@ -1,0 +1,159 @@
+"""What the documentation shows is run; what it links to exists; what is generated is in step.
+
+A block after ``<!-- not run: reason -->`` is only checked for commands and options that exist. In expected output every
+number stands for any number, and a line ``…`` for any lines.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import typer
+from tests.session.world import Cli, make_job
+from tools import docs as generated
+
+from gpurent.cli.app import app
+from gpurent.sandbox.server import Sandbox
+from gpurent.settings import load_settings
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = sorted(
+    [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/*/*.md")]
+)
+BLOCK = re.compile(r"(<!-- not run: (?P<why>.+?) -->\n)?```(?P<kind>\w+)\n(?P<text>.*?)```", re.DOTALL)
+LINK = re.compile(r"\]\((?!https?:)([^)#\s]+)")
+
+
+@dataclass(frozen=True)
+class Block:
+    """One fenced block of a page."""
+
+    page: Path
+    kind: str
+    text: str
+    run: bool
+
+
+def blocks(kind: str) -> list[Block]:
+    return [
+        Block(page, kind, match["text"], match["why"] is None)
+        for page in PAGES
+        for match in BLOCK.finditer(page.read_text(encoding="utf-8"))
+        if match["kind"] == kind
+    ]
+
+
+def name(block: Block) -> str:
+    return f"{block.page.stem}-{block.text.splitlines()[0][:30]}"
+
+
+@pytest.fixture(scope="module")
+def market() -> Iterator[Sandbox]:
+    with Sandbox(boot_s=0.2, seed=7) as running:
+        yield running
+
+
+@pytest.fixture
+def cli(tmp_path: Path, market: Sandbox) -> Cli:
+    """A folder with a job, and the examples as in a clone."""
+    make_job(tmp_path, steps=3)
+    for example in ("fluent-style", "tiny-sd"):
+        shutil.copytree(ROOT / "examples" / example, tmp_path / "examples" / example)
+    return Cli(tmp_path, market)
+
+
+def pattern(line: str) -> str:
+    return re.sub(r"\d+(\.\d+)?", "N", " ".join(line.split()))
+
+
+def shell(cli: Cli, command: str, folder: Path) -> str:
+    environ = cli.env | {"COLUMNS": "120", "PATH": f"{Path(sys.executable).parent}:{cli.env['PATH']}"}
+    ended = subprocess.run(
+        ["bash", "-c", command], cwd=folder, env=environ, capture_output=True, text=True, timeout=300
+    )
+    assert ended.returncode == 0, f"$ {command}\n{ended.stdout}{ended.stderr}"
+    return ended.stdout
+
+
+@pytest.mark.parametrize("page", sorted({block.page for block in blocks("console")}), ids=lambda page: page.stem)
+def test_commands_print_what_the_page_shows(page: Path, cli: Cli) -> None:
+    """All commands of a page run in order in one folder."""
+    folder, printed = cli.folder, ""
+    for block in (one for one in blocks("console") if one.page == page and one.run):
+        for line in block.text.splitlines():
+            if line.startswith("$ make "):
+                target = line.split()[-1]
+                assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+            elif line.startswith("$ cd "):
+                folder = folder / line.removeprefix("$ cd ")
+            elif line.startswith("$ gpurent init"):
+                (empty := cli.folder / "empty").mkdir()
+                printed = shell(cli, line.removeprefix("$ "), empty)
+            elif line.startswith("$ "):
+                printed = shell(cli, line.removeprefix("$ "), folder)
+            elif line != "…":
+                assert pattern(line) in {pattern(one) for one in printed.splitlines()}, f"{line}\nnot in\n{printed}"
+
+
+@pytest.mark.parametrize("block", [one for one in blocks("console") if not one.run], ids=name)
+def test_commands_that_are_not_run_exist(block: Block) -> None:
+    """A command or option that was renamed is found here."""
+    commands = typer.main.get_command(app)
+    for words in (line.split()[2:] for line in block.text.splitlines() if line.startswith("$ gpurent ")):
+        command, rest = commands, list(words)
+        while rest and rest[0] in getattr(command, "commands", {}):
+            command = command.commands[rest.pop(0)]
+        known = {option for parameter in command.params for option in parameter.opts}
+        assert command is not commands and {word for word in rest if word.startswith("--")} <= known
+
+
+@pytest.mark.parametrize("block", blocks("python"), ids=name)
+def test_python_examples_run(block: Block, cli: Cli) -> None:
+    """In a folder with a job, against the sandbox; what is not run at least compiles."""
+    code = compile(block.text, str(block.page), "exec")
+    assert code.co_names
+    if block.run:
+        ended = subprocess.run(
+            [sys.executable, "-c", block.text], cwd=cli.folder, env=cli.env, capture_output=True, text=True, timeout=300
+        )
+        assert ended.returncode == 0, ended.stderr
+
+
+@pytest.mark.parametrize("block", blocks("toml"), ids=name)
+def test_configuration_examples_are_accepted(block: Block, tmp_path: Path) -> None:
+    """gpurent.toml by its own reader, anything else as TOML."""
+    assert tomllib.loads(block.text)
+    if block.text.startswith("# gpurent.toml"):
+        (tmp_path / "gpurent.toml").write_text(block.text, encoding="utf-8")
+        load_settings(tmp_path)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    """Relative links and pictures exist, and every page of docs can be reached from its index."""
+    missing = [link for link in LINK.findall(page.read_text(encoding="utf-8")) if not (page.parent / link).exists()]
+    assert missing == []
+
+
+def test_every_page_is_in_an_index() -> None:
+    """docs/README.md or docs/adr/README.md names it."""
+    indexed = {
+        (index.parent / link).resolve()
+        for index in (ROOT / "docs/README.md", ROOT / "docs/adr/README.md")
+        for link in LINK.findall(index.read_text(encoding="utf-8"))
+    }
+    pages = {page.resolve() for page in ROOT.glob("docs/**/*.md")} - {ROOT / "docs/README.md"}
+    assert pages <= indexed
+
+
+def test_generated_pages_are_in_step() -> None:
+    """`make docs` has nothing to write."""
+    assert generated.stale() == []

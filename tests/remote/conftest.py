@@ -1,0 +1,54 @@
+"""One rented sandbox machine for all tests of the wire: a real SSH server with its own root folder and pinned key."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+
+import pytest
+
+from gpurent.clock import SystemClock
+from gpurent.model import Endpoint, Identity, Launch, Need
+from gpurent.sandbox.server import Sandbox
+from gpurent.spi import Host
+from gpurent_providers.sandbox.provider import SandboxProvider
+from gpurent_remote import SshConnector
+
+
+@dataclass(frozen=True)
+class Rented:
+    """A machine that answers."""
+
+    sandbox: Sandbox
+    endpoint: Endpoint
+    identity: Identity
+
+    def host(self, patience_s: float = 20.0) -> Host:
+        """A fresh connection."""
+        return SshConnector(SystemClock(), patience_s).connect(self.endpoint, self.identity, timeout=10)
+
+
+@pytest.fixture(scope="package")
+def rented(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rented]:
+    connector = SshConnector()
+    identity = connector.new_identity(tmp_path_factory.mktemp("keys"))
+    with (
+        Sandbox(boot_s=0.2, seed=3) as sandbox,
+        closing(SandboxProvider(sandbox.url, sandbox.account_key, SystemClock())) as provider,
+    ):
+        offer = provider.offers(Need())[0]
+        startup = connector.startup(identity, None, 3600)
+        ref = provider.create(offer, Launch("gpurent-wire-1", "", 10, identity.public_key, startup, {})).ref
+        until = time.monotonic() + 30
+        while (instance := provider.get(ref)) is None or instance.endpoint is None:
+            assert time.monotonic() < until, "the machine did not boot"
+            time.sleep(0.05)
+        yield Rented(sandbox, instance.endpoint, identity)
+
+
+@pytest.fixture
+def host(rented: Rented) -> Iterator[Host]:
+    with closing(rented.host()) as connected:
+        yield connected

@@ -1,0 +1,51 @@
+"""The script that a rented machine runs before SSH answers."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from gpurent.model import SelfDestruct
+from gpurent_remote import SshConnector
+from gpurent_remote.startup import MAX_BYTES, script
+
+ORDER = SelfDestruct(
+    "DELETE", "https://console.example.ai/api/v0/instances/{CONTAINER_ID}/",
+    (("Authorization", "Bearer {CONTAINER_API_KEY}"),),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("shell", ["dash", "bash"])
+def test_it_makes_the_machine_answer_with_our_keys(tmp_path: Path, shell: str) -> None:
+    """Host key, authorized key and modes are as sshd wants them; a second run does no harm."""
+    identity = SshConnector().new_identity(tmp_path / "keys")
+    root = tmp_path / "root"
+    program = shutil.which(shell)
+    assert program is not None
+    for _ in range(2):
+        subprocess.run([program, "-eu"], input=script(identity, None, 60), text=True, check=True,
+                       env={"PATH": "/usr/bin:/bin", "GPURENT_ROOT": str(root)})  # fmt: skip
+    key = root / "etc/ssh/ssh_host_ed25519_key"
+    assert key.read_text().strip() == identity.host_private_key.strip()
+    assert key.stat().st_mode & 0o777 == 0o600
+    assert identity.public_key in (root / "root/.ssh/authorized_keys").read_text()
+    assert (root / "root/.ssh").stat().st_mode & 0o777 == 0o700
+
+
+def test_it_fits_the_tightest_service_and_holds_no_key_of_ours(tmp_path: Path) -> None:
+    """Under 4096 bytes with a dead-man switch; the client's private key stays at home."""
+    identity = SshConnector().new_identity(tmp_path)
+    text = script(identity, ORDER, 86_400)
+    assert len(text.encode()) < MAX_BYTES
+    assert identity.private_key.read_text().splitlines()[2] not in text
+    assert "{CONTAINER_API_KEY}" in text
+
+
+def test_one_that_would_not_fit_is_refused_before_it_is_sent(tmp_path: Path) -> None:
+    """Services cut longer scripts silently, and half a script is no dead-man switch."""
+    long = SelfDestruct("DELETE", "https://example.ai/" + "x" * 4000, ())
+    with pytest.raises(ValueError, match="more than 4096"):
+        script(SshConnector().new_identity(tmp_path), long, 60)
