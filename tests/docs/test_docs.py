@@ -14,6 +14,7 @@ import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
 import typer
@@ -28,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted(
     [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/*/*.md")]
 )
-BLOCK = re.compile(r"(<!-- not run: (?P<why>.+?) -->\n)?```(?P<kind>\w+)\n(?P<text>.*?)```", re.DOTALL)
+BLOCK = re.compile(r"(<!-- not run: (?P<why>[^>]+?) -->\n)?[ ]*```(?P<kind>\w+)\n(?P<text>.*?)```", re.DOTALL)
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]+)")
 
 
@@ -44,7 +45,7 @@ class Block:
 
 def blocks(kind: str) -> list[Block]:
     return [
-        Block(page, kind, match["text"], match["why"] is None)
+        Block(page, kind, dedent(match["text"]), match["why"] is None)
         for page in PAGES
         for match in BLOCK.finditer(page.read_text(encoding="utf-8"))
         if match["kind"] == kind
