@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from gpurent.cli import output
 from gpurent.cli.common import sandbox_dir
 from gpurent.errors import UsageError
-from gpurent.sandbox.address import discover
+from gpurent.sandbox.address import SandboxAddress, discover
 
 if TYPE_CHECKING:
     from gpurent.sandbox.faults import Rule
     from gpurent.sandbox.server import Sandbox
 
 
-def up(port: int, faults: list[str]) -> int:
+Clients = Sequence[Callable[[SandboxAddress], dict[str, str]]]
+"""Each yields the environment variables that lead one service's clients to a sandbox."""
+
+
+def chosen(*, runpod: bool) -> Clients:
+    """The services whose clients are wanted."""
+    return [SandboxAddress.runpod_env] if runpod else []
+
+
+def up(port: int, faults: list[str], clients: Clients = ()) -> int:
     """Serve until Ctrl-C."""
     try:
         from gpurent.sandbox.server import run_forever
@@ -24,7 +34,11 @@ def up(port: int, faults: list[str]) -> int:
             f"the sandbox is not installed ({error.name} is missing)", hint="pip install 'gpurent[sandbox]'"
         ) from error
 
-    run_forever(port=port, state_dir=sandbox_dir(), faults=[_rule(text) for text in faults], on_ready=_announce)
+    def announce(sandbox: Sandbox) -> None:
+        _announce(sandbox)
+        _export(sandbox.address, clients)
+
+    run_forever(port=port, state_dir=sandbox_dir(), faults=[_rule(text) for text in faults], on_ready=announce)
     return 0
 
 
@@ -34,14 +48,19 @@ def _announce(sandbox: Sandbox) -> None:
     output.console.print("Ctrl-C ends it, with everything that runs on it.")
 
 
-def env() -> int:
+def env(clients: Clients = ()) -> int:
     """Print ``export`` lines."""
     address = discover(sandbox_dir())
     if address is None:
         raise UsageError("no sandbox is running", hint="`gpurent sandbox up` starts one.")
-    for name, value in address.env().items():
-        print(f"export {name}={value}")
+    _export(address, [SandboxAddress.env, *clients])
     return 0
+
+
+def _export(address: SandboxAddress, clients: Clients) -> None:
+    for client in clients:
+        for name, value in client(address).items():
+            print(f"export {name}={value}", flush=True)
 
 
 def _rule(text: str) -> Rule:

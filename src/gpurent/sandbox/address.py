@@ -27,6 +27,16 @@ class SandboxAddress:
         """Environment variables that point the sandbox adapter here."""
         return {"GPURENT_SANDBOX_URL": self.url, "GPURENT_SANDBOX_KEY": self.account_key}
 
+    def runpod_env(self) -> dict[str, str]:
+        """Environment variables that point clients of RunPod here: our adapter, RunPod's SDK and its MCP server."""
+        graphql = f"{self.url}/graphql"
+        return {
+            "RUNPOD_API_BASE_URL": self.url,
+            "RUNPOD_API_KEY": self.account_key,
+            "RUNPOD_AUTHED_GRAPHQL_URL": graphql,
+            "RUNPOD_PUBLIC_GRAPHQL_URL": graphql,
+        }
+
     def write(self, state_dir: Path) -> None:
         """Publish, readable by the owner only."""
         draft = state_dir / f"{FILE}.{os.getpid()}"

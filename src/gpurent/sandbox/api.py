@@ -197,15 +197,15 @@ class _Api:
         return JSONResponse({"rules": self._faults.listing()})
 
     def _allow_account(self, request: Request) -> None:
-        key = _bearer(request)
-        if not _equal(key, self._keys.account):
+        key = bearer(request)
+        if not equal(key, self._keys.account):
             code = "unauthorized" if self._market.owner_of(key) is None else "forbidden"
             raise Refusal(code, "this key does not open the account")
 
     def _allow_instance(self, request: Request) -> str:
         ref: str = request.path_params["ref"]
-        key = _bearer(request)
-        if _equal(key, self._keys.account):
+        key = bearer(request)
+        if equal(key, self._keys.account):
             return ref
         owner = self._market.owner_of(key)
         if owner is None:
@@ -215,16 +215,18 @@ class _Api:
         return ref
 
     def _allow_control(self, request: Request) -> None:
-        if not _equal(_bearer(request), self._keys.control):
+        if not equal(bearer(request), self._keys.control):
             raise Refusal("unauthorized", "the control key is wanted")
 
 
-def _bearer(request: Request) -> str:
+def bearer(request: Request) -> str:
+    """The key that a request brings; empty if it brings none."""
     scheme, _, key = request.headers.get("authorization", "").partition(" ")
     return key if scheme.lower() == "bearer" else ""
 
 
-def _equal(given: str, wanted: str) -> bool:
+def equal(given: str, wanted: str) -> bool:
+    """Compare keys in constant time."""
     return hmac.compare_digest(given.encode(), wanted.encode())
 
 

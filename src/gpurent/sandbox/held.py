@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 from gpurent.model import Charges, Price
 from gpurent.sandbox.billing import Usage, bill, whole_seconds
@@ -49,6 +50,8 @@ class Order:
     """sshd comes up only if the start-up script leaves this file below the host's root."""
     ends_without_credit: bool = False
     """Destroyed, not stopped, when the balance is used up."""
+    shown: Mapping[str, Any] = field(default_factory=dict)
+    """What its API shows again of the request and the market has no use for."""
 
 
 @dataclass(frozen=True, slots=True)

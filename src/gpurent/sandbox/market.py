@@ -55,6 +55,11 @@ class Market:
             shown = free if self._boot_s is None else [replace(machine, boot_s=self._boot_s) for machine in free]
             return sorted(shown, key=lambda machine: (machine.price.gpu_hour.micros, machine.id))
 
+    def machines(self) -> list[Machine]:
+        """All machines, taken ones too."""
+        with self._lock:
+            return list(self._machines.values())
+
     def add_machine(self, machine: Machine) -> None:
         """Put a machine on the market, or replace the one of that id."""
         with self._lock:
@@ -135,6 +140,12 @@ class Market:
                 held for held in self._held.values()
                 if held.order.api == api and not held.gone and held.troubles.listed_from <= now
             ]  # fmt: skip
+
+    def history(self, api: str) -> list[Held]:
+        """All that was ever made through ``api``, for its bills."""
+        with self._lock:
+            self._settle()
+            return [held for held in self._held.values() if held.order.api == api]
 
     def get(self, ref: str) -> Held:
         """One instance as a customer can see it.

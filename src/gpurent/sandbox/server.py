@@ -26,6 +26,7 @@ from gpurent.clock import Clock, SystemClock
 from gpurent.errors import UsageError
 from gpurent.money import Usd
 from gpurent.sandbox.address import SandboxAddress, discover, withdraw
+from gpurent.sandbox.alike import Alike, Front
 from gpurent.sandbox.api import Context, Keys, build_api
 from gpurent.sandbox.catalogue import Machine, default_machines
 from gpurent.sandbox.faults import Faults, Rule
@@ -34,6 +35,8 @@ from gpurent.sandbox.janitor import KEEP
 from gpurent.sandbox.journal import Journal
 from gpurent.sandbox.market import Market
 from gpurent.sandbox.processes import kill_under
+from gpurent.sandbox.runpod import api as runpod
+from gpurent.sandbox.runpod.problems import dress as runpod_dress
 from gpurent.sandbox.wire import CuttableProtocol, Wire
 
 TICK_S = 0.05
@@ -110,9 +113,14 @@ class Sandbox:
         """Opens ``/control``."""
         return self._keys.control
 
+    @property
+    def address(self) -> SandboxAddress:
+        """Where it answers, and its keys."""
+        return SandboxAddress(self.url, self.account_key, self.control_key, os.getpid())
+
     def env(self) -> dict[str, str]:
         """Environment variables that point the adapter here."""
-        return {"GPURENT_SANDBOX_URL": self.url, "GPURENT_SANDBOX_KEY": self.account_key}
+        return self.address.env()
 
     def truth(self) -> list[Alive]:
         """Every instance that still bills or still has a process, with the number of its processes."""
@@ -151,7 +159,7 @@ class Sandbox:
         if not self._ready.wait(START_S) or self._failure is not None:
             self.stop()
             raise RuntimeError("the sandbox did not start") from self._failure
-        SandboxAddress(self.url, self.account_key, self.control_key, os.getpid()).write(self.state_dir)
+        self.address.write(self.state_dir)
         return self
 
     def _clear_leftovers(self) -> None:
@@ -202,9 +210,11 @@ class Sandbox:
             now=market.now,
         )
         self._hosts = Hosts(self._hosts_dir, self.faults, callbacks, self.url, keep=self._keep_hosts)
-        app = build_api(Context(market, self.faults, self._keys, self._hosts.kill))
+        context = Context(market, self.faults, self._keys, self._hosts.kill)
+        front = Front(build_api(context), [Alike(runpod.PREFIXES, runpod.build(context), runpod_dress)])
         config = uvicorn.Config(
-            Wire(app, faults=self.faults, journal=self.journal, now=market.now), http=CuttableProtocol, ws="none",
+            Wire(front, faults=self.faults, journal=self.journal, now=market.now, dress=front.dress),
+            http=CuttableProtocol, ws="none",
             log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=1,
         )  # fmt: skip
         self._server = uvicorn.Server(config)
