@@ -29,7 +29,8 @@ def fill(template: str, values: dict[str, str]) -> str:
 def destroy(options: argparse.Namespace) -> bool:
     """Ask the provider for our end; True when it accepted."""
     values = environment(options.init)
-    request = urllib.request.Request(fill(options.url, values), method=options.method)  # noqa: S310
+    data = options.body.encode() or None
+    request = urllib.request.Request(fill(options.url, values), data, method=options.method)  # noqa: S310
     for header in options.header:
         name, value = header.split("=", 1)
         request.add_header(name, fill(value, values))
@@ -49,6 +50,7 @@ def main() -> None:
     parser.add_argument("--method", default="DELETE")
     parser.add_argument("--url", required=True)
     parser.add_argument("--header", action="append", default=[])
+    parser.add_argument("--body", default="")
     parser.add_argument("--init", default="/proc/1/environ")
     options = parser.parse_args()
     end = time.monotonic() + options.after

@@ -59,5 +59,7 @@ def _deadman(order: SelfDestruct, deadline_s: int) -> str:
     arguments = ["--after", str(deadline_s), "--method", order.method, "--url", order.url]
     for name, value in order.headers:
         arguments += ["--header", f"{name}={value}"]
+    if order.body:
+        arguments += ["--body", order.body]
     packed = base64.b85encode(zlib.compress(source, 9)).decode()
     return _DEADMAN.format(source=shlex.quote(packed), arguments=shlex.join(arguments))

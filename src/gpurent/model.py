@@ -155,6 +155,8 @@ class SelfDestruct:
     method: str
     url: str
     headers: tuple[tuple[str, str], ...]
+    body: str = ""
+    """Sent as it is."""
 
 
 @dataclass(frozen=True, slots=True)
