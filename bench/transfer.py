@@ -81,7 +81,7 @@ def main() -> None:
             endpoint = reach(provider, instance.ref)
             host = connector.connect(endpoint, identity, timeout=20)
             plain = connect(endpoint, identity, 20)
-            sftp = plain.client.open_sftp()
+            sftp = plain.sftp()
             turn = iter(range(1_000_000))
 
             def ours() -> None:

@@ -8,18 +8,20 @@ from contextlib import contextmanager
 
 import paramiko
 from invoke.exceptions import CommandTimedOut, Failure, ThreadException, UnexpectedExit
+from paramiko import ssh_exception
+from paramiko.pkey import UnknownKeyType
 
 from gpurent.errors import HostError, HostKeyMismatch, HostUnreachable, TransferFailed
 
 # The most specific class of an exception's ancestry decides.
 MAP: dict[type[BaseException], type[HostError]] = {
     paramiko.BadHostKeyException: HostKeyMismatch,
-    paramiko.ssh_exception.SSHException: HostUnreachable,
+    ssh_exception.SSHException: HostUnreachable,
     paramiko.SFTPError: TransferFailed,
-    paramiko.ssh_exception.NoValidConnectionsError: HostUnreachable,
-    paramiko.ssh_exception.ConfigParseError: HostError,
-    paramiko.ssh_exception.CouldNotCanonicalize: HostUnreachable,
-    paramiko.pkey.UnknownKeyType: HostError,
+    ssh_exception.NoValidConnectionsError: HostUnreachable,
+    ssh_exception.ConfigParseError: HostError,
+    ssh_exception.CouldNotCanonicalize: HostUnreachable,
+    UnknownKeyType: HostError,
     CommandTimedOut: HostUnreachable,
     ThreadException: HostUnreachable,
     UnexpectedExit: HostError,

@@ -17,7 +17,8 @@ from invoke.watchers import StreamWatcher
 from gpurent.clock import Clock
 from gpurent.errors import CommandFailed, HostUnreachable, TransferFailed
 from gpurent.spi import Completed, Host, LocalFile
-from gpurent_remote import bundle, files, job
+from gpurent_remote import bundle, job
+from gpurent_remote import files as transfer
 from gpurent_remote.edge import translated
 
 T = TypeVar("T")
@@ -41,17 +42,17 @@ class SshHost:
         return self._insist("running a command", lambda: self._run(command, stdin, timeout))
 
     def put(
-        self, files_: Sequence[LocalFile], folder: str, on_bytes: Callable[[int], None] = lambda _count: None
+        self, files: Sequence[LocalFile], folder: str, on_bytes: Callable[[int], None] = lambda _count: None
     ) -> None:
         """Send files; after a cut only what is missing."""
         told = _Highest(on_bytes)
         self._insist(
-            "sending files", lambda: files.put(self._open_sftp(), self._python, files_, folder, told.restart())
+            "sending files", lambda: transfer.put(self._open_sftp(), self._python, files, folder, told.restart())
         )
 
     def put_bytes(self, data: bytes, path: str, mode: int = 0o600) -> None:
         """Write a small file atomically."""
-        self._insist(f"writing {path}", lambda: files.put_bytes(self._open_sftp(), data, path, mode))
+        self._insist(f"writing {path}", lambda: transfer.put_bytes(self._open_sftp(), data, path, mode))
 
     def fetch(
         self, path: str, target: Path, *, sha256: str, size: int, on_bytes: Callable[[int], None] = lambda _count: None
@@ -59,12 +60,12 @@ class SshHost:
         """Bring one file home, verified."""
         told = _Highest(on_bytes)
         self._insist(
-            f"fetching {path}", lambda: files.fetch(self._open_sftp(), path, target, sha256, size, told.restart())
+            f"fetching {path}", lambda: transfer.fetch(self._open_sftp(), path, target, sha256, size, told.restart())
         )
 
     def read(self, path: str, offset: int, limit: int) -> bytes:
         """Part of a file, empty where there is none."""
-        return self._insist(f"reading {path}", lambda: files.read(self._open_sftp(), path, offset, limit))
+        return self._insist(f"reading {path}", lambda: transfer.read(self._open_sftp(), path, offset, limit))
 
     def start_job(self, job_id: str, argv: Sequence[str], env: Mapping[str, str]) -> None:
         """Start a command detached, once."""

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import dedent
+from typing import Any
 
 import pytest
 import typer
@@ -107,7 +108,7 @@ def test_commands_print_what_the_page_shows(page: Path, cli: Cli) -> None:
 @pytest.mark.parametrize("block", [one for one in blocks("console") if not one.run], ids=name)
 def test_commands_that_are_not_run_exist(block: Block) -> None:
     """A command or option that was renamed is found here."""
-    commands = typer.main.get_command(app)
+    commands: Any = typer.main.get_command(app)
     for words in (line.split()[2:] for line in block.text.splitlines() if line.startswith("$ gpurent ")):
         command, rest = commands, list(words)
         while rest and rest[0] in getattr(command, "commands", {}):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import paramiko
 import pytest
+from paramiko import ssh_exception
 from tests.remote.conftest import Rented
 
 from gpurent.clock import SystemClock
@@ -74,7 +75,7 @@ def test_private_keys_are_for_their_owner_only_and_never_shown(tmp_path: Path) -
 
 def test_every_exception_of_paramiko_is_translated() -> None:
     """A class that paramiko adds has to be given a meaning here before it can surprise anyone."""
-    modules = (paramiko, paramiko.ssh_exception)
+    modules = (paramiko, ssh_exception)
     raised = {
         one for module in modules for _, one in inspect.getmembers(module, inspect.isclass)
         if issubclass(one, Exception) and one.__module__.startswith("paramiko")

@@ -8,10 +8,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import diffusers as typed_diffusers
 import torch
-from diffusers import StableDiffusionPipeline
 
 from tools.pretrain_tiny_sd import data, models, unet, vae
+
+diffusers: Any = typed_diffusers  # its annotations contradict its own defaults
 
 
 def main() -> None:
@@ -43,7 +45,7 @@ def main() -> None:
 
 def save(out: Path, autoencoder: Any, text: Any, tokenizer: Any, denoiser: Any, schedule: Any) -> None:
     """Write the diffusers folder in fp16."""
-    pipeline = StableDiffusionPipeline(
+    pipeline = diffusers.StableDiffusionPipeline(
         vae=autoencoder, text_encoder=text, tokenizer=tokenizer, unet=denoiser, scheduler=schedule,
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip

@@ -6,13 +6,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+import diffusers as typed_diffusers
 from tokenizers import Tokenizer
 from tokenizers.models import BPE
 from tokenizers.normalizers import Lowercase
 from tokenizers.pre_tokenizers import ByteLevel, Sequence, Split
 from tokenizers.trainers import BpeTrainer
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+diffusers: Any = typed_diffusers  # its annotations contradict its own defaults
 
 WIDTH = 128
 VOCABULARY = 1024
@@ -21,7 +23,7 @@ START, END = "<|startoftext|>", "<|endoftext|>"
 
 def autoencoder() -> Any:
     """Three levels: 64×64 pixels to 16×16 latents of four channels; 0.8 M parameters."""
-    return AutoencoderKL(
+    return diffusers.AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 3,
         up_block_types=("UpDecoderBlock2D",) * 3,
         block_out_channels=(32, 48, 64),
@@ -35,7 +37,7 @@ def autoencoder() -> Any:
 
 def unet() -> Any:
     """Two cross-attention levels of 64 and 128 channels; 4.3 M parameters."""
-    return UNet2DConditionModel(
+    return diffusers.UNet2DConditionModel(
         sample_size=16,
         in_channels=4,
         out_channels=4,
@@ -70,7 +72,7 @@ def text_encoder(tokenizer: Any) -> Any:
 
 def scheduler() -> Any:
     """Stable Diffusion's noise schedule."""
-    return DDIMScheduler(
+    return diffusers.DDIMScheduler(
         beta_start=0.00085,
         beta_end=0.012,
         beta_schedule="scaled_linear",

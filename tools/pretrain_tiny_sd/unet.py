@@ -59,7 +59,9 @@ def train(
         optimiser.step()
         step += 1
         with torch.no_grad():
-            torch._foreach_lerp_(average, parameters, 1 - min(EMA, (1 + step) / (10 + step)))
+            torch._foreach_lerp_(  # pyright: ignore[reportPrivateImportUsage]
+                average, parameters, 1 - min(EMA, (1 + step) / (10 + step))
+            )
         mean = loss.item() if math.isnan(mean) else 0.99 * mean + 0.01 * loss.item()
         if time.monotonic() - spoken > 30:
             spoken = time.monotonic()
