@@ -44,7 +44,7 @@ def service() -> Iterator[Service]:
             self.send_response(told.codes.pop(0) if told.codes else 200)
             self.end_headers()
 
-        def log_message(self, *args: object) -> None: ...
+        def log_message(self, format: str, *args: object) -> None: ...  # noqa: A002 - its name in the base class
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
