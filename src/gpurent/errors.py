@@ -5,11 +5,14 @@
     GpurentError                    .hint says what to do next
     ├── UsageError                  exit 2: nothing was rented
     │   ├── ConfigError             a file or key is wrong; names the nearest valid spelling
-    │   └── DatasetError            an image or caption is missing or unreadable
+    │   ├── DatasetError            an image or caption is missing or unreadable
+    │   ├── BudgetError             budget.errors: the money or a limit does not suffice
+    │   └── UnknownRun              budget.errors: no such run; the hint names the nearest
     ├── NoOffer                     exit 3: nothing fits need and budget; .enough says what would
     ├── BudgetReached               exit 4: stopped by the budget, artefacts collected
     ├── JobFailed                   exit 1: the engine gave up; .code names the cause
     ├── Interrupted                 exit 130: stopped by the user, nothing runs
+    ├── LedgerError                 budget.errors: the ledger cannot be read or written
     ├── InDoubt                     exit 5: something may still run; .refs say what
     ├── HostError
     │   ├── HostUnreachable         no SSH within the deadline, or the link is lost (transient)
