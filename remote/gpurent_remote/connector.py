@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from fabric import Connection
 
 from gpurent.clock import Clock, SystemClock
 from gpurent.model import Endpoint, Identity, SelfDestruct
@@ -33,9 +36,19 @@ class SshConnector:
         """The start-up script."""
         return startup.script(identity, self_destruct, deadline_s)
 
-    def connect(self, endpoint: Endpoint, identity: Identity, *, timeout: float) -> Host:
+    def connect(
+        self, endpoint: Endpoint, identity: Identity, *, timeout: float,
+        moved: Callable[[], Endpoint | None] = lambda: None,
+    ) -> Host:  # fmt: skip
         """Connect with the host key pinned."""
-        return SshHost(lambda: connect(endpoint, identity, timeout), self._clock, self._patience_s)
+        known: Endpoint | None = None
+
+        def dial() -> Connection:
+            nonlocal known
+            known = endpoint if known is None else moved() or known
+            return connect(known, identity, timeout)
+
+        return SshHost(dial, self._clock, self._patience_s)
 
 
 if TYPE_CHECKING:

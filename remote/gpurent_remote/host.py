@@ -119,6 +119,8 @@ class SshHost:
             command, hide=True, warn=True, timeout=timeout, in_stream=BytesIO(stdin) if stdin is not None else False,
             encoding="utf-8", echo_stdin=False, watchers=[_Cap()],
         )  # fmt: skip
+        if result.exited == -1:  # no status came: a signal killed the command, unless it was the link that died
+            self._connection.transport.open_session(timeout=10).close()
         return Completed(int(result.exited), result.stdout, result.stderr)
 
     def _python(self, script: str, stdin: bytes) -> str:

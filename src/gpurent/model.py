@@ -126,6 +126,8 @@ class Instance:
     """Unix seconds, where the provider tells."""
     endpoint: Endpoint | None = None
     message: str = ""
+    gpu_count: int | None = None
+    """Where the provider tells; one that differs from the offer's is no machine to train on."""
 
 
 @dataclass(frozen=True, slots=True)

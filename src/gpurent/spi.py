@@ -205,6 +205,10 @@ class Connector(Protocol):
         """The start-up script: install the host key, admit our key, start the dead-man switch (if it can work)."""
         ...
 
-    def connect(self, endpoint: Endpoint, identity: Identity, *, timeout: float) -> Host:
-        """Connect once, with the host key pinned. Raises HostUnreachable, HostKeyMismatch."""
+    def connect(
+        self, endpoint: Endpoint, identity: Identity, *, timeout: float,
+        moved: Callable[[], Endpoint | None] = lambda: None,
+    ) -> Host:  # fmt: skip
+        """Connect once, with the host key pinned. ``moved`` is asked before a lost link is made anew: where the machine
+        answers now, None if that is not known. Raises HostUnreachable, HostKeyMismatch."""
         ...

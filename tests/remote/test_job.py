@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -9,6 +10,7 @@ from contextlib import closing
 import pytest
 from tests.remote.conftest import Rented
 
+from gpurent.sandbox.faults import Fault
 from gpurent.spi import Host
 from gpurent_remote import bundle, job
 
@@ -18,6 +20,20 @@ def eventually(what: Callable[[], bool]) -> None:
     while not what():
         assert time.monotonic() < until, "waited in vain"
         time.sleep(0.05)
+
+
+def test_a_command_whose_link_dies_is_not_taken_for_one_that_failed(rented: Rented, host: Host) -> None:
+    """When the connection is cut before a command has ended, it is run again and its own status comes back."""
+    cut = threading.Timer(0.7, rented.sandbox.faults.set, (Fault.DROP_SSH,))
+    cut.start()
+    ended = host.run("echo x >> runs; sleep 1.5; wc -l < runs")
+    cut.join()
+    assert (ended.status, ended.stdout.strip()) == (0, "2")
+
+
+def test_a_command_killed_by_a_signal_is_not_taken_for_a_dead_link(host: Host) -> None:
+    """Its status is no success, and it is not run again."""
+    assert host.run("kill -9 $$").status != 0
 
 
 def test_a_job_outlives_its_connection(rented: Rented, host: Host) -> None:

@@ -170,3 +170,29 @@ def test_a_host_that_vanishes_in_training_is_reported_and_settled(cli: Cli, brok
         broker.train(job, budget=Usd.parse("1"), tell=once(vanish))
     assert cli.sandbox.truth() == []
     assert not broker.ledger.open_rentals()
+
+
+def test_a_machine_that_answers_elsewhere_is_followed(cli: Cli, broker: Broker) -> None:
+    """When the machine's sshd moves to another port during the job, it is asked for its address and no step is lost."""
+    cli.sandbox.faults.set(Fault.ENDPOINT_MOVES, value=4)
+    seen: list[int] = []
+    with broker:
+        trained = broker.train(
+            Job.from_config(make_job(cli.folder, steps=6)), budget=Usd.parse("1"),
+            tell=lambda event: seen.append(event.step) if isinstance(event, Trained) else None,
+        )  # fmt: skip
+    assert len(trained.receipt.lines) == 1 and not trained.stopped
+    assert seen == sorted(set(seen)) and seen[-1] == 6
+    (held,) = cli.sandbox.market.history("sandbox")
+    (reached,) = [event.data["endpoint"] for event in cli.events() if event.kind is Kind.REACHABLE]
+    assert isinstance(reached, dict) and reached["port"] != held.port
+    assert cli.sandbox.truth() == []
+
+
+def test_a_machine_that_is_listed_late_is_waited_for(cli: Cli, broker: Broker) -> None:
+    """A look-up that does not know a new machine yet is no proof that it is gone."""
+    cli.sandbox.faults.set(Fault.LIST_LAG, value=1.5)
+    with broker:
+        trained = broker.train(Job.from_config(make_job(cli.folder)), budget=Usd.parse("1"))
+    assert len(trained.receipt.lines) == 1
+    assert cli.sandbox.truth() == []

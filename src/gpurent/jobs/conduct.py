@@ -37,8 +37,6 @@ from gpurent.spi import Host
 
 MAX_ATTEMPTS = 4
 """Offers tried in one run before it is given up."""
-TAKE_OVER_S = 60.0
-"""How long a machine that trained already may take to answer."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +136,7 @@ class Conductor:
         identity = self.rentals.connector.load_identity(self.run_dir / "keys" / rental.tag)
         held = Held(self.run_id, rental.tag, rental.ref, rental.offer, identity)
         watch = self._watch(Deadlines(rental.soft_deadline, rental.hard_deadline))
-        with _Ending(self, rental.tag), closing(self.rentals.reach(held, watch, boot_s=TAKE_OVER_S)) as host:
+        with _Ending(self, rental.tag), closing(self.rentals.reach(held, watch, fresh=False)) as host:
             (self.run_dir / "events.jsonl").unlink(missing_ok=True)
             return self._session(host, job, rental.job_id, held, watch).follow()
 

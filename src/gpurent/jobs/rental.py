@@ -23,12 +23,14 @@ from gpurent.errors import (
 from gpurent.jobs.progress import Notice, Rented, Stage, StageStarted
 from gpurent.jobs.teardown import Teardown
 from gpurent.jobs.watch import Tell, Watch
-from gpurent.model import Identity, Instance, Launch, Offer, Phase
+from gpurent.model import Endpoint, Identity, Instance, Launch, Offer, Phase
 from gpurent.money import Usd
 from gpurent.spi import Connector, Facts, Host, Provider, SupportsSelfDestruct
 
 PRICE_TOLERANCE_PERCENT = 2
 """An instance dearer than its offer by more than this is given back at once."""
+TAKE_OVER_S = 60.0
+"""How long a machine that trained already may take to answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,8 @@ class Patience:
     boot_s: float = 600.0
     poll_s: float = 2.0
     connect_s: float = 15.0
+    appear_s: float = 60.0
+    """How long a new instance may be missing from look-ups before it counts as gone."""
     search_s: float = 60.0
     destroy_s: float = 600.0
     confirm_every_s: float = 3.0
@@ -95,10 +99,7 @@ class Rentals:
         held = Held(run_id, tag, instance.ref, offer, identity)
         guards = ("client", "dead-man switch") if self_destruct else ("client",)
         self.tell(Rented(offer, instance.ref, tag, run_id, guards))
-        agreed = offer.price.hourly(launch.disk_gb)
-        now = instance.price.hourly(launch.disk_gb)
-        if now > agreed.scaled(100 + PRICE_TOLERANCE_PERCENT, 100):
-            raise OfferGone(f"{offer.gpu} at {offer.provider} costs {now}/h, offered at {agreed}/h; giving it back.")
+        _check(offer, instance, launch.disk_gb)
         return held
 
     def _create(self, provider: Provider, run_id: str, tag: str, offer: Offer, launch: Launch) -> Instance:
@@ -139,30 +140,34 @@ class Rentals:
                 return None
             self.clock.sleep(self.patience.poll_s)
 
-    def reach(self, held: Held, watch: Watch, *, boot_s: float | None = None) -> Host:
-        """Wait until SSH answers with the pinned key.
+    def reach(self, held: Held, watch: Watch, *, fresh: bool = True) -> Host:
+        """Wait until SSH answers with the pinned key. ``fresh``: it was just rented, and has everything to prove yet.
 
         Raises:
             HostUnreachable: not within the boot patience, or the instance ended by itself.
+            OfferGone: it turns out to be dearer than offered, or another machine.
             HostKeyMismatch: somebody else answered.
             Halt: the user or the budget ended it.
         """
         self.tell(StageStarted(Stage.BOOT, f"waiting for SSH on {held.offer.gpu}"))
-        provider = self.providers[held.offer.provider]
-        until = self.clock.monotonic() + (boot_s or self.patience.boot_s)
-        last = "it never became reachable"
-        while self.clock.monotonic() < until:
+        start, boot_s = self.clock.monotonic(), self.patience.boot_s if fresh else TAKE_OVER_S
+        may_be_missing, last = fresh, "it never became reachable"
+        while self.clock.monotonic() < start + boot_s:
             watch.check_before_training()
+            may_be_missing = may_be_missing and self.clock.monotonic() < start + self.patience.appear_s
             try:
-                instance = provider.get(held.ref)
-                if instance is None or instance.phase is Phase.STOPPED:
-                    why = instance.message if instance else "it is gone"
-                    raise _Ended(f"{held.ref} ended before SSH answered: {why}")
-                if instance.endpoint is not None:
-                    host = self.connector.connect(instance.endpoint, held.identity, timeout=self.patience.connect_s)
+                instance = self._look(held, may_be_missing=may_be_missing)
+                may_be_missing = may_be_missing and instance is None
+                if instance is not None and fresh:
+                    _check(held.offer, instance, instance.disk_gb)
+                if instance is not None and instance.endpoint is not None:
+                    host = self.connector.connect(
+                        instance.endpoint, held.identity, timeout=self.patience.connect_s,
+                        moved=lambda: self._endpoint(held),
+                    )  # fmt: skip
                     self.ledger.append(held.run_id, Kind.REACHABLE, tag=held.tag, endpoint=instance.endpoint)
                     return host
-                last = instance.message or instance.phase
+                last = "it is not listed yet" if instance is None else instance.message or instance.phase
             except ProviderError as error:
                 if not error.transient:
                     raise
@@ -172,7 +177,25 @@ class Rentals:
             except HostUnreachable as error:
                 last = str(error)
             self.clock.sleep(self.patience.poll_s)
-        raise HostUnreachable(f"no SSH on {held.ref} within {boot_s or self.patience.boot_s:.0f} s: {last}")
+        raise HostUnreachable(f"no SSH on {held.ref} within {boot_s:.0f} s: {last}")
+
+    def _look(self, held: Held, *, may_be_missing: bool) -> Instance | None:
+        instance = self.providers[held.offer.provider].get(held.ref)
+        if instance is None and may_be_missing:
+            return None
+        if instance is None or instance.phase is Phase.STOPPED:
+            why = instance.message if instance else "it is gone"
+            raise _Ended(f"{held.ref} ended before SSH answered: {why}")
+        return instance
+
+    def _endpoint(self, held: Held) -> Endpoint | None:
+        """Where it answers now; ports change when a container is restarted. None when that cannot be told."""
+        try:
+            instance = self.providers[held.offer.provider].get(held.ref)
+        except ProviderError as error:
+            self.tell(Notice(f"{held.offer.provider} does not say where {held.ref} answers: {error}"))
+            return None
+        return None if instance is None else instance.endpoint
 
     def exists(self, held: Held) -> bool:
         """Whether the provider still knows the machine as running; True when it cannot be asked."""
@@ -205,6 +228,20 @@ class LaunchOrder:
 
     image: str
     disk_gb: int
+
+
+def _check(offer: Offer, instance: Instance, disk_gb: int) -> None:
+    """Compare what was made with what was offered.
+
+    Raises:
+        OfferGone: it costs more than the tolerance allows, or has another number of GPUs.
+    """
+    agreed, now = offer.price.hourly(disk_gb), instance.price.hourly(disk_gb)
+    if now > agreed.scaled(100 + PRICE_TOLERANCE_PERCENT, 100):
+        raise OfferGone(f"{offer.gpu} at {offer.provider} costs {now}/h, offered at {agreed}/h; giving it back.")
+    if instance.gpu_count not in (None, offer.gpu_count):
+        found, wanted = instance.gpu_count, offer.gpu_count
+        raise OfferGone(f"{offer.gpu} at {offer.provider} came with {found} GPUs, not {wanted}; giving it back.")
 
 
 class _Ended(HostUnreachable):
