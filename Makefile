@@ -24,7 +24,7 @@ demo: $(READY)  ## Train a LoRA on the embedded market: quote to receipt to pict
 	@$(BIN)/gpurent demo
 
 test: lint  ## Lint, type-check and test everything
-	$(BIN)/python -m pytest -q $(PYTEST)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile $(PYTEST)
 
 lint: $(READY)  ## ruff, mypy --strict, pyright, import contracts, generated docs
 	$(BIN)/ruff check .
