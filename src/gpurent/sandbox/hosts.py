@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import shlex
 import shutil
 import socket
@@ -26,6 +27,9 @@ from gpurent.sandbox.sshd import HostServer, serve_command, sftp_factory
 
 HOST_KEY = "etc/ssh/ssh_host_ed25519_key"
 STARTUP_LOG = "var/startup.log"
+
+THREADS = ("OMP_NUM_THREADS",)
+"""Machines share this computer's cores: a limit on threads holds for them as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +90,7 @@ class Hosts:
         given = {key: value for key, value in held.order.env.items() if key != "GPURENT_ROOT"}
         return {
             "PATH": f"{root}/bin:/usr/local/bin:/usr/bin:/bin",
+            **{name: os.environ[name] for name in THREADS if name in os.environ},
             "HOME": f"{root}/root",
             "TMPDIR": str(root / "tmp"),
             "LANG": "C.UTF-8",
