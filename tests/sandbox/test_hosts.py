@@ -11,6 +11,8 @@ import psutil
 import pytest
 from tests.sandbox.conftest import Customer, eventually, new_key
 
+from gpurent.sandbox.hosts import THREADS
+
 
 def test_a_command_gets_input_output_errors_and_status(customer: Customer) -> None:
     """Standard input, both outputs and the exit status cross the wire."""
