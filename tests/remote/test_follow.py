@@ -20,7 +20,7 @@ def test_each_line_comes_once_and_in_order(lines: list[str], cuts: list[int]) ->
     for step in [*cuts, *[7] * len(whole)]:
         piece = whole[buffer.offset : buffer.offset + step]
         found += buffer.feed(piece)
-    assert found == [line for line in lines if line.strip()]
+    assert found == [line for line in lines if line.encode().strip()]
     assert buffer.offset == len(whole)
 
 
@@ -29,7 +29,7 @@ def test_a_torn_last_line_waits_for_its_end(lines: list[str], torn: str) -> None
     """What has no line end yet is not an event."""
     buffer = LineBuffer()
     found = buffer.feed(("".join(f"{line}\n" for line in lines) + torn).encode())
-    assert found == [line for line in lines if line.strip()]
+    assert found == [line for line in lines if line.encode().strip()]
 
 
 def test_a_line_without_end_is_refused() -> None:
