@@ -18,7 +18,7 @@ from gpurent.budget.events import Kind
 from gpurent.budget.ledger import Ledger
 from gpurent.budget.reaper import Action, Leave, Orphan
 from gpurent.budget.spend import run_spent
-from gpurent.budget.state import Run
+from gpurent.budget.state import RentalState, Run
 from gpurent.clock import Clock, SystemClock
 from gpurent.dataset.job import Job
 from gpurent.errors import (
@@ -27,6 +27,7 @@ from gpurent.errors import (
     ProviderError,
     UsageError,
 )
+from gpurent.jobs import detached
 from gpurent.jobs.conduct import Conductor
 from gpurent.jobs.interrupt import Interrupt, Stop
 from gpurent.jobs.progress import Notice, Progress
@@ -87,6 +88,7 @@ class Broker:
         self.home = home or state_dir()
         self.clock = clock or SystemClock()
         self._connector = connector
+        self._guardable = providers is None and connector is None and self.settings.budget.watchdog
         self._opened = dict(providers) if providers is not None else None
         self._patience = patience
         self._ledger: Ledger | None = None
@@ -206,6 +208,8 @@ class Broker:
             config={"path": str(job.config_path), "data_dir": str(job.data_dir), "output_dir": str(job.output_dir)},
             per_day=limits.per_day, per_month=limits.per_month,
         )  # fmt: skip
+        if self._guardable:
+            detached.start(self.home)
         conductor = self._conductor(run_id, tell, interrupt or Interrupt())
         order = self._order(quote.need.disk_gb, hold_minutes, unguarded)
         return self._result(run_id, conductor.train(job, rows, order, self.settings.budget.max_hours))
@@ -227,8 +231,9 @@ class Broker:
         facts = {name: opened.facts for name, opened in self.opened.items()}
         play = all(one.play_money for one in facts.values())
         patience = self._patience or (Patience(poll_s=0.3, confirm_every_s=0.3, boot_s=120) if play else Patience())
+        guards = ("this client", "watchdog") if self._guardable else ("this client",)
         rentals = Rentals(
-            self.ledger, self.providers, facts, self.connector, self.clock, self.run_dir(run_id), tell, patience
+            self.ledger, self.providers, facts, self.connector, self.clock, self.run_dir(run_id), tell, patience, guards
         )
         return Conductor(self.ledger, rentals, self.clock, tell, interrupt, run_id)
 
@@ -244,12 +249,23 @@ class Broker:
         if rental is None or rental.ref is None or rental.endpoint is None:
             state = "is over" if not run.open_rentals else "had not begun to train"
             raise UsageError(f"run {run_id} {state}; there is nothing to attach to", hint="`gpurent reap` cleans up.")
-        job = Job.from_config(
-            Path(str(run.config["path"])), dataset=Path(str(run.config["data_dir"])),
-            output=Path(str(run.config["output_dir"])), name=run.name,
-        )  # fmt: skip
         conductor = self._conductor(run_id, tell, interrupt or Interrupt())
-        return self._result(run_id, conductor.take_over(job, rental, self._order(rental.disk_gb)))
+        return self._result(run_id, conductor.take_over(rental, self._order(rental.disk_gb)))
+
+    def abandoned(self) -> tuple[str, ...]:
+        """Runs that hold a rental although their client is dead."""
+        live = self.live_runs()
+        return tuple(run.id for run in self.ledger.runs() if run.open_rentals and run.id not in live)
+
+    def tend(self, run_id: str, *, tell: Tell = _silent) -> None:
+        """What a watchdog does for an abandoned run: see its training to the end, collect, and destroy what is left."""
+        rentals = self.ledger.run(run_id).open_rentals
+        if any(one.state is RentalState.TRAINING and not one.job_over for one in rentals):
+            try:
+                self.attach(run_id, tell=tell)
+            except GpurentError as error:
+                tell(Notice(f"Run {run_id} could not be followed to its end: {error}", warning=True))
+        self.reap(tell=tell)
 
     def stop(self, run_id: str, *, tell: Tell = _silent) -> Trained | None:
         """Ask a run to save, collect and end. A live client does it; a dead one's work is taken over here.

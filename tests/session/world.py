@@ -57,6 +57,7 @@ class Cli:
 
     folder: Path
     sandbox: Sandbox
+    watchdog: str = "false"
 
     @property
     def env(self) -> dict[str, str]:
@@ -66,6 +67,7 @@ class Cli:
             **self.sandbox.env(),
             "GPURENT_STATE_DIR": str(self.folder / "state"),
             "OMP_NUM_THREADS": "1",
+            "GPURENT_BUDGET_WATCHDOG": self.watchdog,
         }
 
     def argv(self, *arguments: str) -> list[str]:

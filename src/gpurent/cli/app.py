@@ -254,6 +254,32 @@ def sandbox_env(
     return command.env(command.chosen(runpod=runpod))
 
 
+watchdog_app = typer.Typer(
+    help="The process that looks after rentals whose command died.", no_args_is_help=True, rich_markup_mode=None
+)
+app.add_typer(watchdog_app, name="watchdog")
+
+
+@watchdog_app.command("status")
+def watchdog_status(json: Json = False) -> int:
+    """Say whether a watchdog guards this computer's rentals, and which."""
+    from gpurent.cli import watchdog as command
+
+    return command.status(as_json=json)
+
+
+@watchdog_app.command("run")
+def watchdog_run() -> int:
+    """Guard until nothing has been rented for two minutes; `train` starts this by itself."""
+    from gpurent.cli import watchdog as command
+
+    return command.run()
+
+
 def main() -> None:
     """Entry point: parse, run, exit."""
     app()
+
+
+if __name__ == "__main__":
+    main()
