@@ -35,7 +35,7 @@ from gpurent.jobs.rental import LaunchOrder, Patience, Rentals
 from gpurent.jobs.session import Outcome
 from gpurent.jobs.teardown import Teardown
 from gpurent.jobs.watch import Tell
-from gpurent.model import Need, Offer, Workload
+from gpurent.model import Instance, Need, Offer, Workload
 from gpurent.money import ZERO, Usd
 from gpurent.plan.pricetable import price_table
 from gpurent.plan.quote import Quote, QuoteRow, Source, affordable_rows, make_quote
@@ -297,9 +297,18 @@ class Broker:
         return {run.id for run in self.ledger.runs() if run.outcome is None and is_alive(self.run_dir(run.id))}
 
     def reap(
-        self, *, dry_run: bool = False, tell: Tell = _silent, patience_s: float = 120.0, every_s: float = 2.0
-    ) -> tuple[Action, ...]:
+        self, *, dry_run: bool = False, all_accounts: bool = False, tell: Tell = _silent, patience_s: float = 120.0,
+        every_s: float = 2.0,
+    ) -> tuple[Action, ...]:  # fmt: skip
         """Make reality agree with the ledger: collect from and destroy what no live client looks after.
+
+        Args:
+            dry_run: only say what would be done.
+            all_accounts: take what carries our tag but is unknown here into this ledger, and end it as well. It may be
+                the work of another computer that does not share the ledger.
+            tell: hears everything that happens.
+            patience_s: how long to go on; what is left then stays in the ledger for the next time.
+            every_s: pause between two listings.
 
         Returns:
             With ``dry_run`` what would be done; else what is left: ``Leave`` and ``Orphan`` only when all went well.
@@ -312,7 +321,11 @@ class Broker:
         until = self.clock.monotonic() + patience_s
         while True:
             actions = teardown.decide(self.ledger.open_rentals(), self.live_runs(), known, also=self.opened)
+            orphans = [action.instance for action in actions if isinstance(action, Orphan)]
             busy = any(not isinstance(action, Leave | Orphan) for action in actions)
+            if all_accounts and orphans and not dry_run:
+                self._adopt(orphans)
+                continue
             if dry_run or not busy or self.clock.monotonic() >= until:
                 break
             teardown.act(actions, lambda order: self._collect(order.run_id, tell))
@@ -320,6 +333,20 @@ class Broker:
         if not dry_run:
             self._close_abandoned(self.ledger.runs())
         return actions
+
+    def _adopt(self, orphans: Sequence[Instance]) -> None:
+        """Write machines that this ledger does not know into it, as a run of their own without a client."""
+        run_id = self.ledger.open_run("orphans", ZERO, output_dir=self.home, config={})
+        now = self.clock.now()
+        for one in orphans:
+            offer = Offer(one.provider, one.ref, one.gpu, 0, one.price)
+            hourly = one.price.hourly(one.disk_gb)
+            self.ledger.append(
+                run_id, Kind.INTENT, tag=one.tag, provider=one.provider, offer=offer, price=one.price,
+                disk_gb=one.disk_gb, hourly_micros=hourly.micros, reserved_micros=0, soft_deadline=now,
+                hard_deadline=now, reason="found with our tag, not in this ledger",
+            )  # fmt: skip
+            self.ledger.append(run_id, Kind.ADOPTED, tag=one.tag, ref=one.ref, created_at=one.created_at)
 
     def _collect(self, run_id: str, tell: Tell) -> None:
         """Bring home what a dead client's rental has finished; its end must not wait for long."""

@@ -15,12 +15,21 @@ from gpurent.money import ZERO, Usd
 _EXIT_STATUS = "\n\n".join(f"{code}  {meaning}" for code, meaning in exits.CODES)
 
 
+_WARNING = frozenset({"quote", "train", "attach", "stop", "logs", "receipt", "providers", "doctor", "init"})
+"""Commands that end by saying what may still run; the others say it themselves, or it is not their business."""
+
+
 class _Commands(TyperGroup):
     """Every command ends here: its result or error becomes the exit code."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command that was chosen."""
-        raise typer.Exit(exits.run(lambda: super(_Commands, self).invoke(ctx), as_json="--json" in sys.argv))
+        code = exits.run(lambda: super(_Commands, self).invoke(ctx), as_json="--json" in sys.argv)
+        if code == 0 and ctx.invoked_subcommand in _WARNING:
+            from gpurent.cli import common
+
+            code = common.warn_of_doubt()
+        raise typer.Exit(code)
 
 
 app = typer.Typer(
@@ -51,7 +60,7 @@ def _dollars(text: str) -> Usd:
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before money is spent.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 Budget = Annotated[
     Usd | None, typer.Option(parser=_dollars, metavar="DOLLARS", help="Hard cap in dollars, everything included.")
 ]
@@ -176,12 +185,17 @@ def stop(run_id: RunId = None, json: Json = False) -> int:
 
 @app.command()
 def reap(
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done.")] = False, json: Json = False
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done.")] = False,
+    all_accounts: Annotated[
+        bool, typer.Option("--all-accounts", help="Also what carries our tag but is not in this ledger; asks first.")
+    ] = False,
+    yes: Yes = False,
+    json: Json = False,
 ) -> int:
     """Destroy rentals that nobody looks after; confirm them gone."""
     from gpurent.cli import reap as command
 
-    return command.run(dry_run=dry_run, as_json=json)
+    return command.run(dry_run=dry_run, as_json=json, all_accounts=all_accounts, yes=yes)
 
 
 @app.command()
