@@ -157,7 +157,8 @@ def live(schedule: Schedule, job: Job, folder: Path) -> Verdict:
     if alone and world.market.alive() and not helpless:
         violations.append("the dead-man switch left something alive")
     _final_reap(world, violations)
-    away = bool(schedule.naps) or (fate.dead and (alone or ends_at + schedule.delay_s > hard - 60))
+    visits = 1 + len(schedule.later_crashes) if schedule.aftermath is Aftermath.DYING_REAPS else 1
+    away = bool(schedule.naps) or (fate.dead and (alone or ends_at + visits * schedule.delay_s > hard - 60))
     if helpless and away:
         world.tally.apart[helpless] += 1
     else:
