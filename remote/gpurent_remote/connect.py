@@ -34,8 +34,8 @@ def connect(endpoint: Endpoint, identity: Identity, timeout: float) -> Connectio
         )  # fmt: skip
         client: paramiko.SSHClient = connection.client
         client.set_missing_host_key_policy(paramiko.RejectPolicy())
-        kind, blob = identity.host_public_key.split()[:2]
-        pinned = paramiko.Ed25519Key(data=base64.b64decode(blob))
+        kind, blob = (endpoint.host_key or identity.host_public_key).split()[:2]
+        pinned = paramiko.PKey.from_type_string(kind, base64.b64decode(blob))
         name = endpoint.host if endpoint.port == 22 else f"[{endpoint.host}]:{endpoint.port}"
         client.get_host_keys().add(name, kind, pinned)
         try:

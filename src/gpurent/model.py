@@ -90,6 +90,8 @@ class Launch:
     startup: str = ""
     """POSIX shell, run as root before SSH is reachable."""
     env: dict[str, str] = field(default_factory=dict)
+    lifetime_s: int | None = None
+    """Seconds after which it has to be over; for providers that can see to that by themselves."""
 
 
 class Phase(StrEnum):
@@ -108,6 +110,8 @@ class Endpoint:
     host: str
     port: int
     user: str = "root"
+    host_key: str = ""
+    """One line ``ssh-ed25519 AAAA…`` of a machine that keeps its own; empty: the one that we made for the rental."""
 
 
 @dataclass(frozen=True, slots=True)

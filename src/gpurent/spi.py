@@ -90,6 +90,40 @@ class SupportsSelfDestruct(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Shown:
+    """How a machine identifies itself, unchecked: a person compares the fingerprint."""
+
+    host_key: str
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What a machine of one's own says of itself."""
+
+    gpus: tuple[str, ...] = ()
+    """Name, memory and driver, as ``nvidia-smi`` tells."""
+    python: str = ""
+    torch: str = ""
+    free_disk_gb: int = 0
+    lease: str = ""
+    """Tag of the run that uses it."""
+
+
+@runtime_checkable
+class SupportsProbe(Protocol):
+    """Machines that a person lists can be asked what they are."""
+
+    def identify(self, name: str) -> Shown:
+        """Ask for the host key only, without logging in. Raises Unavailable."""
+        ...
+
+    def probe(self, name: str) -> Probe:
+        """Look at one machine. Raises AuthFailed, Unavailable, BadReply."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
 class Setting:
     """One declared setting of an adapter: yields environment variable, configuration key, docs and redaction."""
 
@@ -109,6 +143,8 @@ class Facts:
     minimum_s: int = 0
     boot_s: float = 90.0
     play_money: bool = False
+    owned: bool = False
+    """The machines are the user's own: nothing is rented, so no bill runs on when one of them cannot end itself."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -266,6 +267,69 @@ def sandbox_env(
     from gpurent.cli import sandbox as command
 
     return command.env(command.chosen(runpod=runpod))
+
+
+hosts_app = typer.Typer(help="Machines of your own, or rented by hand.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(hosts_app, name="hosts")
+HostName = Annotated[str, typer.Argument(help="What you call the machine.")]
+
+
+@hosts_app.command("add")
+def hosts_add(
+    name: HostName,
+    address: Annotated[str, typer.Option(help="Host name or IP address.")],
+    gpu: Annotated[str, typer.Option(help="Name of its GPU, e.g. 'RTX 3090'.")],
+    vram: Annotated[float, typer.Option(min=0.1, help="Memory of one GPU in GiB.")],
+    user: Annotated[str | None, typer.Option(help="Login name; default: root.")] = None,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Of its SSH server; default: 22.")] = None,
+    key: Annotated[Path | None, typer.Option(help="Private key file; default: the agent and the usual files.")] = None,
+    price: Annotated[str | None, typer.Option(metavar="DOLLARS", help="Per hour; default: 0.")] = None,
+    disk: Annotated[int | None, typer.Option(min=1, help="GB to use; default: 50.")] = None,
+    until: Annotated[datetime | None, typer.Option(help="When a rental made by hand ends, UTC.")] = None,
+    note: Annotated[str | None, typer.Option(help="For yourself.")] = None,
+    yes: Yes = False,
+    json: Json = False,
+) -> int:
+    """List a machine, show its fingerprint, pin it, and say what is there."""
+    from gpurent.cli import hosts as command
+
+    given = {
+        "address": address, "gpu": gpu, "vram_gb": vram, "user": user, "port": port, "price": price,
+        "key": None if key is None else str(key.expanduser().absolute()), "disk_gb": disk, "until": until, "note": note,
+    }  # fmt: skip
+    return command.add(name, given, yes=yes, as_json=json)
+
+
+@hosts_app.command("list")
+def hosts_list(json: Json = False) -> int:
+    """Show the machines that are listed."""
+    from gpurent.cli import hosts as command
+
+    return command.listing(as_json=json)
+
+
+@hosts_app.command("test")
+def hosts_test(
+    name: HostName,
+    pin: Annotated[bool, typer.Option("--pin", help="Pin the key that it shows now, whatever it was.")] = False,
+    yes: Yes = False,
+    json: Json = False,
+) -> int:
+    """Log in and say what is there: GPU, Python, torch, disk, and who uses it."""
+    from gpurent.cli import hosts as command
+
+    return command.test(name, pin=pin, yes=yes, as_json=json)
+
+
+@hosts_app.command("remove")
+def hosts_remove(
+    name: HostName,
+    force: Annotated[bool, typer.Option("--force", help="Without asking the machine whether it is in use.")] = False,
+) -> int:
+    """Forget a machine that no run uses."""
+    from gpurent.cli import hosts as command
+
+    return command.remove(name, force=force)
 
 
 watchdog_app = typer.Typer(

@@ -93,21 +93,22 @@ class Rentals:
         provider = self.providers[offer.provider]
         identity = self.connector.new_identity(self.run_dir / "keys" / tag)
         self_destruct = provider.self_destruct() if isinstance(provider, SupportsSelfDestruct) else None
-        if self_destruct is None and not launch.unguarded and offer.price.hourly(launch.disk_gb) > ZERO:
+        facts = self.facts.get(offer.provider, Facts())
+        bills_on = not facts.owned and offer.price.hourly(launch.disk_gb) > ZERO
+        if self_destruct is None and bills_on and not launch.unguarded:
             raise GuardFailed(
                 f"machines of {offer.provider} cannot end themselves",
                 hint="--unguarded rents there all the same: then only this computer ends the rental.",
             )
         burning = fuse(deadlines, self.clock.now(), hold_s=launch.hold_s, boot_s=self.patience.boot_s)
         startup = self.connector.startup(identity, self_destruct, burning)
-        facts = self.facts.get(offer.provider, Facts())
         self.ledger.append(
             run_id, Kind.INTENT, tag=tag, provider=offer.provider, offer=offer, price=offer.price,
             disk_gb=launch.disk_gb, hourly_micros=offer.price.hourly(launch.disk_gb).micros,
             reserved_micros=reserved.micros, soft_deadline=deadlines.soft, hard_deadline=deadlines.hard,
             granularity_s=facts.billing_granularity_s, minimum_s=facts.minimum_s,
         )  # fmt: skip
-        full = Launch(tag, launch.image, launch.disk_gb, identity.public_key, startup, {})
+        full = Launch(tag, launch.image, launch.disk_gb, identity.public_key, startup, {}, burning.after_s)
         instance = self._create(provider, run_id, tag, offer, full)
         held = Held(run_id, tag, instance.ref, offer, identity)
         guards = (*self.guards, "dead-man switch") if self_destruct else self.guards

@@ -1,0 +1,181 @@
+"""Your own machines as offers. A lease on the machine itself keeps two runs, also of two computers, apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from gpurent.clock import Clock
+from gpurent.errors import AuthFailed, BadReply, CreateFailed, OfferGone, ProviderError, Unavailable
+from gpurent.hosts import OwnHost, load_hosts
+from gpurent.model import Endpoint, Instance, Launch, Need, Offer, Phase, Price
+from gpurent.spi import Probe, Provider, Shown, SupportsProbe
+from gpurent_providers.sshhost import scripts, shell
+
+T = TypeVar("T")
+MB_PER_GB = 1024
+ENDING_S = 5.0
+"""What a job is given to end before it is made to."""
+
+
+class SshHostProvider:
+    """Reads ``hosts.toml`` anew for every question: a machine may be added while a run is on."""
+
+    def __init__(self, path: Path, clock: Clock, *, timeout: float = 15.0) -> None:
+        self._path = path
+        self._clock = clock
+        self._timeout = timeout
+
+    def __repr__(self) -> str:
+        return f"SshHostProvider({str(self._path)!r})"
+
+    @property
+    def name(self) -> str:
+        """Its registered name."""
+        return shell.PROVIDER
+
+    def close(self) -> None:
+        """Nothing is kept open."""
+
+    def offers(self, need: Need) -> Sequence[Offer]:
+        """Machines that answer and that nobody uses. One that is switched off is no offer, and no error."""
+        hosts = load_hosts(self._path)
+        offers = {name: _offer(name, host, self._clock.now()) for name, host in hosts.items()}
+        wanted = [name for name, offer in offers.items() if need.accepts(offer) and offer.max_duration_s != 0]
+        answers = self._ask_all({name: hosts[name] for name in wanted})
+        refused = [answer for answer in answers.values() if isinstance(answer, AuthFailed)]
+        if refused and len(refused) == len(answers):
+            raise refused[0]
+        return [offers[name] for name in wanted if isinstance(answers[name], list) and not answers[name]]
+
+    def create(self, offer: Offer, launch: Launch) -> Instance:
+        """Take the lease and admit the run's key. The start-up script is not run: the host key stays its own."""
+        host = load_hosts(self._path).get(offer.id)
+        if host is None:
+            raise OfferGone(f"{offer.id} is not listed any more", provider=self.name)
+        try:
+            self._look(host)
+        except (Unavailable, BadReply) as error:  # whoever cannot be reached has made nothing
+            raise OfferGone(str(error), provider=self.name) from error
+        ref = f"{offer.id}/{launch.tag}"
+        try:
+            lines = self._run(host, scripts.create(launch.tag, launch.public_key, launch.lifetime_s))
+        except ProviderError as error:
+            raise CreateFailed(str(error), provider=self.name, ref=ref) from error
+        if lines == ["taken"]:
+            raise OfferGone(f"{offer.id} is in use", provider=self.name)
+        if [_lease(line) for line in lines] != [launch.tag]:
+            raise CreateFailed(f"{offer.id} answered {lines!r}", provider=self.name, ref=ref)
+        return _instance(offer.id, host, launch.tag, lines[0], Phase.STARTING)
+
+    def get(self, ref: str) -> Instance | None:
+        """The machine, if this run holds its lease."""
+        name, _, tag = ref.partition("/")
+        host = load_hosts(self._path).get(name)
+        lines = [] if host is None else self._look(host)
+        if host is None or [_lease(line) for line in lines] != [tag]:
+            return None
+        return _instance(name, host, tag, lines[0], Phase.RUNNING)
+
+    def instances(self) -> Sequence[Instance]:
+        """Every lease on every machine.
+
+        Raises:
+            Unavailable: a machine does not answer; what cannot be asked might be in use.
+        """
+        hosts = load_hosts(self._path)
+        answers = self._ask_all(hosts)
+        for answer in answers.values():
+            if isinstance(answer, ProviderError):
+                raise answer
+        return [
+            _instance(name, host, _lease(line), line, Phase.RUNNING)
+            for name, host in hosts.items()
+            for answer in [answers[name]]
+            if not isinstance(answer, ProviderError)
+            for line in answer
+        ]
+
+    def destroy(self, ref: str) -> None:
+        """Stop our processes, remove our files and our key, give the lease back. Nothing else is touched."""
+        name, _, tag = ref.partition("/")
+        host = load_hosts(self._path).get(name)
+        if host is not None and tag:
+            shell.run(host, scripts.end(tag), timeout=self._timeout + ENDING_S)
+
+    def identify(self, name: str) -> Shown:
+        """The host key that a machine shows now."""
+        line = shell.host_key(self._host(name), self._timeout)
+        return Shown(line, shell.fingerprint(line))
+
+    def probe(self, name: str) -> Probe:
+        """Ask a machine what it is. Raises AuthFailed, Unavailable, BadReply."""
+        host = self._host(name)
+        facts = [line.partition(" ") for line in self._run(host, scripts.PROBE)]
+        told = {key: value for key, _, value in facts}
+        return Probe(
+            gpus=tuple(value for key, _, value in facts if key == "gpu"),
+            python=told.get("python", "none"),
+            torch=told.get("torch", "none"),
+            free_disk_gb=int(told["disk"]) // 1024**2 if told.get("disk", "").isdigit() else 0,
+            lease="".join(_lease(line) for line in self._look(host)),
+        )
+
+    def _host(self, name: str) -> OwnHost:
+        host = load_hosts(self._path).get(name)
+        if host is None:
+            raise BadReply(f"there is no machine {name!r}", provider=self.name)
+        return host
+
+    def _run(self, host: OwnHost, script: str) -> list[str]:
+        return shell.run(host, script, timeout=self._timeout)
+
+    def _look(self, host: OwnHost) -> list[str]:
+        lines = self._run(host, scripts.LOOK)
+        if len(lines) > 1 or any(not line.startswith("lease ") for line in lines):
+            raise BadReply(f"{host.address} answered {lines!r}", provider=self.name)
+        return lines
+
+    def _ask_all(self, hosts: dict[str, OwnHost]) -> dict[str, list[str] | ProviderError]:
+        def ask(host: OwnHost) -> list[str] | ProviderError:
+            return _caught(lambda: self._look(host))
+
+        with ThreadPoolExecutor(max(1, min(16, len(hosts)))) as pool:
+            return dict(zip(hosts, pool.map(ask, hosts.values()), strict=True))
+
+
+def _caught(ask: Callable[[], T]) -> T | ProviderError:
+    try:
+        return ask()
+    except (AuthFailed, Unavailable, BadReply) as error:
+        return error
+
+
+def _offer(name: str, host: OwnHost, now: float) -> Offer:
+    left = None if host.until is None else max(0, int(host.until.timestamp() - now))
+    return Offer(
+        provider=shell.PROVIDER, id=name, gpu=host.gpu, vram_mb=int(host.vram_gb * MB_PER_GB), price=Price(host.price),
+        gpu_count=host.gpu_count, disk_gb=host.disk_gb, region="own", trusted=True, machine_id=name,
+        max_duration_s=left, boot_s=5.0,
+    )  # fmt: skip
+
+
+def _lease(line: str) -> str:
+    fields = line.split()
+    return fields[1] if len(fields) == 3 and fields[0] == "lease" else ""
+
+
+def _instance(name: str, host: OwnHost, tag: str, line: str, phase: Phase) -> Instance:
+    since = line.split()[2]
+    endpoint = Endpoint(host.address, host.port, host.user, host.host_key) if phase is Phase.RUNNING else None
+    return Instance(
+        shell.PROVIDER, f"{name}/{tag}", tag, phase, Price(host.price), gpu=host.gpu, disk_gb=host.disk_gb,
+        created_at=float(since) if since.isdigit() and since != "0" else None, endpoint=endpoint,
+    )  # fmt: skip
+
+
+if TYPE_CHECKING:
+    _: type[Provider] = SshHostProvider
+    __: type[SupportsProbe] = SshHostProvider

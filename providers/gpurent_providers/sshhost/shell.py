@@ -1,0 +1,104 @@
+"""One command on one of your machines, over SSH with its key pinned; every failure is a typed error."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import socket
+from pathlib import Path
+
+import paramiko
+
+from gpurent.errors import AuthFailed, BadReply, ProviderError, Unavailable
+from gpurent.hosts import OwnHost
+
+PROVIDER = "ssh"
+LIMIT = 64 * 1024
+
+
+def fingerprint(line: str) -> str:
+    """SHA256 fingerprint of a public key line, as ``ssh-keygen -l`` shows it."""
+    digest = hashlib.sha256(base64.b64decode(line.split()[1])).digest()
+    return "SHA256:" + base64.b64encode(digest).decode().rstrip("=")
+
+
+def host_key(host: OwnHost, timeout: float) -> str:
+    """The key with which a machine answers now, unchecked: to be shown to a person. Raises Unavailable."""
+    try:
+        with socket.create_connection((host.address, host.port), timeout) as link:
+            transport = paramiko.Transport(link)
+            try:
+                transport.start_client(timeout=timeout)
+                key = transport.get_remote_server_key()
+            finally:
+                transport.close()
+    except (OSError, EOFError, paramiko.SSHException) as error:
+        raise _unavailable(host, error) from error
+    return f"{key.get_name()} {key.get_base64()}"
+
+
+def run(host: OwnHost, script: str, *, timeout: float) -> list[str]:
+    """Run ``script`` with ``sh`` and return its lines after the greeting.
+
+    Raises:
+        AuthFailed: the machine refuses our key, or is not the one that was pinned.
+        Unavailable: no answer in ``timeout`` seconds, a cut link, or the script failed.
+        BadReply: something else answered.
+    """
+    if not host.host_key:
+        raise AuthFailed(
+            f"{host.address} has no pinned host key", provider=PROVIDER, hint="`gpurent hosts test` pins it."
+        )
+    kind, blob = host.host_key.split()
+    client = paramiko.SSHClient()
+    name = host.address if host.port == 22 else f"[{host.address}]:{host.port}"
+    client.get_host_keys().add(name, kind, paramiko.PKey.from_type_string(kind, base64.b64decode(blob)))
+    client.set_missing_host_key_policy(paramiko.RejectPolicy())
+    try:
+        client.connect(
+            host.address, host.port, host.user, key_filename=str(Path(host.key).expanduser()) if host.key else None,
+            allow_agent=not host.key, look_for_keys=not host.key, timeout=timeout, banner_timeout=timeout,
+            auth_timeout=timeout, channel_timeout=timeout,
+        )  # fmt: skip
+        return _talk(host, client, script, timeout)
+    except paramiko.BadHostKeyException as error:
+        raise AuthFailed(
+            f"{host.address}:{host.port} is not the machine that was pinned: it shows {fingerprint(_line(error.key))}",
+            provider=PROVIDER,
+            hint="If you know why, `gpurent hosts test --pin` pins the new key.",
+        ) from error
+    except (paramiko.AuthenticationException, paramiko.PasswordRequiredException) as error:
+        raise AuthFailed(
+            f"{host.user}@{host.address}:{host.port} refuses our key ({error})", provider=PROVIDER,
+            hint="`key` in hosts.toml names the private key; its public half belongs into authorized_keys there.",
+        ) from error  # fmt: skip
+    except (OSError, EOFError, paramiko.SSHException) as error:
+        raise _unavailable(host, error) from error
+    finally:
+        client.close()
+
+
+def _talk(host: OwnHost, client: paramiko.SSHClient, script: str, timeout: float) -> list[str]:
+    stdin, stdout, stderr = client.exec_command("sh -s", timeout=timeout)
+    stdin.write(script)
+    stdin.channel.shutdown_write()
+    text = stdout.read(LIMIT).decode("utf-8", "replace")
+    status = stdout.channel.recv_exit_status()
+    if status != 0:
+        said = stderr.read(2000).decode("utf-8", "replace").strip()
+        raise Unavailable(f"{host.address}: the shell ended with status {status}: {said[:200]}", provider=PROVIDER)
+    lines = text.splitlines()
+    if not lines or lines[0] != "gpurent-host 1":
+        raise BadReply(f"{host.address} answered {text[:80]!r}", provider=PROVIDER,
+                       hint="The login shell must not print anything by itself.")  # fmt: skip
+    return lines[1:]
+
+
+def _line(key: paramiko.PKey) -> str:
+    return f"{key.get_name()} {key.get_base64()}"
+
+
+def _unavailable(host: OwnHost, error: Exception) -> ProviderError:
+    return Unavailable(
+        f"{host.user}@{host.address}:{host.port}: {str(error) or type(error).__name__}", provider=PROVIDER
+    )

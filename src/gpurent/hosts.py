@@ -1,0 +1,189 @@
+"""``hosts.toml``: machines of your own, or rented by hand. Read strictly, edited in place."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import tomlkit
+from platformdirs import user_config_path
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from tomlkit.exceptions import TOMLKitError
+
+from gpurent.errors import ConfigError, UsageError
+from gpurent.money import ZERO, Usd
+
+FILE = "hosts.toml"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,40}")
+
+
+def _price(value: object) -> Usd:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError('an amount of dollars per hour such as "0.35" is expected')
+    try:
+        amount = Usd.parse(str(value))
+    except ValueError as error:
+        raise ValueError('an amount of dollars per hour such as "0.35" is expected') from error
+    if amount < ZERO:
+        raise ValueError("a price is not negative")
+    return amount
+
+
+def _moment(value: object) -> datetime:
+    if not isinstance(value, datetime):
+        raise ValueError("a moment such as 2026-12-01T18:00:00Z is expected")
+    return value if value.tzinfo else value.replace(tzinfo=UTC)
+
+
+def _key_line(value: str) -> str:
+    fields = value.split()
+    if value and (len(fields) < 2 or not fields[0].startswith(("ssh-", "ecdsa-"))):
+        raise ValueError("one line of a host key such as `ssh-ed25519 AAAA…` is expected")
+    return " ".join(fields[:2])
+
+
+class OwnHost(BaseModel):
+    """One machine that SSH reaches and nobody has to rent for us."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+    address: str = Field(min_length=1, pattern=r"^[A-Za-z0-9.:_-]+$", description="host name or IP address")
+    gpu: str = Field(min_length=1, description="name of its GPU, e.g. `RTX 3090`")
+    vram_gb: float = Field(gt=0, le=1000, description="memory of one GPU, in GiB")
+    user: str = Field(default="root", min_length=1, pattern=r"^[A-Za-z0-9._-]+$", description="login name")
+    port: int = Field(default=22, ge=1, le=65535, description="of its SSH server")
+    key: str = Field(default="", description="private key file; empty: the SSH agent and the usual files")
+    gpu_count: int = Field(default=1, ge=1, le=64, description="GPUs of that kind")
+    disk_gb: int = Field(default=50, ge=1, description="room for dataset, base model and results")
+    price: Annotated[Usd, BeforeValidator(_price)] = Field(default=ZERO, description="dollars per hour, 0 for your own")
+    until: Annotated[datetime, BeforeValidator(_moment)] | None = Field(
+        default=None, description="when a rental made by hand ends"
+    )
+    note: str = Field(default="", description="for yourself")
+    host_key: Annotated[str, AfterValidator(_key_line)] = Field(
+        default="", description="pinned at first use by `gpurent hosts add` or `test`, and enforced from then on"
+    )
+
+    def shown(self) -> dict[str, object]:
+        """As plain data, for ``--json``; the price in micro-dollars."""
+        rest = self.model_dump(mode="json", exclude={"price"})
+        return {**rest, "price_micros": self.price.micros}
+
+
+def hosts_file() -> Path:
+    """Where it lies: ``GPURENT_CONFIG_DIR``, else the platform's configuration folder."""
+    override = os.environ.get("GPURENT_CONFIG_DIR")
+    folder = Path(override).expanduser() if override else user_config_path("gpurent", appauthor=False)
+    return folder / FILE
+
+
+def load_hosts(path: Path) -> dict[str, OwnHost]:
+    """All machines by name; none if there is no file.
+
+    Raises:
+        ConfigError: naming file, line, key, and the nearest valid spelling.
+    """
+    text, document = _read(path)
+    unknown = [key for key in document if key != "hosts"]
+    if unknown:
+        raise ConfigError(f"{path}, line {_line(text, unknown[0])}: {unknown[0]} is not a known table.",
+                          hint="Machines are tables such as [hosts.workstation].")  # fmt: skip
+    found: dict[str, OwnHost] = {}
+    for name, table in document.unwrap().get("hosts", {}).items():
+        check_name(name)
+        try:
+            found[name] = OwnHost.model_validate(table)
+        except ValidationError as error:
+            raise _explained(path, text, name, error) from error
+    return found
+
+
+def check_name(name: str) -> None:
+    """Raise UsageError unless ``name`` can name a machine."""
+    if not _NAME.fullmatch(name):
+        raise UsageError(f"{name!r} is no name for a machine", hint="Letters, digits, dot, dash and underscore.")
+
+
+def save_host(path: Path, name: str, given: dict[str, Any]) -> OwnHost:
+    """Add a machine, or change what is given of it; comments and all else in the file stay.
+
+    Raises:
+        ConfigError: a value is wrong; nothing was written.
+    """
+    check_name(name)
+    text, document = _read(path)
+    hosts = document.setdefault("hosts", tomlkit.table(is_super_table=True))
+    table = hosts.setdefault(name, tomlkit.table())
+    table.update({key: value for key, value in given.items() if value is not None})
+    try:
+        made = OwnHost.model_validate(table.unwrap())
+    except ValidationError as error:
+        raise _explained(path, text, name, error) from error
+    _write(path, document)
+    return made
+
+
+def remove_host(path: Path, name: str) -> None:
+    """Forget a machine. Raises UsageError if there is none of that name."""
+    _, document = _read(path)
+    known = document.unwrap().get("hosts", {})
+    if name not in known:
+        raise UsageError(f"there is no machine {name!r}", hint=nearest(name, known))
+    hosts: Any = document["hosts"]
+    hosts.remove(name)
+    _write(path, document)
+
+
+def nearest(name: str, known: Any) -> str:
+    """A hint: the nearest known name, or all."""
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(known) or 'none'}."
+
+
+def _read(path: Path) -> tuple[str, tomlkit.TOMLDocument]:
+    try:
+        text = path.read_text(encoding="utf-8-sig") if path.exists() else ""
+        return text, tomlkit.parse(text)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}.", hint="It must be a UTF-8 text file.") from error
+    except TOMLKitError as error:
+        raise ConfigError(
+            f"{path} is no valid TOML: {error}.", hint="`gpurent hosts add` writes valid entries."
+        ) from error
+
+
+def _write(path: Path, document: tomlkit.TOMLDocument) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    part = path.with_suffix(".part")
+    part.write_text(tomlkit.dumps(document), encoding="utf-8")
+    part.replace(path)
+
+
+def _explained(path: Path, text: str, name: str, error: ValidationError) -> ConfigError:
+    first = error.errors(include_url=False)[0]
+    key = str(first["loc"][0]) if first["loc"] else ""
+    line = _line(text, name, key)
+    place = f"{path}{f', line {line}' if line else ''}: hosts.{name}.{key}"
+    if first["type"] == "extra_forbidden":
+        return ConfigError(f"{place} is not a known key.", hint=nearest(key, list(OwnHost.model_fields)))
+    if first["type"] == "missing":
+        return ConfigError(f"{place} is missing.", hint=f"`gpurent hosts add {name} --help` says what a machine needs.")
+    return ConfigError(f"{place}: {first['msg'].removeprefix('Value error, ')}, not {first['input']!r}.")
+
+
+def _line(text: str, name: str, key: str = "") -> int | None:
+    """Line of a key below ``[hosts.name]``, else of the table; counted from 1."""
+    at, mine = None, False
+    for number, line in enumerate(text.splitlines(), start=1):
+        bare = line.strip()
+        left = bare.partition("=")[0].strip()
+        if bare.startswith("["):
+            mine = name in bare
+            at = number if mine else at
+        elif (mine and key and left == key) or left == name:
+            return number
+    return at

@@ -1,0 +1,130 @@
+"""A real OpenSSH server on loopback, with a home of its own and troubles to order."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from getpass import getuser
+from pathlib import Path
+
+SSHD = shutil.which("sshd", path="/usr/sbin:/usr/bin") or ""
+SFTP = shutil.which("sftp-server", path="/usr/lib/openssh:/usr/libexec/openssh:/usr/lib/ssh") or ""
+
+_CONFIG = """\
+Port {port}
+ListenAddress 127.0.0.1
+HostKey {folder}/host_key
+PidFile none
+UsePAM no
+StrictModes no
+PasswordAuthentication no
+KbdInteractiveAuthentication no
+PermitRootLogin prohibit-password
+AuthorizedKeysFile {home}/.ssh/authorized_keys
+Subsystem sftp {sftp} -d {home}
+ForceCommand {folder}/enter
+"""
+# Every login lands here: the account's own home is never touched, and a trouble strikes the next command.
+_ENTER = """\
+#!/bin/sh
+cd {home} || exit 1
+export HOME={home} PATH={path} OMP_NUM_THREADS=1
+echo >> {folder}/logins
+trouble=$(head -n 1 {folder}/trouble 2> /dev/null); sed -i 1d {folder}/trouble 2> /dev/null
+case "$trouble" in
+  garbage) echo "Welcome to the cluster"; exit 0 ;;
+  error) echo "no space left" >&2; exit 1 ;;
+  hang) exec sleep 5 ;;
+  cut) kill -9 $PPID; exit 0 ;;
+  error-after) sh -c "$SSH_ORIGINAL_COMMAND" > /dev/null; exit 1 ;;
+  cut-after) sh -c "$SSH_ORIGINAL_COMMAND" > /dev/null; kill -9 $PPID; exit 0 ;;
+esac
+exec sh -c "$SSH_ORIGINAL_COMMAND"
+"""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where it answers, and what it keeps."""
+
+    folder: Path
+    port: int
+    key: Path
+    """The user's private key that it admits."""
+
+    @property
+    def home(self) -> Path:
+        return self.folder / "home"
+
+    @property
+    def host_key(self) -> str:
+        return " ".join((self.folder / "host_key.pub").read_text(encoding="utf-8").split()[:2])
+
+    @property
+    def logins(self) -> int:
+        path = self.folder / "logins"
+        return len(path.read_text(encoding="utf-8").splitlines()) if path.exists() else 0
+
+    def order(self, *troubles: str) -> None:
+        """Let the next commands meet trouble, one each: none, garbage, error, hang, cut, error-after, cut-after."""
+        (self.folder / "trouble").write_text("".join(f"{one}\n" for one in troubles), encoding="utf-8")
+
+    def lease(self) -> str:
+        path = self.home / ".gpurent" / "lease"
+        return path.read_text(encoding="utf-8").split()[0] if path.exists() else ""
+
+    def entry(self, **more: object) -> dict[str, object]:
+        return {"address": "127.0.0.1", "port": self.port, "user": getuser(), "key": str(self.key),
+                "gpu": "RTX 3090", "vram_gb": 24, "host_key": self.host_key, **more}  # fmt: skip
+
+
+def keygen(path: Path) -> None:
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(path)], check=True)
+
+
+@contextmanager
+def machine(folder: Path) -> Iterator[Machine]:
+    """Start one; needs OpenSSH's server, which ``.ci/run`` installs."""
+    assert SSHD and SFTP, "OpenSSH's server is missing: apt-get install openssh-server"
+    home = folder / "home"
+    (home / ".ssh").mkdir(parents=True)
+    if os.geteuid() == 0:
+        Path("/run/sshd").mkdir(exist_ok=True)
+    for name in ("host_key", "user_key"):
+        keygen(folder / name)
+    (home / ".ssh" / "authorized_keys").write_text((folder / "user_key.pub").read_text().rstrip("\n"), encoding="utf-8")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = int(free.getsockname()[1])
+    path = f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin"
+    (folder / "enter").write_text(_ENTER.format(folder=folder, home=home, path=path), encoding="utf-8")
+    (folder / "enter").chmod(0o755)
+    config = folder / "sshd_config"
+    config.write_text(_CONFIG.format(folder=folder, home=home, port=port, sftp=SFTP), encoding="utf-8")
+    with (folder / "sshd.log").open("wb") as log:
+        server = subprocess.Popen([SSHD, "-D", "-e", "-f", str(config)], stderr=log)
+    try:
+        _wait(port, folder / "sshd.log")
+        yield Machine(folder, port, folder / "user_key")
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def _wait(port: int, log: Path) -> None:
+    until = time.monotonic() + 15
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+        except OSError:
+            assert time.monotonic() < until, log.read_text(encoding="utf-8")
+            time.sleep(0.05)
+        else:
+            return
