@@ -1,0 +1,24 @@
+"""One sandbox for all tests of a module; each test leaves it empty."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+from tests.conformance.sandbox_harness import BOOT_S
+from tests.runpod.harness import RunPodHarness
+
+from gpurent.sandbox.server import Sandbox
+
+
+@pytest.fixture(scope="module")
+def market() -> Iterator[Sandbox]:
+    with Sandbox(boot_s=BOOT_S, seed=1) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+def harness(market: Sandbox) -> Iterator[RunPodHarness]:
+    with closing(RunPodHarness(market)) as made:
+        yield made
