@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from fabric import Connection
 
 from gpurent.clock import Clock, SystemClock
-from gpurent.model import Endpoint, Identity, SelfDestruct
+from gpurent.model import Endpoint, Fuse, Identity, SelfDestruct
 from gpurent.spi import Connector, Host
 from gpurent_remote import identity as keys
 from gpurent_remote import startup
@@ -32,9 +32,9 @@ class SshConnector:
         """Read them back."""
         return keys.load(folder)
 
-    def startup(self, identity: Identity, self_destruct: SelfDestruct | None, deadline_s: int) -> str:
+    def startup(self, identity: Identity, self_destruct: SelfDestruct | None, fuse: Fuse) -> str:
         """The start-up script."""
-        return startup.script(identity, self_destruct, deadline_s)
+        return startup.script(identity, self_destruct, fuse)
 
     def connect(
         self, endpoint: Endpoint, identity: Identity, *, timeout: float,

@@ -6,12 +6,13 @@ whose machines share one file system, runs the very same script.
 
 from __future__ import annotations
 
+import ast
 import base64
 import shlex
 import zlib
 from importlib.resources import files
 
-from gpurent.model import Identity, SelfDestruct
+from gpurent.model import Fuse, Identity, SelfDestruct
 
 MAX_BYTES = 4096
 """The tightest limit of the services (Vast.ai's ``onstart``)."""
@@ -37,14 +38,14 @@ echo {source} | "$P" -c "$U" > "$D/deadman.py"
 (cd "$D" && setsid "$P" deadman.py {arguments} > log.txt 2>&1 < /dev/null &)"""
 
 
-def script(identity: Identity, self_destruct: SelfDestruct | None, deadline_s: int) -> str:
+def script(identity: Identity, self_destruct: SelfDestruct | None, fuse: Fuse) -> str:
     """Write the script. With no ``self_destruct`` there is no dead-man switch to start.
 
     Raises:
         ValueError: the script would exceed what services accept.
     """
     text = _SCRIPT.format(
-        deadman=_deadman(self_destruct, deadline_s) if self_destruct else ":",
+        deadman=_deadman(self_destruct, fuse) if self_destruct else ":",
         host_key=identity.host_private_key.strip(),
         host_public=shlex.quote(identity.host_public_key),
         client=shlex.quote(identity.public_key),
@@ -54,12 +55,23 @@ def script(identity: Identity, self_destruct: SelfDestruct | None, deadline_s: i
     return text
 
 
-def _deadman(order: SelfDestruct, deadline_s: int) -> str:
-    source = (files("gpurent_deadman") / "deadman.py").read_bytes()
-    arguments = ["--after", str(deadline_s), "--method", order.method, "--url", order.url]
+def _deadman(order: SelfDestruct, fuse: Fuse) -> str:
+    arguments = [
+        "--after", str(fuse.after_s), "--at", str(fuse.at), "--first", str(fuse.first_s), "--hold", str(fuse.hold_s),
+        "--method", order.method, "--url", order.url,
+    ]  # fmt: skip
     for name, value in order.headers:
         arguments += ["--header", f"{name}={value}"]
     if order.body:
         arguments += ["--body", order.body]
-    packed = base64.b85encode(zlib.compress(source, 9)).decode()
+    packed = base64.b85encode(zlib.compress(_source(), 9)).decode()
     return _DEADMAN.format(source=shlex.quote(packed), arguments=shlex.join(arguments))
+
+
+def _source() -> bytes:
+    """The switch without its comments: every byte counts here, and the host does not read."""
+    tree = ast.parse((files("gpurent_deadman") / "deadman.py").read_bytes())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:]
+    return ast.unparse(tree).encode()

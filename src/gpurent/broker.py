@@ -169,7 +169,8 @@ class Broker:
     def train(
         self, job: Job, *, budget: Usd, need: Need | None = None,
         consent: Callable[[Quote, QuoteRow], bool] | None = None, tell: Tell = _silent,
-        interrupt: Interrupt | None = None,
+        interrupt: Interrupt | None = None, unguarded: bool = False,
+        hold_minutes: float | None = None,
     ) -> Trained:  # fmt: skip
         """Quote, rent, upload, train, collect, destroy; never spend more than ``budget``.
 
@@ -179,6 +180,8 @@ class Broker:
             consent: asked once, before any money; without it the call itself is the consent.
             tell: hears everything that happens.
             interrupt: how a user's wish to stop arrives.
+            unguarded: rent even where the machine cannot end itself; then only this computer guards the budget.
+            hold_minutes: instead of ``[budget] hold_minutes``.
 
         Raises:
             NoOffer, UsageError: nothing was rented.
@@ -204,8 +207,12 @@ class Broker:
             per_day=limits.per_day, per_month=limits.per_month,
         )  # fmt: skip
         conductor = self._conductor(run_id, tell, interrupt or Interrupt())
-        order = LaunchOrder(self.settings.need.image, quote.need.disk_gb)
+        order = self._order(quote.need.disk_gb, hold_minutes, unguarded)
         return self._result(run_id, conductor.train(job, rows, order, self.settings.budget.max_hours))
+
+    def _order(self, disk_gb: int, hold_minutes: float | None = None, unguarded: bool = False) -> LaunchOrder:
+        hold = self.settings.budget.hold_minutes if hold_minutes is None else hold_minutes
+        return LaunchOrder(self.settings.need.image, disk_gb, hold * 60, unguarded)
 
     def run_dir(self, run_id: str) -> Path:
         """Keys, events and log of one run."""
@@ -242,7 +249,7 @@ class Broker:
             output=Path(str(run.config["output_dir"])), name=run.name,
         )  # fmt: skip
         conductor = self._conductor(run_id, tell, interrupt or Interrupt())
-        return self._result(run_id, conductor.take_over(job, rental))
+        return self._result(run_id, conductor.take_over(job, rental, self._order(rental.disk_gb)))
 
     def stop(self, run_id: str, *, tell: Tell = _silent) -> Trained | None:
         """Ask a run to save, collect and end. A live client does it; a dead one's work is taken over here.

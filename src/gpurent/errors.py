@@ -17,6 +17,7 @@
     ├── HostError
     │   ├── HostUnreachable         no SSH within the deadline, or the link is lost (transient)
     │   ├── HostKeyMismatch         the machine that answered is not the one that was rented
+    │   ├── GuardFailed             the dead-man switch of the machine cannot be relied on: nothing was sent to it
     │   ├── CommandFailed           a command on the host exited non-zero
     │   └── TransferFailed          bytes differ from their digest, or the host sent something not allowed
     └── ProviderError               .transient says whether asking again may help
@@ -104,6 +105,10 @@ class HostUnreachable(HostError):
 
 class HostKeyMismatch(HostError):
     """The host key differs from the one injected at creation."""
+
+
+class GuardFailed(HostError):
+    """The machine could not be made to end itself in time, so it is not used."""
 
 
 class CommandFailed(HostError):

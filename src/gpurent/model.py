@@ -162,6 +162,20 @@ class SelfDestruct:
 
 
 @dataclass(frozen=True, slots=True)
+class Fuse:
+    """When the dead-man switch of a machine ends it. Whole seconds; the earliest end counts."""
+
+    after_s: int
+    """From the start of the switch; no later order goes beyond it."""
+    at: int
+    """Unix second of the same moment: the switch starts later than the bill. Wrong if the host's clock is."""
+    first_s: int
+    """From the start of the switch until a client has proven it and set it."""
+    hold_s: int
+    """Without a sign of life from a client or a job."""
+
+
+@dataclass(frozen=True, slots=True)
 class Identity:
     """Keys of one rental: our client key pair and the host key that the machine is told to use."""
 

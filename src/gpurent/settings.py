@@ -88,6 +88,10 @@ class BudgetSection(_Section):
     max_hours: float | None = Field(
         default=None, gt=0, allow_inf_nan=False, description="end a rental after so many hours whatever the budget"
     )
+    hold_minutes: float = Field(
+        default=30, ge=1, le=1440,
+        description="how long results stay on the machine when this computer is gone for good; within the budget",
+    )  # fmt: skip
 
 
 class NeedSection(_Section):

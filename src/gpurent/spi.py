@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from gpurent.clock import Clock
-from gpurent.model import Charges, Endpoint, Identity, Instance, Launch, Need, Offer, SelfDestruct
+from gpurent.model import Charges, Endpoint, Fuse, Identity, Instance, Launch, Need, Offer, SelfDestruct
 from gpurent.money import Usd
 
 SPI_VERSION = 1
@@ -201,7 +201,7 @@ class Connector(Protocol):
         """Read back what ``new_identity`` made. Raises HostError if it is missing or unreadable."""
         ...
 
-    def startup(self, identity: Identity, self_destruct: SelfDestruct | None, deadline_s: int) -> str:
+    def startup(self, identity: Identity, self_destruct: SelfDestruct | None, fuse: Fuse) -> str:
         """The start-up script: install the host key, admit our key, start the dead-man switch (if it can work)."""
         ...
 

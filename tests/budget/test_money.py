@@ -89,9 +89,9 @@ def test_a_rental_that_cannot_reach_training_is_vetoed() -> None:
                   teardown_s=30) for b in ("0.01", "10")
     )  # fmt: skip
     with pytest.raises(BudgetError) as vetoed:
-        allow_create(poor, start=START, needed_s=300, hourly=Usd.parse(1))
+        allow_create(poor, start=START, needed_s=300, boot_s=0, hourly=Usd.parse(1))
     assert "Raise the budget" in vetoed.value.hint
-    allow_create(rich, start=START, needed_s=300, hourly=Usd.parse(1))
+    allow_create(rich, start=START, needed_s=300, boot_s=0, hourly=Usd.parse(1))
 
 
 def test_the_final_bill_wins_and_a_preliminary_one_only_if_dearer() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import subprocess
 import sys
@@ -15,6 +16,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpurent_deadman import deadman
 
 KEY = "instance-scoped-key-4711"
 
@@ -136,3 +141,87 @@ def test_the_switch_needs_the_standard_library_only(repository: Path) -> None:
     names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     names |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     assert {name.split(".")[0] for name in names} <= sys.stdlib_module_names
+
+
+@given(
+    after=st.integers(0, 10**6), first=st.integers(0, 10**6), hold=st.integers(0, 10**6),
+    orders=st.lists(st.tuples(st.integers(0, 1000), st.integers(-10, 10**7), st.integers(0, 10**7), st.booleans())),
+)  # fmt: skip
+def test_no_order_moves_the_end_beyond_the_budget(
+    after: int, first: int, hold: int, orders: list[tuple[int, int, int, bool]]
+) -> None:
+    """Whatever a client, or somebody who claims to be one, writes: the cap of the start stands."""
+    switch = deadman.Switch(0.0, after, first, hold)
+    now = 0.0
+    for number, (wait, seconds, kept, working) in enumerate(orders):
+        now += wait
+        switch.obey({"nonce": f"n{number}", "seconds": seconds, "hold": kept}, now)
+        assert now + switch.left(now, working) <= after
+    assert switch.left(after, busy=True) <= 0
+
+
+def test_without_an_order_it_ends_early() -> None:
+    """Nobody has compared the real price with the agreed one yet, so only part of the time is given."""
+    switch = deadman.Switch(0.0, 3600, 1800, 10_000)
+    assert switch.left(0.0, busy=False) == 1800
+    switch.obey({"nonce": "a", "seconds": 3500, "hold": 10_000}, 60.0)
+    assert switch.left(60.0, busy=False) == 3500
+
+
+def test_a_client_that_falls_silent_leaves_time_for_the_job_and_then_for_its_results() -> None:
+    """While a job works the switch waits; ``hold`` seconds after its end nobody has come, and it ends the machine."""
+    switch = deadman.Switch(0.0, 10_000, 10_000, 600)
+    switch.obey({"nonce": "a", "seconds": 9000, "hold": 300}, 10.0)
+    assert switch.left(1000.0, busy=True) == 300
+    assert switch.left(1299.0, busy=False) == 1
+    assert switch.left(1301.0, busy=False) < 0
+
+
+@pytest.mark.parametrize(
+    "order",
+    [None, [], "x", {}, {"nonce": "a"}, {"nonce": "a", "seconds": "9", "hold": 1}, {"nonce": "a", "seconds": None}],
+)
+def test_an_order_that_makes_no_sense_changes_nothing(order: object) -> None:
+    """Half a file, another file, other types: the former order stands."""
+    switch = deadman.Switch(0.0, 100, 100, 50)
+    switch.obey(order, 10.0)
+    assert switch.left(10.0, busy=False) == 40 and switch.nonce == ""
+
+
+def test_the_same_order_is_no_new_sign_of_life() -> None:
+    """A file that merely lies there does not keep a machine alive."""
+    switch = deadman.Switch(0.0, 1000, 1000, 50)
+    for now in (10.0, 40.0):
+        switch.obey({"nonce": "a", "seconds": 900, "hold": 50}, now)
+    assert switch.left(40.0, busy=False) == 20
+
+
+def test_it_answers_an_order_and_obeys_it(repository: Path, tmp_path: Path, service: Service) -> None:
+    """The real program: a nonce comes back with the new time left, and the machine is destroyed by then."""
+    with switch(repository, tmp_path, service, 300.0):
+        order = {"nonce": "n-1", "seconds": 2, "hold": 600}
+        (tmp_path / "order.part").write_text(json.dumps(order))
+        (tmp_path / "order.part").replace(tmp_path / "order.json")
+        began = time.monotonic()
+        service.wait(1)
+        assert service.asked[0][0] - began < 10
+    state = json.loads((tmp_path / "alive.json").read_text())
+    assert state["nonce"] == "n-1" and state["armed"] is True and state["left"] <= 0
+
+
+def test_it_says_when_it_has_no_key(repository: Path, tmp_path: Path, service: Service) -> None:
+    """A service that did not put the instance's own key into the environment: not armed, and honest about it."""
+    init = tmp_path / "environ"
+    init.write_bytes(b"HOME=/root\0")
+    with switch(repository, tmp_path, service, 300.0, init=str(init)):
+        until = time.monotonic() + 20
+        while not (tmp_path / "alive.json").exists():
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        assert json.loads((tmp_path / "alive.json").read_text())["armed"] is False
+
+
+def test_the_bill_starts_before_the_switch_does(repository: Path, tmp_path: Path, service: Service) -> None:
+    """A machine that took long to boot has that much less time: the moment itself is given too."""
+    with switch(repository, tmp_path, service, 300.0, at=str(time.time() + 1)):
+        service.wait(1)

@@ -80,7 +80,7 @@ def test_the_traffic_reserve_covers_a_session(price: Price, job: Workload, time:
 
 
 def test_the_reserve_counts_everything_that_is_fetched_twice() -> None:
-    """In once, out twice."""
+    """What comes from here may be sent twice, what goes home fetched twice; packages are half a gigabyte."""
     price = Price(ZERO, ZERO, Usd(1000), Usd(1000))
     job = replace(JOB, upload_bytes=10**9, base_download_bytes=10**9, checkpoint_bytes=10**9)
-    assert traffic(price, job) == Usd(4000)
+    assert traffic(price, job) == Usd(5500)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import pytest
 
 from gpurent.clock import SystemClock
-from gpurent.model import Endpoint, Identity, Launch, Need
+from gpurent.model import Endpoint, Fuse, Identity, Launch, Need
 from gpurent.sandbox.server import Sandbox
 from gpurent.spi import Host
 from gpurent_providers.sandbox.provider import SandboxProvider
@@ -39,7 +39,7 @@ def rented(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rented]:
         closing(SandboxProvider(sandbox.url, sandbox.account_key, SystemClock())) as provider,
     ):
         offer = provider.offers(Need())[0]
-        startup = connector.startup(identity, None, 3600)
+        startup = connector.startup(identity, None, Fuse(3600, 2_000_000_000, 3600, 3600))
         ref = provider.create(offer, Launch("gpurent-wire-1", "", 10, identity.public_key, startup, {})).ref
         until = time.monotonic() + 30
         while (instance := provider.get(ref)) is None or instance.endpoint is None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gpurent.model import SelfDestruct
+from gpurent.model import Fuse, SelfDestruct
 from gpurent_remote import SshConnector
 from gpurent_remote.startup import MAX_BYTES, script
 
@@ -16,6 +16,8 @@ ORDER = SelfDestruct(
     "DELETE", "https://console.example.ai/api/v0/instances/{CONTAINER_ID}/",
     (("Authorization", "Bearer {CONTAINER_API_KEY}"),),
 )  # fmt: skip
+
+FUSE = Fuse(after_s=86_400, at=1_900_000_000, first_s=43_200, hold_s=1800)
 
 
 @pytest.mark.parametrize("shell", ["dash", "bash"])
@@ -26,7 +28,7 @@ def test_it_makes_the_machine_answer_with_our_keys(tmp_path: Path, shell: str) -
     program = shutil.which(shell)
     assert program is not None
     for _ in range(2):
-        subprocess.run([program, "-eu"], input=script(identity, None, 60), text=True, check=True,
+        subprocess.run([program, "-eu"], input=script(identity, None, FUSE), text=True, check=True,
                        env={"PATH": "/usr/bin:/bin", "GPURENT_ROOT": str(root)})  # fmt: skip
     key = root / "etc/ssh/ssh_host_ed25519_key"
     assert key.read_text().strip() == identity.host_private_key.strip()
@@ -38,7 +40,7 @@ def test_it_makes_the_machine_answer_with_our_keys(tmp_path: Path, shell: str) -
 def test_it_fits_the_tightest_service_and_holds_no_key_of_ours(tmp_path: Path) -> None:
     """Under 4096 bytes with a dead-man switch; the client's private key stays at home."""
     identity = SshConnector().new_identity(tmp_path)
-    text = script(identity, ORDER, 86_400)
+    text = script(identity, ORDER, FUSE)
     assert len(text.encode()) < MAX_BYTES
     assert identity.private_key.read_text().splitlines()[2] not in text
     assert "{CONTAINER_API_KEY}" in text
@@ -48,4 +50,4 @@ def test_one_that_would_not_fit_is_refused_before_it_is_sent(tmp_path: Path) -> 
     """Services cut longer scripts silently, and half a script is no dead-man switch."""
     long = SelfDestruct("DELETE", "https://example.ai/" + "x" * 4000, ())
     with pytest.raises(ValueError, match="more than 4096"):
-        script(SshConnector().new_identity(tmp_path), long, 60)
+        script(SshConnector().new_identity(tmp_path), long, FUSE)

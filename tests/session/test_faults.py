@@ -12,7 +12,7 @@ from gpurent import Broker, Job, Usd
 from gpurent.budget.events import Kind
 from gpurent.clock import SystemClock
 from gpurent.errors import HostError, InDoubt, JobFailed
-from gpurent.jobs.progress import Progress, Spending, Trained
+from gpurent.jobs.progress import Notice, Progress, Spending, Trained
 from gpurent.jobs.rental import Patience
 from gpurent.sandbox.faults import Fault
 from gpurent_remote import SshConnector
@@ -196,3 +196,27 @@ def test_a_machine_that_is_listed_late_is_waited_for(cli: Cli, broker: Broker) -
         trained = broker.train(Job.from_config(make_job(cli.folder)), budget=Usd.parse("1"))
     assert len(trained.receipt.lines) == 1
     assert cli.sandbox.truth() == []
+
+
+def test_a_machine_that_cannot_end_itself_gets_nothing_from_us(cli: Cli, broker: Broker) -> None:
+    """The dead-man switch must prove that it has a key before anything is uploaded; else the next offer is taken."""
+    cli.sandbox.faults.set(Fault.NO_INSTANCE_KEY, times=1)
+    with broker:
+        trained = broker.train(Job.from_config(make_job(cli.folder)), budget=Usd.parse("1"))
+    first, second = trained.receipt.lines
+    assert first.failed and not second.failed
+    unused, used = cli.sandbox.market.history("sandbox")
+    assert unused.in_bytes < 60_000 < used.in_bytes
+    assert cli.sandbox.truth() == []
+
+
+def test_unguarded_is_a_choice_and_is_told(cli: Cli, broker: Broker) -> None:
+    """With the user's word such a machine is used; who guards it then is said."""
+    cli.sandbox.faults.set(Fault.NO_INSTANCE_KEY, times=1)
+    told: list[Progress] = []
+    with broker:
+        trained = broker.train(
+            Job.from_config(make_job(cli.folder)), budget=Usd.parse("1"), unguarded=True, tell=told.append
+        )
+    assert len(trained.receipt.lines) == 1
+    assert any(isinstance(one, Notice) and "unguarded" in one.message for one in told)

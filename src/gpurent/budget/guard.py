@@ -41,7 +41,7 @@ def deadlines(
         ``hard = start + (budget - spent - traffic - teardown reserve) / hourly``, ``soft`` earlier by ``finish_s``;
         ``soft`` may lie before ``start``: then nothing fits (see ``allow_create``).
     """
-    reserve = per_hour(hourly, math.ceil(teardown_s * 1000))
+    reserve = teardown_reserve(hourly, teardown_s)
     left = budget - spent - traffic - reserve
     if hourly <= ZERO:
         seconds = FREE_MACHINE_HOURS * 3600.0
@@ -53,12 +53,22 @@ def deadlines(
     return Deadlines(soft=start + seconds - finish_s, hard=start + seconds)
 
 
-def allow_create(limits: Deadlines, *, start: float, needed_s: float, hourly: Usd) -> None:
+def teardown_reserve(hourly: Usd, teardown_s: float) -> Usd:
+    """What a rental costs from the order to destroy it to the end of its bill."""
+    return per_hour(hourly, math.ceil(teardown_s * 1000))
+
+
+def allow_create(
+    limits: Deadlines, *, start: float, needed_s: float, boot_s: float, hourly: Usd, minimum_s: int = 0
+) -> None:
     """Veto a rental whose deadline comes before it could have trained at all.
 
     Raises:
-        BudgetError: fewer than ``needed_s`` seconds (boot and preparation) lie before the soft deadline.
+        BudgetError: fewer than ``needed_s`` seconds (boot and preparation) lie before the soft deadline, fewer than
+            ``boot_s`` before the dead-man switch would fire unproven (half of the time), or fewer than the
+            ``minimum_s`` that are billed anyway before the hard one.
     """
+    needed_s = max(needed_s, 2 * boot_s - (limits.hard - limits.soft), minimum_s - (limits.hard - limits.soft))
     if limits.soft - start < needed_s:
         short = per_hour(hourly, round((needed_s - (limits.soft - start)) * 1000))
         raise BudgetError(

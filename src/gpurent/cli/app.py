@@ -118,6 +118,13 @@ def train(
     max_price: MaxPrice = None,
     min_vram: MinVram = None,
     trusted_only: TrustedOnly = False,
+    hold: Annotated[
+        float | None,
+        typer.Option(min=1, max=1440, metavar="MINUTES", help="Keep results on the machine so long if we vanish."),
+    ] = None,
+    unguarded: Annotated[
+        bool, typer.Option("--unguarded", help="Rent even where the machine cannot end itself.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and quote only; rent nothing.")] = False,
     yes: Yes = False,
     json: Json = False,
@@ -127,7 +134,7 @@ def train(
     from gpurent.cli.quote import NeedOptions
 
     need = NeedOptions(gpu, max_price, min_vram, trusted_only)
-    return command.run(command.TrainOptions(budget, config, dataset, output, need, dry_run, yes, json))
+    return command.run(command.TrainOptions(budget, config, dataset, output, need, dry_run, yes, json, hold, unguarded))
 
 
 @app.command()

@@ -30,6 +30,8 @@ class TrainOptions:
     dry_run: bool
     yes: bool
     as_json: bool
+    hold: float | None = None
+    unguarded: bool = False
 
 
 def run(options: TrainOptions) -> int:
@@ -61,7 +63,14 @@ def run(options: TrainOptions) -> int:
         return conduct(
             broker,
             lambda tell, interrupt: broker.train(
-                job, budget=budget, need=need, consent=consent, tell=tell, interrupt=interrupt
+                job,
+                budget=budget,
+                need=need,
+                consent=consent,
+                tell=tell,
+                interrupt=interrupt,
+                unguarded=options.unguarded,
+                hold_minutes=options.hold,
             ),
             as_json=options.as_json,
         )

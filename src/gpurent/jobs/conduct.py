@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
 from gpurent.budget.client import ClientLock
 from gpurent.budget.events import Kind
-from gpurent.budget.guard import Deadlines, allow_create, deadlines
+from gpurent.budget.guard import Deadlines, allow_create, deadlines, teardown_reserve
 from gpurent.budget.ledger import Ledger
 from gpurent.budget.spend import run_spent
 from gpurent.budget.state import Rental
@@ -26,13 +26,16 @@ from gpurent.errors import (
     NoOffer,
     OfferGone,
 )
+from gpurent.jobs.deadman import DeadMan
 from gpurent.jobs.interrupt import Interrupt, Stop
 from gpurent.jobs.progress import Notice, Stage, StageStarted
 from gpurent.jobs.rental import Held, LaunchOrder, Rentals
 from gpurent.jobs.session import Outcome, Session
 from gpurent.jobs.watch import Halt, Tell, Watch
+from gpurent.money import Usd
 from gpurent.plan.cost import traffic
 from gpurent.plan.quote import QuoteRow
+from gpurent.plan.timeline import DESTROY_S
 from gpurent.spi import Host
 
 MAX_ATTEMPTS = 4
@@ -65,14 +68,14 @@ class Conductor:
         with ClientLock(self.run_dir):
             return self._to_its_end(lambda: self._attempts(job, rows, order, max_hours))
 
-    def take_over(self, job: Job, rental: Rental) -> Outcome:
+    def take_over(self, job: Job, rental: Rental, order: LaunchOrder) -> Outcome:
         """Go on with a rental whose client died.
 
         Raises:
             as ``Broker.attach``.
         """
         with ClientLock(self.run_dir):
-            return self._to_its_end(lambda: self._go_on(job, rental))
+            return self._to_its_end(lambda: self._go_on(job, rental, order))
 
     def _to_its_end(self, act: Callable[[], Outcome]) -> Outcome:
         """Close the run in the ledger, and turn how it ended into what the caller gets."""
@@ -120,30 +123,32 @@ class Conductor:
 
     def _attempt(self, tag: str, job: Job, row: QuoteRow, order: LaunchOrder, max_hours: float | None) -> Outcome:
         limits = self._limits(job, row, max_hours)
-        watch = self._watch(limits)
+        watch = self._watch(limits, row.hourly)
         offer = row.offer
         self.tell(StageStarted(Stage.RENT, f"{offer.gpu} on {offer.provider} at {row.hourly.rounded(3)}/h"))
         with _Ending(self, tag):
             held = self.rentals.rent(self.run_id, tag, offer, order, limits, row.asks)
             with closing(self.rentals.reach(held, watch)) as host:
-                session = self._session(host, job, tag, held, watch)
+                guard = self.rentals.guard(host, offer.provider, limits.hard, order)
+                session = self._session(host, job, tag, held, watch, guard)
                 session.prepare(session.upload())
                 return session.follow()
 
-    def _go_on(self, job: Job, rental: Rental) -> Outcome:
+    def _go_on(self, job: Job, rental: Rental, order: LaunchOrder) -> Outcome:
         if rental.ref is None or rental.job_id is None:
             raise InDoubt("the rental never trained", refs=(rental.tag,), hint="`gpurent reap` ends it.")
         identity = self.rentals.connector.load_identity(self.run_dir / "keys" / rental.tag)
         held = Held(self.run_id, rental.tag, rental.ref, rental.offer, identity)
-        watch = self._watch(Deadlines(rental.soft_deadline, rental.hard_deadline))
+        watch = self._watch(Deadlines(rental.soft_deadline, rental.hard_deadline), rental.hourly)
         with _Ending(self, rental.tag), closing(self.rentals.reach(held, watch, fresh=False)) as host:
             (self.run_dir / "events.jsonl").unlink(missing_ok=True)
-            return self._session(host, job, rental.job_id, held, watch).follow()
+            guard = self.rentals.guard(host, rental.provider, rental.hard_deadline, replace(order, unguarded=True))
+            return self._session(host, job, rental.job_id, held, watch, guard).follow()
 
-    def _session(self, host: Host, job: Job, job_id: str, held: Held, watch: Watch) -> Session:
+    def _session(self, host: Host, job: Job, job_id: str, held: Held, watch: Watch, guard: DeadMan | None) -> Session:
         return Session(
             host, job, job_id, self.run_id, held.tag, self.ledger, self.clock, watch, self.tell, self.run_dir,
-            lost_s=self.rentals.patience.lost_s, exists=lambda: self.rentals.exists(held),
+            lost_s=self.rentals.patience.lost_s, exists=lambda: self.rentals.exists(held), guard=guard,
         )  # fmt: skip
 
     def _limits(self, job: Job, row: QuoteRow, max_hours: float | None) -> Deadlines:
@@ -156,11 +161,15 @@ class Conductor:
             finish_s=row.timeline.collect_s.high + 15, teardown_s=row.timeline.destroy_s.high,
             max_hours=max_hours, granularity_s=facts.billing_granularity_s,
         )  # fmt: skip
-        allow_create(limits, start=start, needed_s=row.timeline.before_training_s.low, hourly=row.hourly)
+        allow_create(
+            limits, start=start, needed_s=row.timeline.before_training_s.low, boot_s=row.timeline.boot_s.low,
+            hourly=row.hourly, minimum_s=facts.minimum_s,
+        )  # fmt: skip
         return limits
 
-    def _watch(self, limits: Deadlines) -> Watch:
-        return Watch(self.ledger, self.run_id, limits, self.clock, self.interrupt, self.tell)
+    def _watch(self, limits: Deadlines, hourly: Usd) -> Watch:
+        reserve = teardown_reserve(hourly, DESTROY_S.high)
+        return Watch(self.ledger, self.run_id, limits, self.clock, self.interrupt, self.tell, reserve)
 
 
 @dataclass(frozen=True)

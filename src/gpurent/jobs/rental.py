@@ -13,6 +13,7 @@ from gpurent.clock import Clock
 from gpurent.errors import (
     AuthFailed,
     CreateFailed,
+    GuardFailed,
     HostUnreachable,
     InDoubt,
     NoCapacity,
@@ -20,15 +21,17 @@ from gpurent.errors import (
     ProviderError,
     RateLimited,
 )
+from gpurent.jobs.deadman import DeadMan, fuse
 from gpurent.jobs.progress import Notice, Rented, Stage, StageStarted
 from gpurent.jobs.teardown import Teardown
 from gpurent.jobs.watch import Tell, Watch
 from gpurent.model import Endpoint, Identity, Instance, Launch, Offer, Phase
-from gpurent.money import Usd
+from gpurent.money import ZERO, Usd
 from gpurent.spi import Connector, Facts, Host, Provider, SupportsSelfDestruct
 
 PRICE_TOLERANCE_PERCENT = 2
 """An instance dearer than its offer by more than this is given back at once."""
+HOLD_S = 1800.0
 TAKE_OVER_S = 60.0
 """How long a machine that trained already may take to answer."""
 
@@ -78,6 +81,7 @@ class Rentals:
         """Commit the intent, send ``create`` once, and hold what came of it.
 
         Raises:
+            GuardFailed: its provider gives machines no way to end themselves; nothing was created.
             OfferGone: nothing was created, or what was is dearer than offered; whoever calls ends it.
             NoCapacity, AuthFailed, RateLimited: nothing was created.
             InDoubt: something may have been created and was not found; the ledger goes on watching it.
@@ -85,8 +89,13 @@ class Rentals:
         provider = self.providers[offer.provider]
         identity = self.connector.new_identity(self.run_dir / "keys" / tag)
         self_destruct = provider.self_destruct() if isinstance(provider, SupportsSelfDestruct) else None
-        seconds = max(1, int(deadlines.hard - self.clock.now()))
-        startup = self.connector.startup(identity, self_destruct, seconds)
+        if self_destruct is None and not launch.unguarded and offer.price.hourly(launch.disk_gb) > ZERO:
+            raise GuardFailed(
+                f"machines of {offer.provider} cannot end themselves",
+                hint="--unguarded rents there all the same: then only this computer ends the rental.",
+            )
+        burning = fuse(deadlines, self.clock.now(), hold_s=launch.hold_s, boot_s=self.patience.boot_s)
+        startup = self.connector.startup(identity, self_destruct, burning)
         facts = self.facts.get(offer.provider, Facts())
         self.ledger.append(
             run_id, Kind.INTENT, tag=tag, provider=offer.provider, offer=offer, price=offer.price,
@@ -179,6 +188,24 @@ class Rentals:
             self.clock.sleep(self.patience.poll_s)
         raise HostUnreachable(f"no SSH on {held.ref} within {boot_s:.0f} s: {last}")
 
+    def guard(self, host: Host, provider: str, hard: float, launch: LaunchOrder) -> DeadMan | None:
+        """Prove and set the machine's dead-man switch; None where there is none, by the user's choice.
+
+        Raises:
+            GuardFailed, HostUnreachable.
+        """
+        if not isinstance(self.providers[provider], SupportsSelfDestruct):
+            return None
+        switch = DeadMan(host, self.clock, lambda: hard, launch.hold_s, self.tell)
+        try:
+            switch.prove()
+        except GuardFailed as error:
+            if not launch.unguarded:
+                raise
+            self.tell(Notice(f"Going on unguarded, as you wished: {error}.", warning=True))
+            return None
+        return switch
+
     def _look(self, held: Held, *, may_be_missing: bool) -> Instance | None:
         instance = self.providers[held.offer.provider].get(held.ref)
         if instance is None and may_be_missing:
@@ -228,6 +255,10 @@ class LaunchOrder:
 
     image: str
     disk_gb: int
+    hold_s: float = HOLD_S
+    """How long results stay on the machine when no client comes for them."""
+    unguarded: bool = False
+    """Rent even where the machine cannot end itself."""
 
 
 def _check(offer: Offer, instance: Instance, disk_gb: int) -> None:

@@ -14,6 +14,7 @@ from gpurent.clock import Clock
 from gpurent.dataset.job import Job
 from gpurent.errors import CommandFailed, HostUnreachable, JobFailed, TransferFailed
 from gpurent.jobs import events
+from gpurent.jobs.deadman import DeadMan
 from gpurent.jobs.follow import EventFollower
 from gpurent.jobs.progress import Collected, Notice, Stage, StageMoved, StageStarted, Trained
 from gpurent.jobs.watch import Tell, Watch
@@ -59,6 +60,7 @@ class Session:
     """How long training is believed to go on behind a dead link before the rental is given up."""
     exists: Callable[[], bool]
     """Asks the provider, when the link is dead, whether the machine is there at all."""
+    guard: DeadMan | None = None
     traffic: Traffic = field(default_factory=Traffic)
 
     @property
@@ -80,6 +82,7 @@ class Session:
             self.traffic.bytes_in += count
             self.tell(StageMoved(Stage.UPLOAD, done, total))
             self.watch.check_before_training()
+            self._live()
 
         self.host.put(files, self.folder, moved)
         self.tell(StageMoved(Stage.UPLOAD, total, total))
@@ -94,6 +97,7 @@ class Session:
         self.tell(StageStarted(Stage.PREPARE, "checking the host's environment"))
         self._environment(engine)
         self.watch.check_before_training()
+        self._live()
         self.host.put_bytes(json.dumps(self._order()).encode(), f"{self.folder}/job.json")
         self.ledger.append(self.run_id, Kind.PREPARED, tag=self.tag, bytes_in=self.traffic.bytes_in)
         self.ledger.append(
@@ -106,6 +110,10 @@ class Session:
             ["python3", "-m", "gpurent_engine", "train", "--job", f"{home}/{self.folder}/job.json"],
             {"PYTHONPATH": engine if engine.startswith("/") else f"{home}/{engine}", "PYTHONUNBUFFERED": "1"},
         )
+
+    def _live(self) -> None:
+        if self.guard is not None:
+            self.guard.beat()
 
     def _environment(self, engine: str) -> None:
         check = f"PYTHONPATH={shlex.quote(engine)} python3 -m gpurent_engine doctor --json"
@@ -152,9 +160,12 @@ class Session:
         self.tell(StageStarted(Stage.TRAIN, "starting the engine"))
         follower = EventFollower(self.host, f"{self.folder}/events.jsonl")
         outcome, stop_sent, lost_since = Outcome(), False, None
+        if self.guard is not None:
+            self.guard.preparing = False
         try:
             while True:
                 try:
+                    self._live()
                     ended = self.host.job_status(self.job_id)
                     finished = self._take(follower.poll(), outcome)
                     if self.watch.orderly_stop and not stop_sent:
@@ -244,6 +255,7 @@ class Session:
             self.traffic.bytes_out += count
             self.tell(StageMoved(Stage.COLLECT, done, checkpoint.size))
             self.watch.tick()
+            self._live()
 
         remote = f"{self.folder}/out/{checkpoint.path}"
         self.host.fetch(remote, target, sha256=checkpoint.sha256, size=checkpoint.size, on_bytes=moved)

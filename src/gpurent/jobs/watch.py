@@ -12,6 +12,7 @@ from gpurent.clock import Clock
 from gpurent.errors import GpurentError
 from gpurent.jobs.interrupt import Interrupt, Stop
 from gpurent.jobs.progress import Progress, Spending
+from gpurent.money import ZERO, Usd
 
 Tell = Callable[[Progress], None]
 
@@ -40,6 +41,8 @@ class Watch:
     clock: Clock
     interrupt: Interrupt
     tell: Tell
+    reserve: Usd = ZERO
+    """What destroying may cost: money that training must not touch, whatever the deadlines say."""
     _due: float = field(default=0.0, init=False)
 
     def tick(self) -> None:
@@ -58,6 +61,8 @@ class Watch:
         if run.stop_requested:
             self.interrupt.request(Stop.ORDERLY)
         spent = run_spent(run, self.clock.now())
+        if run.budget - spent < self.reserve:
+            raise Halt("traffic took what was left of the budget", budget=True)
         self.tell(Spending(spent, run.budget, self.deadlines.soft, self.deadlines.hard))
 
     @property

@@ -9,6 +9,8 @@ from gpurent.model import Price, Workload
 from gpurent.money import MONTH_S, Usd, per_hour
 
 GB = 10**9
+ENVIRONMENT_BYTES = 500 * 10**6
+"""What installing diffusers, transformers and friends on an image with torch pulls at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,9 @@ def session_cost(price: Price, disk_gb: int, seconds: float, workload: Workload)
 
 
 def traffic(price: Price, workload: Workload) -> Usd:
-    """What everything that crosses the network costs at most: a reserve. Files may have to be fetched twice."""
-    doubled = cost(price, 0, 0.0, workload.upload_bytes + workload.base_download_bytes, 2 * workload.checkpoint_bytes)
-    return doubled.total
+    """What everything that crosses the network costs at most: a reserve.
+
+    Files may have to be sent or fetched twice after a cut, and the host may have to install the engine's packages.
+    """
+    bytes_in = 2 * workload.upload_bytes + workload.base_download_bytes + ENVIRONMENT_BYTES
+    return cost(price, 0, 0.0, bytes_in, 2 * workload.checkpoint_bytes).total

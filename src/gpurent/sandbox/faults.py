@@ -67,6 +67,8 @@ class Fault(StrEnum):
     """The look-alike of RunPod reports a cost of 0 until the instance runs."""
     SHORT_PAGES = "short_pages"
     """The look-alike APIs put one item on a page of that request."""
+    NO_INSTANCE_KEY = "no_instance_key"
+    """The service does not put the instance's own key into the machine's environment."""
     HTTP_410 = "http_410"
     """The request is not handled; 410, as from an API that was switched off."""
 

@@ -67,6 +67,7 @@ class Troubles:
     price_late: bool = False
     gpu_count: int | None = None
     move_after_s: float | None = None
+    no_key: bool = False
 
 
 @dataclass(frozen=True, slots=True)

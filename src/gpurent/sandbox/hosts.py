@@ -99,7 +99,7 @@ class Hosts:
             "GPURENT_ROOT": str(root),
             "GPURENT_SANDBOX_HOST": held.id,
             "SANDBOX_INSTANCE_ID": held.id,
-            "SANDBOX_INSTANCE_KEY": held.key,
+            **({} if held.troubles.no_key else {"SANDBOX_INSTANCE_KEY": held.key}),
             "SANDBOX_API_URL": self._api_url,
         }
 

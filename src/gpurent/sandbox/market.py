@@ -130,6 +130,7 @@ class Market:
             price_late=self._faults.take(Fault.PRICE_LATE) is not None,
             gpu_count=int(count.amount) if count else None,
             move_after_s=move.amount if move else None,
+            no_key=self._faults.take(Fault.NO_INSTANCE_KEY) is not None,
         )
 
     def instances(self, api: str = "sandbox") -> list[Held]:
