@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from gpurent.clock import Clock
 from gpurent.errors import MissingCredentials
@@ -16,12 +17,12 @@ def open_runpod(settings: Mapping[str, str], clock: Clock) -> Provider:
     """Build the adapter; without a key in the settings, RunPod's own configuration file is asked.
 
     Raises:
-        MissingCredentials: there is no key.
+        MissingCredentials: there is no key, or that file cannot be read.
     """
     from gpurent_providers.runpod.keyfile import key_in_file
     from gpurent_providers.runpod.provider import RunPodProvider  # the HTTP stack loads on first use only
 
-    key = settings.get(KEY.name) or key_in_file()
+    key = settings.get(KEY.name) or key_in_file(Path("~/.runpod/config.toml").expanduser())
     if not key:
         raise MissingCredentials(
             "no API key for RunPod", provider="runpod", hint="Set RUNPOD_API_KEY; see docs/how-to/runpod.md."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from ipaddress import ip_address
@@ -12,13 +11,12 @@ from urllib.parse import quote, urlsplit
 from gpurent.clock import Clock
 from gpurent.errors import AuthFailed, BadReply, CreateFailed, NoCapacity, OfferGone, ProviderError, Unavailable
 from gpurent.http import Api, Policy, Reply
-from gpurent.model import Charges, Instance, Launch, Need, Offer, Price, SelfDestruct
+from gpurent.model import Charges, Instance, Launch, Need, Offer, SelfDestruct
 from gpurent.money import Usd
 from gpurent.spi import Provider, SupportsBalance, SupportsCharges, SupportsSelfDestruct
 from gpurent_providers.runpod import boot, wire
 
-BASE_URL = "https://api.runpod.io"
-POLICY = Policy(answer_s=60.0, attempts=4, wait_s=1.0, longest_wait_s=30.0, min_interval_s=0.2)
+POLICY = Policy(answer_s=60.0, attempts=4, wait_s=1.0, longest_wait_s=60.0, min_interval_s=0.2)
 """RunPod's creates can take a minute; its own clients make four attempts at what may be repeated."""
 SETTLED_S = 3600.0
 """A bill counts as final this long after the hour that it ends in: how late RunPod books is not known."""
@@ -36,8 +34,6 @@ class RunPodProvider:
             wire.PROVIDER, self._base, headers={"Authorization": f"Bearer {key}"}, secrets=(key,), clock=clock,
             policy=policy or POLICY, use_proxies=not _is_loopback(url),
         )  # fmt: skip
-        self._agreed: dict[str, Price] = {}
-        self._lock = threading.Lock()
 
     def __repr__(self) -> str:
         return f"RunPodProvider({self._base!r})"
@@ -76,18 +72,19 @@ class RunPodProvider:
         ref = wire.named_in(value)
         if reply.status != 201 or ref is None:
             raise _refusal(reply, wire.problem(value), ref)
-        with self._lock:
-            self._agreed[ref] = offer.price
-        made = self._priced(wire.instance(value))
+        try:
+            made = wire.instance(value)
+        except BadReply as error:
+            raise CreateFailed(str(error), provider=self.name, ref=ref) from error
         if made.tag != launch.tag:
             raise CreateFailed(f"runpod: {ref} carries another name", provider=self.name, ref=ref)
-        return made
+        return wire.agreed(made, offer.price, launch.disk_gb)
 
     def get(self, ref: str) -> Instance | None:
         """Look at one pod. A 404 may be wrong, or mean no access: the complete list has the last word."""
         reply = self._read(_path(ref), accept=(200, 404))
         if reply.status == 200:
-            return None if wire.ended(value := reply.json()) else self._priced(wire.instance(value))
+            return None if wire.ended(value := reply.json()) else wire.instance(value)
         if not wire.problem(_json_or_none(reply)).known:
             raise Unavailable(f"runpod: an unclear 404: {reply.excerpt!r}", provider=self.name)
         return next((one for one in self.instances() if one.ref == ref), None)
@@ -101,21 +98,20 @@ class RunPodProvider:
             items, cursor = wire.page(self._read("/v2/pods", {"cursor": cursor} if cursor else {}).json())
             found += items
             if cursor is None:
-                return [self._priced(wire.instance(item)) for item in found if not wire.ended(item)]
+                pods = [wire.instance(item) for item in found if not wire.ended(item)]
+                return list({pod.ref: pod for pod in pods}.values())  # pages may overlap
             if cursor in seen:
                 raise BadReply("runpod: the pages of pods go in a circle", provider=self.name)
             seen.add(cursor)
 
     def destroy(self, ref: str) -> None:
         """Terminate a pod; its disk goes with it. Stopping would go on billing."""
-        reply = self._api.destroy(_path(ref), accept=(200, 202, 204, 404, 409))
-        if reply.status == 409 or (reply.status == 404 and not wire.problem(_json_or_none(reply)).known):
+        reply = self._api.destroy(_path(ref), accept=(200, 202, 204, 403, 404, 409, 410))
+        if reply.status in (403, 410):
+            raise _closed(reply)
+        unclear = reply.status == 404 and not wire.problem(_json_or_none(reply)).known
+        if unclear or (reply.status == 409 and self.get(ref) is not None):
             raise Unavailable(f"runpod: {ref} cannot be terminated now: {reply.excerpt!r}", provider=self.name)
-
-    def _priced(self, pod: Instance) -> Instance:
-        with self._lock:
-            price = self._agreed.get(pod.ref)
-        return pod if price is None else wire.agreed(pod, price)
 
     # Money
 
@@ -131,8 +127,8 @@ class RunPodProvider:
 
     def charges(self, ref: str) -> Charges | None:
         """What was billed for a pod; None until its last record is old enough to be final."""
-        start = datetime.fromtimestamp(self._clock.now() - BILL_DAYS * 86_400, UTC).isoformat(timespec="seconds")
-        query: dict[str, str | int] = {"podId": ref, "bucketSize": "hour", "startTime": start.replace("+00:00", "Z")}
+        start = datetime.fromtimestamp(self._clock.now() - BILL_DAYS * 86_400, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        query: dict[str, str | int] = {"podId": ref, "bucketSize": "hour", "startTime": start}
         bill = wire.bill(self._read("/v2/billing/pods", query).json(), ref)
         if bill is None or self._clock.now() < bill.until + SETTLED_S:
             return None
@@ -184,21 +180,28 @@ def _closed(reply: Reply) -> ProviderError:
     return AuthFailed(text, provider=wire.PROVIDER, hint="Give the key access to pods, read and write.")
 
 
+REFUSED = {
+    400: "RunPod refuses what was asked for.",
+    402: "RunPod wants credit for at least one hour.",
+    403: "The key may not create pods, or not of this kind: give it read and write access, or ask for another GPU.",
+    410: "RunPod switched this API off: upgrade gpurent.",
+    422: "RunPod refuses what was asked for: is the image's name right?",
+}
+"""Replies to create that made nothing, whoever is asked next; a hint for each."""
+
+
 def _refusal(reply: Reply, problem: wire.Problem, ref: str | None) -> ProviderError:
     """What a reply to create means that is no success; anything not plainly a refusal may have made something."""
     text = f"runpod: create: status {reply.status}: {problem.detail or reply.excerpt!r}"
-    if ref is None and (problem.known or reply.status in (401, 403, 410, 429)):
-        match reply.status:
-            case 400 | 404 if problem.no_capacity or reply.status == 404:
-                return OfferGone(text, provider=wire.PROVIDER)
-            case 400 | 422:
-                return NoCapacity(text, provider=wire.PROVIDER, hint="RunPod refuses what was asked for.")
-            case 402:
-                return NoCapacity(text, provider=wire.PROVIDER, hint="RunPod wants credit for at least one hour.")
-            case 403 | 410:
-                return _closed(reply)
-            case 401 | 429:
-                return reply.error()
+    if ref is None and reply.status in (401, 429):
+        return reply.error()
+    if ref is None and reply.status == 403 and not problem.known:
+        return _closed(reply)
+    if ref is None and problem.known:
+        if reply.status == 404 or (reply.status == 400 and problem.no_capacity):
+            return OfferGone(text, provider=wire.PROVIDER)
+        if reply.status in REFUSED:
+            return NoCapacity(text, provider=wire.PROVIDER, hint=REFUSED[reply.status])
     return CreateFailed(text, provider=wire.PROVIDER, ref=ref)
 
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
-from decimal import DecimalException
 
 from gpurent.errors import BadReply
 from gpurent.model import Charges, Endpoint, Instance, Launch, Offer, Phase, Price
 from gpurent.money import ZERO, Usd
+from gpurent_providers.runpod.fields import mapping, moment, prose, rows, text, usd, whole
 
 PROVIDER = "runpod"
 SECURE, COMMUNITY = "SECURE", "COMMUNITY"
@@ -25,47 +23,25 @@ DOWN_MBPS, UP_MBPS = 300.0, 200.0
 """Assumed: the catalogue says nothing of networks."""
 RELIABILITY = {SECURE: 0.99, COMMUNITY: 0.95}
 """Assumed: the catalogue says nothing of reliability."""
-MB_PER_GB = 1000
-"""A card sold as 24 GB has a little more than 24,000 MiB."""
+MIB_PER_SOLD_GB = 940
+"""What error correction leaves of a card: an L4 sold as 24 GB shows 22,600 MiB, an L40S sold as 48 GB 46,068."""
+MAX_CENTERS = 3
+"""Data centres offered of one GPU type in one cloud, best stocked first: one type must not use up all attempts."""
+STOCK = ("HIGH", "MEDIUM", "LOW")
 SIGNS_OF_NO_CAPACITY = (
     "no longer any instances available", "does not have the resources", "not enough free gpus", "no instances",
     "no capacity", "out of stock", "insufficient resources", "insufficient capacity", "resourcesunavailable",
 )  # fmt: skip
 
-PHASES = {"RUNNING": Phase.RUNNING, "EXITED": Phase.STOPPED, "ERROR": Phase.STOPPED, "TERMINATED": Phase.STOPPED}
+PHASES = {
+    "PROVISIONING": Phase.STARTING,
+    "STARTING": Phase.STARTING,
+    "RUNNING": Phase.RUNNING,
+    "EXITED": Phase.STOPPED,
+    "ERROR": Phase.STOPPED,
+    "TERMINATED": Phase.STOPPED,
+}
 """Every other status counts as starting."""
-
-
-def text(value: object) -> str:
-    """A string, empty for anything else."""
-    return value if isinstance(value, str) else ""
-
-
-def mapping(value: object) -> Mapping[str, object]:
-    """An object, empty for anything else."""
-    return value if isinstance(value, dict) else {}
-
-
-def rows(value: object) -> Sequence[object]:
-    """An array, empty for anything else."""
-    return value if isinstance(value, list) else ()
-
-
-def whole(value: object) -> int | None:
-    """A whole number that is none of JSON's other things."""
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
-
-
-def usd(value: object) -> Usd | None:
-    """An amount in dollars; None for what is none."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or abs(value) > 1e9:
-        return None
-    try:
-        return Usd.from_wire(value)
-    except (ValueError, DecimalException):
-        return None
 
 
 # Offers
@@ -122,7 +98,7 @@ def _offers_of(row: Mapping[str, object], cloud: str) -> list[Offer]:
             provider=PROVIDER,
             id=Place(cloud, gpu_id, center).id,
             gpu=text(row.get("name")) or gpu_name(gpu_id),
-            vram_mb=memory * MB_PER_GB,
+            vram_mb=memory * MIB_PER_SOLD_GB,
             price=Price(hour, DISK_GB_MONTH),
             disk_gb=MAX_DISK_GB,
             down_mbps=DOWN_MBPS,
@@ -136,12 +112,21 @@ def _offers_of(row: Mapping[str, object], cloud: str) -> list[Offer]:
 
 
 def _centers(row: Mapping[str, object]) -> list[str]:
-    """Data centres with stock; ``[""]`` when there is some and nobody says where."""
-    if text(row.get("availability")).upper() in ("", "NONE"):
+    """Data centres with stock, best first; ``[""]`` when there is some and nobody says where."""
+    if not _stock(row):
         return []
     named = [mapping(one) for one in rows(row.get("dataCenters"))]
-    stocked = [text(one.get("id")) for one in named if text(one.get("availability")).upper() not in ("", "NONE")]
-    return list(dict.fromkeys(one for one in stocked if one and "/" not in one)) or [""]
+    stocked = {text(one.get("id")): _stock(one) for one in named if _stock(one)}
+    known = sorted((rank, center) for center, rank in stocked.items() if center and "/" not in center)
+    return [center for _, center in known[:MAX_CENTERS]] or [""]
+
+
+def _stock(row: Mapping[str, object]) -> int:
+    """1 for the best stock; 0 for none. A word that nobody knows yet is taken for little."""
+    word = text(row.get("availability")).upper()
+    if word in ("", "NONE"):
+        return 0
+    return STOCK.index(word) + 1 if word in STOCK else len(STOCK)
 
 
 def gpu_name(gpu_id: str) -> str:
@@ -172,7 +157,7 @@ def create_body(place: Place, launch: Launch, args: str) -> dict[str, object]:
 
 def cuda_floor(image: str) -> str:
     """The CUDA version in an image's tag (``cuda12.8``, ``cu1281``), which the host's driver must reach; else empty."""
-    found = re.search(r"cuda?[-_]?(\d{2})\.?(\d)", image.rpartition(":")[2])
+    found = re.search(r"cu(?:da)?[-_]?(\d{2})\.?(\d)", image.rpartition(":")[2])
     return f"{found[1]}.{found[2]}" if found else ""
 
 
@@ -192,18 +177,19 @@ class Problem:
 def problem(value: object) -> Problem:
     """Read an error reply; live ones were seen with ``detail`` and ``status`` alone."""
     given = mapping(value)
-    errors = [text(one) for one in rows(given.get("errors")) if text(one)]
-    detail = "; ".join([one for one in (text(given.get("detail")), *errors) if one])
-    return Problem(detail or text(given.get("title")), "detail" in given or "title" in given)
+    said = [prose(one) for one in (given.get("detail"), *rows(given.get("errors")))]
+    detail = "; ".join(one for one in said if one)
+    return Problem(detail or prose(given.get("title")), "detail" in given or "title" in given)
 
 
 def named_in(value: object) -> str | None:
     """The pod that a reply to create names, in success or in error."""
     given = mapping(value)
-    for ref in (given.get("id"), given.get("podId"), mapping(given.get("pod")).get("id")):
-        if isinstance(ref, str) and ref:
-            return ref
-    found = re.search(r"\bpod ([a-z0-9]{8,20})\b", text(given.get("detail")))
+    own = None if problem(value).known else given.get("id")  # a problem's id, should it have one, is no pod's
+    for ref in (own, given.get("podId"), mapping(given.get("pod")).get("id")):
+        if text(ref):
+            return text(ref)
+    found = re.search(r"\bpod ([a-z0-9]{8,20})\b", prose(given.get("detail")))
     return found[1] if found and re.search(r"\d", found[1]) else None
 
 
@@ -213,7 +199,7 @@ def named_in(value: object) -> str | None:
 def instance(value: object) -> Instance:
     """One pod. Only its id is indispensable: what cannot be named cannot be destroyed.
 
-    Its price is ``cost``, read as the GPU's alone, with the disk on top; see ``agreed``.
+    ``cost`` is said to be the whole pod's, so nothing is put on top of it for the disk.
 
     Raises:
         BadReply: it has no id.
@@ -229,13 +215,13 @@ def instance(value: object) -> Instance:
         ref=ref,
         tag=text(given.get("name")),
         phase=phase,
-        price=Price(cost if cost is not None and cost > ZERO else ZERO, DISK_GB_MONTH),
+        price=Price(max(ZERO, cost or ZERO)),
         gpu=gpu_name(text(gpu.get("id"))),
         disk_gb=max(0, whole(given.get("disk")) or 0),
-        created_at=_moment(given.get("createdAt")),
+        created_at=moment(given.get("createdAt")),
         endpoint=_endpoint(given) if phase is Phase.RUNNING else None,
-        message=f"the pod is {status}" if status else "",
-        gpu_count=whole(gpu.get("count")) if "gpu" in given else None,
+        message=f"the pod is {status}" if status in PHASES else "",
+        gpu_count=whole(gpu.get("count")),
     )
 
 
@@ -244,23 +230,15 @@ def ended(value: object) -> bool:
     return text(mapping(value).get("status")).upper() == "TERMINATED"
 
 
-def agreed(made: Instance, price: Price) -> Instance:
-    """The pod at the price that was agreed, unless it costs more.
+def agreed(made: Instance, price: Price, disk_gb: int) -> Instance:
+    """A pod just made, at the price that was agreed, unless it shows another.
 
-    A fresh pod's cost may read 0, and no document says whether ``cost`` holds the disk: anything up to GPU and disk
-    together is what was agreed.
+    A fresh pod's cost may read 0, and whether ``cost`` holds the disk has not been seen: anything from the GPU alone to
+    GPU and disk together is what was agreed. Of any other, the disk is put on top: rather too dear than too cheap.
     """
     shown = made.price.gpu_hour
-    as_agreed = shown == ZERO or price.gpu_hour <= shown <= price.hourly(made.disk_gb)
-    return replace(made, price=price) if as_agreed else made
-
-
-def _moment(value: object) -> float | None:
-    try:
-        moment = datetime.fromisoformat(text(value))
-        return moment.timestamp() if moment.tzinfo is not None else None
-    except (ValueError, OverflowError):
-        return None
+    as_agreed = shown == ZERO or price.gpu_hour <= shown <= price.hourly(disk_gb)
+    return replace(made, price=price if as_agreed else Price(shown, price.disk_gb_month))
 
 
 def _endpoint(pod: Mapping[str, object]) -> Endpoint | None:
@@ -320,19 +298,22 @@ def bill(value: object, ref: str) -> Bill | None:
     records = mapping(value).get("records")
     if not isinstance(records, list):
         raise BadReply("runpod: a bill without records", provider=PROVIDER)
-    own = [mapping(one) for one in records if mapping(one).get("podId") in (ref, None)]
-    if not own:
+    parts = [_part(mapping(one)) for one in records if mapping(one).get("podId") in (ref, None)]
+    if not parts:
         return None
-    parts = [[usd(one.get(name)) for name in ("gpuAmount", "cpuAmount", "diskAmount")] for one in own]
-    ends = [_moment(one.get("endTime")) for one in own]
-    amounts = [[amount for amount in part if amount is not None] for part in parts]
-    if any(len(part) != 3 for part in amounts) or None in ends:
-        raise BadReply("runpod: a billing record without amounts or time", provider=PROVIDER)
     return Bill(
-        gpu=Usd.total([part[0] + part[1] for part in amounts]),
-        disk=Usd.total([part[2] for part in amounts]),
-        until=max(end for end in ends if end is not None),
+        gpu=Usd.total([part.gpu for part in parts]),
+        disk=Usd.total([part.disk for part in parts]),
+        until=max(part.until for part in parts),
     )
+
+
+def _part(record: Mapping[str, object]) -> Bill:
+    """One hour. Whatever its total holds beside the disk is counted to the GPU."""
+    total, disk, until = usd(record.get("totalAmount")), usd(record.get("diskAmount")), moment(record.get("endTime"))
+    if total is None or disk is None or until is None:
+        raise BadReply("runpod: a billing record without amounts or time", provider=PROVIDER)
+    return Bill(total - disk, disk, until)
 
 
 def balance(value: object) -> Usd:
@@ -344,6 +325,6 @@ def balance(value: object) -> Usd:
     given = mapping(value)
     amount = usd(mapping(mapping(given.get("data")).get("myself")).get("clientBalance"))
     if amount is None:
-        said = "; ".join(text(mapping(one).get("message"))[:200] for one in rows(given.get("errors")))
+        said = "; ".join(prose(mapping(one).get("message"))[:200] for one in rows(given.get("errors")))
         raise BadReply(f"runpod: no balance in the answer {said}".rstrip(), provider=PROVIDER)
     return amount
