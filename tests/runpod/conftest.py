@@ -1,4 +1,4 @@
-"""One sandbox for all tests of a module; each test leaves it empty."""
+"""One look-alike for all tests of a module; each leaves it empty, and no request of ours breaks RunPod's document."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import closing
 
 import pytest
 from tests.conformance.sandbox_harness import BOOT_S
-from tests.runpod.harness import RunPodHarness
+from tests.runpod.harness import RunPodHarness, obeyed
 
 from gpurent.sandbox.server import Sandbox
 
@@ -16,6 +16,7 @@ from gpurent.sandbox.server import Sandbox
 def market() -> Iterator[Sandbox]:
     with Sandbox(boot_s=BOOT_S, seed=1) as sandbox:
         yield sandbox
+        obeyed(sandbox)
 
 
 @pytest.fixture

@@ -18,6 +18,20 @@ from gpurent.testing.harness import Failure, HalfSuccess
 from gpurent_providers.runpod.provider import RunPodProvider
 
 
+class LaterClock(SystemClock):
+    """The machine's clock, ``ahead`` seconds later."""
+
+    ahead = 0.0
+
+    def now(self) -> float:
+        return super().now() + self.ahead
+
+
+def obeyed(sandbox: Sandbox) -> None:
+    """Every request that the look-alike has seen was one that RunPod's document allows."""
+    assert [(one.method, one.path, one.violations) for one in sandbox.journal.entries() if one.violations] == []
+
+
 class RunPodHarness:
     """One adapter before one (shared, emptied) sandbox."""
 
@@ -27,13 +41,15 @@ class RunPodHarness:
         self.sandbox = sandbox
         sandbox.faults.clear()
         self._seen = len(sandbox.journal.entries())
+        self.later = LaterClock()
+        self.clock: Clock = self.later
         self.runpod = self.open(sandbox.account_key)
         self.provider: Provider = self.runpod
         self.secrets = (sandbox.account_key, sandbox.control_key)
 
-    def open(self, key: str, clock: Clock | None = None) -> RunPodProvider:
-        policy = Policy(connect_s=2.0, answer_s=0.5, attempts=1)
-        return RunPodProvider(self.sandbox.url, key, clock or SystemClock(), policy=policy)
+    def open(self, key: str, policy: Policy | None = None) -> RunPodProvider:
+        policy = policy or Policy(connect_s=2.0, answer_s=0.5, attempts=1)
+        return RunPodProvider(self.sandbox.url, key, self.clock, policy=policy)
 
     def close(self) -> None:
         self.sandbox.faults.clear()

@@ -157,7 +157,7 @@ def create_body(place: Place, launch: Launch, args: str) -> dict[str, object]:
 
 def cuda_floor(image: str) -> str:
     """The CUDA version in an image's tag (``cuda12.8``, ``cu1281``), which the host's driver must reach; else empty."""
-    found = re.search(r"cu(?:da)?[-_]?(\d{2})\.?(\d)", image.rpartition(":")[2])
+    found = re.search(r"cu(?:da)?[-_]?(\d{2})\.?(\d)", image.rpartition("/")[2].partition(":")[2])
     return f"{found[1]}.{found[2]}" if found else ""
 
 
