@@ -1,7 +1,9 @@
-"""One run on RunPod's look-alike that meets two bad offers before a good one."""
+"""The command line and the library on RunPod's look-alike; a plain run is among the tests of a session."""
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -38,4 +40,21 @@ def test_a_taken_offer_and_a_deaf_pod_are_followed_by_one_that_trains(
         most = billed.scaled(100 + PRICE_TOLERANCE_PERCENT, 100) + Usd.parse("0.001")
         assert Usd(0) < trained.receipt.total <= min(most, Usd.parse("1"))
         assert [path.name for path in trained.files] == ["swatch.safetensors"]
+        obeyed(sandbox)
+
+
+def test_the_doctor_is_content_without_a_balance(tmp_path: Path) -> None:
+    """A GraphQL that was switched off is told, and keeps nobody from renting; a refused key is a failure."""
+    with Sandbox(seed=7) as sandbox:
+        cli = Cli(tmp_path, sandbox, SandboxAddress.runpod_env)
+        sandbox.faults.set(Fault.HTTP_410, on="/graphql")
+        healthy = cli.run("doctor", "--json")
+        assert healthy.returncode == 0, healthy.stdout + healthy.stderr
+        (shown,) = [one for one in json.loads(healthy.stdout) if one["check"] == "runpod"]
+        assert shown["ok"] and "balance unknown" in shown["detail"]
+        refused = replace(cli, leads=lambda address: address.runpod_env() | {"RUNPOD_API_KEY": "rpa_wrong"})
+        ended = refused.run("doctor", "--json")
+        (shown,) = [one for one in json.loads(ended.stdout) if one["check"] == "runpod"]
+        assert ended.returncode == 1 and not shown["ok"] and "key" in shown["detail"]
+        assert "rpa_wrong" not in ended.stdout + ended.stderr
         obeyed(sandbox)
