@@ -24,7 +24,7 @@ from gpurent_remote.startup import MAX_BYTES
 
 REPLIES: dict[str, Any] = json.loads((Path(__file__).parent / "data" / "replies.json").read_text(encoding="utf-8"))
 LAUNCH = Launch("gpurent-x-1", "runpod/pytorch:1.0.2-cu1281-torch280-ubuntu2404", 30, "ssh-ed25519 AAAA me\n", ":")
-READERS: dict[str, Callable[[object], object]] = {
+READERS: dict[str, Callable[[Any], object]] = {
     "gpus": lambda value: wire.offers(value, wire.SECURE),
     "created": lambda value: wire.agreed(wire.instance(value), Price(Usd.parse("0.44")), 50),
     "pod": wire.instance,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ class Session:
 
 
 @pytest.fixture(scope="module")
-def session(server: McpServer, sandbox: Sandbox) -> Iterator[Session]:
+def session(server: McpServer, sandbox: Sandbox) -> Session:
     answers: dict[str, Answer] = {}
     requests: dict[str, Entry] = {}
 

@@ -27,11 +27,12 @@ def run(*, as_json: bool) -> int:
         checks.append(
             ("ledger", not doubtful, "in doubt: " + ", ".join(doubtful) if doubtful else "readable, nothing in doubt")
         )
-        checks += [_provider(name, opened.provider) for name, opened in broker.opened.items()]
+        providers = [_provider(name, opened.provider) for name, opened in broker.opened.items()]
+        checks += providers
         checks += [(one.name, False, f"{one.message}. {one.hint}") for one in broker.problems]
         engine = importlib.util.find_spec("torch") is not None
         checks.append(("local engine", True, "installed" if engine else "not installed; only sample grids need it"))
-        usable = bool(broker.opened)
+        usable = any(good for _, good, _ in providers)
     if as_json:
         output.print_json([{"check": name, "ok": good, "detail": detail} for name, good, detail in checks])
     else:
