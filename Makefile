@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test lint docs bench wheel clean
+.PHONY: demo test simulate lint docs bench wheel clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this text
@@ -25,6 +25,10 @@ demo: $(READY)  ## Train a LoRA on the embedded market: quote to receipt to pict
 
 test: lint  ## Lint, type-check and test everything
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile $(PYTEST)
+
+simulate: $(READY)  ## Ten thousand lives of the broker with everything failing, and the guarantees taken out one by one
+	$(BIN)/python -m tests.simulation
+	$(BIN)/python -m tests.simulation --mutants
 
 lint: $(READY)  ## ruff, mypy --strict, pyright, import contracts, generated docs
 	$(BIN)/ruff check .

@@ -34,6 +34,7 @@ def clean_environ(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.Temp
         if name.startswith(("GPURENT_", "VAST_", "RUNPOD_")) and name != "GPURENT_FORBID_SKIPS":
             monkeypatch.delenv(name)
     monkeypatch.setenv("GPURENT_STATE_DIR", str(tmp_path_factory.mktemp("state")))
+    monkeypatch.setenv("GPURENT_BUDGET_WATCHDOG", "false")  # tests of the watchdog ask for one
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
 

@@ -18,7 +18,7 @@ from gpurent.budget.events import Kind
 from gpurent.budget.ledger import Ledger
 from gpurent.budget.reaper import Action, Leave, Orphan
 from gpurent.budget.spend import run_spent
-from gpurent.budget.state import Run
+from gpurent.budget.state import RentalState, Run
 from gpurent.clock import Clock, SystemClock
 from gpurent.dataset.job import Job
 from gpurent.errors import (
@@ -27,6 +27,7 @@ from gpurent.errors import (
     ProviderError,
     UsageError,
 )
+from gpurent.jobs import detached
 from gpurent.jobs.conduct import Conductor
 from gpurent.jobs.interrupt import Interrupt, Stop
 from gpurent.jobs.progress import Notice, Progress
@@ -34,7 +35,7 @@ from gpurent.jobs.rental import LaunchOrder, Patience, Rentals
 from gpurent.jobs.session import Outcome
 from gpurent.jobs.teardown import Teardown
 from gpurent.jobs.watch import Tell
-from gpurent.model import Need, Offer, Workload
+from gpurent.model import Instance, Need, Offer, Workload
 from gpurent.money import ZERO, Usd
 from gpurent.plan.pricetable import price_table
 from gpurent.plan.quote import Quote, QuoteRow, Source, affordable_rows, make_quote
@@ -87,6 +88,7 @@ class Broker:
         self.home = home or state_dir()
         self.clock = clock or SystemClock()
         self._connector = connector
+        self._guardable = providers is None and connector is None and self.settings.budget.watchdog
         self._opened = dict(providers) if providers is not None else None
         self._patience = patience
         self._ledger: Ledger | None = None
@@ -206,6 +208,8 @@ class Broker:
             config={"path": str(job.config_path), "data_dir": str(job.data_dir), "output_dir": str(job.output_dir)},
             per_day=limits.per_day, per_month=limits.per_month,
         )  # fmt: skip
+        if self._guardable:
+            detached.start(self.home)
         conductor = self._conductor(run_id, tell, interrupt or Interrupt())
         order = self._order(quote.need.disk_gb, hold_minutes, unguarded)
         return self._result(run_id, conductor.train(job, rows, order, self.settings.budget.max_hours))
@@ -227,8 +231,9 @@ class Broker:
         facts = {name: opened.facts for name, opened in self.opened.items()}
         play = all(one.play_money for one in facts.values())
         patience = self._patience or (Patience(poll_s=0.3, confirm_every_s=0.3, boot_s=120) if play else Patience())
+        guards = ("this client", "watchdog") if self._guardable else ("this client",)
         rentals = Rentals(
-            self.ledger, self.providers, facts, self.connector, self.clock, self.run_dir(run_id), tell, patience
+            self.ledger, self.providers, facts, self.connector, self.clock, self.run_dir(run_id), tell, patience, guards
         )
         return Conductor(self.ledger, rentals, self.clock, tell, interrupt, run_id)
 
@@ -244,12 +249,23 @@ class Broker:
         if rental is None or rental.ref is None or rental.endpoint is None:
             state = "is over" if not run.open_rentals else "had not begun to train"
             raise UsageError(f"run {run_id} {state}; there is nothing to attach to", hint="`gpurent reap` cleans up.")
-        job = Job.from_config(
-            Path(str(run.config["path"])), dataset=Path(str(run.config["data_dir"])),
-            output=Path(str(run.config["output_dir"])), name=run.name,
-        )  # fmt: skip
         conductor = self._conductor(run_id, tell, interrupt or Interrupt())
-        return self._result(run_id, conductor.take_over(job, rental, self._order(rental.disk_gb)))
+        return self._result(run_id, conductor.take_over(rental, self._order(rental.disk_gb)))
+
+    def abandoned(self) -> tuple[str, ...]:
+        """Runs that hold a rental although their client is dead."""
+        live = self.live_runs()
+        return tuple(run.id for run in self.ledger.runs() if run.open_rentals and run.id not in live)
+
+    def tend(self, run_id: str, *, tell: Tell = _silent) -> None:
+        """What a watchdog does for an abandoned run: see its training to the end, collect, and destroy what is left."""
+        rentals = self.ledger.run(run_id).open_rentals
+        if any(one.state is RentalState.TRAINING and not one.job_over for one in rentals):
+            try:
+                self.attach(run_id, tell=tell)
+            except GpurentError as error:
+                tell(Notice(f"Run {run_id} could not be followed to its end: {error}", warning=True))
+        self.reap(tell=tell)
 
     def stop(self, run_id: str, *, tell: Tell = _silent) -> Trained | None:
         """Ask a run to save, collect and end. A live client does it; a dead one's work is taken over here.
@@ -281,9 +297,18 @@ class Broker:
         return {run.id for run in self.ledger.runs() if run.outcome is None and is_alive(self.run_dir(run.id))}
 
     def reap(
-        self, *, dry_run: bool = False, tell: Tell = _silent, patience_s: float = 120.0, every_s: float = 2.0
-    ) -> tuple[Action, ...]:
+        self, *, dry_run: bool = False, all_accounts: bool = False, tell: Tell = _silent, patience_s: float = 120.0,
+        every_s: float = 2.0,
+    ) -> tuple[Action, ...]:  # fmt: skip
         """Make reality agree with the ledger: collect from and destroy what no live client looks after.
+
+        Args:
+            dry_run: only say what would be done.
+            all_accounts: take what carries our tag but is unknown here into this ledger, and end it as well. It may be
+                the work of another computer that does not share the ledger.
+            tell: hears everything that happens.
+            patience_s: how long to go on; what is left then stays in the ledger for the next time.
+            every_s: pause between two listings.
 
         Returns:
             With ``dry_run`` what would be done; else what is left: ``Leave`` and ``Orphan`` only when all went well.
@@ -296,7 +321,11 @@ class Broker:
         until = self.clock.monotonic() + patience_s
         while True:
             actions = teardown.decide(self.ledger.open_rentals(), self.live_runs(), known, also=self.opened)
+            orphans = [action.instance for action in actions if isinstance(action, Orphan)]
             busy = any(not isinstance(action, Leave | Orphan) for action in actions)
+            if all_accounts and orphans and not dry_run:
+                self._adopt(orphans)
+                continue
             if dry_run or not busy or self.clock.monotonic() >= until:
                 break
             teardown.act(actions, lambda order: self._collect(order.run_id, tell))
@@ -304,6 +333,20 @@ class Broker:
         if not dry_run:
             self._close_abandoned(self.ledger.runs())
         return actions
+
+    def _adopt(self, orphans: Sequence[Instance]) -> None:
+        """Write machines that this ledger does not know into it, as a run of their own without a client."""
+        run_id = self.ledger.open_run("orphans", ZERO, output_dir=self.home, config={})
+        now = self.clock.now()
+        for one in orphans:
+            offer = Offer(one.provider, one.ref, one.gpu, 0, one.price)
+            hourly = one.price.hourly(one.disk_gb)
+            self.ledger.append(
+                run_id, Kind.INTENT, tag=one.tag, provider=one.provider, offer=offer, price=one.price,
+                disk_gb=one.disk_gb, hourly_micros=hourly.micros, reserved_micros=0, soft_deadline=now,
+                hard_deadline=now, reason="found with our tag, not in this ledger",
+            )  # fmt: skip
+            self.ledger.append(run_id, Kind.ADOPTED, tag=one.tag, ref=one.ref, created_at=one.created_at)
 
     def _collect(self, run_id: str, tell: Tell) -> None:
         """Bring home what a dead client's rental has finished; its end must not wait for long."""

@@ -156,6 +156,7 @@ class Api:
         clock: Clock,
         policy: Policy | None = None,
         use_proxies: bool = True,
+        transport: httpx.BaseTransport | None = None,
     ) -> None:
         self.provider = provider
         self.redact = Redactor(secrets)
@@ -172,6 +173,7 @@ class Api:
                 timeout=httpx.Timeout(self._policy.answer_s, connect=self._policy.connect_s),
                 follow_redirects=False,
                 trust_env=use_proxies,
+                transport=transport,
             )
         except httpx.InvalidURL as error:
             raise map_error(error, provider, "base URL", self.redact) from error

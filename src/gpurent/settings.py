@@ -92,6 +92,9 @@ class BudgetSection(_Section):
         default=30, ge=1, le=1440,
         description="how long results stay on the machine when this computer is gone for good; within the budget",
     )  # fmt: skip
+    watchdog: bool = Field(
+        default=True, description="let a detached process look after rentals when the command or its terminal dies"
+    )
 
 
 class NeedSection(_Section):

@@ -206,7 +206,8 @@ def test_a_machine_of_another_ledger_is_reported_and_left(tmp_path: Path) -> Non
     """It may be another computer's work; machines that are not ours by name are not even mentioned."""
     scene = world(tmp_path, CREATED, GONE)
     scene.account = {"x": listed("gpurent-20200101-000000-abcd-1", "x"), "y": listed("my-notebook", "y")}
-    assert scene.decide() == (Orphan("cloud", "x", "gpurent-20200101-000000-abcd-1"),)
+    (orphan,) = scene.decide()
+    assert isinstance(orphan, Orphan) and orphan.instance.ref == "x"
 
 
 @settings(deadline=None, max_examples=40)

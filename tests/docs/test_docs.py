@@ -159,3 +159,16 @@ def test_every_page_is_in_an_index() -> None:
 def test_generated_pages_are_in_step() -> None:
     """`make docs` has nothing to write."""
     assert generated.stale() == []
+
+
+def test_every_leak_names_a_test_that_exists() -> None:
+    """All 47 are there, and what is said to keep them out is really run."""
+    rows = [line for line in (ROOT / "docs/why/leaks.md").read_text(encoding="utf-8").splitlines() if "`" in line]
+    table = [row.split("|") for row in rows if row.startswith("|")]
+    assert sorted(int(n) for row in table for n in row[1].split(",")) == list(range(1, 48))
+    suite = (ROOT / "src/gpurent/testing/conformance.py").read_text(encoding="utf-8")
+    for row in table:
+        for named in re.findall(r"`([^`]+)`", row[5]):
+            where, _, test = named.partition("::") if "::" in named else ("", "", named.removeprefix("conformance: "))
+            source = (ROOT / "tests" / where).read_text(encoding="utf-8") if where else suite
+            assert f"def {test}(" in source, named

@@ -14,6 +14,7 @@ from tests.session.world import Cli, kill, make_job, wait_for
 
 from gpurent.budget.events import Kind
 from gpurent.sandbox.address import SandboxAddress
+from gpurent.sandbox.held import Order
 from gpurent.sandbox.server import Sandbox
 
 SERVICES = {"sandbox": SandboxAddress.env, "runpod": SandboxAddress.runpod_env}
@@ -93,6 +94,8 @@ def test_kill_9_is_found_by_status_and_mended_by_reap(cli: Cli, moment: Kind) ->
     if cli.sandbox.truth():
         assert status.returncode == 5
         assert shown["in_doubt"] and not shown["runs"][0]["client_alive"]
+        elsewhere = cli.run("providers")
+        assert elsewhere.returncode == 5 and "gpurent reap" in elsewhere.stderr
     reaped = cli.run("reap")
     assert cli.sandbox.truth() == [], reaped.stdout + reaped.stderr
     if moment is not Kind.INTENT:  # an unanswered create is watched for ten minutes
@@ -133,3 +136,17 @@ def test_stop_from_another_terminal_ends_a_run_in_order(cli: Cli) -> None:
     client.communicate(timeout=120)
     assert list((cli.folder / "output").glob("swatch-step*.safetensors"))
     assert cli.sandbox.truth() == []
+
+
+def test_what_only_a_tag_connects_with_us_is_ended_with_all_accounts(cli: Cli) -> None:
+    """A machine of a lost ledger is named and left; asked for, it is taken into the ledger, ended, and on the bill."""
+    market = cli.sandbox.market
+    market.create(Order(market.offers()[0].id, "gpurent-20260101-000000-lost-1", "", 10, "ssh-ed25519 AAAA"))
+    left = cli.run("reap")
+    assert left.returncode == 0 and "--all-accounts" in left.stdout and len(cli.sandbox.truth()) == 1
+    unasked = cli.run("reap", "--all-accounts")
+    assert unasked.returncode == 2 and "--yes" in unasked.stderr and len(cli.sandbox.truth()) == 1
+    ended = cli.run("reap", "--all-accounts", "--yes")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert cli.sandbox.truth() == []
+    assert [event.kind for event in cli.events()][:3] == [Kind.RUN_OPENED, Kind.INTENT, Kind.ADOPTED]

@@ -10,10 +10,11 @@ from tests.session.world import Cli, make_job
 
 from gpurent import Broker, Job, Usd
 from gpurent.budget.events import Kind
+from gpurent.budget.state import RentalState
 from gpurent.clock import SystemClock
 from gpurent.errors import HostError, InDoubt, JobFailed
 from gpurent.jobs.progress import Notice, Progress, Spending, Trained
-from gpurent.jobs.rental import Patience
+from gpurent.jobs.rental import PRICE_TOLERANCE_PERCENT, Patience
 from gpurent.sandbox.faults import Fault
 from gpurent_remote import SshConnector
 
@@ -220,3 +221,21 @@ def test_unguarded_is_a_choice_and_is_told(cli: Cli, broker: Broker) -> None:
         )
     assert len(trained.receipt.lines) == 1
     assert any(isinstance(one, Notice) and "unguarded" in one.message for one in told)
+
+
+def test_failover_to_the_third_offer_is_one_run_with_one_bill(cli: Cli, broker: Broker) -> None:
+    """First offer gone, second never answers, third works: three intents, two machines confirmed gone, one receipt."""
+    cli.sandbox.faults.set(Fault.OFFER_TAKEN, times=1)
+    cli.sandbox.faults.set(Fault.NO_SSHD, times=1)
+    with broker:
+        job = Job.from_config(make_job(cli.folder))
+        agreed = [row.offer for row in broker.quote(job).rows]
+        trained = broker.train(job, budget=Usd.parse("1"))
+        run = broker.ledger.run(trained.run_id)
+    assert [rental.state for rental in run.rentals] == [RentalState.REFUSED, RentalState.GONE, RentalState.GONE]
+    assert [rental.offer for rental in run.rentals] == agreed[:3]
+    gone = cli.sandbox.market.history("sandbox")
+    assert trained.receipt.total == Usd.total([cli.sandbox.market.charges(held.id).total for held in gone])
+    for held, rental in zip(gone, run.rentals[1:], strict=True):
+        assert held.price.hourly(rental.disk_gb) <= rental.hourly.scaled(100 + PRICE_TOLERANCE_PERCENT, 100)
+    assert cli.sandbox.truth() == []

@@ -59,6 +59,7 @@ class Cli:
     folder: Path
     sandbox: Sandbox
     leads: Callable[[SandboxAddress], dict[str, str]] = SandboxAddress.env
+    watchdog: str = "false"
 
     @property
     def env(self) -> dict[str, str]:
@@ -69,6 +70,7 @@ class Cli:
             **self.leads(self.sandbox.address),
             "GPURENT_STATE_DIR": str(self.folder / "state"),
             "OMP_NUM_THREADS": "1",
+            "GPURENT_BUDGET_WATCHDOG": self.watchdog,
         }
 
     def argv(self, *arguments: str) -> list[str]:

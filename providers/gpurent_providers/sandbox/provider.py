@@ -7,6 +7,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+import httpx
+
 from gpurent.clock import Clock
 from gpurent.errors import BadReply, CreateFailed, NoCapacity, OfferGone, ProviderError, Unavailable
 from gpurent.http import Api, Policy, Reply
@@ -19,10 +21,13 @@ from gpurent_providers.sandbox import wire
 class SandboxProvider:
     """The sandbox as a provider."""
 
-    def __init__(self, url: str, key: str, clock: Clock, *, policy: Policy | None = None) -> None:
+    def __init__(
+        self, url: str, key: str, clock: Clock, *, policy: Policy | None = None,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:  # fmt: skip
         self._api = Api(
             wire.PROVIDER, url, headers={"Authorization": f"Bearer {key}"}, secrets=(key,), clock=clock, policy=policy,
-            use_proxies=False,
+            use_proxies=False, transport=transport,
         )  # fmt: skip
 
     def __repr__(self) -> str:

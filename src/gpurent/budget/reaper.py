@@ -68,9 +68,7 @@ class Leave:
 class Orphan:
     """Carries our tag but is not in this ledger: another computer's, or a lost ledger's."""
 
-    provider: str
-    ref: str
-    tag: str
+    instance: Instance
 
 
 Action = Destroy | Adopt | MarkAbsent | ConfirmGone | Leave | Orphan
@@ -118,7 +116,7 @@ def reconcile(
 
 def _stray(one: Instance, known: bool) -> list[Action]:
     if not known:
-        return [Orphan(one.provider, one.ref, one.tag)]
+        return [Orphan(one)]
     run_id = one.tag.removeprefix(TAG_PREFIX).rpartition("-")[0]
     reason = "listed again after it was held for gone"
     return [Adopt(one.tag, run_id, one.ref), Destroy(one.provider, one.ref, one.tag, run_id, reason)]

@@ -15,12 +15,21 @@ from gpurent.money import ZERO, Usd
 _EXIT_STATUS = "\n\n".join(f"{code}  {meaning}" for code, meaning in exits.CODES)
 
 
+_WARNING = frozenset({"quote", "train", "attach", "stop", "logs", "receipt", "providers", "doctor", "init"})
+"""Commands that end by saying what may still run; the others say it themselves, or it is not their business."""
+
+
 class _Commands(TyperGroup):
     """Every command ends here: its result or error becomes the exit code."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command that was chosen."""
-        raise typer.Exit(exits.run(lambda: super(_Commands, self).invoke(ctx), as_json="--json" in sys.argv))
+        code = exits.run(lambda: super(_Commands, self).invoke(ctx), as_json="--json" in sys.argv)
+        if code == 0 and ctx.invoked_subcommand in _WARNING:
+            from gpurent.cli import common
+
+            code = common.warn_of_doubt()
+        raise typer.Exit(code)
 
 
 app = typer.Typer(
@@ -51,7 +60,7 @@ def _dollars(text: str) -> Usd:
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before money is spent.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 Budget = Annotated[
     Usd | None, typer.Option(parser=_dollars, metavar="DOLLARS", help="Hard cap in dollars, everything included.")
 ]
@@ -176,12 +185,17 @@ def stop(run_id: RunId = None, json: Json = False) -> int:
 
 @app.command()
 def reap(
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done.")] = False, json: Json = False
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done.")] = False,
+    all_accounts: Annotated[
+        bool, typer.Option("--all-accounts", help="Also what carries our tag but is not in this ledger; asks first.")
+    ] = False,
+    yes: Yes = False,
+    json: Json = False,
 ) -> int:
     """Destroy rentals that nobody looks after; confirm them gone."""
     from gpurent.cli import reap as command
 
-    return command.run(dry_run=dry_run, as_json=json)
+    return command.run(dry_run=dry_run, as_json=json, all_accounts=all_accounts, yes=yes)
 
 
 @app.command()
@@ -254,6 +268,32 @@ def sandbox_env(
     return command.env(command.chosen(runpod=runpod))
 
 
+watchdog_app = typer.Typer(
+    help="The process that looks after rentals whose command died.", no_args_is_help=True, rich_markup_mode=None
+)
+app.add_typer(watchdog_app, name="watchdog")
+
+
+@watchdog_app.command("status")
+def watchdog_status(json: Json = False) -> int:
+    """Say whether a watchdog guards this computer's rentals, and which."""
+    from gpurent.cli import watchdog as command
+
+    return command.status(as_json=json)
+
+
+@watchdog_app.command("run")
+def watchdog_run() -> int:
+    """Guard until nothing has been rented for two minutes; `train` starts this by itself."""
+    from gpurent.cli import watchdog as command
+
+    return command.run()
+
+
 def main() -> None:
     """Entry point: parse, run, exit."""
     app()
+
+
+if __name__ == "__main__":
+    main()

@@ -51,6 +51,20 @@ def latest_run(broker: Broker, run_id: str | None) -> str:
     return runs[-1].id
 
 
+def warn_of_doubt() -> int:
+    """Name on standard error what may run with nobody to look after it; 5 if there is any, else 0."""
+    if not (state_dir() / "ledger.db").exists():
+        return 0
+    with Broker() as broker:
+        doubtful = in_doubt(broker)
+    if doubtful:
+        consoles.make(stderr=True).print(
+            f"Nobody looks after {', '.join(doubtful)}: `gpurent attach` goes on with it, `gpurent reap` ends it.",
+            style="yellow",
+        )
+    return 5 if doubtful else 0
+
+
 def in_doubt(broker: Broker) -> list[str]:
     """Rentals that nobody looks after and that may still cost money, as ``provider:ref``."""
     alive = broker.live_runs()

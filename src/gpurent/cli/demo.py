@@ -16,6 +16,7 @@ from gpurent.dataset.job import Job
 from gpurent.errors import JobFailed, UsageError
 from gpurent.money import Usd
 from gpurent.plan.quote import Quote, QuoteRow
+from gpurent.settings import load_settings
 
 BUDGET = Usd.parse("1")
 STRENGTHS = "0.5,0.7,0.8,1.0"
@@ -38,9 +39,12 @@ def run(example: Path, target: Path) -> int:
     target = target.resolve()
     job = Job.from_config(example / "training_config.toml", output=target)
     describe(job)
+    settings = load_settings(Path.cwd())
+    # The market of the demo dies with this process, so there is nothing to watch over afterwards.
+    alone = settings.model_copy(update={"budget": settings.budget.model_copy(update={"watchdog": False})})
     with Sandbox() as sandbox:
         os.environ.update(sandbox.env())
-        with Broker(home=target / "state") as broker:
+        with Broker(home=target / "state", settings=alone) as broker:
             status = conduct(
                 broker,
                 lambda tell, interrupt: broker.train(job, budget=BUDGET, consent=_show, tell=tell, interrupt=interrupt),

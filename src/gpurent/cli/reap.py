@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict
 
+from rich.prompt import Confirm
+
+from gpurent.broker import Broker
 from gpurent.budget.reaper import Leave, Orphan
 from gpurent.cli import output
 from gpurent.cli.common import in_doubt, open_broker
 from gpurent.cli.live import LiveView
-from gpurent.errors import InDoubt
+from gpurent.errors import InDoubt, UsageError
 
 
-def run(*, dry_run: bool, as_json: bool) -> int:
+def run(*, dry_run: bool, as_json: bool, all_accounts: bool = False, yes: bool = False) -> int:
     """Reap, and exit 5 while something may still run."""
     with open_broker() as broker:
+        all_accounts = all_accounts and not dry_run and _agreed(broker, yes)
         if as_json:
-            actions = broker.reap(dry_run=dry_run)
+            actions = broker.reap(dry_run=dry_run, all_accounts=all_accounts)
             output.print_json([{"action": type(one).__name__.lower(), **asdict(one)} for one in actions])
         else:
             with LiveView(output.console) as view:
-                actions = broker.reap(dry_run=dry_run, tell=view)
+                actions = broker.reap(dry_run=dry_run, all_accounts=all_accounts, tell=view)
             for action in actions:
                 _say(action, dry_run)
         doubtful = in_doubt(broker)
@@ -30,13 +35,26 @@ def run(*, dry_run: bool, as_json: bool) -> int:
     return 0
 
 
+def _agreed(broker: Broker, yes: bool) -> bool:
+    """Name the machines that only a tag connects with us, and ask."""
+    orphans = [action.instance for action in broker.reap(dry_run=True) if isinstance(action, Orphan)]
+    for one in orphans:
+        output.notes.print(f"{one.provider}:{one.ref} ({one.gpu}, {one.price.gpu_hour}/h) carries our tag {one.tag}.")
+    if not orphans or yes:
+        return True
+    if not sys.stdin.isatty():
+        raise UsageError("Nobody is there to be asked.", hint="Add --yes to agree beforehand.")
+    return Confirm.ask("Destroy them? They may be the work of another computer.")
+
+
 def _say(action: object, dry_run: bool) -> None:
     match action:
         case Leave(tag=tag, reason=reason):
             output.console.print(f"{tag}: left alone, {reason}")
-        case Orphan(provider=provider, ref=ref, tag=tag):
+        case Orphan(instance=one):
             output.console.print(
-                f"{provider}:{ref} carries our tag {tag} but is not in this ledger; it was left alone.", style="yellow"
-            )
+                f"{one.provider}:{one.ref} carries our tag {one.tag} but is not in this ledger; it was left alone. "
+                "`gpurent reap --all-accounts` ends it.", style="yellow"
+            )  # fmt: skip
         case _ if dry_run:
             output.console.print(f"would do: {action}")

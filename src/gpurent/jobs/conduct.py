@@ -68,14 +68,14 @@ class Conductor:
         with ClientLock(self.run_dir):
             return self._to_its_end(lambda: self._attempts(job, rows, order, max_hours))
 
-    def take_over(self, job: Job, rental: Rental, order: LaunchOrder) -> Outcome:
+    def take_over(self, rental: Rental, order: LaunchOrder) -> Outcome:
         """Go on with a rental whose client died.
 
         Raises:
             as ``Broker.attach``.
         """
         with ClientLock(self.run_dir):
-            return self._to_its_end(lambda: self._go_on(job, rental, order))
+            return self._to_its_end(lambda: self._go_on(rental, order))
 
     def _to_its_end(self, act: Callable[[], Outcome]) -> Outcome:
         """Close the run in the ledger, and turn how it ended into what the caller gets."""
@@ -130,11 +130,11 @@ class Conductor:
             held = self.rentals.rent(self.run_id, tag, offer, order, limits, row.asks)
             with closing(self.rentals.reach(held, watch)) as host:
                 guard = self.rentals.guard(host, offer.provider, limits.hard, order)
-                session = self._session(host, job, tag, held, watch, guard)
-                session.prepare(session.upload())
+                session = self._session(host, job.output_dir, tag, held, watch, guard)
+                session.prepare(job, session.upload(job))
                 return session.follow()
 
-    def _go_on(self, job: Job, rental: Rental, order: LaunchOrder) -> Outcome:
+    def _go_on(self, rental: Rental, order: LaunchOrder) -> Outcome:
         if rental.ref is None or rental.job_id is None:
             raise InDoubt("the rental never trained", refs=(rental.tag,), hint="`gpurent reap` ends it.")
         identity = self.rentals.connector.load_identity(self.run_dir / "keys" / rental.tag)
@@ -143,12 +143,16 @@ class Conductor:
         with _Ending(self, rental.tag), closing(self.rentals.reach(held, watch, fresh=False)) as host:
             (self.run_dir / "events.jsonl").unlink(missing_ok=True)
             guard = self.rentals.guard(host, rental.provider, rental.hard_deadline, replace(order, unguarded=True))
-            return self._session(host, job, rental.job_id, held, watch, guard).follow()
+            output_dir = self.ledger.run(self.run_id).output_dir
+            return self._session(host, output_dir, rental.job_id, held, watch, guard).follow()
 
-    def _session(self, host: Host, job: Job, job_id: str, held: Held, watch: Watch, guard: DeadMan | None) -> Session:
+    def _session(
+        self, host: Host, output_dir: Path, job_id: str, held: Held, watch: Watch, guard: DeadMan | None
+    ) -> Session:
         return Session(
-            host, job, job_id, self.run_id, held.tag, self.ledger, self.clock, watch, self.tell, self.run_dir,
-            lost_s=self.rentals.patience.lost_s, exists=lambda: self.rentals.exists(held), guard=guard,
+            host, job_id, output_dir, self.run_id, held.tag, self.ledger, self.clock, watch, self.tell, self.run_dir,
+            lost_s=self.rentals.patience.lost_s, follow_s=self.rentals.patience.follow_s,
+            exists=lambda: self.rentals.exists(held), guard=guard,
         )  # fmt: skip
 
     def _limits(self, job: Job, row: QuoteRow, max_hours: float | None) -> Deadlines:

@@ -60,7 +60,7 @@ class Rented:
     tag: str
     run_id: str
     guards: tuple[str, ...]
-    """Which layers will stop it: ``client``, ``dead-man switch``."""
+    """Which layers will stop it: ``this client``, ``watchdog``, ``dead-man switch``."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,6 +49,8 @@ class Patience:
     destroy_s: float = 600.0
     confirm_every_s: float = 3.0
     lost_s: float = 900.0
+    follow_s: float = 0.5
+    """Between two looks at a training host."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,8 @@ class Rentals:
     run_dir: Path
     tell: Tell
     patience: Patience
+    guards: tuple[str, ...] = ("this client",)
+    """Who on this computer looks after rentals."""
 
     def rent(
         self, run_id: str, tag: str, offer: Offer, launch: LaunchOrder, deadlines: Deadlines, reserved: Usd
@@ -106,7 +110,7 @@ class Rentals:
         full = Launch(tag, launch.image, launch.disk_gb, identity.public_key, startup, {})
         instance = self._create(provider, run_id, tag, offer, full)
         held = Held(run_id, tag, instance.ref, offer, identity)
-        guards = ("client", "dead-man switch") if self_destruct else ("client",)
+        guards = (*self.guards, "dead-man switch") if self_destruct else self.guards
         self.tell(Rented(offer, instance.ref, tag, run_id, guards))
         _check(offer, instance, launch.disk_gb)
         return held
@@ -202,7 +206,7 @@ class Rentals:
         except GuardFailed as error:
             if not launch.unguarded:
                 raise
-            self.tell(Notice(f"Going on unguarded, as you wished: {error}.", warning=True))
+            self.tell(Notice(f"Going on unguarded: {error}.", warning=True))
             return None
         return switch
 

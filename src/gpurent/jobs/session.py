@@ -20,7 +20,6 @@ from gpurent.jobs.progress import Collected, Notice, Stage, StageMoved, StageSta
 from gpurent.jobs.watch import Tell, Watch
 from gpurent.spi import Host
 
-POLL_S = 0.5
 LOG_TAIL = 64 * 1024
 PREPARE_TIMEOUT_S = 1200.0
 
@@ -47,8 +46,8 @@ class Session:
     """The conversation with one host about one job. ``attach`` builds it anew and goes on with ``follow``."""
 
     host: Host
-    job: Job
     job_id: str
+    output_dir: Path
     run_id: str
     tag: str
     ledger: Ledger
@@ -58,6 +57,8 @@ class Session:
     run_dir: Path
     lost_s: float
     """How long training is believed to go on behind a dead link before the rental is given up."""
+    follow_s: float
+    """Between two looks at the host."""
     exists: Callable[[], bool]
     """Asks the provider, when the link is dead, whether the machine is there at all."""
     guard: DeadMan | None = None
@@ -68,9 +69,9 @@ class Session:
         """Where the job lives on the host."""
         return f".gpurent/jobs/{self.job_id}"
 
-    def upload(self) -> str:
+    def upload(self, job: Job) -> str:
         """Send engine, dataset and, if it comes from here, the base model; return the engine's folder."""
-        files = self.job.upload_files()
+        files = job.upload_files()
         total = sum(file.size for file in files)
         self.tell(StageStarted(Stage.UPLOAD, f"{len(files)} files", total))
         engine = self.host.ship_engine()
@@ -88,7 +89,7 @@ class Session:
         self.tell(StageMoved(Stage.UPLOAD, total, total))
         return engine
 
-    def prepare(self, engine: str) -> None:
+    def prepare(self, job: Job, engine: str) -> None:
         """See that the host can train, installing what the image lacks, and start the engine detached.
 
         Raises:
@@ -98,10 +99,10 @@ class Session:
         self._environment(engine)
         self.watch.check_before_training()
         self._live()
-        self.host.put_bytes(json.dumps(self._order()).encode(), f"{self.folder}/job.json")
+        self.host.put_bytes(json.dumps(self._order(job)).encode(), f"{self.folder}/job.json")
         self.ledger.append(self.run_id, Kind.PREPARED, tag=self.tag, bytes_in=self.traffic.bytes_in)
         self.ledger.append(
-            self.run_id, Kind.JOB_STARTED, tag=self.tag, job_id=self.job_id, name=self.job.name,
+            self.run_id, Kind.JOB_STARTED, tag=self.tag, job_id=self.job_id, name=job.name,
             bytes_in=self.traffic.bytes_in,
         )  # fmt: skip
         home = self._absolute("")
@@ -136,12 +137,12 @@ class Session:
             raise TransferFailed("the host does not say where its login folder is")
         return f"{home}/{path}".rstrip("/")
 
-    def _order(self) -> dict[str, object]:
+    def _order(self, job: Job) -> dict[str, object]:
         base = self._absolute(self.folder)
         return {
             "protocol": events.PROTOCOL,
-            "spec": self.job.spec.to_dict(),
-            "base_model": f"{base}/{self.job.base_target}" if self.job.base_target else self.job.base_model_id,
+            "spec": job.spec.to_dict(),
+            "base_model": f"{base}/{job.base_target}" if job.base_target else job.base_model_id,
             "data_dir": f"{base}/data",
             "out_dir": f"{base}/out",
             "events": f"{base}/events.jsonl",
@@ -185,7 +186,7 @@ class Session:
                 if finished or ended is not None:
                     return self._finish(ended, finished, outcome)
                 self.watch.tick()
-                self.clock.sleep(POLL_S)
+                self.clock.sleep(self.follow_s)
         finally:
             self._keep_log()
 
@@ -244,7 +245,7 @@ class Session:
         )  # fmt: skip
 
     def _collect(self, checkpoint: events.Checkpoint) -> Path:
-        target = self.job.output_dir / PurePosixPath(checkpoint.path)
+        target = self.output_dir / PurePosixPath(checkpoint.path)
         target.parent.mkdir(parents=True, exist_ok=True)
         self.tell(StageStarted(Stage.COLLECT, target.name, checkpoint.size))
         done = 0

@@ -1,0 +1,43 @@
+"""``gpurent watchdog``."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import asdict
+
+from gpurent.cli import output
+from gpurent.cli.common import in_doubt, open_broker
+from gpurent.clock import SystemClock
+from gpurent.jobs.detached import guarding
+from gpurent.settings import state_dir
+from gpurent.watchdog import Watchdog
+
+
+def run() -> int:
+    """Guard in the foreground; a terminal that closes does not end it."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    if not Watchdog(state_dir(), open_broker, SystemClock()).run():
+        output.notes.print("Another watchdog guards this computer's rentals.")
+    return 0
+
+
+def status(*, as_json: bool) -> int:
+    """Show what it does; exit 5 when a rental has neither client nor watchdog."""
+    home = state_dir()
+    told = guarding(home)
+    with open_broker() as broker:
+        alone = [] if told is not None else in_doubt(broker)
+        now = broker.clock.now()
+    if as_json:
+        output.print_json({"running": told is not None, "alone": alone, **({} if told is None else asdict(told))})
+    elif told is None:
+        output.console.print("No watchdog runs; the next `gpurent train` starts one.")
+        for ref in alone:
+            output.notes.print(f"Nobody looks after {ref}: `gpurent attach` or `gpurent reap`.", style="yellow")
+    else:
+        output.console.print(f"Process {told.pid}, for {(now - told.since) / 60:.0f} min.")
+        for run in told.tending:
+            output.console.print(f"Looks after {run}, whose command died.")
+        for run in told.watching:
+            output.console.print(f"Watches {run}, whose command lives.")
+    return 5 if alone else 0

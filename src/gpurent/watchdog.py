@@ -1,0 +1,94 @@
+"""A detached process per computer that outlives the terminal: it sees dead clients' runs to their end.
+
+One per state folder, kept single by an operating-system lock. It starts with the first rental and ends by itself a
+while after the last one is gone. What it does for a run is ``Broker.tend``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from gpurent.broker import Broker
+from gpurent.clock import Clock
+from gpurent.errors import GpurentError
+from gpurent.jobs.detached import LOCK, STATE, Guarding
+
+TURN_S = 10.0
+LINGER_S = 120.0
+"""It stays this long after the last rental: the next one may come soon."""
+
+
+@dataclass
+class Watchdog:
+    """The loop. ``open_broker`` makes a broker for each thread of its own."""
+
+    home: Path
+    open_broker: Callable[[], Broker]
+    clock: Clock
+    _tending: dict[str, threading.Thread] = field(default_factory=dict, init=False)
+
+    def run(self) -> bool:
+        """Guard until nothing has been rented for a while; False if another watchdog does already."""
+        self.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = FileLock(self.home / LOCK)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            return False
+        try:
+            self._guard()
+        finally:
+            (self.home / STATE).unlink(missing_ok=True)
+            lock.release()
+        return True
+
+    def _guard(self) -> None:
+        since = idle_since = self.clock.now()
+        with self.open_broker() as broker:
+            while True:
+                open_runs = self._turn(broker, since)
+                now = self.clock.now()
+                idle_since = now if open_runs or self._tending else idle_since
+                if now - idle_since >= LINGER_S:
+                    return
+                self.clock.sleep(TURN_S)
+
+    def _turn(self, broker: Broker, since: float) -> tuple[str, ...]:
+        """Take over what has no client any more; returns the runs that hold rentals."""
+        self._tending = {run: thread for run, thread in self._tending.items() if thread.is_alive()}
+        abandoned = broker.abandoned()
+        for run_id in abandoned:
+            if run_id not in self._tending:
+                thread = threading.Thread(target=self._tend, args=(run_id,), name=run_id, daemon=True)
+                self._tending[run_id] = thread
+                thread.start()
+        open_runs = tuple(run.id for run in broker.ledger.runs() if run.open_rentals)
+        watching = tuple(run for run in open_runs if run not in self._tending)
+        self._say(Guarding(os.getpid(), since, self.clock.now(), tuple(self._tending), watching))
+        return open_runs
+
+    def _tend(self, run_id: str) -> None:
+        _log(f"taking over {run_id}")
+        try:
+            with self.open_broker() as broker:
+                broker.tend(run_id, tell=lambda event: _log(f"{run_id}: {event}"))
+        except GpurentError as error:
+            _log(f"{run_id}: {error}")  # it is still open in the ledger, so the next turn tries again
+        else:
+            _log(f"{run_id}: done")
+
+    def _say(self, guarding: Guarding) -> None:
+        part = self.home / f"{STATE}.part"
+        part.write_text(json.dumps(asdict(guarding)), encoding="utf-8")
+        part.replace(self.home / STATE)
+
+
+def _log(text: str) -> None:
+    print(text, flush=True)

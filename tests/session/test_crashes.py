@@ -1,0 +1,154 @@
+"""The real client, killed by ``kill -9`` exactly at a line of the ledger; every kind of line has its turn."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from tests.session.world import ROOT, Cli, kill, make_job, wait_for
+
+from gpurent.budget.events import Kind
+from gpurent.jobs.detached import guarding
+from gpurent.sandbox.faults import Fault, Rule
+
+DIVERGES = "unet_lr = 1e18\ntext_encoder_lr = 1e18\nmax_grad_norm = 0\n"
+
+
+@dataclass(frozen=True)
+class Death:
+    """What makes a run write the line at which its client dies."""
+
+    rule: Rule | None = None
+    extra: str = ""
+    steps: int = 4
+    home: bool = False
+    """A checkpoint was finished before: it must be at home in the end."""
+    listed: bool = True
+    """What was rented is found by its tag; else only time can tell that nothing was."""
+
+
+DEATHS: dict[Kind, Death] = {
+    Kind.RUN_OPENED: Death(),
+    Kind.INTENT: Death(listed=False),
+    Kind.CREATED: Death(),
+    Kind.CREATE_REFUSED: Death(Rule(Fault.OFFER_TAKEN), listed=False),
+    Kind.CREATE_UNCLEAR: Death(Rule(Fault.CREATE_REPLY_LOST)),
+    Kind.ADOPTED: Death(Rule(Fault.CREATE_REPLY_LOST)),
+    Kind.REACHABLE: Death(),
+    Kind.PREPARED: Death(),
+    Kind.JOB_STARTED: Death(),
+    Kind.PROGRESS: Death(),
+    Kind.CHECKPOINT_HOME: Death(home=True),
+    Kind.JOB_DONE: Death(home=True),
+    Kind.JOB_FAILED: Death(extra=DIVERGES, steps=300),
+    Kind.DESTROY_SENT: Death(home=True),
+    Kind.DESTROY_ACCEPTED: Death(home=True),
+    Kind.DESTROY_FAILED: Death(Rule(Fault.HTTP_500, times=3, on="DELETE"), home=True),
+    Kind.SEEN_ABSENT: Death(home=True),
+    Kind.CHARGED: Death(home=True),
+    Kind.GONE: Death(home=True),
+    Kind.RUN_CLOSED: Death(home=True),
+}
+DONE = (Kind.CREATED, Kind.CREATE_UNCLEAR, Kind.CHECKPOINT_HOME, Kind.DESTROY_ACCEPTED, Kind.GONE)
+"""Lines that say what was done already: death in between is the moment that nobody has written down."""
+NOT_BY_TRAIN = {
+    Kind.SEEN_PRESENT: "nothing writes it",
+    Kind.STOP_REQUESTED: "written by `gpurent stop`, whose own death changes nothing for the client that obeys",
+    Kind.NOTE: "for readers of the ledger",
+}
+
+
+def test_no_kind_of_line_is_forgotten() -> None:
+    """A new one needs a death of its own, or a reason."""
+    assert set(DEATHS) | set(NOT_BY_TRAIN) == set(Kind) and not set(DEATHS) & set(NOT_BY_TRAIN)
+
+
+@pytest.mark.parametrize(
+    ("kind", "when"), [*((kind, "after") for kind in DEATHS), *((kind, "before") for kind in DONE)]
+)
+def test_a_client_that_dies_at_a_line_leaves_nothing_running(cli: Cli, kind: Kind, when: str) -> None:
+    """Killed right before or right after the line is committed: reap ends what runs and brings home what was done."""
+    death = DEATHS[kind]
+    make_job(cli.folder, steps=death.steps, extra=death.extra)
+    if death.rule is not None:
+        cli.sandbox.faults.set(death.rule.fault, times=death.rule.times, on=death.rule.on)
+    died = subprocess.run(
+        [sys.executable, "-m", "tests.session.mortal", kind.value, when, "train", "--budget", "1", "--yes"],
+        cwd=cli.folder, env={**cli.env, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
+        timeout=120,
+    )  # fmt: skip
+    assert died.returncode == -signal.SIGKILL, died.stdout + died.stderr
+    cli.sandbox.faults.clear()
+    reaped = cli.run("reap")
+    assert cli.sandbox.truth() == [], reaped.stdout + reaped.stderr
+    if death.listed:
+        assert reaped.returncode == 0, reaped.stdout + reaped.stderr
+        assert cli.run("status").returncode == 0
+    if death.home:
+        assert (cli.folder / "output" / "swatch.safetensors").is_file()
+    assert len(cli.sandbox.market.history("sandbox")) <= 1
+
+
+def watched(cli: Cli) -> Cli:
+    return replace(cli, watchdog="true")
+
+
+def end_watchdog(home: Path) -> None:
+    told = guarding(home)
+    if told is not None and told.pid:
+        os.kill(told.pid, signal.SIGKILL)
+
+
+def test_a_watchdog_sees_a_dead_clients_training_to_its_end(cli: Cli) -> None:
+    """The command and its terminal are gone; the files come home all the same, and the rental ends."""
+    cli = watched(cli)
+    make_job(cli.folder, steps=60)
+    client = cli.start("train", "--budget", "1", "--yes")
+    try:
+        wait_for(lambda: any(event.kind is Kind.PROGRESS for event in cli.events()), "training")
+        assert '"running": true' in cli.run("watchdog", "status", "--json").stdout
+        os.killpg(client.pid, signal.SIGHUP)
+        kill(client)
+        wait_for(lambda: any(event.kind is Kind.RUN_CLOSED for event in cli.events()), "the watchdog's work")
+        assert (cli.folder / "output" / "swatch.safetensors").is_file()
+        assert cli.sandbox.truth() == []
+        assert cli.run("watchdog", "status").returncode == 0
+    finally:
+        end_watchdog(cli.folder / "state")
+
+
+def test_there_is_one_watchdog_for_all_runs(cli: Cli) -> None:
+    """A second one steps back at once."""
+    cli = watched(cli)
+    first = cli.start("watchdog", "run")
+    try:
+        wait_for(lambda: guarding(cli.folder / "state") is not None, "a watchdog")
+        second = cli.run("watchdog", "run")
+        assert second.returncode == 0 and "Another watchdog" in second.stderr + second.stdout
+    finally:
+        kill(first)
+    assert guarding(cli.folder / "state") is None
+
+
+def test_with_client_and_watchdog_dead_the_machine_ends_itself_in_time(cli: Cli) -> None:
+    """The real switch on the host destroys it over HTTP by the hard deadline, within the budget."""
+    cli = watched(cli)
+    make_job(cli.folder, steps=20_000)
+    (cli.folder / "gpurent.toml").write_text("[budget]\nmax_hours = 0.013\n", encoding="utf-8")
+    client = cli.start("train", "--budget", "1", "--yes")
+    wait_for(lambda: any(event.kind is Kind.JOB_STARTED for event in cli.events()), "training")
+    end_watchdog(cli.folder / "state")
+    kill(client)
+    wait_for(lambda: cli.sandbox.truth() == [], "the end of the machine")
+    (intent,) = [event.data for event in cli.events() if event.kind is Kind.INTENT]
+    (held,) = cli.sandbox.market.history("sandbox")
+    hard = intent["hard_deadline"]
+    assert held.ended_at is not None and isinstance(hard, float)
+    overshoot, bill = held.ended_at - hard, cli.sandbox.market.charges(held.id).total
+    print(f"overshoot {overshoot:+.2f} s, {bill} of $1 billed")
+    assert overshoot < 3 and bill.micros <= 1_000_000

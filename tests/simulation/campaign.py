@@ -1,0 +1,84 @@
+"""Many lives, side by side, added up."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.session.world import make_job
+from tests.simulation.life import Tally, live
+from tests.simulation.mutants import MUTANTS
+from tests.simulation.schedule import FAULTS, draw
+
+from gpurent.budget.events import Kind
+from gpurent.dataset.job import Job
+
+BATCH = 50
+UNWRITTEN = {
+    Kind.NOTE: "for readers of the ledger; nothing depends on it",
+}
+"""Kinds of lines that no life writes, and why."""
+
+
+@dataclass
+class Findings:
+    """What a campaign showed."""
+
+    lives: int = 0
+    tally: Tally = field(default_factory=Tally)
+    broken: list[tuple[int, list[str]]] = field(default_factory=list)
+
+    def add(self, other: Findings) -> None:
+        """Take in another's."""
+        self.lives += other.lives
+        self.tally.add(other.tally)
+        self.broken += other.broken
+
+    @property
+    def never(self) -> list[str]:
+        """Faults that never struck and lines that were never written: what no life has tried."""
+        faults = [fault.value for fault in FAULTS if not self.tally.faults[fault.value]]
+        return faults + [kind.value for kind in Kind if kind not in UNWRITTEN and not self.tally.lines[kind.value]]
+
+
+def _memory() -> str | None:
+    """A folder in memory, where there is one: thousands of small files are written."""
+    return "/dev/shm" if Path("/dev/shm").is_dir() else None
+
+
+def play(seeds: Sequence[int], mutant: str = "", stop_at_first: bool = False) -> Findings:
+    """Play these seeds in this process."""
+    found = Findings()
+    with tempfile.TemporaryDirectory(dir=_memory(), prefix="gpurent-simulation-") as name:
+        folder = Path(name)
+        (folder / "job").mkdir()
+        job = Job.from_config(make_job(folder / "job"))
+        with MUTANTS[mutant]() if mutant else nullcontext():
+            for seed in seeds:
+                verdict = live(draw(seed), job, folder / "life")
+                found.lives += 1
+                found.tally.add(verdict.tally)
+                if verdict.violations:
+                    found.broken.append((seed, verdict.violations))
+                    if stop_at_first:
+                        break
+    return found
+
+
+def campaign(first: int, lives: int, processes: int, told: Callable[[Findings], None] = lambda _: None) -> Findings:
+    """Play ``lives`` seeds from ``first`` on, in several processes; ``told`` hears of everything so far."""
+    found = Findings()
+    with ProcessPoolExecutor(processes) as pool:
+        for part in pool.map(play, list(_batches(first, lives))):
+            found.add(part)
+            told(found)
+    return found
+
+
+def _batches(first: int, lives: int) -> Iterator[Sequence[int]]:
+    for start in range(first, first + lives, BATCH):
+        yield range(start, min(start + BATCH, first + lives))

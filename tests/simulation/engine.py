@@ -1,0 +1,104 @@
+"""What the engine would have written by now: its event stream as a function of time."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Course:
+    """How a training goes, decided beforehand."""
+
+    steps: int
+    step_s: float
+    every: int
+    """Steps between checkpoints."""
+    size: int
+    """Bytes of a checkpoint."""
+    fails_at: int | None = None
+    """The engine reports an error at this step."""
+    hangs_at: int | None = None
+    """It says nothing more from this step on, and its process lives."""
+    dies_at: int | None = None
+    """Its process is gone at this step, without a word."""
+
+
+@dataclass
+class Engine:
+    """One training on one host."""
+
+    course: Course
+    name: str
+    started: float
+    epochs: int
+    stop_at: float | None = None
+    files: dict[str, tuple[bytes, float]] = field(default_factory=dict)
+    """Content and time of writing, by name."""
+    _lines: list[str] = field(default_factory=list)
+    _step: int = 0
+    _status: int | None = None
+    _begun: bool = False
+
+    def advance(self, now: float) -> None:
+        """Write what happened up to ``now``."""
+        if not self._begun:
+            self._begun = True
+            self._say(event="hello", protocol=1, engine="sim", torch="0", device="cuda", device_name="virtual")
+            self._say(event="plan", images=4, total_steps=self.course.steps, epochs=self.epochs)
+        while self._status is None:
+            due = self.started + (self._step + 1) * self.course.step_s
+            if self.stop_at is not None and self.stop_at <= min(due, now):
+                self._checkpoint(self.stop_at, final=False)
+                self._done(stopped=True)
+                return
+            if due > now or self._step == self.course.hangs_at:
+                return
+            self._one(due)
+
+    def _one(self, due: float) -> None:
+        self._step += 1
+        if self._step == self.course.dies_at:
+            self._status = 137
+            return
+        if self._step == self.course.fails_at:
+            self._say(event="error", code="nan", message="the loss is not a number", remedy="lower the rate")
+            self._status = 1
+            return
+        if self._step % max(1, self.course.steps // 8) == 0:
+            self._say(event="step", step=self._step, total=self.course.steps, epoch=1, epochs=self.epochs, loss=0.1,
+                      avg_loss=0.1, it_s=1 / self.course.step_s)  # fmt: skip
+        if self._step == self.course.steps:
+            self._checkpoint(due, final=True)
+            self._done(stopped=False)
+        elif self._step % self.course.every == 0:
+            self._checkpoint(due, final=False)
+
+    def _checkpoint(self, at: float, *, final: bool) -> None:
+        name = f"{self.name}.safetensors" if final else f"{self.name}-step{self._step:08d}.safetensors"
+        data = hashlib.sha256(f"{self.name}{self._step}".encode()).digest() * (self.course.size // 32)
+        self.files[name] = (data, at)
+        self._say(event="checkpoint", path=name, sha256=hashlib.sha256(data).hexdigest(), size=len(data),
+                  step=self._step, epoch=1, final=final)  # fmt: skip
+
+    def _done(self, *, stopped: bool) -> None:
+        self._say(event="done", steps=self._step, stopped=stopped, final_loss=0.1)
+        self._status = 0
+
+    def _say(self, **record: object) -> None:
+        self._lines.append(json.dumps(record) + "\n")
+
+    @property
+    def log(self) -> bytes:
+        """All lines so far."""
+        return "".join(self._lines).encode()
+
+    def status(self) -> int | None:
+        """As ``Host.job_status``."""
+        return self._status
+
+    def working(self, now: float) -> bool:
+        """Whether its process is there."""
+        self.advance(now)
+        return self._status is None

@@ -1,0 +1,92 @@
+"""The broker with one of its guarantees taken out: a simulation that still passes would prove nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+from tests.simulation.fate import MortalLedger
+from tests.simulation.hosts import SimConnector
+
+from gpurent.budget import reaper
+from gpurent.budget.events import Kind
+from gpurent.budget.guard import Deadlines, deadlines
+from gpurent.jobs import conduct, teardown
+from gpurent.model import Fuse, Identity, SelfDestruct
+from gpurent.money import ZERO
+
+
+@contextmanager
+def _swapped(owner: Any, name: str, other: object) -> Iterator[None]:
+    own = getattr(owner, name)
+    setattr(owner, name, other)
+    try:
+        yield
+    finally:
+        setattr(owner, name, own)
+
+
+@contextmanager
+def without_intent() -> Iterator[None]:
+    """The intent is written after ``create``, together with what it made."""
+    append = MortalLedger.append
+    held_back: dict[str, dict[str, object]] = {}
+
+    def late(self: MortalLedger, run_id: str, kind: Kind, *, tag: str | None = None, **data: object) -> object:
+        if kind is Kind.INTENT and tag is not None:
+            held_back[tag] = data
+            return None
+        if tag in held_back:
+            append(self, run_id, Kind.INTENT, tag=tag, **held_back.pop(tag))
+        return append(self, run_id, kind, tag=tag, **data)
+
+    with _swapped(MortalLedger, "append", late):
+        yield
+
+
+@contextmanager
+def without_absence() -> Iterator[None]:
+    """A destroy that was accepted counts as the end."""
+
+    def trusting(rentals: Sequence[Any], *arguments: Any) -> Sequence[reaper.Action]:
+        gone = [one for one in rentals if one.destroy_accepted]
+        rest = [one for one in rentals if not one.destroy_accepted]
+        sure = [reaper.ConfirmGone(one.tag, one.run_id, one.ref) for one in gone]
+        return (*sure, *reaper.reconcile(rest, *arguments))
+
+    with _swapped(teardown, "reconcile", trusting):
+        yield
+
+
+@contextmanager
+def without_reserve() -> Iterator[None]:
+    """Every second that the budget pays for is given to training."""
+
+    def greedy(**given: Any) -> Deadlines:
+        return deadlines(**{**given, "teardown_s": 0.0, "traffic": ZERO})
+
+    with _swapped(conduct, "deadlines", greedy), _swapped(conduct, "teardown_reserve", lambda *_: ZERO):
+        yield
+
+
+@contextmanager
+def without_arming() -> Iterator[None]:
+    """The dead-man switch is started and nobody sets it: it believes in a week."""
+    startup = SimConnector.startup
+
+    def slack(self: SimConnector, identity: Identity, order: SelfDestruct | None, fuse: Fuse) -> str:
+        week = 7 * 86_400
+        return startup(self, identity, order, replace(fuse, after_s=week, at=fuse.at + week, first_s=week, hold_s=week))
+
+    with _swapped(SimConnector, "startup", slack):
+        yield
+
+
+MUTANTS = {
+    "intent": without_intent,
+    "absence": without_absence,
+    "reserve": without_reserve,
+    "arming": without_arming,
+}

@@ -1,0 +1,117 @@
+"""What goes wrong in one life of a client: drawn from a seed, and nothing else."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from enum import StrEnum
+
+from tests.simulation.engine import Course
+
+from gpurent.money import Usd
+from gpurent.sandbox.faults import Fault, Rule
+
+
+class Aftermath(StrEnum):
+    """Who comes after a client that died."""
+
+    WATCHDOG = "watchdog"
+    REAP = "reap"
+    STOP = "stop"
+    DYING_REAPS = "reaps that die too"
+    NOBODY = "nobody"
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """One life."""
+
+    seed: int
+    budget: Usd
+    course: Course
+    rules: tuple[Rule, ...]
+    outages: tuple[tuple[float, float], ...]
+    """Of the provider's API: seconds from the start, and how long."""
+    cuts: tuple[tuple[float, float], ...]
+    """Of the client's line to its machines."""
+    naps: tuple[tuple[int, float], ...]
+    """Step before which the laptop sleeps, and how long."""
+    crash_at: int | None
+    aftermath: Aftermath
+    delay_s: float
+    """From the death to whoever comes after."""
+    later_crashes: tuple[int, ...]
+    cut_off: bool
+    """Machines cannot reach their provider's API."""
+    boot_s: float
+
+
+SINGLE = (
+    Fault.CREATE_REPLY_LOST, Fault.CREATE_ERROR_BUT_CREATED, Fault.ODD_OFFERS, Fault.BOOT_STUCK, Fault.NO_SSHD,
+    Fault.OFFER_TAKEN, Fault.DESTROY_404_WHILE_ALIVE, Fault.NO_INSTANCE_KEY, Fault.HTTP_410,
+)  # fmt: skip
+COUNTED = {Fault.DESTROY_IGNORED: 2, Fault.GET_404_WHILE_ALIVE: 3, Fault.DROP_SSH: 5}
+VALUED = {
+    Fault.LIST_LAG: 90.0, Fault.DESTROY_LAG: 60.0, Fault.SSHD_REFUSES_KEY_FOR: 60.0, Fault.HOST_VANISHES: 2400.0,
+    Fault.WRONG_PRICE: 100.0, Fault.LISTED_AFTER_DESTROY: 120.0, Fault.ENDPOINT_MOVES: 900.0,
+    Fault.CREDIT_EXHAUSTED: 1800.0,
+}  # fmt: skip
+LIKELY = {
+    Fault.HTTP_500: 0.6, Fault.HTTP_429: 0.3, Fault.HTTP_TIMEOUT: 0.3, Fault.HTTP_RESET: 0.2, Fault.GARBAGE_REPLY: 0.1,
+}  # fmt: skip
+SLOW_BYTES_S = 30_000.0
+FAULTS = (*SINGLE, *COUNTED, *VALUED, *LIKELY, Fault.SLOW_LINK)
+ELSEWHERE = {
+    Fault.NO_ADDRESS: "the look-alikes of Vast.ai and RunPod only",
+    Fault.PRICE_LATE: "the look-alike of RunPod only",
+    Fault.SHORT_PAGES: "the look-alikes only",
+    Fault.WRONG_GPU_COUNT: "the look-alikes only: the sandbox's own API does not tell the number",
+}
+"""Faults that cannot strike here, and why; ``tests/vast`` and ``tests/runpod`` order them."""
+
+
+def draw(seed: int) -> Schedule:
+    """The schedule of a seed."""
+    rng = random.Random(seed)
+    steps = rng.randint(10, 200)
+    crash_at = None if rng.random() < 0.25 else _crash(rng)
+    return Schedule(
+        seed=seed,
+        budget=Usd(rng.randint(60_000, 700_000)),
+        course=Course(
+            steps=steps,
+            step_s=rng.choice((0.2, 1.0, 4.0, 20.0)) * rng.uniform(0.5, 2.0),
+            every=max(1, steps // rng.randint(1, 5)),
+            size=rng.choice((1 << 12, 1 << 16)),
+            fails_at=rng.randint(1, steps) if rng.random() < 0.06 else None,
+            hangs_at=rng.randint(1, steps) if rng.random() < 0.06 else None,
+            dies_at=rng.randint(1, steps) if rng.random() < 0.04 else None,
+        ),
+        rules=tuple(_rule(fault, rng) for fault in rng.sample(FAULTS, rng.choice((0, 1, 1, 2, 3, 5)))),
+        outages=tuple((rng.uniform(0, 4000), rng.uniform(5, 100)) for _ in range(rng.choice((0, 0, 1, 3)))),
+        cuts=tuple((rng.uniform(0, 4000), rng.uniform(5, 1200)) for _ in range(rng.choice((0, 0, 0, 1, 2)))),
+        naps=tuple((rng.randint(1, 120), rng.uniform(60, 8000)) for _ in range(rng.choice((0, 0, 0, 0, 1)))),
+        crash_at=crash_at,
+        aftermath=rng.choice(tuple(Aftermath)),
+        delay_s=rng.choice((1.0, 60.0, 1000.0, 10_000.0)) * rng.uniform(0.5, 1.5),
+        later_crashes=tuple(rng.randint(1, 60) for _ in range(rng.randint(1, 2))),
+        cut_off=rng.random() < 0.05,
+        boot_s=rng.uniform(5, 200),
+    )
+
+
+def _crash(rng: random.Random) -> int:
+    """Early steps are few and dangerous, late ones many: each decade is drawn alike."""
+    return int(rng.choice((10, 40, 100, 300)) * rng.random()) + 1
+
+
+def _rule(fault: Fault, rng: random.Random) -> Rule:
+    if fault in COUNTED:
+        return Rule(fault, times=rng.randint(1, COUNTED[fault]))
+    if fault in VALUED:
+        return Rule(fault, value=round(rng.uniform(1, VALUED[fault]), 1))
+    if fault in LIKELY:
+        return Rule(fault, p=rng.uniform(0.02, LIKELY[fault]))
+    if fault is Fault.SLOW_LINK:
+        return Rule(fault, p=1.0, value=SLOW_BYTES_S)
+    return Rule(fault)

@@ -1,0 +1,124 @@
+"""The sandbox's own API behind the real adapter, without sockets: requests are driven through the ASGI application."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import httpx
+from tests.simulation.clock import VirtualClock
+from tests.simulation.fate import Fate
+
+from gpurent.sandbox.api import Context, Keys, build_api
+from gpurent.sandbox.faults import Fault, Faults, Rule
+from gpurent.sandbox.journal import Journal
+from gpurent.sandbox.market import Market
+from gpurent.sandbox.wire import CUT, Wire
+
+LATENCY_S = 0.2
+TIMEOUT_S = 30.0
+ACCOUNT = "sbx_account_of_the_simulation"
+URL = "http://market.invalid"
+
+
+class CountingFaults(Faults):
+    """Faults that remember how often each struck."""
+
+    struck: Counter[str]
+
+    def take(self, fault: Fault, request: str = "") -> Rule | None:
+        rule = super().take(fault, request)
+        if rule is not None:
+            self.struck[fault.value] += 1
+        return rule
+
+
+class _NoJournal(Journal):
+    """Requests are not kept: there are millions."""
+
+    def arrived(self, *_arguments: Any) -> int:
+        return 0
+
+    def answered(self, *_arguments: Any) -> None: ...
+
+
+class Service:
+    """The market's front door, its outages included."""
+
+    def __init__(self, market: Market, faults: Faults, clock: VirtualClock) -> None:
+        self._market = market
+        self._clock = clock
+        self.down = False
+        context = Context(market, faults, Keys(account=ACCOUNT, control="-"), self._killed)
+        self._app = Wire(
+            build_api(context), faults=faults, journal=_NoJournal(Path(), lambda: ()), now=clock.now
+        )  # fmt: skip
+
+    async def _killed(self, ref: str) -> None:
+        """Hosts of this world die with their instance."""
+
+    def ask(
+        self, method: str, path: str, headers: dict[str, str], body: bytes, query: str = ""
+    ) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+        """One request and its answer; status 0 is a cut connection, -1 silence."""
+        self._clock.sleep(LATENCY_S)
+        if self.down:
+            return -1, [], b""
+        sent: list[dict[str, Any]] = []
+        scope: dict[str, Any] = {
+            "type": "http", "method": method, "path": path, "raw_path": path.encode(), "query_string": query.encode(),
+            "headers": [(name.lower().encode(), value.encode()) for name, value in headers.items()],
+            "http_version": "1.1", "scheme": "http", "server": ("market", 80), "client": ("-", 0), "root_path": "",
+        }  # fmt: skip
+        waiting = [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def receive() -> dict[str, Any]:
+            return waiting.pop() if waiting else {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        _drive(self._app(scope, receive, send))
+        for ref in self._market.ended():
+            self._market.forget(ref)
+        if not sent:
+            return (0 if scope[CUT] else -1), [], b""
+        status = int(sent[0]["status"])
+        return status, sent[0]["headers"], b"".join(message.get("body", b"") for message in sent[1:])
+
+
+def _drive(task: Coroutine[Any, Any, None]) -> None:
+    """Run a coroutine that never really waits."""
+    try:
+        task.send(None)
+    except StopIteration:
+        return
+    raise RuntimeError("a handler of the sandbox waits for something that virtual time does not bring")
+
+
+class Transport(httpx.BaseTransport):
+    """What a client's httpx sends goes to the service; the client may die before, meanwhile or after."""
+
+    def __init__(self, service: Service, clock: VirtualClock, fate: Fate, seen: Callable[[], None]) -> None:
+        self._service = service
+        self._clock = clock
+        self._fate = fate
+        self._seen = seen
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        what = f"{request.method} {request.url.path.rpartition('/')[0]}"
+        self._fate.step(f"before {what}")
+        headers = dict(request.headers.items())
+        status, headers_back, body = self._service.ask(
+            request.method, request.url.path, headers, request.read(), request.url.query.decode()
+        )
+        self._seen()
+        self._fate.step(f"after {what}")
+        if status == -1:
+            self._clock.sleep(TIMEOUT_S)
+            raise httpx.ReadTimeout("no answer", request=request)
+        if status == 0:
+            raise httpx.RemoteProtocolError("connection cut", request=request)
+        return httpx.Response(status, headers=headers_back, content=body, request=request)
