@@ -55,8 +55,8 @@ def bodies(draw: st.DrawFn) -> bytes:
     value = copy.deepcopy(draw(st.sampled_from([REPLIES[name], REPLIES["created"], REPLIES["problems"][problem]])))
     if draw(st.booleans()) and "name" in value:
         value["name"] = "tag-1"
-    for field in draw(st.lists(st.sampled_from(FIELDS), max_size=2)):
-        value[field] = draw(VALUES)
+    for changed in draw(st.lists(st.sampled_from(FIELDS), max_size=2)):
+        value[changed] = draw(VALUES)
     return json.dumps(value).encode()
 
 
