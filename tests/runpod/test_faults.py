@@ -32,9 +32,9 @@ from gpurent.testing.conformance import ANY, launch
 from gpurent_providers.runpod import PLUGIN
 from gpurent_remote import SshConnector
 
-QUICK = Patience(boot_s=6, poll_s=0.1, connect_s=2, appear_s=3, search_s=3, destroy_s=20, confirm_every_s=0.1, lost_s=5)
+QUICK = Patience(boot_s=6, poll_s=0.1, connect_s=2, appear_s=3, search_s=2, destroy_s=20, confirm_every_s=0.1, lost_s=5)
 IMAGES = {"official": "runpod/pytorch:1.0.2-cu1281-torch280-ubuntu2404", "other": "pytorch/pytorch:2.7.1-cuda12.8"}
-POLICY = Policy(connect_s=2.0, answer_s=2.0, attempts=3, wait_s=0.1)
+POLICY = Policy(connect_s=2.0, answer_s=1.0, attempts=3, wait_s=0.1)
 
 
 @dataclass(frozen=True)
