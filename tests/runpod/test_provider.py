@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 from tests.runpod.harness import RunPodHarness
+from tests.session.world import wait_for
 
 from gpurent.clock import ManualClock
 from gpurent.errors import (
     AuthFailed,
     BadReply,
+    ConfigError,
     CreateFailed,
     MissingCredentials,
     NoCapacity,
@@ -167,8 +169,7 @@ def test_a_terminated_pod_that_is_still_shown_is_gone(harness: RunPodHarness) ->
     harness.sandbox.faults.set(Fault.LISTED_AFTER_DESTROY, value=0.4)
     harness.runpod.destroy(made.ref)
     assert [one.ref for one in harness.runpod.instances()] == [made.ref]
-    while harness.runpod.instances():
-        harness.clock.sleep(0.05)
+    wait_for(lambda: not harness.runpod.instances(), "the end of the record", 20)
     assert harness.runpod.get(made.ref) is None and harness.machines() == {}
 
 
@@ -264,6 +265,15 @@ def test_a_broken_file_of_runpods_is_named_and_not_quoted(tmp_path: Path) -> Non
     with pytest.raises(MissingCredentials, match=r"config\.toml") as caught:
         keyfile.key_in_file(tmp_path / "config.toml")
     assert "rpa_secret" not in repr(caught.value) and caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize(
+    "url", ["http://api.runpod.io", "ftp://localhost.example", "api.runpod.io", "http://127.1.evil.com"]
+)
+def test_a_key_never_travels_unencrypted(url: str) -> None:
+    """Anything but https is refused, except on this computer."""
+    with pytest.raises(ConfigError, match="https"):
+        PLUGIN.open({"key": "rpa_x", "url": url}, ManualClock())
 
 
 def test_the_plugin_opens_with_a_key_and_not_without(market: Sandbox) -> None:

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
 from gpurent.clock import Clock
-from gpurent.errors import AuthFailed, BadReply, CreateFailed, NoCapacity, OfferGone, ProviderError, Unavailable
+from gpurent.errors import (
+    AuthFailed,
+    BadReply,
+    ConfigError,
+    CreateFailed,
+    NoCapacity,
+    OfferGone,
+    ProviderError,
+    Unavailable,
+)
 from gpurent.http import Api, Policy, Reply
 from gpurent.model import Charges, Instance, Launch, Need, Offer, SelfDestruct
 from gpurent.money import Usd
@@ -25,9 +34,15 @@ BALANCE = "query { myself { clientBalance } }"
 
 
 class RunPodProvider:
-    """RunPod as a provider: pods with one GPU, in the secure and the community cloud."""
+    """RunPod as a provider: pods with one GPU, in the secure and the community cloud.
+
+    Raises:
+        ConfigError: ``url`` would send the key unencrypted over a network.
+    """
 
     def __init__(self, url: str, key: str, clock: Clock, *, policy: Policy | None = None) -> None:
+        if not url.startswith("https://") and not _is_loopback(url):
+            raise ConfigError(f"{url!r} is no https address", hint="Set RUNPOD_API_BASE_URL to one, or leave it out.")
         self._base = url.rstrip("/")
         self._clock = clock
         self._api = Api(
