@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +38,10 @@ class CountingFaults(Faults):
 class _NoJournal(Journal):
     """Requests are not kept: there are millions."""
 
-    def arrived(self, *_arguments: Any) -> int:
+    def arrived(self, at: float, method: str, path: str, query: str, headers: Mapping[str, str], body: bytes) -> int:
         return 0
 
-    def answered(self, *_arguments: Any) -> None: ...
+    def answered(self, number: int, status: int, violations: Sequence[str] = ()) -> None: ...
 
 
 class Service:
