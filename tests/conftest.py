@@ -9,6 +9,24 @@ from pathlib import Path
 import pytest
 
 
+@pytest.fixture(autouse=True, scope="session")
+def nobodys_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test finds the keys that the services' own tools keep below HOME; package managers find their own files."""
+    home = Path.home()
+    kept = {
+        "XDG_CACHE_HOME": home / ".cache",
+        "PIP_CONFIG_FILE": home / ".config" / "pip" / "pip.conf",
+        "npm_config_cache": home / ".npm",
+        "npm_config_userconfig": home / ".npmrc",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, path in kept.items():
+            if path.exists() and name not in os.environ:
+                patch.setenv(name, str(path))
+        patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def clean_environ(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Tests see neither the user's keys nor the user's ledger."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import threading
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 EXCERPT = 200
 REDACTED = "[redacted]"
 MAX_RETRY_AFTER_S = 24 * 3600.0
+_QUOTA = re.compile(r";\s*([rt])=(\d{1,9})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +238,7 @@ class Api:
             # `from None`: httpx errors carry the request and with it the key.
             raise map_error(error, self.provider, where, self.redact) from None
         log.debug("%s: %s: %d", self.provider, where, response.status_code)
+        self._hold(used_up_for(response.headers.get("RateLimit")))
         retry_after = parse_retry_after(response.headers.get("Retry-After"), self._clock.now())
         excerpt = self.redact(response.content[: 4 * EXCERPT].decode("utf-8", "replace"))[:EXCERPT]
         return Reply(self.provider, where, response.status_code, response.content, excerpt, retry_after)
@@ -247,6 +250,12 @@ class Api:
             self._next_at = turn + self._policy.min_interval_s
         if turn > now:
             self._clock.sleep(turn - now)
+
+    def _hold(self, seconds: float) -> None:
+        """Let the next request wait for a quota that is used up; one that takes longer will be answered 429."""
+        if 0 < seconds <= self._policy.longest_wait_s:
+            with self._pace:
+                self._next_at = max(self._next_at, self._clock.monotonic() + seconds)
 
     def _retrying(self, attempt: Callable[[], Reply]) -> Reply:
         policy = self._policy
@@ -288,6 +297,12 @@ def parse_retry_after(text: str | None, now: float) -> float | None:
     if seconds != seconds:  # NaN
         return None
     return min(max(0.0, seconds), MAX_RETRY_AFTER_S)
+
+
+def used_up_for(text: str | None) -> float:
+    """Seconds until the quotas that a ``RateLimit`` header shows used up (``"minute";r=0;t=12``) start anew, else 0."""
+    parts = [dict(_QUOTA.findall(part)) for part in (text or "").split(",")]
+    return max((float(part["t"]) for part in parts if "t" in part and int(part.get("r", "1")) == 0), default=0.0)
 
 
 def _version() -> str:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 
 import httpx
 import pytest
 
 from gpurent.clock import ManualClock
 from gpurent.errors import AuthFailed, BadReply, ProviderError, RateLimited, Unavailable
-from gpurent.http import HTTPX_ERRORS, Api, Policy, Redactor, map_error, parse_retry_after
+from gpurent.http import HTTPX_ERRORS, Api, Policy, Redactor, map_error, parse_retry_after, used_up_for
 from gpurent.sandbox.faults import Fault
 from gpurent.sandbox.server import Sandbox
 
@@ -99,6 +102,51 @@ def test_requests_keep_their_distance(market: Sandbox, connect: Connect) -> None
     for _ in range(3):
         api.read("/v1/balance")
     assert clock.monotonic() == 2
+
+
+@pytest.fixture
+def quota() -> Iterator[tuple[str, dict[str, str]]]:
+    """A service that answers everything with the headers in the dictionary."""
+    headers: dict[str, str] = {}
+
+    class Service(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.end_headers()
+
+        def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Service) as server:
+        thread = Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}", headers
+        server.shutdown()
+        thread.join()
+
+
+def test_a_quota_that_is_used_up_is_waited_for(quota: tuple[str, dict[str, str]]) -> None:
+    """The request after the last one of a minute waits for the next minute; nobody waits for the next day."""
+    url, headers = quota
+    clock = ManualClock()
+    with closing(Api("acme", url, headers={}, secrets=(), clock=clock, use_proxies=False)) as api:
+        headers["RateLimit"] = '"minute";r=0;t=12, "hour";r=2800;t=1812'
+        api.read("/")
+        headers["RateLimit"] = '"minute";r=59;t=60, "day";r=0;t=45012'
+        api.read("/")
+        api.read("/")
+    assert clock.monotonic() == 12
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [(None, 0), ("", 0), ('"a";r=0', 0), ('"a";t=9;r=0', 9), ('"a"; r=0; t=5, "b";r=0;t=7', 7), ("r=0;t=x,,;r=", 0)],
+)
+def test_a_quota_is_read_from_whatever_the_header_says(text: str | None, seconds: float) -> None:
+    """Order and blanks do not matter, nonsense is no quota."""
+    assert used_up_for(text) == seconds
 
 
 def test_statuses_have_their_meaning(market: Sandbox, connect: Connect) -> None:

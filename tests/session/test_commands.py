@@ -13,8 +13,12 @@ import pytest
 from tests.session.world import Cli, kill, make_job, wait_for
 
 from gpurent.budget.events import Kind
+from gpurent.sandbox.address import SandboxAddress
 from gpurent.sandbox.held import Order
 from gpurent.sandbox.server import Sandbox
+
+SERVICES = {"sandbox": SandboxAddress.env, "runpod": SandboxAddress.runpod_env}
+"""Adapters before their look-alikes: what the four tests of one complete run show holds for each."""
 
 
 @dataclass(frozen=True)
@@ -23,14 +27,16 @@ class Finished:
 
     cli: Cli
     ended: subprocess.CompletedProcess[str]
+    service: str
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished]:
+@pytest.fixture(scope="module", params=list(SERVICES))
+def finished(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Finished]:
     with Sandbox(boot_s=0.2, seed=7) as sandbox:
-        cli = Cli(tmp_path_factory.mktemp("finished"), sandbox)
+        cli = Cli(tmp_path_factory.mktemp("finished"), sandbox, SERVICES[request.param])
         make_job(cli.folder)
-        yield Finished(cli, cli.run("train", "--budget", "1", "--yes", "--json"))
+        yield Finished(cli, cli.run("train", "--budget", "1", "--yes", "--json"), request.param)
+        assert [one for one in sandbox.journal.entries() if one.violations] == []
 
 
 def test_train_brings_verified_files_home_and_leaves_nothing_running(finished: Finished) -> None:
@@ -42,6 +48,7 @@ def test_train_brings_verified_files_home_and_leaves_nothing_running(finished: F
     data = (cli.folder / "output" / "swatch.safetensors").read_bytes()
     assert artefact["sha256"] == hashlib.sha256(data).hexdigest()
     assert result["receipt"]["settled"] and 0 < result["receipt"]["total_micros"] < 1_000_000
+    assert [one.data["provider"] for one in cli.events() if one.kind is Kind.INTENT] == [finished.service]
     assert cli.sandbox.truth() == []
     assert not any((cli.folder / "output").glob("*.part"))
 

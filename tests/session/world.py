@@ -16,6 +16,7 @@ from PIL import Image
 from gpurent.budget.events import Event
 from gpurent.budget.ledger import Ledger
 from gpurent.clock import SystemClock
+from gpurent.sandbox.address import SandboxAddress
 from gpurent.sandbox.server import Sandbox
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,18 +54,20 @@ learning_rate = 1e-3
 
 @dataclass
 class Cli:
-    """Runs the real command line as a process of its own."""
+    """Runs the real command line as a process of its own. ``leads``: how an adapter is led to the sandbox."""
 
     folder: Path
     sandbox: Sandbox
+    leads: Callable[[SandboxAddress], dict[str, str]] = SandboxAddress.env
     watchdog: str = "false"
 
     @property
     def env(self) -> dict[str, str]:
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("GPURENT_", "VAST_"))}
+        foreign = ("GPURENT_", "VAST_", "RUNPOD_")
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
         return {
             **inherited,
-            **self.sandbox.env(),
+            **self.leads(self.sandbox.address),
             "GPURENT_STATE_DIR": str(self.folder / "state"),
             "OMP_NUM_THREADS": "1",
             "GPURENT_BUDGET_WATCHDOG": self.watchdog,

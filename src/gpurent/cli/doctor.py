@@ -11,7 +11,7 @@ from gpurent.cli import output
 from gpurent.cli.common import in_doubt, open_broker
 from gpurent.errors import ProviderError
 from gpurent.model import Need
-from gpurent.spi import SupportsBalance
+from gpurent.spi import Provider, SupportsBalance
 
 
 def run(*, as_json: bool) -> int:
@@ -27,19 +27,12 @@ def run(*, as_json: bool) -> int:
         checks.append(
             ("ledger", not doubtful, "in doubt: " + ", ".join(doubtful) if doubtful else "readable, nothing in doubt")
         )
-        for name, opened in broker.opened.items():
-            try:
-                count = len(opened.provider.offers(Need()))
-                balance = (
-                    f", balance {opened.provider.balance()}" if isinstance(opened.provider, SupportsBalance) else ""
-                )
-                checks.append((name, True, f"answers, {count} offers{balance}"))
-            except ProviderError as error:
-                checks.append((name, False, f"{error} {error.hint}"))
+        providers = [_provider(name, opened.provider) for name, opened in broker.opened.items()]
+        checks += providers
         checks += [(one.name, False, f"{one.message}. {one.hint}") for one in broker.problems]
         engine = importlib.util.find_spec("torch") is not None
         checks.append(("local engine", True, "installed" if engine else "not installed; only sample grids need it"))
-        usable = bool(broker.opened)
+        usable = any(good for _, good, _ in providers)
     if as_json:
         output.print_json([{"check": name, "ok": good, "detail": detail} for name, good, detail in checks])
     else:
@@ -50,3 +43,21 @@ def run(*, as_json: bool) -> int:
         if not usable:
             output.console.print("No provider is ready: quotes come from the price table, and nothing can be rented.")
     return 0 if usable and not doubtful else 1
+
+
+def _provider(name: str, provider: Provider) -> tuple[str, bool, str]:
+    try:
+        count = len(provider.offers(Need()))
+    except ProviderError as error:
+        return name, False, f"{error} {error.hint}"
+    return name, True, f"answers, {count} offers{_balance(provider)}"
+
+
+def _balance(provider: object) -> str:
+    """Not to know it keeps nobody from renting."""
+    if not isinstance(provider, SupportsBalance):
+        return ""
+    try:
+        return f", balance {provider.balance()}"
+    except ProviderError as error:
+        return f", balance unknown ({error})"

@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 
 PATIENCE_S = 10.0
+PAUSE_S = 0.01
 
 
 def processes_under(folder: Path) -> list[psutil.Process]:
@@ -49,5 +50,5 @@ def kill_under(folder: Path) -> int:
             except psutil.NoSuchProcess:
                 continue  # died between the scan and the signal, which is what was wanted
             killed += 1
-        psutil.wait_procs(found, timeout=0.5)
+        time.sleep(PAUSE_S)  # a corpse that nobody buries counts as dead, so waiting for its burial would be in vain
     return killed

@@ -121,7 +121,7 @@ def injected(held: Held) -> dict[str, str]:
     """What RunPod adds to a container's environment; the key opens this pod only."""
     return {
         "RUNPOD_POD_ID": pod_id(held),
-        "RUNPOD_API_KEY": held.key,
+        **({} if held.troubles.no_key else {"RUNPOD_API_KEY": held.key}),
         "RUNPOD_DC_ID": data_center(held.machine),
         "RUNPOD_GPU_COUNT": str(held.gpu_count),
     }

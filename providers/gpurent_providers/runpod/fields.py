@@ -1,0 +1,57 @@
+"""Single values out of RunPod's JSON: what is not of the kind that was asked for counts as absent. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from decimal import DecimalException
+
+from gpurent.money import Usd
+
+
+def text(value: object) -> str:
+    """A name, empty for anything else; one with control characters or half a character is none."""
+    return value if isinstance(value, str) and value.isprintable() else ""
+
+
+def prose(value: object) -> str:
+    """A text for people, fit to be shown on a terminal; empty for anything else."""
+    shown = "".join(char if char.isprintable() else " " for char in value) if isinstance(value, str) else ""
+    return " ".join(shown.split())
+
+
+def mapping(value: object) -> Mapping[str, object]:
+    """An object, empty for anything else."""
+    return value if isinstance(value, dict) else {}
+
+
+def rows(value: object) -> Sequence[object]:
+    """An array, empty for anything else."""
+    return value if isinstance(value, list) else ()
+
+
+def whole(value: object) -> int | None:
+    """A whole number that is none of JSON's other things."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def usd(value: object) -> Usd | None:
+    """An amount in dollars; None for what is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or abs(value) > 1e9:
+        return None
+    try:
+        return Usd.from_wire(value)
+    except (ValueError, DecimalException):
+        return None
+
+
+def moment(value: object) -> float | None:
+    """Unix seconds of an RFC 3339 time; None for what is none, or names no zone."""
+    try:
+        found = datetime.fromisoformat(text(value))
+    except ValueError:
+        return None
+    return found.timestamp() if found.tzinfo is not None else None

@@ -1,0 +1,289 @@
+"""Every fault of the look-alike in turn, met by a real rental over real SSH: it recovers or ends in a typed error.
+
+Afterwards the ledger holds nothing open, and the market's back door shows no pod, known or unknown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from tests.runpod.harness import LaterClock, RunPodHarness, obeyed
+from tests.session.world import wait_for
+
+from gpurent.budget.events import Kind
+from gpurent.budget.guard import Deadlines
+from gpurent.budget.ledger import Ledger
+from gpurent.budget.reaper import UNCLEAR_GRACE_S, UNSEEN_GRACE_S
+from gpurent.errors import GuardFailed, HostUnreachable, InDoubt, NoCapacity, OfferGone, ProviderError
+from gpurent.http import Policy
+from gpurent.jobs.interrupt import Interrupt
+from gpurent.jobs.rental import Held, LaunchOrder, Patience, Rentals
+from gpurent.jobs.watch import Watch
+from gpurent.model import Offer
+from gpurent.money import Usd
+from gpurent.sandbox.faults import Fault
+from gpurent.sandbox.processes import processes_under
+from gpurent.sandbox.server import Sandbox
+from gpurent.spi import Host
+from gpurent.testing.conformance import ANY, launch
+from gpurent_providers.runpod import PLUGIN
+from gpurent_remote import SshConnector
+
+QUICK = Patience(boot_s=6, poll_s=0.1, connect_s=2, appear_s=3, search_s=2, destroy_s=20, confirm_every_s=0.1, lost_s=5)
+IMAGES = {"official": "runpod/pytorch:1.0.2-cu1281-torch280-ubuntu2404", "other": "pytorch/pytorch:2.7.1-cuda12.8"}
+POLICY = Policy(connect_s=2.0, answer_s=1.0, attempts=3, wait_s=0.1)
+
+
+@dataclass(frozen=True)
+class Renter:
+    """Someone with a ledger who rents one pod."""
+
+    harness: RunPodHarness
+    rentals: Rentals
+    ledger: Ledger
+    run_id: str
+    clock: LaterClock
+
+    @property
+    def tag(self) -> str:
+        return f"gpurent-{self.run_id}-1"
+
+    @property
+    def limits(self) -> Deadlines:
+        now = self.clock.now()
+        return Deadlines(now + 3000, now + 3600)
+
+    def offer(self) -> Offer:
+        return min(self.rentals.providers["runpod"].offers(ANY), key=lambda one: (one.price.gpu_hour, one.id))
+
+    def rent(self, image: str = IMAGES["official"]) -> Held:
+        order = LaunchOrder(image, 10)
+        return self.rentals.rent(self.run_id, self.tag, self.offer(), order, self.limits, Usd.parse("1"))
+
+    def reach(self, held: Held) -> Host:
+        watch = Watch(self.ledger, self.run_id, self.limits, self.clock, Interrupt(), self.rentals.tell, Usd(0))
+        return self.rentals.reach(held, watch)
+
+    def end(self) -> None:
+        self.rentals.end(self.run_id, self.tag, reason="the test is over")
+
+    def kinds(self) -> list[Kind]:
+        return [event.kind for event in self.ledger.events()]
+
+
+def pod_key(renter: Renter) -> str:
+    (held,) = renter.harness.sandbox.market.alive()
+    return held.key
+
+
+@pytest.fixture(scope="module")
+def market() -> Iterator[Sandbox]:
+    with Sandbox(boot_s=0.3, seed=1) as sandbox:
+        yield sandbox
+        obeyed(sandbox)
+
+
+@pytest.fixture
+def renter(harness: RunPodHarness, tmp_path: Path) -> Iterator[Renter]:
+    """Whatever the test did: once it has ended its rental, nothing is open and nothing is alive."""
+    clock = LaterClock()
+    provider = harness.open(harness.sandbox.account_key, POLICY)
+    with closing(provider), closing(Ledger.open(tmp_path / "ledger.db", clock)) as ledger:
+        run_id = ledger.open_run("job", Usd.parse("5"), output_dir=tmp_path, config={})
+        rentals = Rentals(
+            ledger, {"runpod": provider}, {"runpod": PLUGIN.facts}, SshConnector(clock, patience_s=3.0), clock,
+            tmp_path / "run", lambda _event: None, QUICK,
+        )  # fmt: skip
+        made = Renter(harness, rentals, ledger, run_id, clock)
+        yield made
+        made.end()
+        assert ledger.open_rentals() == ()
+        assert harness.machines() == {}
+        wait_for(lambda: harness.sandbox.truth() == [], "the end of the last process", 10)
+
+
+# Nothing is wrong
+
+
+@pytest.mark.parametrize("image", IMAGES.values(), ids=IMAGES)
+def test_a_pod_answers_over_ssh_whatever_image_it_runs(renter: Renter, image: str) -> None:
+    """RunPod's images start their own sshd; any other gets one; both with the host key that we pinned."""
+    with closing(renter.reach(renter.rent(image))) as host:
+        assert host.run("echo here").stdout == "here\n"
+
+
+def test_the_dead_man_switch_ends_the_pod_with_the_pod_s_own_key(renter: Renter) -> None:
+    """It is armed with what RunPod injects and calls itself by a name; no file or process there holds our key."""
+    held = renter.rent()
+    with closing(renter.reach(held)) as host:
+        guard = renter.rentals.guard(host, "runpod", renter.clock.now() + 3600, LaunchOrder("x", 10))
+        assert guard is not None
+        keys = (renter.harness.sandbox.account_key, renter.harness.sandbox.control_key)
+        root = renter.harness.sandbox.state_dir / "hosts" / f"i-{held.ref}"
+        running = [" ".join(process.cmdline()) for process in processes_under(root)]
+        kept = [path.read_bytes() for path in root.rglob("*") if path.is_file()]
+        assert any("deadman.py" in line for line in running) and kept
+        assert not any(key in line for key in (*keys, pod_key(renter)) for line in running)
+        assert not any(key.encode() in data for key in keys for data in kept)
+        guard.hard = lambda: renter.clock.now()
+        guard._set()
+    wait_for(lambda: renter.harness.machines() == {}, "the end of the pod", 20)
+    (asked,) = renter.harness.sandbox.journal.entries("POST", f"/v2/pods/{held.ref}/action")
+    assert asked.body == '{"action":"terminate"}'
+    assert asked.headers["user-agent"].startswith("gpurent-deadman/")
+
+
+def test_a_pod_without_its_own_key_is_not_trusted_with_a_job(renter: Renter) -> None:
+    """A dead-man switch that could not destroy its pod is found out before anything is sent there."""
+    renter.harness.sandbox.faults.set(Fault.NO_INSTANCE_KEY)
+    held = renter.rent()
+    with closing(renter.reach(held)) as host, pytest.raises(GuardFailed, match="no key"):
+        renter.rentals.guard(host, "runpod", renter.clock.now() + 3600, LaunchOrder("x", 10))
+
+
+# Create
+
+
+@pytest.mark.parametrize("fault", [Fault.CREATE_REPLY_LOST, Fault.CREATE_ERROR_BUT_CREATED, Fault.GARBAGE_REPLY])
+def test_a_pod_whose_create_was_not_answered_is_adopted(renter: Renter, fault: Fault) -> None:
+    """It is found by its name and used; create was sent once."""
+    renter.harness.sandbox.faults.set(fault, on="POST /v2/pods" if fault is Fault.GARBAGE_REPLY else "")
+    held = renter.rent()
+    assert renter.harness.machines() == {held.ref: renter.tag}
+    assert Kind.ADOPTED in renter.kinds() and renter.harness.create_requests() == 1
+    renter.reach(held).close()
+
+
+def test_a_lost_pod_that_is_listed_late_is_still_found(renter: Renter) -> None:
+    """The reply is lost and the list lags: looking goes on."""
+    renter.harness.sandbox.faults.set(Fault.CREATE_REPLY_LOST)
+    renter.harness.sandbox.faults.set(Fault.LIST_LAG, value=1)
+    held = renter.rent()
+    assert renter.harness.machines() == {held.ref: renter.tag}
+
+
+def test_a_create_that_was_never_carried_out_is_not_sent_again(renter: Renter) -> None:
+    """A 500 may have made something: without a pod of that name the run is in doubt, and its watch goes on."""
+    renter.harness.sandbox.faults.set(Fault.HTTP_500, on="POST /v2/pods")
+    with pytest.raises(InDoubt):
+        renter.rent()
+    assert renter.harness.create_requests() == 1 and renter.harness.machines() == {}
+    (open_rental,) = renter.ledger.open_rentals()
+    assert open_rental.tag == renter.tag
+    renter.clock.ahead = UNCLEAR_GRACE_S
+
+
+@pytest.mark.parametrize(("fault", "error"), [(Fault.OFFER_TAKEN, OfferGone), (Fault.HTTP_410, NoCapacity)])
+def test_a_refused_create_leaves_nothing_to_look_for(renter: Renter, fault: Fault, error: type[ProviderError]) -> None:
+    """Where RunPod says plainly that nothing was made, the ledger closes the rental at once."""
+    renter.harness.sandbox.faults.set(fault, on="POST /v2/pods" if fault is Fault.HTTP_410 else "")
+    with pytest.raises(error):
+        renter.rent()
+    assert renter.ledger.open_rentals() == ()
+
+
+@pytest.mark.parametrize("fault", [Fault.WRONG_PRICE, Fault.WRONG_GPU_COUNT])
+def test_a_pod_that_is_not_what_was_offered_is_given_back(renter: Renter, fault: Fault) -> None:
+    """Dearer than agreed, or without its GPU: it is noticed in the reply to create."""
+    renter.harness.sandbox.faults.set(fault)
+    with pytest.raises(OfferGone, match="giving it back"):
+        renter.rent()
+    assert len(renter.harness.machines()) == 1
+
+
+@pytest.mark.parametrize("fault", [Fault.WRONG_PRICE, Fault.WRONG_GPU_COUNT])
+def test_an_adopted_pod_is_compared_as_well(renter: Renter, fault: Fault) -> None:
+    """Losing the reply does not hide what came of it."""
+    renter.harness.sandbox.faults.set(Fault.CREATE_REPLY_LOST)
+    renter.harness.sandbox.faults.set(fault)
+    with pytest.raises(OfferGone, match="giving it back"):
+        renter.rent()
+
+
+def test_a_price_that_comes_late_and_higher_is_noticed_before_ssh(renter: Renter) -> None:
+    """A cost of 0 is believed only until there is another."""
+    renter.harness.sandbox.faults.set(Fault.PRICE_LATE)
+    renter.harness.sandbox.faults.set(Fault.WRONG_PRICE)
+    held = renter.rent()
+    with pytest.raises(OfferGone, match="giving it back"):
+        renter.reach(held)
+
+
+# Boot
+
+
+@pytest.mark.parametrize("fault", [Fault.BOOT_STUCK, Fault.NO_SSHD, Fault.NO_ADDRESS])
+def test_a_pod_that_never_answers_is_given_up(renter: Renter, fault: Fault) -> None:
+    """Stuck in provisioning, running without sshd, or without a public address: not reached within the patience."""
+    renter.harness.sandbox.faults.set(fault)
+    hasty = replace(renter, rentals=replace(renter.rentals, patience=replace(QUICK, boot_s=2)))
+    with pytest.raises(HostUnreachable, match="no SSH"):
+        hasty.reach(hasty.rent())
+
+
+@pytest.mark.parametrize(
+    ("fault", "value"),
+    [(Fault.SSHD_REFUSES_KEY_FOR, 1.0), (Fault.LIST_LAG, 1.5), (Fault.PRICE_LATE, None)],
+)
+def test_a_pod_that_is_slow_is_waited_for(renter: Renter, fault: Fault, value: float | None) -> None:
+    """sshd refuses the key at first, or the pod is listed late: that passes."""
+    renter.harness.sandbox.faults.set(fault, value=value)
+    with closing(renter.reach(renter.rent())) as host:
+        assert host.run("true").status == 0
+
+
+def test_a_pod_that_moves_is_followed(renter: Renter) -> None:
+    """RunPod gives a restarted container another port: the same connection goes on there."""
+    renter.harness.sandbox.faults.set(Fault.ENDPOINT_MOVES, value=1)
+    with closing(renter.reach(renter.rent())) as host:
+        (held,) = renter.harness.sandbox.market.alive()
+        market = renter.harness.sandbox.market
+        wait_for(lambda: market.alive()[0].port != held.port, "the move", 20)
+        assert host.run("echo again").stdout == "again\n"
+
+
+@pytest.mark.parametrize("fault", [Fault.HOST_VANISHES, Fault.CREDIT_EXHAUSTED])
+def test_a_pod_that_ends_by_itself_is_noticed_before_the_patience_is_over(renter: Renter, fault: Fault) -> None:
+    """The host is lost, or the credit is used up, at which RunPod terminates pods."""
+    renter.harness.sandbox.faults.set(Fault.BOOT_STUCK)
+    renter.harness.sandbox.faults.set(fault, value=1.0)
+    with pytest.raises(HostUnreachable, match="ended before SSH answered: it is gone"):
+        renter.reach(renter.rent())
+    renter.harness.sandbox.market._deposit += Usd.parse("100")
+    renter.clock.ahead = UNSEEN_GRACE_S
+
+
+# The end: the fixture asserts that it comes
+
+
+@pytest.mark.parametrize(
+    ("fault", "value"),
+    [
+        (Fault.DESTROY_IGNORED, None), (Fault.DESTROY_LAG, 1.0), (Fault.LISTED_AFTER_DESTROY, 1.0),
+        (Fault.DESTROY_404_WHILE_ALIVE, None), (Fault.SHORT_PAGES, None),
+    ],
+)  # fmt: skip
+def test_an_end_that_does_not_come_at_once_is_seen_to(renter: Renter, fault: Fault, value: float | None) -> None:
+    """A destroy that is ignored, delayed, denied, or lost on a list of many pages: asked for until the pod is gone."""
+    api = renter.harness.runpod
+    others = [api.create(offer, launch(f"other-{number}")) for number, offer in enumerate(api.offers(ANY)[-2:])]
+    held = renter.rent()
+    renter.harness.sandbox.faults.set(fault, value=value, times=2)
+    renter.end()
+    assert held.ref not in renter.harness.machines()
+    assert set(renter.harness.machines()) == {one.ref for one in others}
+    for one in others:
+        api.destroy(one.ref)
+
+
+@pytest.mark.parametrize("fault", [Fault.HTTP_500, Fault.HTTP_429, Fault.HTTP_RESET, Fault.HTTP_TIMEOUT])
+def test_an_end_survives_an_api_that_fails(renter: Renter, fault: Fault) -> None:
+    """Every request fails a few times; the rental is confirmed gone all the same."""
+    renter.rent()
+    renter.harness.sandbox.faults.set(fault, times=2, value=0.1)
+    renter.end()
+    assert Kind.GONE in renter.kinds()

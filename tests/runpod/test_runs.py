@@ -1,0 +1,60 @@
+"""The command line and the library on RunPod's look-alike; a plain run is among the tests of a session."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tests.runpod.harness import obeyed
+from tests.session.world import Cli, make_job
+
+from gpurent import Broker, Job, Usd
+from gpurent.budget.events import Kind
+from gpurent.jobs.rental import PRICE_TOLERANCE_PERCENT, Patience
+from gpurent.sandbox.address import SandboxAddress
+from gpurent.sandbox.faults import Fault
+from gpurent.sandbox.server import Sandbox
+
+QUICK = Patience(boot_s=3, poll_s=0.2, connect_s=2, search_s=3, destroy_s=30, confirm_every_s=0.2)
+
+
+def test_a_taken_offer_and_a_deaf_pod_are_followed_by_one_that_trains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One run, three intents, one refused and two confirmed gone, and all that was billed is in the receipt."""
+    with Sandbox(boot_s=0.2, seed=7) as sandbox:
+        for name, value in sandbox.address.runpod_env().items():
+            monkeypatch.setenv(name, value)
+        sandbox.faults.set(Fault.OFFER_TAKEN)
+        sandbox.faults.set(Fault.NO_SSHD)
+        with Broker(home=tmp_path / "state", patience=QUICK) as broker:
+            trained = broker.train(Job.from_config(make_job(tmp_path)), budget=Usd.parse("1"))
+        kinds = [event.kind for event in Cli(tmp_path, sandbox, SandboxAddress.runpod_env).events()]
+        assert [kinds.count(kind) for kind in (Kind.INTENT, Kind.CREATE_REFUSED, Kind.GONE)] == [3, 1, 2]
+        assert [line.failed for line in trained.receipt.lines][-1:] == [False]
+        history = sandbox.market.history("runpod")
+        assert len(history) == 2 and sandbox.truth() == []
+        billed = Usd.total([held.charges(sandbox.market.now()).total for held in history])
+        most = billed.scaled(100 + PRICE_TOLERANCE_PERCENT, 100) + Usd.parse("0.001")
+        assert Usd(0) < trained.receipt.total <= min(most, Usd.parse("1"))
+        assert [path.name for path in trained.files] == ["swatch.safetensors"]
+        obeyed(sandbox)
+
+
+def test_the_doctor_is_content_without_a_balance(tmp_path: Path) -> None:
+    """A GraphQL that was switched off is told, and keeps nobody from renting; a refused key is a failure."""
+    with Sandbox(seed=7) as sandbox:
+        cli = Cli(tmp_path, sandbox, SandboxAddress.runpod_env)
+        sandbox.faults.set(Fault.HTTP_410, on="/graphql")
+        healthy = cli.run("doctor", "--json")
+        assert healthy.returncode == 0, healthy.stdout + healthy.stderr
+        (shown,) = [one for one in json.loads(healthy.stdout) if one["check"] == "runpod"]
+        assert shown["ok"] and "balance unknown" in shown["detail"]
+        refused = replace(cli, leads=lambda address: address.runpod_env() | {"RUNPOD_API_KEY": "rpa_wrong"})
+        ended = refused.run("doctor", "--json")
+        (shown,) = [one for one in json.loads(ended.stdout) if one["check"] == "runpod"]
+        assert ended.returncode == 1 and not shown["ok"] and "key" in shown["detail"]
+        assert "rpa_wrong" not in ended.stdout + ended.stderr
+        obeyed(sandbox)
