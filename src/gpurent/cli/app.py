@@ -251,22 +251,24 @@ def demo(
 def sandbox_up(
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free port.")] = 0,
     fault: Annotated[list[str] | None, typer.Option(help="NAME, NAME:TIMES or NAME:p=0.1; may be repeated.")] = None,
+    vast: Annotated[bool, typer.Option("--vast", help="Also print what leads Vast.ai's clients to it.")] = False,
     runpod: Annotated[bool, typer.Option("--runpod", help="Also print what leads RunPod's clients to it.")] = False,
 ) -> int:
     """Serve a market on this computer until Ctrl-C."""
     from gpurent.cli import sandbox as command
 
-    return command.up(port, fault or [], command.chosen(runpod=runpod))
+    return command.up(port, fault or [], command.chosen(vast=vast, runpod=runpod))
 
 
 @sandbox_app.command("env")
 def sandbox_env(
+    vast: Annotated[bool, typer.Option("--vast", help="Also those that lead Vast.ai's clients to it.")] = False,
     runpod: Annotated[bool, typer.Option("--runpod", help="Also those that lead RunPod's clients to it.")] = False,
 ) -> int:
     """Print the environment variables that lead to the sandbox."""
     from gpurent.cli import sandbox as command
 
-    return command.env(command.chosen(runpod=runpod))
+    return command.env(command.chosen(vast=vast, runpod=runpod))
 
 
 hosts_app = typer.Typer(help="Machines of your own, or rented by hand.", no_args_is_help=True, rich_markup_mode=None)

@@ -20,9 +20,10 @@ Clients = Sequence[Callable[[SandboxAddress], dict[str, str]]]
 """Each yields the environment variables that lead one service's clients to a sandbox."""
 
 
-def chosen(*, runpod: bool) -> Clients:
+def chosen(*, vast: bool, runpod: bool) -> Clients:
     """The services whose clients are wanted."""
-    return [SandboxAddress.runpod_env] if runpod else []
+    every = ((vast, SandboxAddress.vast_env), (runpod, SandboxAddress.runpod_env))
+    return [client for wanted, client in every if wanted]
 
 
 def up(port: int, faults: list[str], clients: Clients = ()) -> int:

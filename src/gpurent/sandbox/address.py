@@ -37,6 +37,10 @@ class SandboxAddress:
             "RUNPOD_PUBLIC_GRAPHQL_URL": graphql,
         }
 
+    def vast_env(self) -> dict[str, str]:
+        """Environment variables that point clients of Vast.ai here: our adapter and the official client."""
+        return {"VAST_URL": self.url, "VAST_API_KEY": self.account_key}
+
     def write(self, state_dir: Path) -> None:
         """Publish, readable by the owner only."""
         draft = state_dir / f"{FILE}.{os.getpid()}"

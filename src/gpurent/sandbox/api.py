@@ -53,12 +53,14 @@ class Keys:
 
 @dataclass(frozen=True)
 class Context:
-    """What the handlers share. ``kill_host`` returns when no process of that instance is left."""
+    """What the handlers share. ``kill_host`` returns when no process of that instance is left; ``log`` is what its
+    start-up script printed."""
 
     market: Market
     faults: Faults
     keys: Keys
     kill_host: Callable[[str], Awaitable[None]]
+    log: Callable[[str], str]
 
 
 class CreateBody(BaseModel):

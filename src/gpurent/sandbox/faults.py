@@ -14,7 +14,7 @@ class Fault(StrEnum):
     CREATE_REPLY_LOST = "create_reply_lost"
     """The instance is made, then the connection is cut."""
     CREATE_ERROR_BUT_CREATED = "create_error_but_created"
-    """The instance is made, yet the reply is a 500 whose body names it."""
+    """The instance is made, yet the reply is an error whose body names it."""
     LIST_LAG = "list_lag"
     """A new instance is missing from lists and look-ups for ``value`` seconds (5)."""
     DESTROY_IGNORED = "destroy_ignored"
@@ -71,6 +71,22 @@ class Fault(StrEnum):
     """The service does not put the instance's own key into the machine's environment."""
     HTTP_410 = "http_410"
     """The request is not handled; 410, as from an API that was switched off."""
+    BOOT_FAILS = "boot_fails"
+    """The instance never starts, and bills; the look-alike of Vast says why in its status message."""
+    OUTBID = "outbid"
+    """An interruptible instance is stopped ``value`` seconds (1) after it was to run; its disk goes on billing."""
+    HEARTBEAT_LOST = "heartbeat_lost"
+    """The look-alike of Vast calls an instance ``unknown`` for the first ``value`` seconds (5) in which it runs."""
+    RAW_CONTROL = "raw_control"
+    """The look-alike of Vast leaves control characters unescaped, so that its reply is no strict JSON."""
+    MIN_INTERVALS = "min_intervals"
+    """The look-alike of Vast enforces its shortest times between requests, times ``value`` (1), until cleared."""
+    SEARCH_QUOTA = "search_quota"
+    """The look-alike of Vast has no searches left for this day."""
+    SECOND_FACTOR = "second_factor"
+    """The look-alike of Vast wants a session with a second factor for everything but a search."""
+    CHARGES_LATE = "charges_late"
+    """The look-alike of Vast has not yet booked the last ``value`` seconds (60)."""
 
 
 DEFAULTS: dict[Fault, float] = {
@@ -86,6 +102,10 @@ DEFAULTS: dict[Fault, float] = {
     Fault.WRONG_GPU_COUNT: 0.0,
     Fault.CREDIT_EXHAUSTED: 1.0,
     Fault.ENDPOINT_MOVES: 1.0,
+    Fault.OUTBID: 1.0,
+    Fault.HEARTBEAT_LOST: 5.0,
+    Fault.MIN_INTERVALS: 1.0,
+    Fault.CHARGES_LATE: 60.0,
 }
 
 

@@ -11,6 +11,8 @@ from gpurent.model import Charges, Price
 from gpurent.sandbox.billing import Usage, bill, whole_seconds
 from gpurent.sandbox.catalogue import Machine
 
+OUTBID = "stopped: somebody bid more"
+
 
 class Refusal(Exception):
     """The market says no; ``code`` is stable, and nothing was changed."""
@@ -50,6 +52,10 @@ class Order:
     """sshd comes up only if the start-up script leaves this file below the host's root."""
     ends_without_credit: bool = False
     """Destroyed, not stopped, when the balance is used up."""
+    interruptible: bool = False
+    """Rented for a bid that somebody may top."""
+    bare_sessions: bool = False
+    """SSH sessions do not see the environment of the host's first process."""
     shown: Mapping[str, Any] = field(default_factory=dict)
     """What its API shows again of the request and the market has no use for."""
 
@@ -68,6 +74,9 @@ class Troubles:
     gpu_count: int | None = None
     move_after_s: float | None = None
     no_key: bool = False
+    boot_fails: bool = False
+    outbid_after_s: float | None = None
+    unknown_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +100,8 @@ class Held:
     listed_until: float = 0.0
     injected: Mapping[str, str] = field(default_factory=dict)
     """Variables that the service itself puts into the host's environment."""
+    admitted: tuple[str, ...] = ()
+    """Public keys that the service lets in besides the ordered one; they may change while the host runs."""
     in_bytes: int = 0
     out_bytes: int = 0
     message: str = ""
@@ -102,6 +113,12 @@ class Held:
     def active(self) -> bool:
         """Whether its GPU is held, and billed."""
         return self.stopped_at is None and self.ended_at is None
+
+    @property
+    def outbid_at(self) -> float | None:
+        """When somebody tops its bid."""
+        after = self.troubles.outbid_after_s
+        return None if after is None else self.created_at + self.boot_s + after
 
     @property
     def gpu_count(self) -> int:
@@ -118,7 +135,7 @@ class Held:
         share = (now - self.created_at) / self.boot_s if self.boot_s > 0 else 1.0
         if share < 0.1:
             return State.CREATED
-        if share < 0.5 or self.troubles.boot_stuck:
+        if share < 0.5 or self.troubles.boot_stuck or self.troubles.boot_fails:
             return State.LOADING
         return State.RUNNING if share >= 1 and self.port is not None else State.STARTING
 

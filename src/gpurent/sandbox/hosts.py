@@ -13,7 +13,7 @@ import shlex
 import shutil
 import socket
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -39,6 +39,7 @@ class Callbacks:
     booted: Callable[[str, int], None]
     traffic: Callable[[str, int, int], None]
     now: Callable[[], float]
+    admitted: Callable[[str], Sequence[str]]
 
 
 @dataclass
@@ -88,20 +89,15 @@ class Hosts:
 
     def _environment(self, held: Held, root: Path) -> dict[str, str]:
         given = {key: value for key, value in held.order.env.items() if key != "GPURENT_ROOT"}
-        return {
-            "PATH": f"{root}/bin:/usr/local/bin:/usr/bin:/bin",
-            **{name: os.environ[name] for name in THREADS if name in os.environ},
-            "HOME": f"{root}/root",
-            "TMPDIR": str(root / "tmp"),
-            "LANG": "C.UTF-8",
-            **given,
-            **held.injected,
-            "GPURENT_ROOT": str(root),
-            "GPURENT_SANDBOX_HOST": held.id,
+        own = {
             "SANDBOX_INSTANCE_ID": held.id,
             **({} if held.troubles.no_key else {"SANDBOX_INSTANCE_KEY": held.key}),
             "SANDBOX_API_URL": self._api_url,
         }
+        return {**_basics(root), **given, **held.injected, **_marks(held, root), **own}
+
+    def _session_environment(self, held: Held, root: Path) -> dict[str, str]:
+        return {**_basics(root), **_marks(held, root)} if held.order.bare_sessions else self._environment(held, root)
 
     async def _boot(self, host: Host) -> None:
         environment = self._environment(host.held, host.root)
@@ -115,10 +111,11 @@ class Hosts:
         wanted = host.held.order.sshd_after
         if host.held.troubles.no_sshd or (wanted and not (host.root / wanted).exists()):
             return
-        await self._listen(host, environment)
+        session = self._session_environment(host.held, host.root)
+        await self._listen(host, session)
         if host.held.troubles.move_after_s is not None:
             await asyncio.sleep(host.held.troubles.move_after_s)
-            await self._move(host, environment)
+            await self._move(host, session)
 
     async def _move(self, host: Host, environment: Mapping[str, str]) -> None:
         """Give the same machine another port, as after a restart of its container."""
@@ -150,7 +147,7 @@ class Hosts:
         since = host.sshd_since
         if since is None or self._callbacks.now() < since + host.held.troubles.refuse_key_s:
             return []
-        lines = [host.held.order.public_key]
+        lines = [host.held.order.public_key, *self._callbacks.admitted(host.held.id)]
         file = host.root / "root/.ssh/authorized_keys"
         if file.is_file():
             lines += file.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -177,9 +174,29 @@ class Hosts:
         """Kill every host."""
         await asyncio.gather(*(self.kill(ref) for ref in list(self._live)))
 
+    def log(self, ref: str) -> str:
+        """What the start-up script of a host has printed so far; empty for one that has not started."""
+        file = self._folder / ref / STARTUP_LOG
+        return file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
+
     def process_count(self, ref: str) -> int:
         """Live processes of a host."""
         return len(processes_under(self._folder / ref))
+
+
+def _basics(root: Path) -> dict[str, str]:
+    return {
+        "PATH": f"{root}/bin:/usr/local/bin:/usr/bin:/bin",
+        **{name: os.environ[name] for name in THREADS if name in os.environ},
+        "HOME": f"{root}/root",
+        "TMPDIR": str(root / "tmp"),
+        "LANG": "C.UTF-8",
+    }
+
+
+def _marks(held: Held, root: Path) -> dict[str, str]:
+    """What tells a host's processes from others."""
+    return {"GPURENT_ROOT": str(root), "GPURENT_SANDBOX_HOST": held.id}
 
 
 def _reserve() -> socket.socket:

@@ -16,7 +16,7 @@ from gpurent.model import Charges, Price
 from gpurent.money import ZERO, Usd
 from gpurent.sandbox.catalogue import Machine
 from gpurent.sandbox.faults import Fault, Faults
-from gpurent.sandbox.held import Held, Order, Refusal, State, Troubles
+from gpurent.sandbox.held import OUTBID, Held, Order, Refusal, State, Troubles
 
 __all__ = ["Held", "Market", "Order", "Refusal", "State", "Troubles"]
 
@@ -94,7 +94,7 @@ class Market:
                 price=self._price(order.price or machine.price),
                 created_at=now,
                 boot_s=machine.boot_s if self._boot_s is None else self._boot_s,
-                troubles=self._deal(now),
+                troubles=self._deal(now, order),
             )
             self._held[held.id] = held
             broke = self._faults.take(Fault.CREDIT_EXHAUSTED)
@@ -114,12 +114,30 @@ class Market:
             return price
         return replace(price, gpu_hour=price.gpu_hour.scaled(round((100 + rule.amount) * 100), 10_000))
 
-    def _deal(self, now: float) -> Troubles:
+    def admit(self, ref: str, keys: Sequence[str]) -> None:
+        """Set the public keys that open a host besides the ordered one; a running host obeys too."""
+        with self._lock:
+            self._change(self._held[ref], admitted=tuple(keys))
+
+    def admitted(self, ref: str) -> Sequence[str]:
+        """Those keys as they stand."""
+        with self._lock:
+            return self._held[ref].admitted
+
+    def relabel(self, ref: str, label: str) -> None:
+        """Give an instance another label."""
+        with self._lock:
+            held = self._held[ref]
+            self._change(held, order=replace(held.order, label=label))
+
+    def _deal(self, now: float, order: Order) -> Troubles:
         lag = self._faults.take(Fault.LIST_LAG)
         refuse = self._faults.take(Fault.SSHD_REFUSES_KEY_FOR)
         vanish = self._faults.take(Fault.HOST_VANISHES)
         count = self._faults.take(Fault.WRONG_GPU_COUNT)
         move = self._faults.take(Fault.ENDPOINT_MOVES)
+        outbid = self._faults.take(Fault.OUTBID) if order.interruptible else None
+        silent = self._faults.take(Fault.HEARTBEAT_LOST)
         return Troubles(
             listed_from=now + lag.amount if lag else now,
             boot_stuck=self._faults.take(Fault.BOOT_STUCK) is not None,
@@ -131,6 +149,9 @@ class Market:
             gpu_count=int(count.amount) if count else None,
             move_after_s=move.amount if move else None,
             no_key=self._faults.take(Fault.NO_INSTANCE_KEY) is not None,
+            boot_fails=self._faults.take(Fault.BOOT_FAILS) is not None,
+            outbid_after_s=outbid.amount if outbid else None,
+            unknown_s=silent.amount if silent else 0.0,
         )
 
     def instances(self, api: str = "sandbox") -> list[Held]:
@@ -203,11 +224,12 @@ class Market:
             now = self._settle()
             self._change(self._held[ref], ended_at=now, gone=True)
 
-    def stop(self, ref: str) -> None:
+    def stop(self, ref: str, message: str = "stopped by the host") -> None:
         """Stop an instance from outside: no host, no GPU bill; its disk goes on billing."""
         with self._lock:
             now = self._settle()
-            self._change(self._held[ref], stopped_at=now, message="stopped by the host")
+            if self._held[ref].active:
+                self._change(self._held[ref], stopped_at=now, message=message)
 
     # What the hosts report
 
@@ -305,6 +327,8 @@ class Market:
             self._change(held, ended_at=vanish_at, gone=True)
         elif held.destroy_at is not None and held.destroy_at <= now:
             self._change(held, ended_at=held.destroy_at)
+        elif held.stopped_at is None and held.outbid_at is not None and held.outbid_at <= now:
+            self._change(held, stopped_at=held.outbid_at, message=OUTBID)
         elif held.stopped_at is None and expiry <= now:
             self._change(held, stopped_at=expiry, message="stopped: the longest rental of this machine is over")
 

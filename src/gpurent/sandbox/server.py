@@ -37,6 +37,8 @@ from gpurent.sandbox.market import Market
 from gpurent.sandbox.processes import kill_under
 from gpurent.sandbox.runpod import api as runpod
 from gpurent.sandbox.runpod.problems import dress as runpod_dress
+from gpurent.sandbox.vast import api as vast
+from gpurent.sandbox.vast.problems import dress as vast_dress
 from gpurent.sandbox.wire import CuttableProtocol, Wire
 
 TICK_S = 0.05
@@ -208,10 +210,15 @@ class Sandbox:
             booted=market.booted,
             traffic=lambda ref, i, o: market.traffic(ref, in_bytes=i, out_bytes=o),
             now=market.now,
+            admitted=market.admitted,
         )
         self._hosts = Hosts(self._hosts_dir, self.faults, callbacks, self.url, keep=self._keep_hosts)
-        context = Context(market, self.faults, self._keys, self._hosts.kill)
-        front = Front(build_api(context), [Alike(runpod.PREFIXES, runpod.build(context), runpod_dress)])
+        context = Context(market, self.faults, self._keys, self._hosts.kill, self._hosts.log)
+        alikes = [
+            Alike(runpod.PREFIXES, runpod.build(context), runpod_dress),
+            Alike(vast.PREFIXES, vast.build(context), vast_dress),
+        ]
+        front = Front(build_api(context), alikes)
         config = uvicorn.Config(
             Wire(front, faults=self.faults, journal=self.journal, now=market.now, dress=front.dress),
             http=CuttableProtocol, ws="none",
