@@ -30,6 +30,21 @@ _QUOTA = re.compile(r";\s*([rt])=(\d{1,9})")
 
 
 @dataclass(frozen=True, slots=True)
+class Pace:
+    """How often one route may be asked: ``burst`` requests at once, then one in ``every_s`` seconds."""
+
+    method: str
+    path: str
+    """Regular expression for the whole path."""
+    every_s: float
+    burst: int = 1
+
+    def covers(self, method: str, path: str) -> bool:
+        """Whether a request counts."""
+        return method == self.method and re.fullmatch(self.path, path) is not None
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
     """How patient a client is; all in seconds. ``attempts`` counts the first one."""
 
@@ -40,6 +55,8 @@ class Policy:
     longest_wait_s: float = 15.0
     """A service that asks for a longer pause is not waited for: RateLimited says how long it wants."""
     min_interval_s: float = 0.0
+    paces: tuple[Pace, ...] = ()
+    """Of single routes, beside the interval that holds for all."""
 
 
 class Redactor:
@@ -125,7 +142,7 @@ class Reply:
             BadReply: it is none.
         """
         try:
-            return json.loads(self.body)
+            return json.loads(self.body, strict=False)  # texts of hosts were seen with bare control characters
         except (ValueError, RecursionError) as error:
             raise BadReply(
                 f"{self.provider}: {self.where}: no JSON: {self.excerpt!r}", provider=self.provider
@@ -163,6 +180,7 @@ class Api:
         self._policy = policy or Policy()
         self._clock = clock
         self._next_at = float("-inf")
+        self._full_at: dict[Pace, float] = {}
         self._pace = threading.Lock()
         if not all(value.isascii() and value.isprintable() for value in headers.values()):
             raise AuthFailed(f"{provider}: the key holds characters that no key has", provider=provider)
@@ -226,7 +244,7 @@ class Api:
         return reply
 
     def _send(self, method: str, path: str, params: Mapping[str, str | int] | None, body: object) -> Reply:
-        self._wait_turn()
+        self._wait_turn(method, path.partition("?")[0])
         where = f"{method} {path.partition('?')[0]}"
         content = None if body is None else json.dumps(body).encode()
         headers = {} if body is None else {"Content-Type": "application/json"}
@@ -239,15 +257,19 @@ class Api:
             raise map_error(error, self.provider, where, self.redact) from None
         log.debug("%s: %s: %d", self.provider, where, response.status_code)
         self._hold(used_up_for(response.headers.get("RateLimit")))
-        retry_after = parse_retry_after(response.headers.get("Retry-After"), self._clock.now())
+        retry_after = asked_to_wait(response, self._clock.now()) if response.status_code == 429 else None
         excerpt = self.redact(response.content[: 4 * EXCERPT].decode("utf-8", "replace"))[:EXCERPT]
         return Reply(self.provider, where, response.status_code, response.content, excerpt, retry_after)
 
-    def _wait_turn(self) -> None:
+    def _wait_turn(self, method: str, path: str) -> None:
+        paces = [pace for pace in self._policy.paces if pace.covers(method, path)]
         with self._pace:
             now = self._clock.monotonic()
-            turn = max(now, self._next_at)
+            # A route is at rest when its whole burst is free; each request moves that moment one step away.
+            rest = {pace: self._full_at.get(pace, now) for pace in paces}
+            turn = max(now, self._next_at, *(at - (pace.burst - 1) * pace.every_s for pace, at in rest.items()))
             self._next_at = turn + self._policy.min_interval_s
+            self._full_at.update({pace: max(turn, at) + pace.every_s for pace, at in rest.items()})
         if turn > now:
             self._clock.sleep(turn - now)
 
@@ -297,6 +319,22 @@ def parse_retry_after(text: str | None, now: float) -> float | None:
     if seconds != seconds:  # NaN
         return None
     return min(max(0.0, seconds), MAX_RETRY_AFTER_S)
+
+
+def asked_to_wait(response: httpx.Response, now: float) -> float | None:
+    """Seconds that a refusal for haste asks for: in ``Retry-After``, in its JSON, or as the start of a new quota."""
+    header = parse_retry_after(response.headers.get("Retry-After"), now)
+    if header is not None:
+        return header
+    try:
+        body = json.loads(response.content)
+    except (ValueError, RecursionError):
+        body = None  # many of these replies are plain text
+    said = body.get("retry_after") if isinstance(body, dict) else None
+    if isinstance(said, int | float) and not isinstance(said, bool):
+        return parse_retry_after(str(said), now)
+    reset = response.headers.get("X-RateLimit-Reset", "")
+    return min(max(0.0, int(reset) - now), MAX_RETRY_AFTER_S) if re.fullmatch(r"\d{1,12}", reset) else None
 
 
 def used_up_for(text: str | None) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -22,6 +23,10 @@ class Need:
     max_hourly: Usd | None = None
     min_reliability: float = 0.0
     trusted_only: bool = False
+    min_cuda: tuple[int, int] = (0, 0)
+    """Major and minor version that the host's driver must reach, where the host tells."""
+    interruptible: bool = False
+    """Machines will do that whoever bids more may take away."""
 
     def accepts(self, offer: Offer) -> bool:
         """Whether ``offer`` satisfies every constraint."""
@@ -33,7 +38,15 @@ class Need:
             and (self.max_hourly is None or offer.price.hourly(self.disk_gb) <= self.max_hourly)
             and offer.reliability >= self.min_reliability
             and (offer.trusted or not self.trusted_only)
+            and (offer.cuda is None or offer.cuda >= self.min_cuda)
+            and (self.interruptible or not offer.interruptible)
         )
+
+
+def cuda_of(image: str) -> tuple[int, int]:
+    """The CUDA version in an image's tag (``cuda12.8``, ``cu1281``), which a host's driver must reach; else (0, 0)."""
+    found = re.search(r"cu(?:da)?[-_]?(\d{2})\.?(\d)", image.rpartition("/")[2].partition(":")[2])
+    return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
 def squash(name: str) -> str:
@@ -77,6 +90,10 @@ class Offer:
     max_duration_s: int | None = None
     boot_s: float | None = None
     """Typical seconds from create to SSH, where the provider knows."""
+    cuda: tuple[int, int] | None = None
+    """Newest CUDA version that the driver runs, where the provider tells."""
+    interruptible: bool = False
+    """Cheaper, and taken away by whoever bids more. ``price.gpu_hour`` is what would be bid."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic.fields import FieldInfo
 
 from gpurent.errors import ConfigError
-from gpurent.model import Need
+from gpurent.model import Need, cuda_of
 from gpurent.money import ZERO, Usd
 
 FILE = "gpurent.toml"
@@ -106,13 +106,20 @@ class NeedSection(_Section):
     max_hourly: Dollars | None = Field(default=None, description="GPU and disk, per hour")
     min_reliability: float = Field(default=0.95, ge=0, le=1, description="lowest reliability a host may list")
     trusted_only: bool = Field(default=False, description="data centres and secure clouds only")
+    interruptible: bool = Field(
+        default=False, description="also machines at a lower price that whoever bids more may take away"
+    )
+    avoid_failed_hours: float = Field(
+        default=24, ge=0, le=8760, allow_inf_nan=False,
+        description="leave a machine out for so long after it failed before training; 0: never",
+    )  # fmt: skip
     image: str = Field(default=DEFAULT_IMAGE, description="container image with Python >= 3.10 and torch >= 2.4")
 
     def as_need(self) -> Need:
         """The same for planning."""
         return Need(
             tuple(name.lower() for name in self.gpu), vram_mb(self.min_vram_gb), self.disk_gb, self.max_hourly,
-            self.min_reliability, self.trusted_only,
+            self.min_reliability, self.trusted_only, cuda_of(self.image), self.interruptible,
         )  # fmt: skip
 
 

@@ -89,6 +89,15 @@ class SupportsSelfDestruct(Protocol):
         ...
 
 
+@runtime_checkable
+class SupportsKeys(Protocol):
+    """The provider can let a public key into an instance that exists."""
+
+    def attach_key(self, ref: str, public_key: str) -> None:
+        """Admit a key; one that is admitted already is a success. Raises Unavailable while it is too early."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Shown:
     """How a machine identifies itself, unchecked: a person compares the fingerprint."""

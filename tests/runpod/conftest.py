@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from contextlib import closing
 
 import pytest
+from tests.adapters.alike import obeyed
 from tests.conformance.sandbox_harness import BOOT_S
-from tests.runpod.harness import RunPodHarness, obeyed
+from tests.runpod.harness import RunPodHarness
 
 from gpurent.sandbox.server import Sandbox
 

@@ -2,92 +2,44 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping
+from typing import ClassVar
 
-from tests.conformance.sandbox_harness import BOOT_S, FAULTS
+from tests.adapters.alike import QUICK, AlikeHarness
 
-from gpurent.clock import Clock, SystemClock
 from gpurent.http import Policy
-from gpurent.sandbox.faults import Fault
+from gpurent.sandbox.held import Held
 from gpurent.sandbox.runpod import pods
 from gpurent.sandbox.runpod.api import PAGE
 from gpurent.sandbox.server import Sandbox
-from gpurent.spi import Provider
-from gpurent.testing.harness import Failure, HalfSuccess
 from gpurent_providers.runpod.provider import RunPodProvider
 
 
-class LaterClock(SystemClock):
-    """The machine's clock, ``ahead`` seconds later."""
+class RunPodHarness(AlikeHarness):
+    """RunPod: its look-alike takes the market's ids without their prefix."""
 
-    ahead = 0.0
-
-    def now(self) -> float:
-        return super().now() + self.ahead
-
-
-def obeyed(sandbox: Sandbox) -> None:
-    """Every request that the look-alike has seen was one that RunPod's document allows."""
-    assert [(one.method, one.path, one.violations) for one in sandbox.journal.entries() if one.violations] == []
-
-
-class RunPodHarness:
-    """One adapter before one (shared, emptied) sandbox."""
-
+    name = "runpod"
     page_size = PAGE
+    create = ("POST", "/v2/pods")
+    create_fault = "POST /v2/pods"
+    wrong_key = "rpa_wrong"
+    images: ClassVar = {
+        "official": "runpod/pytorch:1.0.2-cu1281-torch280-ubuntu2404",
+        "other": "pytorch/pytorch:2.7.1-cuda12.8",
+    }
 
     def __init__(self, sandbox: Sandbox) -> None:
-        self.sandbox = sandbox
-        sandbox.faults.clear()
-        self._seen = len(sandbox.journal.entries())
-        self.later = LaterClock()
-        self.clock: Clock = self.later
+        super().__init__(sandbox)
         self.runpod = self.open(sandbox.account_key)
-        self.provider: Provider = self.runpod
-        self.secrets = (sandbox.account_key, sandbox.control_key)
 
     def open(self, key: str, policy: Policy | None = None) -> RunPodProvider:
-        policy = policy or Policy(connect_s=2.0, answer_s=0.5, attempts=1)
-        return RunPodProvider(self.sandbox.url, key, self.clock, policy=policy)
+        return RunPodProvider(self.sandbox.url, key, self.clock, policy=policy or QUICK)
 
     def close(self) -> None:
-        self.sandbox.faults.clear()
-        for held in self.sandbox.market.alive():
-            self.sandbox.market.vanish(held.id)
-        self.provider.close()
+        super().close()
+        self.runpod.close()
 
-    def with_wrong_key(self) -> Provider:
-        return self.open("rpa_wrong")
+    def ref(self, held: Held) -> str:
+        return pods.pod_id(held)
 
-    def machines(self) -> Mapping[str, str]:
-        return {pods.pod_id(held): held.order.label for held in self.sandbox.market.alive()}
-
-    def create_requests(self) -> int:
-        asked = self.sandbox.journal.entries()[self._seen :]
-        return sum(1 for entry in asked if (entry.method, entry.path) == ("POST", "/v2/pods"))
-
-    def requests(self) -> int:
-        return len(self.sandbox.journal.entries())
-
-    def vanish(self, ref: str) -> None:
-        self.sandbox.market.vanish(pods.ref_of(ref))
-
-    def fail_next(self, failure: Failure) -> None:
-        value = 7.0 if failure is Failure.RATE_LIMIT else None
-        self.sandbox.faults.set(FAULTS[failure], value=value)
-
-    def fail_next_create(self, how: HalfSuccess) -> None:
-        fault = Fault.CREATE_REPLY_LOST if how is HalfSuccess.REPLY_LOST else Fault.CREATE_ERROR_BUT_CREATED
-        self.sandbox.faults.set(fault)
-
-    def raise_next_price(self) -> None:
-        self.sandbox.faults.set(Fault.WRONG_PRICE, value=50)
-
-    def spoil_offers(self) -> None:
-        self.sandbox.faults.set(Fault.ODD_OFFERS, times=5)
-
-    def boot(self) -> None:
-        while any(held.port is None for held in self.sandbox.market.alive()):
-            time.sleep(0.02)
-        time.sleep(BOOT_S)
+    def market_id(self, ref: str) -> str:
+        return pods.ref_of(ref)

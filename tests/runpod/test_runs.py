@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.runpod.harness import obeyed
+from tests.adapters.alike import obeyed
 from tests.session.world import Cli, make_job
 
 from gpurent import Broker, Job, Usd

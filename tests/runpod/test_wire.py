@@ -16,10 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpurent.errors import BadReply, GpurentError
+from gpurent.fields import prose
 from gpurent.model import Charges, Endpoint, Instance, Launch, Need, Phase, Price
 from gpurent.money import ZERO, Usd
 from gpurent_providers.runpod import boot, wire
-from gpurent_providers.runpod.fields import prose
 from gpurent_remote.startup import MAX_BYTES
 
 REPLIES: dict[str, Any] = json.loads((Path(__file__).parent / "data" / "replies.json").read_text(encoding="utf-8"))
@@ -163,16 +163,6 @@ def test_a_create_asks_for_exactly_what_was_offered() -> None:
         "args": "args",
     }
     assert "dataCenterIds" not in wire.create_body(wire.Place("SECURE", "NVIDIA A40"), LAUNCH, "args")
-
-
-@pytest.mark.parametrize(
-    ("image", "floor"),
-    [("pytorch/pytorch:2.5.1-cuda12.4-cudnn9-runtime", "12.4"), ("runpod/pytorch:1.0.2-cu1281-torch280", "12.8"),
-     ("host:5000/cuda12.1/x", ""), ("x:cu130", "13.0"), ("pytorch/pytorch:latest", ""), ("x@sha256:12cd", "")],
-)  # fmt: skip
-def test_the_cuda_of_an_image_is_read_from_its_tag(image: str, floor: str) -> None:
-    """A host whose driver is older would refuse to start it."""
-    assert wire.cuda_floor(image) == floor
 
 
 @pytest.mark.parametrize("name", ["", "SECURE", "SECURE/x", "SECURE/x/", "MOON/x/NVIDIA A40"])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
-from tests.runpod.harness import obeyed
+from tests.adapters.alike import obeyed
 from tests.runpod_official.mcp import McpServer
 
 from gpurent.sandbox.server import Sandbox

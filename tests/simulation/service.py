@@ -51,7 +51,7 @@ class Service:
         self._market = market
         self._clock = clock
         self.down = False
-        context = Context(market, faults, Keys(account=ACCOUNT, control="-"), self._killed)
+        context = Context(market, faults, Keys(account=ACCOUNT, control="-"), self._killed, lambda _ref: "")
         self._app = Wire(
             build_api(context), faults=faults, journal=_NoJournal(Path(), lambda: ()), now=clock.now
         )  # fmt: skip

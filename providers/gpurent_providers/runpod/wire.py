@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from gpurent.errors import BadReply
-from gpurent.model import Charges, Endpoint, Instance, Launch, Offer, Phase, Price
+from gpurent.fields import mapping, moment, prose, rows, text, usd, whole
+from gpurent.model import Charges, Endpoint, Instance, Launch, Offer, Phase, Price, cuda_of
 from gpurent.money import ZERO, Usd
-from gpurent_providers.runpod.fields import mapping, moment, prose, rows, text, usd, whole
 
 PROVIDER = "runpod"
 SECURE, COMMUNITY = "SECURE", "COMMUNITY"
@@ -140,8 +140,8 @@ def gpu_name(gpu_id: str) -> str:
 def create_body(place: Place, launch: Launch, args: str) -> dict[str, object]:
     """The body of ``POST /v2/pods``. The number of GPUs is always said: left out, it matches no machine."""
     gpu: dict[str, object] = {"id": place.gpu_id, "count": 1}
-    if floor := cuda_floor(launch.image):
-        gpu["minCudaVersion"] = floor
+    if any(floor := cuda_of(launch.image)):
+        gpu["minCudaVersion"] = f"{floor[0]}.{floor[1]}"
     body: dict[str, object] = {
         "name": launch.tag,
         "image": launch.image,
@@ -153,12 +153,6 @@ def create_body(place: Place, launch: Launch, args: str) -> dict[str, object]:
         "args": args,
     }
     return body | ({"dataCenterIds": [place.center]} if place.center else {})
-
-
-def cuda_floor(image: str) -> str:
-    """The CUDA version in an image's tag (``cuda12.8``, ``cu1281``), which the host's driver must reach; else empty."""
-    found = re.search(r"cu(?:da)?[-_]?(\d{2})\.?(\d)", image.rpartition("/")[2].partition(":")[2])
-    return f"{found[1]}.{found[2]}" if found else ""
 
 
 @dataclass(frozen=True, slots=True)

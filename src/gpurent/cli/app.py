@@ -73,6 +73,9 @@ MinVram = Annotated[
     int | None, typer.Option(min=1, help="Least GPU memory in GB; computed from the job when left out.")
 ]
 TrustedOnly = Annotated[bool, typer.Option("--trusted-only", help="Data centres and secure clouds only.")]
+Interruptible = Annotated[
+    bool, typer.Option("--interruptible", help="Also cheaper machines that whoever bids more may take away.")
+]
 Config = Annotated[Path | None, typer.Option(help="kohya training_config.toml; default: the one in this folder.")]
 Dataset = Annotated[Path | None, typer.Option(help="Folder of <repeats>_<concept> folders.")]
 RunId = Annotated[str | None, typer.Argument(help="Run; default: the latest.")]
@@ -106,13 +109,14 @@ def quote(
     max_price: MaxPrice = None,
     min_vram: MinVram = None,
     trusted_only: TrustedOnly = False,
+    interruptible: Interruptible = False,
     limit: Annotated[int, typer.Option(min=1, help="Rows to show.")] = 10,
     json: Json = False,
 ) -> int:
     """Say which machine, how long and how much. Needs no key and no network; spends nothing."""
     from gpurent.cli import quote as command
 
-    need = command.NeedOptions(gpu, max_price, min_vram, trusted_only)
+    need = command.NeedOptions(gpu, max_price, min_vram, trusted_only, interruptible)
     return command.run(command.QuoteOptions(images, family, config, dataset, budget, need, limit, json))
 
 
@@ -128,6 +132,7 @@ def train(
     max_price: MaxPrice = None,
     min_vram: MinVram = None,
     trusted_only: TrustedOnly = False,
+    interruptible: Interruptible = False,
     hold: Annotated[
         float | None,
         typer.Option(min=1, max=1440, metavar="MINUTES", help="Keep results on the machine so long if we vanish."),
@@ -143,7 +148,7 @@ def train(
     from gpurent.cli import train as command
     from gpurent.cli.quote import NeedOptions
 
-    need = NeedOptions(gpu, max_price, min_vram, trusted_only)
+    need = NeedOptions(gpu, max_price, min_vram, trusted_only, interruptible)
     return command.run(command.TrainOptions(budget, config, dataset, output, need, dry_run, yes, json, hold, unguarded))
 
 

@@ -25,6 +25,7 @@ class NeedOptions:
     max_price: Usd | None
     min_vram: int | None
     trusted_only: bool
+    interruptible: bool
 
     def over(self, need: Need) -> Need:
         """``need`` with these on top."""
@@ -34,6 +35,7 @@ class NeedOptions:
             max_hourly=self.max_price or need.max_hourly,
             min_vram_mb=vram_mb(self.min_vram) if self.min_vram else need.min_vram_mb,
             trusted_only=self.trusted_only or need.trusted_only,
+            interruptible=self.interruptible or need.interruptible,
         )
 
 

@@ -14,6 +14,7 @@ from gpurent.errors import (
     AuthFailed,
     CreateFailed,
     GuardFailed,
+    HostKeyMismatch,
     HostUnreachable,
     InDoubt,
     NoCapacity,
@@ -27,7 +28,7 @@ from gpurent.jobs.teardown import Teardown
 from gpurent.jobs.watch import Tell, Watch
 from gpurent.model import Endpoint, Identity, Instance, Launch, Offer, Phase
 from gpurent.money import ZERO, Usd
-from gpurent.spi import Connector, Facts, Host, Provider, SupportsSelfDestruct
+from gpurent.spi import Connector, Facts, Host, Provider, SupportsKeys, SupportsSelfDestruct
 
 PRICE_TOLERANCE_PERCENT = 2
 """An instance dearer than its offer by more than this is given back at once."""
@@ -49,6 +50,8 @@ class Patience:
     destroy_s: float = 600.0
     confirm_every_s: float = 3.0
     lost_s: float = 900.0
+    rekey_s: float = 120.0
+    """How long a new machine may answer with a host key of its own: sshd can be up before our start-up script ran."""
     follow_s: float = 0.5
     """Between two looks at a training host."""
 
@@ -166,6 +169,7 @@ class Rentals:
         self.tell(StageStarted(Stage.BOOT, f"waiting for SSH on {held.offer.gpu}"))
         start, boot_s = self.clock.monotonic(), self.patience.boot_s if fresh else TAKE_OVER_S
         may_be_missing, last = fresh, "it never became reachable"
+        admitted, strange_since = not fresh, None
         while self.clock.monotonic() < start + boot_s:
             watch.check_before_training()
             may_be_missing = may_be_missing and self.clock.monotonic() < start + self.patience.appear_s
@@ -174,6 +178,8 @@ class Rentals:
                 may_be_missing = may_be_missing and instance is None
                 if instance is not None and fresh:
                     _check(held.offer, instance, instance.disk_gb)
+                if instance is not None and not admitted:
+                    admitted = self._admit(held)
                 if instance is not None and instance.endpoint is not None:
                     host = self.connector.connect(
                         instance.endpoint, held.identity, timeout=self.patience.connect_s,
@@ -190,8 +196,31 @@ class Rentals:
                 raise
             except HostUnreachable as error:
                 last = str(error)
+            except HostKeyMismatch as error:
+                # Nothing was sent: the key is compared before we log in.
+                strange_since = self.clock.monotonic() if strange_since is None else strange_since
+                if not fresh or self.clock.monotonic() - strange_since > self.patience.rekey_s:
+                    raise
+                last = str(error)
             self.clock.sleep(self.patience.poll_s)
         raise HostUnreachable(f"no SSH on {held.ref} within {boot_s:.0f} s: {last}")
+
+    def _admit(self, held: Held) -> bool:
+        """Have the provider let our key in, where it can: what our start-up script writes may not stay for long.
+
+        Returns:
+            Whether asking again is of no use.
+        """
+        provider = self.providers[held.offer.provider]
+        if not isinstance(provider, SupportsKeys):
+            return True
+        try:
+            provider.attach_key(held.ref, held.identity.public_key)
+        except ProviderError as error:
+            if not error.transient:
+                self.tell(Notice(f"{held.offer.provider} does not let our key in itself: {error}"))
+            return not error.transient
+        return True
 
     def guard(self, host: Host, provider: str, hard: float, launch: LaunchOrder) -> DeadMan | None:
         """Prove and set the machine's dead-man switch; None where there is none, by the user's choice.

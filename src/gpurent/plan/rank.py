@@ -33,6 +33,7 @@ def wish(need: Need) -> str:
         f"at most {need.max_hourly}/h" if need.max_hourly is not None else "",
         f"reliability {need.min_reliability:.1%}" if need.min_reliability else "",
         "in a data centre or secure cloud" if need.trusted_only else "",
+        f"a driver for CUDA {_version(need.min_cuda)}" if any(need.min_cuda) else "",
     ]
     return ", ".join(part for part in parts if part)
 
@@ -51,7 +52,15 @@ def why_not(offer: Offer, need: Need) -> str:
         return f"{offer.price.hourly(need.disk_gb)}/h with disk, above {need.max_hourly}/h"
     if offer.reliability < need.min_reliability:
         return f"reliability {offer.reliability:.1%}, {need.min_reliability:.1%} wanted"
-    return "not in a data centre or secure cloud"
+    if need.trusted_only and not offer.trusted:
+        return "not in a data centre or secure cloud"
+    if offer.cuda is not None and offer.cuda < need.min_cuda:
+        return f"its driver runs CUDA {_version(offer.cuda)}, the image wants {_version(need.min_cuda)}"
+    return "whoever bids more takes it away; --interruptible allows that"
+
+
+def _version(parts: tuple[int, int]) -> str:
+    return f"{parts[0]}.{parts[1]}"
 
 
 def too_short(offer: Offer, seconds: float) -> str:

@@ -69,6 +69,8 @@ class Fault(StrEnum):
     """The look-alike APIs put one item on a page of that request."""
     NO_INSTANCE_KEY = "no_instance_key"
     """The service does not put the instance's own key into the machine's environment."""
+    SSHD_FIRST = "sshd_first"
+    """sshd comes up with a host key of the machine's own, and our start-up script runs ``value`` seconds (1) later."""
     HTTP_410 = "http_410"
     """The request is not handled; 410, as from an API that was switched off."""
     BOOT_FAILS = "boot_fails"
@@ -103,6 +105,7 @@ DEFAULTS: dict[Fault, float] = {
     Fault.CREDIT_EXHAUSTED: 1.0,
     Fault.ENDPOINT_MOVES: 1.0,
     Fault.OUTBID: 1.0,
+    Fault.SSHD_FIRST: 1.0,
     Fault.HEARTBEAT_LOST: 5.0,
     Fault.MIN_INTERVALS: 1.0,
     Fault.CHARGES_LATE: 60.0,

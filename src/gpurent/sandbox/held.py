@@ -77,6 +77,7 @@ class Troubles:
     boot_fails: bool = False
     outbid_after_s: float | None = None
     unknown_s: float = 0.0
+    sshd_first_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,6 +54,11 @@ class Host:
     acceptor: asyncssh.SSHAcceptor | None = None
     sshd_since: float | None = field(default=None)
 
+    port_number: int = 0
+
+    def __post_init__(self) -> None:
+        self.port_number = self.port
+
     @property
     def port(self) -> int:
         """The port of its sshd."""
@@ -101,6 +106,9 @@ class Hosts:
 
     async def _boot(self, host: Host) -> None:
         environment = self._environment(host.held, host.root)
+        session = self._session_environment(host.held, host.root)
+        if host.held.troubles.sshd_first_s:
+            await self._early(host, session)
         with (host.root / STARTUP_LOG).open("wb") as log:
             script = await asyncio.create_subprocess_exec(
                 "/bin/sh", str(host.root / "var/startup.sh"), stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log,
@@ -111,11 +119,20 @@ class Hosts:
         wanted = host.held.order.sshd_after
         if host.held.troubles.no_sshd or (wanted and not (host.root / wanted).exists()):
             return
-        session = self._session_environment(host.held, host.root)
         await self._listen(host, session)
         if host.held.troubles.move_after_s is not None:
             await asyncio.sleep(host.held.troubles.move_after_s)
             await self._move(host, session)
+
+    async def _early(self, host: Host, environment: Mapping[str, str]) -> None:
+        """Answer with a key that nobody ordered, until the start-up script comes to put its own there."""
+        await self._listen(host, environment)
+        await asyncio.sleep(host.held.troubles.sshd_first_s)
+        if host.acceptor is not None:
+            host.acceptor.close()
+            await host.acceptor.wait_closed()
+        host.link.cut()
+        host.reserved = _reserve(host.port_number)
 
     async def _move(self, host: Host, environment: Mapping[str, str]) -> None:
         """Give the same machine another port, as after a restart of its container."""
@@ -199,10 +216,11 @@ def _marks(held: Held, root: Path) -> dict[str, str]:
     return {"GPURENT_ROOT": str(root), "GPURENT_SANDBOX_HOST": held.id}
 
 
-def _reserve() -> socket.socket:
+def _reserve(port: int = 0) -> socket.socket:
     """A port that is bound but not listening: refused until sshd is up, as with a real machine."""
     reserved = socket.socket()
-    reserved.bind(("127.0.0.1", 0))
+    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    reserved.bind(("127.0.0.1", port))
     return reserved
 
 

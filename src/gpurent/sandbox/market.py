@@ -138,6 +138,7 @@ class Market:
         move = self._faults.take(Fault.ENDPOINT_MOVES)
         outbid = self._faults.take(Fault.OUTBID) if order.interruptible else None
         silent = self._faults.take(Fault.HEARTBEAT_LOST)
+        early = self._faults.take(Fault.SSHD_FIRST)
         return Troubles(
             listed_from=now + lag.amount if lag else now,
             boot_stuck=self._faults.take(Fault.BOOT_STUCK) is not None,
@@ -152,6 +153,7 @@ class Market:
             boot_fails=self._faults.take(Fault.BOOT_FAILS) is not None,
             outbid_after_s=outbid.amount if outbid else None,
             unknown_s=silent.amount if silent else 0.0,
+            sshd_first_s=early.amount if early else 0.0,
         )
 
     def instances(self, api: str = "sandbox") -> list[Held]:

@@ -74,7 +74,7 @@ def injected(held: Held, keys: Sequence[str]) -> dict[str, str]:
     """What Vast.ai adds to a container's environment; the key opens this instance only."""
     return {
         "CONTAINER_ID": str(number(held)),
-        "CONTAINER_API_KEY": held.key,
+        **({} if held.troubles.no_key else {"CONTAINER_API_KEY": held.key}),
         "VAST_CONTAINERLABEL": f"C.{number(held)}",
         "PUBLIC_IPADDR": "127.0.0.1",
         "GPU_COUNT": str(held.gpu_count),

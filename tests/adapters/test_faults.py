@@ -1,6 +1,6 @@
-"""Every fault of the look-alike in turn, met by a real rental over real SSH: it recovers or ends in a typed error.
+"""Every fault of the look-alikes in turn, met by a real rental over real SSH: it recovers or ends in a typed error.
 
-Afterwards the ledger holds nothing open, and the market's back door shows no pod, known or unknown.
+Afterwards the ledger holds nothing open, and the market's back door shows no instance, known or unknown.
 """
 
 from __future__ import annotations
@@ -11,14 +11,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from tests.runpod.harness import LaterClock, RunPodHarness, obeyed
+from tests.adapters.alike import AlikeHarness, LaterClock, obeyed
+from tests.runpod.harness import RunPodHarness
 from tests.session.world import wait_for
+from tests.vast.harness import VastHarness, machines
 
 from gpurent.budget.events import Kind
 from gpurent.budget.guard import Deadlines
 from gpurent.budget.ledger import Ledger
 from gpurent.budget.reaper import UNCLEAR_GRACE_S, UNSEEN_GRACE_S
-from gpurent.errors import GuardFailed, HostUnreachable, InDoubt, NoCapacity, OfferGone, ProviderError
+from gpurent.errors import GuardFailed, HostKeyMismatch, HostUnreachable, InDoubt, NoCapacity, OfferGone, ProviderError
 from gpurent.http import Policy
 from gpurent.jobs.interrupt import Interrupt
 from gpurent.jobs.rental import Held, LaunchOrder, Patience, Rentals
@@ -30,19 +32,19 @@ from gpurent.sandbox.processes import processes_under
 from gpurent.sandbox.server import Sandbox
 from gpurent.spi import Host
 from gpurent.testing.conformance import ANY, launch
-from gpurent_providers.runpod import PLUGIN
+from gpurent_providers.runpod import PLUGIN as runpod
+from gpurent_providers.vastai import PLUGIN as vastai
 from gpurent_remote import SshConnector
 
 QUICK = Patience(boot_s=6, poll_s=0.1, connect_s=2, appear_s=3, search_s=2, destroy_s=20, confirm_every_s=0.1, lost_s=5)
-IMAGES = {"official": "runpod/pytorch:1.0.2-cu1281-torch280-ubuntu2404", "other": "pytorch/pytorch:2.7.1-cuda12.8"}
 POLICY = Policy(connect_s=2.0, answer_s=1.0, attempts=3, wait_s=0.1)
 
 
 @dataclass(frozen=True)
 class Renter:
-    """Someone with a ledger who rents one pod."""
+    """Someone with a ledger who rents one instance."""
 
-    harness: RunPodHarness
+    harness: AlikeHarness
     rentals: Rentals
     ledger: Ledger
     run_id: str
@@ -58,11 +60,11 @@ class Renter:
         return Deadlines(now + 3000, now + 3600)
 
     def offer(self) -> Offer:
-        return min(self.rentals.providers["runpod"].offers(ANY), key=lambda one: (one.price.gpu_hour, one.id))
+        return min(self.rentals.providers[self.harness.name].offers(ANY), key=lambda one: (one.price.gpu_hour, one.id))
 
-    def rent(self, image: str = IMAGES["official"]) -> Held:
-        order = LaunchOrder(image, 10)
-        return self.rentals.rent(self.run_id, self.tag, self.offer(), order, self.limits, Usd.parse("1"))
+    def rent(self, image: str = "", offer: Offer | None = None) -> Held:
+        order = LaunchOrder(image or next(iter(self.harness.images.values())), 10)
+        return self.rentals.rent(self.run_id, self.tag, offer or self.offer(), order, self.limits, Usd.parse("1"))
 
     def reach(self, held: Held) -> Host:
         watch = Watch(self.ledger, self.run_id, self.limits, self.clock, Interrupt(), self.rentals.tell, Usd(0))
@@ -75,28 +77,38 @@ class Renter:
         return [event.kind for event in self.ledger.events()]
 
 
-def pod_key(renter: Renter) -> str:
+def instance_key(renter: Renter) -> str:
     (held,) = renter.harness.sandbox.market.alive()
     return held.key
 
 
+SERVICES: dict[str, type[AlikeHarness]] = {"runpod": RunPodHarness, "vastai": VastHarness}
+PLUGINS = {"runpod": runpod, "vastai": vastai}
+
+
 @pytest.fixture(scope="module")
 def market() -> Iterator[Sandbox]:
-    with Sandbox(boot_s=0.3, seed=1) as sandbox:
+    with Sandbox(boot_s=0.3, seed=1, machines=machines(8)) as sandbox:
         yield sandbox
         obeyed(sandbox)
 
 
+@pytest.fixture(params=SERVICES)
+def harness(market: Sandbox, request: pytest.FixtureRequest) -> Iterator[AlikeHarness]:
+    with closing(SERVICES[request.param](market)) as made:
+        yield made
+
+
 @pytest.fixture
-def renter(harness: RunPodHarness, tmp_path: Path) -> Iterator[Renter]:
+def renter(harness: AlikeHarness, tmp_path: Path) -> Iterator[Renter]:
     """Whatever the test did: once it has ended its rental, nothing is open and nothing is alive."""
     clock = LaterClock()
     provider = harness.open(harness.sandbox.account_key, POLICY)
     with closing(provider), closing(Ledger.open(tmp_path / "ledger.db", clock)) as ledger:
         run_id = ledger.open_run("job", Usd.parse("5"), output_dir=tmp_path, config={})
         rentals = Rentals(
-            ledger, {"runpod": provider}, {"runpod": PLUGIN.facts}, SshConnector(clock, patience_s=3.0), clock,
-            tmp_path / "run", lambda _event: None, QUICK,
+            ledger, {harness.name: provider}, {harness.name: PLUGINS[harness.name].facts},
+            SshConnector(clock, patience_s=3.0), clock, tmp_path / "run", lambda _event: None, QUICK,
         )  # fmt: skip
         made = Renter(harness, rentals, ledger, run_id, clock)
         yield made
@@ -109,56 +121,56 @@ def renter(harness: RunPodHarness, tmp_path: Path) -> Iterator[Renter]:
 # Nothing is wrong
 
 
-@pytest.mark.parametrize("image", IMAGES.values(), ids=IMAGES)
-def test_a_pod_answers_over_ssh_whatever_image_it_runs(renter: Renter, image: str) -> None:
-    """RunPod's images start their own sshd; any other gets one; both with the host key that we pinned."""
+def test_an_instance_answers_over_ssh_whatever_image_it_runs(renter: Renter) -> None:
+    """Images with an sshd of their own and others: each answers with the host key that we pinned."""
+    image = [*renter.harness.images.values()][-1]
     with closing(renter.reach(renter.rent(image))) as host:
         assert host.run("echo here").stdout == "here\n"
 
 
-def test_the_dead_man_switch_ends_the_pod_with_the_pod_s_own_key(renter: Renter) -> None:
+def test_the_dead_man_switch_ends_the_instance_with_the_instance_s_own_key(renter: Renter) -> None:
     """It is armed with what RunPod injects and calls itself by a name; no file or process there holds our key."""
     held = renter.rent()
     with closing(renter.reach(held)) as host:
-        guard = renter.rentals.guard(host, "runpod", renter.clock.now() + 3600, LaunchOrder("x", 10))
+        guard = renter.rentals.guard(host, renter.harness.name, renter.clock.now() + 3600, LaunchOrder("x", 10))
         assert guard is not None
         keys = (renter.harness.sandbox.account_key, renter.harness.sandbox.control_key)
-        root = renter.harness.sandbox.state_dir / "hosts" / f"i-{held.ref}"
+        root = renter.harness.sandbox.state_dir / "hosts" / renter.harness.market_id(held.ref)
         running = [" ".join(process.cmdline()) for process in processes_under(root)]
         kept = [path.read_bytes() for path in root.rglob("*") if path.is_file()]
         assert any("deadman.py" in line for line in running) and kept
-        assert not any(key in line for key in (*keys, pod_key(renter)) for line in running)
+        assert not any(key in line for key in (*keys, instance_key(renter)) for line in running)
         assert not any(key.encode() in data for key in keys for data in kept)
         guard.hard = lambda: renter.clock.now()
         guard._set()
-    wait_for(lambda: renter.harness.machines() == {}, "the end of the pod", 20)
-    (asked,) = renter.harness.sandbox.journal.entries("POST", f"/v2/pods/{held.ref}/action")
-    assert asked.body == '{"action":"terminate"}'
+    wait_for(lambda: renter.harness.machines() == {}, "the end of the instance", 20)
+    asked = renter.harness.sandbox.journal.entries()[-1]
+    assert held.ref in asked.path and asked.method in ("DELETE", "POST")
     assert asked.headers["user-agent"].startswith("gpurent-deadman/")
 
 
-def test_a_pod_without_its_own_key_is_not_trusted_with_a_job(renter: Renter) -> None:
-    """A dead-man switch that could not destroy its pod is found out before anything is sent there."""
+def test_an_instance_without_its_own_key_is_not_trusted_with_a_job(renter: Renter) -> None:
+    """A dead-man switch that could not destroy its instance is found out before anything is sent there."""
     renter.harness.sandbox.faults.set(Fault.NO_INSTANCE_KEY)
     held = renter.rent()
     with closing(renter.reach(held)) as host, pytest.raises(GuardFailed, match="no key"):
-        renter.rentals.guard(host, "runpod", renter.clock.now() + 3600, LaunchOrder("x", 10))
+        renter.rentals.guard(host, renter.harness.name, renter.clock.now() + 3600, LaunchOrder("x", 10))
 
 
 # Create
 
 
 @pytest.mark.parametrize("fault", [Fault.CREATE_REPLY_LOST, Fault.CREATE_ERROR_BUT_CREATED, Fault.GARBAGE_REPLY])
-def test_a_pod_whose_create_was_not_answered_is_adopted(renter: Renter, fault: Fault) -> None:
+def test_an_instance_whose_create_was_not_answered_is_adopted(renter: Renter, fault: Fault) -> None:
     """It is found by its name and used; create was sent once."""
-    renter.harness.sandbox.faults.set(fault, on="POST /v2/pods" if fault is Fault.GARBAGE_REPLY else "")
+    renter.harness.sandbox.faults.set(fault, on=renter.harness.create_fault if fault is Fault.GARBAGE_REPLY else "")
     held = renter.rent()
     assert renter.harness.machines() == {held.ref: renter.tag}
     assert Kind.ADOPTED in renter.kinds() and renter.harness.create_requests() == 1
     renter.reach(held).close()
 
 
-def test_a_lost_pod_that_is_listed_late_is_still_found(renter: Renter) -> None:
+def test_a_lost_instance_that_is_listed_late_is_still_found(renter: Renter) -> None:
     """The reply is lost and the list lags: looking goes on."""
     renter.harness.sandbox.faults.set(Fault.CREATE_REPLY_LOST)
     renter.harness.sandbox.faults.set(Fault.LIST_LAG, value=1)
@@ -167,8 +179,8 @@ def test_a_lost_pod_that_is_listed_late_is_still_found(renter: Renter) -> None:
 
 
 def test_a_create_that_was_never_carried_out_is_not_sent_again(renter: Renter) -> None:
-    """A 500 may have made something: without a pod of that name the run is in doubt, and its watch goes on."""
-    renter.harness.sandbox.faults.set(Fault.HTTP_500, on="POST /v2/pods")
+    """A 500 may have made something: without an instance of that name the run is in doubt, and its watch goes on."""
+    renter.harness.sandbox.faults.set(Fault.HTTP_500, on=renter.harness.create_fault)
     with pytest.raises(InDoubt):
         renter.rent()
     assert renter.harness.create_requests() == 1 and renter.harness.machines() == {}
@@ -180,14 +192,14 @@ def test_a_create_that_was_never_carried_out_is_not_sent_again(renter: Renter) -
 @pytest.mark.parametrize(("fault", "error"), [(Fault.OFFER_TAKEN, OfferGone), (Fault.HTTP_410, NoCapacity)])
 def test_a_refused_create_leaves_nothing_to_look_for(renter: Renter, fault: Fault, error: type[ProviderError]) -> None:
     """Where RunPod says plainly that nothing was made, the ledger closes the rental at once."""
-    renter.harness.sandbox.faults.set(fault, on="POST /v2/pods" if fault is Fault.HTTP_410 else "")
+    renter.harness.sandbox.faults.set(fault, on=renter.harness.create_fault if fault is Fault.HTTP_410 else "")
     with pytest.raises(error):
         renter.rent()
     assert renter.ledger.open_rentals() == ()
 
 
 @pytest.mark.parametrize("fault", [Fault.WRONG_PRICE, Fault.WRONG_GPU_COUNT])
-def test_a_pod_that_is_not_what_was_offered_is_given_back(renter: Renter, fault: Fault) -> None:
+def test_an_instance_that_is_not_what_was_offered_is_given_back(renter: Renter, fault: Fault) -> None:
     """Dearer than agreed, or without its GPU: it is noticed in the reply to create."""
     renter.harness.sandbox.faults.set(fault)
     with pytest.raises(OfferGone, match="giving it back"):
@@ -196,7 +208,7 @@ def test_a_pod_that_is_not_what_was_offered_is_given_back(renter: Renter, fault:
 
 
 @pytest.mark.parametrize("fault", [Fault.WRONG_PRICE, Fault.WRONG_GPU_COUNT])
-def test_an_adopted_pod_is_compared_as_well(renter: Renter, fault: Fault) -> None:
+def test_an_adopted_instance_is_compared_as_well(renter: Renter, fault: Fault) -> None:
     """Losing the reply does not hide what came of it."""
     renter.harness.sandbox.faults.set(Fault.CREATE_REPLY_LOST)
     renter.harness.sandbox.faults.set(fault)
@@ -208,35 +220,42 @@ def test_a_price_that_comes_late_and_higher_is_noticed_before_ssh(renter: Renter
     """A cost of 0 is believed only until there is another."""
     renter.harness.sandbox.faults.set(Fault.PRICE_LATE)
     renter.harness.sandbox.faults.set(Fault.WRONG_PRICE)
-    held = renter.rent()
     with pytest.raises(OfferGone, match="giving it back"):
-        renter.reach(held)
+        renter.reach(renter.rent())
 
 
 # Boot
 
 
-@pytest.mark.parametrize("fault", [Fault.BOOT_STUCK, Fault.NO_SSHD, Fault.NO_ADDRESS])
-def test_a_pod_that_never_answers_is_given_up(renter: Renter, fault: Fault) -> None:
+@pytest.mark.parametrize("fault", [Fault.BOOT_STUCK, Fault.NO_SSHD, Fault.NO_ADDRESS, Fault.BOOT_FAILS])
+def test_an_instance_that_never_answers_is_given_up(renter: Renter, fault: Fault) -> None:
     """Stuck in provisioning, running without sshd, or without a public address: not reached within the patience."""
     renter.harness.sandbox.faults.set(fault)
     hasty = replace(renter, rentals=replace(renter.rentals, patience=replace(QUICK, boot_s=2)))
-    with pytest.raises(HostUnreachable, match="no SSH"):
+    with pytest.raises(HostUnreachable, match="no SSH|will not start|CDI"):
         hasty.reach(hasty.rent())
 
 
 @pytest.mark.parametrize(
     ("fault", "value"),
-    [(Fault.SSHD_REFUSES_KEY_FOR, 1.0), (Fault.LIST_LAG, 1.5), (Fault.PRICE_LATE, None)],
+    [
+        (Fault.SSHD_REFUSES_KEY_FOR, 1.0),
+        (Fault.LIST_LAG, 1.5),
+        (Fault.PRICE_LATE, None),
+        (Fault.HEARTBEAT_LOST, 1.0),
+        (Fault.SSHD_FIRST, 1.0),
+        (Fault.RAW_CONTROL, None),
+        (Fault.MIN_INTERVALS, 0.1),
+    ],
 )
-def test_a_pod_that_is_slow_is_waited_for(renter: Renter, fault: Fault, value: float | None) -> None:
-    """sshd refuses the key at first, or the pod is listed late: that passes."""
+def test_an_instance_that_is_slow_is_waited_for(renter: Renter, fault: Fault, value: float | None) -> None:
+    """sshd refuses the key at first, or the instance is listed late: that passes."""
     renter.harness.sandbox.faults.set(fault, value=value)
     with closing(renter.reach(renter.rent())) as host:
         assert host.run("true").status == 0
 
 
-def test_a_pod_that_moves_is_followed(renter: Renter) -> None:
+def test_an_instance_that_moves_is_followed(renter: Renter) -> None:
     """RunPod gives a restarted container another port: the same connection goes on there."""
     renter.harness.sandbox.faults.set(Fault.ENDPOINT_MOVES, value=1)
     with closing(renter.reach(renter.rent())) as host:
@@ -247,14 +266,35 @@ def test_a_pod_that_moves_is_followed(renter: Renter) -> None:
 
 
 @pytest.mark.parametrize("fault", [Fault.HOST_VANISHES, Fault.CREDIT_EXHAUSTED])
-def test_a_pod_that_ends_by_itself_is_noticed_before_the_patience_is_over(renter: Renter, fault: Fault) -> None:
-    """The host is lost, or the credit is used up, at which RunPod terminates pods."""
+def test_an_instance_that_ends_by_itself_is_noticed_before_the_patience_is_over(renter: Renter, fault: Fault) -> None:
+    """The host is lost, or the credit is used up, at which services stop or end instances."""
     renter.harness.sandbox.faults.set(Fault.BOOT_STUCK)
     renter.harness.sandbox.faults.set(fault, value=1.0)
-    with pytest.raises(HostUnreachable, match="ended before SSH answered: it is gone"):
+    with pytest.raises(HostUnreachable, match="ended before SSH answered"):
         renter.reach(renter.rent())
     renter.harness.sandbox.market._deposit += Usd.parse("100")
     renter.clock.ahead = UNSEEN_GRACE_S
+
+
+def test_a_bid_that_is_outbid_is_noticed(harness: AlikeHarness, renter: Renter) -> None:
+    """An interruptible machine that somebody took is stopped and bills its disk: it is given up, and destroyed."""
+    found = harness.provider.offers(replace(ANY, interruptible=True))
+    bids = [offer for offer in found if offer.interruptible]
+    if harness.name != "vastai":
+        assert bids == []
+        return
+    harness.sandbox.faults.set(Fault.BOOT_STUCK)
+    harness.sandbox.faults.set(Fault.OUTBID, value=0.5)
+    with pytest.raises(HostUnreachable, match="somebody bid more"):
+        renter.reach(renter.rent(offer=bids[0]))
+
+
+def test_a_machine_that_answers_too_early_is_never_trusted_with_another_key(renter: Renter) -> None:
+    """A strange host key is waited out for a while only; nothing is sent to it."""
+    renter.harness.sandbox.faults.set(Fault.SSHD_FIRST, value=30)
+    hasty = replace(renter, rentals=replace(renter.rentals, patience=replace(QUICK, rekey_s=0.5)))
+    with pytest.raises(HostKeyMismatch):
+        hasty.reach(hasty.rent())
 
 
 # The end: the fixture asserts that it comes
@@ -268,8 +308,8 @@ def test_a_pod_that_ends_by_itself_is_noticed_before_the_patience_is_over(renter
     ],
 )  # fmt: skip
 def test_an_end_that_does_not_come_at_once_is_seen_to(renter: Renter, fault: Fault, value: float | None) -> None:
-    """A destroy that is ignored, delayed, denied, or lost on a list of many pages: asked for until the pod is gone."""
-    api = renter.harness.runpod
+    """A destroy that is ignored, delayed, denied, or lost on a list of many pages: asked for until the instance is gone."""
+    api = renter.harness.provider
     others = [api.create(offer, launch(f"other-{number}")) for number, offer in enumerate(api.offers(ANY)[-2:])]
     held = renter.rent()
     renter.harness.sandbox.faults.set(fault, value=value, times=2)

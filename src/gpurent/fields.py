@@ -1,4 +1,6 @@
-"""Single values out of RunPod's JSON: what is not of the kind that was asked for counts as absent. Pure."""
+"""Single values out of a service's JSON: what is not of the kind that was asked for counts as absent. Pure.
+
+For adapters: a service may add, drop and change fields at any time, and none of that may raise."""
 
 from __future__ import annotations
 

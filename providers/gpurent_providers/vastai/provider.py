@@ -1,0 +1,278 @@
+"""Calls to Vast.ai: REST, v0 but for the list of instances, which v1 has."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from ipaddress import ip_address
+from typing import TYPE_CHECKING
+from urllib.parse import quote, urlsplit
+
+from gpurent.clock import Clock
+from gpurent.errors import (
+    AuthFailed,
+    BadReply,
+    ConfigError,
+    CreateFailed,
+    NoCapacity,
+    OfferGone,
+    ProviderError,
+    Unavailable,
+)
+from gpurent.http import Api, Pace, Policy, Reply
+from gpurent.model import Charges, Instance, Launch, Need, Offer, Phase, SelfDestruct
+from gpurent.money import Usd
+from gpurent.spi import Provider, SupportsBalance, SupportsCharges, SupportsKeys, SupportsSelfDestruct
+from gpurent_providers.vastai import search, wire
+
+log = logging.getLogger(__name__)
+
+PAGE = 25
+PACES = (
+    Pace("POST", "/api/v0/bundles/", 7.2, burst=4),
+    Pace("PUT", r"/api/v0/asks/\d+/", 5.4),
+    Pace("DELETE", "/api/v0/instances/[^/]+/", 3.6),
+    Pace("GET", "/api/v0/instances/[^/]+/", 2.4),
+    Pace("GET", "/api/v1/instances/", 1.2),
+    Pace("POST", "/api/v0/instances/[^/]+/ssh/", 1.2),
+    Pace("GET", "/api/v0/charges/", 1.2),
+)
+"""The documented shortest times between requests and a fifth more; see docs/how-to/vast.md."""
+POLICY = Policy(answer_s=60.0, attempts=5, wait_s=2.0, longest_wait_s=60.0, paces=PACES)
+SETTLED_S = 900.0
+"""A bill counts as final this long after its last row's end: how late Vast.ai books is not known."""
+BILL_DAYS = 31
+UNKNOWN = (200, 404)
+
+
+class VastProvider:
+    """Vast.ai as a provider: machines with one NVIDIA GPU, on demand or for a bid.
+
+    Args:
+        unverified: offer machines that Vast.ai has not verified as well.
+
+    Raises:
+        ConfigError: ``url`` would send the key unencrypted over a network.
+    """
+
+    def __init__(
+        self, url: str, key: str, clock: Clock, *, policy: Policy | None = None, unverified: bool = False
+    ) -> None:
+        if not url.startswith("https://") and not _is_loopback(url):
+            raise ConfigError(f"{url!r} is no https address", hint="Set VAST_URL to one, or leave it out.")
+        self._base = url.rstrip("/")
+        self._clock = clock
+        self._unverified = unverified
+        self._api = Api(
+            wire.PROVIDER, self._base, headers={"Authorization": f"Bearer {key}"}, secrets=(key,), clock=clock,
+            policy=policy or POLICY, use_proxies=not _is_loopback(url),
+        )  # fmt: skip
+
+    def __repr__(self) -> str:
+        return f"VastProvider({self._base!r})"
+
+    @property
+    def name(self) -> str:
+        """Its registered name."""
+        return wire.PROVIDER
+
+    def close(self) -> None:
+        """Release connections."""
+        self._api.close()
+
+    # Offers
+
+    def offers(self, need: Need) -> Sequence[Offer]:
+        """What can be had, cheapest first; every wish is checked again here, since filters are not always honoured."""
+        names = self._names(need) if need.gpus else None
+        if names == []:
+            return []
+        found: dict[str, Offer] = {}
+        for bid in (False, True) if need.interruptible else (False,):
+            wanted = search.filters(need, bid=bid, unverified=self._unverified, names=names or ())
+            for row in search.everything(wanted, self._search):
+                offer = wire.offer(row) if wire.fits(row, unverified=self._unverified) else None
+                if offer is not None and need.accepts(offer):
+                    found[offer.id] = offer
+        return list(found.values())
+
+    def _search(self, body: Mapping[str, object]) -> object:
+        return self._read("/api/v0/bundles/", method="POST", body=body).json()
+
+    def _names(self, need: Need) -> list[str] | None:
+        """Exact names of the GPUs that are wanted, so that pages are not filled with others."""
+        reply = self._read("/api/v0/gpu_names/unique/", accept=UNKNOWN)
+        return wire.matching(reply.json(), need) if reply.status == 200 else None
+
+    # Instances
+
+    def create(self, offer: Offer, launch: Launch) -> Instance:
+        """Rent, in one request; then look once at what came of it, since the reply names no price."""
+        ask = wire.Ask.parse(offer.id)
+        try:
+            reply = self._api.send_once("PUT", f"/api/v0/asks/{ask.number}/", wire.create_body(ask, launch))
+        except (Unavailable, BadReply) as error:
+            raise CreateFailed(str(error), provider=self.name) from error
+        value = _json_or_none(reply)
+        ref, problem = wire.contract(value), wire.problem(value)
+        succeeded = isinstance(value, dict) and value.get("success") is not False
+        if reply.status != 200 or ref is None or not succeeded:
+            raise _refusal(reply, problem, ref)
+        agreed = Instance(self.name, ref, launch.tag, Phase.STARTING, offer.price, offer.gpu, launch.disk_gb)
+        try:
+            shown = wire.show(self._api.send_once("GET", f"/api/v0/instances/{ref}/", None).json())
+        except ProviderError as error:
+            log.debug("vastai: %s was made and cannot be looked at yet: %s", ref, error)
+            return agreed
+        return shown if shown is not None and shown.tag == launch.tag else agreed
+
+    def attach_key(self, ref: str, public_key: str) -> None:
+        """Let a key in. What a start-up script appends to ``authorized_keys`` was seen to be removed after hours."""
+        reply = self._read(
+            f"{_path(ref)}ssh/", method="POST", body={"ssh_key": public_key.strip()}, accept=(200, 400, 404)
+        )
+        problem = wire.problem(_json_or_none(reply))
+        if reply.status == 200 or (reply.status == 400 and "key already" in problem.message):
+            return
+        raise Unavailable(f"vastai: {ref} does not take a key yet: {reply.excerpt!r}", provider=self.name)
+
+    def get(self, ref: str) -> Instance | None:
+        """Look at one instance. A null or a 404 may be wrong: the complete list has the last word."""
+        reply = self._read(_path(ref), accept=UNKNOWN)
+        if reply.status == 200:
+            found = wire.show(reply.json())
+            if found is not None:
+                return found
+        elif not wire.problem(_json_or_none(reply)).known:
+            raise Unavailable(f"vastai: an unclear 404: {reply.excerpt!r}", provider=self.name)
+        return next((one for one in self.instances() if one.ref == ref), None)
+
+    def instances(self) -> Sequence[Instance]:
+        """All instances of the account, over all pages."""
+        query: dict[str, str | int] = {"select_filters": "{}", "order_by": '[{"col":"id","dir":"asc"}]', "limit": PAGE}
+        found = [wire.instance(row) for row in self._pages("/api/v1/instances/", query, wire.page)]
+        return list({one.ref: one for one in found}.values())  # pages may overlap
+
+    def destroy(self, ref: str) -> None:
+        """End an instance and its disk. Stopping would go on billing the disk."""
+        reply = self._api.destroy(_path(ref), body={}, accept=(200, 202, 204, 404, 410))
+        problem = wire.problem(_json_or_none(reply))
+        if problem.auth or reply.status == 410:
+            raise _closed(reply, problem)
+        value = _json_or_none(reply)
+        refused = isinstance(value, dict) and value.get("success") is False
+        if (reply.status == 404 or refused) and not problem.missing:
+            raise Unavailable(f"vastai: {ref} cannot be destroyed now: {reply.excerpt!r}", provider=self.name)
+
+    # Money
+
+    def balance(self) -> Usd:
+        """Credit left."""
+        return wire.balance(self._read("/api/v0/users/current").json())
+
+    def charges(self, ref: str) -> Charges | None:
+        """What was billed for an instance; None until its last row is old enough to be final."""
+        now = int(self._clock.now())
+        days = {"day": {"gte": now - BILL_DAYS * 86_400, "lte": now}, "type": {"in": ["instance"]}}
+        query: dict[str, str | int] = {
+            "select_filters": json.dumps(days),
+            "format": "table",
+            "latest_first": "true",
+            "limit": 500,
+        }
+        found = wire.bill(self._pages("/api/v0/charges/", query, wire.charges_page), ref)
+        return None if found is None or now < found.until + SETTLED_S else found.charges
+
+    def self_destruct(self) -> SelfDestruct:
+        """The key that Vast.ai puts into a container may start, stop and destroy that container."""
+        return SelfDestruct(
+            "DELETE",
+            f"{self._base}/api/v0/instances/{{CONTAINER_ID}}/",
+            (("Authorization", "Bearer {CONTAINER_API_KEY}"), ("Content-Type", "application/json")),
+            "{}",
+        )
+
+    # Requests
+
+    def _pages(self, path: str, query: Mapping[str, str | int], read: wire.Reader) -> list[object]:
+        found: list[object] = []
+        seen: set[str] = set()
+        token: str | None = None
+        while True:
+            items, token = read(self._read(path, {**query, **({"after_token": token} if token else {})}).json())
+            found += items
+            if token is None:
+                return found
+            if token in seen:
+                raise BadReply(f"vastai: the pages of {path} go in a circle", provider=self.name)
+            seen.add(token)
+
+    def _read(
+        self, path: str, query: Mapping[str, str | int] | None = None, *, method: str = "GET", body: object = None,
+        accept: tuple[int, ...] = (200,),
+    ) -> Reply:  # fmt: skip
+        codes = (*accept, 400, 401, 403, 404, 410)
+        reply = self._api.read(path, params=query, method=method, body=body, accept=codes)
+        problem = wire.problem(_json_or_none(reply)) if reply.status != 200 else wire.Problem()
+        if reply.status in (401, 403) or problem.auth or (reply.status == 410 and 410 not in accept):
+            raise _closed(reply, problem)
+        if reply.status not in accept:
+            raise reply.error()
+        return reply
+
+
+def _is_loopback(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _path(ref: str) -> str:
+    return f"/api/v0/instances/{quote(ref, safe='')}/"
+
+
+def _json_or_none(reply: Reply) -> object:
+    try:
+        return reply.json()
+    except BadReply:
+        return None
+
+
+def _closed(reply: Reply, problem: wire.Problem) -> ProviderError:
+    """What a refused key and a route that is gone mean for any request."""
+    text = f"vastai: {reply.where}: status {reply.status}: {problem.message or reply.excerpt!r}"
+    if reply.status == 410 and not problem.auth:
+        return BadReply(text, provider=wire.PROVIDER, hint="Vast.ai switched this API off: upgrade gpurent.")
+    hint = "Check VAST_API_KEY and what it may do; see docs/how-to/vast.md."
+    if "Two Factor" in problem.message:
+        hint = "This key wants a session with a second factor: make one that does not; see docs/how-to/vast.md."
+    return AuthFailed(text, provider=wire.PROVIDER, hint=hint)
+
+
+def _refusal(reply: Reply, problem: wire.Problem, ref: str | None) -> ProviderError:
+    """What a reply to create means that is no success; anything not plainly a refusal may have made something."""
+    text = f"vastai: create: status {reply.status}: {problem.message or problem.code or reply.excerpt!r}"
+    if ref is None and reply.status == 429:
+        return reply.error()
+    if ref is None and problem.known and reply.status < 500:
+        if problem.auth:
+            return _closed(reply, problem)
+        if problem.gone:
+            return OfferGone(text, provider=wire.PROVIDER)
+        if problem.poor:
+            hint = "Add credit at https://cloud.vast.ai/billing/."
+            return NoCapacity(text, provider=wire.PROVIDER, hint=hint)
+        if reply.status in (400, 401, 402, 403, 404, 410):
+            return NoCapacity(text, provider=wire.PROVIDER, hint="Vast.ai refuses what was asked for.")
+    return CreateFailed(text, provider=wire.PROVIDER, ref=ref)
+
+
+if TYPE_CHECKING:
+    _: type[Provider] = VastProvider
+    _b: type[SupportsBalance] = VastProvider
+    _c: type[SupportsCharges] = VastProvider
+    _k: type[SupportsKeys] = VastProvider
+    _s: type[SupportsSelfDestruct] = VastProvider

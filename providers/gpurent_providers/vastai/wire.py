@@ -1,0 +1,357 @@
+"""Vast.ai's JSON as our values, and our orders as its JSON. Pure; nothing but typed errors is ever raised."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from gpurent.errors import BadReply
+from gpurent.fields import mapping, prose, rows, text, usd, whole
+from gpurent.model import Charges, Endpoint, Instance, Launch, Need, Offer, Phase, Price, squash
+from gpurent.money import ZERO, Usd
+
+PROVIDER = "vastai"
+BID_ABOVE_FLOOR_PERCENT = 25
+"""An equal bid is the first to lose its machine; this much more is bid than the least that a machine takes."""
+BID_RELIABILITY = 0.8
+"""Share of a machine's reliability that a bid is believed to have; nobody publishes how long bids last."""
+SMALLEST_DISK_GB = 8
+MIN_MBPS = 20.0
+"""Slower links make a machine useless for images and base models."""
+
+TERMINAL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+"""Sequences that move the cursor and colour text."""
+FATAL = re.compile(
+    r"OCI runtime create failed|failed to inject CDI|manifest unknown|pull access denied|no space left|"
+    r"no such image|repository does not exist", re.IGNORECASE,
+)  # fmt: skip
+"""What a host says of a container that will never start."""
+
+
+# Offers
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """An offer's number at Vast.ai, and the bid that goes with it; written into the offer's id."""
+
+    number: int
+    bid: Usd | None = None
+
+    @property
+    def id(self) -> str:
+        """As an offer's id."""
+        return str(self.number) if self.bid is None else f"{self.number}@{self.bid.micros}"
+
+    @classmethod
+    def parse(cls, offer_id: str) -> Ask:
+        """Read an offer's id.
+
+        Raises:
+            BadReply: it is none of ours.
+        """
+        found = re.fullmatch(r"([0-9]{1,18})(?:@([0-9]{1,12}))?", offer_id)
+        if found is None:
+            raise BadReply(f"vastai: {offer_id!r} is no offer of Vast.ai's", provider=PROVIDER)
+        return cls(int(found[1]), Usd(int(found[2])) if found[2] else None)
+
+
+def offer(row: Mapping[str, object]) -> Offer | None:
+    """One row of a search; None when it lacks what a decision needs, or is not for us."""
+    number, machine = whole(row.get("id")), whole(row.get("machine_id"))
+    memory, name = whole(row.get("gpu_ram")), text(row.get("gpu_name"))
+    price, disk = _price(row), number_of(row.get("disk_space"))
+    down, up = number_of(row.get("inet_down")), number_of(row.get("inet_up"))
+    foreign = row.get("gpu_arch") not in ("nvidia", None) or row.get("num_gpus") != 1
+    if not number or number < 0 or not memory or memory < 0 or not name or price is None or foreign:
+        return None
+    if not disk or disk < SMALLEST_DISK_GB or not down or not up or min(down, up) < MIN_MBPS:
+        return None
+    bid = None
+    if row.get("is_bid") is True:
+        floor = usd(row.get("min_bid"))
+        if floor is None or floor <= ZERO:
+            return None
+        bid = floor.scaled(100 + BID_ABOVE_FLOOR_PERCENT, 100)
+        price = Price(bid, price.disk_gb_month, price.in_gb, price.out_gb)
+    reliability = number_of(row.get("reliability2")) or number_of(row.get("reliability")) or 0.0
+    duration = number_of(row.get("duration"))
+    return Offer(
+        provider=PROVIDER,
+        id=Ask(number, bid).id,
+        gpu=name,
+        vram_mb=memory,
+        price=price,
+        disk_gb=int(disk),
+        down_mbps=down,
+        up_mbps=up,
+        reliability=min(1.0, max(0.0, reliability)) * (1 if bid is None else BID_RELIABILITY),
+        region=text(row.get("geolocation")).rpartition(",")[2].strip(),
+        trusted=row.get("hosting_type") == 1 and row.get("verification") == "verified",
+        machine_id=str(machine) if machine else "",
+        max_duration_s=int(duration) if duration is not None and duration >= 0 else None,
+        cuda=_cuda(row.get("cuda_max_good")),
+        interruptible=bid is not None,
+    )
+
+
+def fits(row: Mapping[str, object], *, unverified: bool) -> bool:
+    """What a search was told to sort out and no offer shows: filters are not always honoured."""
+    ports = whole(row.get("direct_port_count"))
+    verified = unverified or row.get("verification") == "verified"
+    return row.get("rentable") is not False and row.get("rented") is not True and bool(ports) and verified
+
+
+def matching(names: object, need: Need) -> list[str] | None:
+    """Exact names of the GPUs that a need means; None, for a wider search, when Vast.ai does not tell its names."""
+    known = [text(one) for one in rows(mapping(names).get("gpu_names"))]
+    if not known:
+        return None
+    return [name for name in known if name and any(squash(wanted) in squash(name) for wanted in need.gpus)]
+
+
+def _price(row: Mapping[str, object]) -> Price | None:
+    """``dph_base`` is for the whole offer, without the disk; the disk's price is by GB and month."""
+    hour, disk = usd(row.get("dph_base")), usd(row.get("storage_cost"))
+    inward, outward = (usd(row.get(name)) for name in ("inet_down_cost", "inet_up_cost"))
+    if hour is None or hour <= ZERO or any(one is not None and one < ZERO for one in (disk, inward, outward)):
+        return None
+    if disk is None or inward is None or outward is None:
+        return None  # an unknown price is no price of nothing
+    return Price(hour, disk, inward, outward)
+
+
+def number_of(value: object) -> float | None:
+    """A finite number; None for anything else."""
+    usable = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e18
+    return float(value) if usable and math.isfinite(value) else None  # type: ignore[arg-type]
+
+
+def _cuda(value: object) -> tuple[int, int] | None:
+    """12.8 as (12, 8); a float cannot tell 12.1 from 12.10, of which there is none so far."""
+    found = number_of(value)
+    if found is None or not 1 <= found < 1000:
+        return None
+    tenths = round(found * 10)
+    return tenths // 10, tenths % 10
+
+
+# Create
+
+
+def create_body(ask: Ask, launch: Launch) -> dict[str, object]:
+    """The body of ``PUT /api/v0/asks/{id}/``. Left out, ``cancel_unavail`` may leave a contract that waits and bills."""
+    body: dict[str, object] = {
+        "client_id": "me",
+        "image": launch.image,
+        "disk": max(SMALLEST_DISK_GB, launch.disk_gb),
+        "label": launch.tag,
+        "runtype": "ssh_direct",
+        "onstart": launch.startup,
+        "env": dict(launch.env),
+        "target_state": "running",
+        "cancel_unavail": True,
+    }
+    return body if ask.bid is None else {**body, "price": float(ask.bid.decimal())}
+
+
+def contract(value: object) -> str | None:
+    """The instance that a reply to create names, in success or in error; it may be a number in a string."""
+    made = mapping(value).get("new_contract")
+    number = int(made) if isinstance(made, str) and re.fullmatch(r"[0-9]{1,18}", made) else whole(made)
+    return str(number) if number is not None and number > 0 else None
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What an error reply says. ``known``: it is Vast.ai's own format, not a proxy's page."""
+
+    code: str = ""
+    message: str = ""
+    known: bool = False
+
+    @property
+    def auth(self) -> bool:
+        """Whether it is about the key, whatever the status: an unknown key is a 404 on some routes."""
+        return self.code in ("auth_error", "Unauthorized") or "Two Factor" in self.message or self._says("user key")
+
+    @property
+    def gone(self) -> bool:
+        """Whether the offer is not to be had. Looser words would catch an image that is not available."""
+        return self.code == "no_such_ask" or self._says("no_such_ask") or self._says("error 403/3586")
+
+    @property
+    def poor(self) -> bool:
+        """Whether the account may not spend."""
+        return self.code in ("insufficient_credit", "spend_rate_limit") or any(
+            self._says(words) for words in ("lacks credit", "spend_rate_limit", "insufficient_credit")
+        )
+
+    @property
+    def missing(self) -> bool:
+        """Whether it says that there is no such instance."""
+        return self.code in ("no_such_instance", "not_found")
+
+    def _says(self, words: str) -> bool:
+        return words in self.message
+
+
+def problem(value: object) -> Problem:
+    """Read an error reply; codes and texts come under several names, or alone."""
+    given = mapping(value)
+    said = [prose(given.get(name)) for name in ("msg", "message", "detail")]
+    code = text(given.get("error"))
+    message = next((one for one in said if one), "")
+    return Problem(code, message, bool(code or message))
+
+
+# Instances
+
+
+def instance(value: object) -> Instance:
+    """One instance. Only its id is indispensable: what cannot be named cannot be destroyed.
+
+    Raises:
+        BadReply: it has no id.
+    """
+    given = mapping(value)
+    number = whole(given.get("id"))
+    if number is None or number <= 0:
+        raise BadReply("vastai: an instance without an id", provider=PROVIDER)
+    phase, message = _phase(given)
+    start = number_of(given.get("start_date"))
+    return Instance(
+        provider=PROVIDER,
+        ref=str(number),
+        tag=text(given.get("label")),
+        phase=phase,
+        price=_price(given) or Price(max(ZERO, usd(given.get("dph_base")) or usd(given.get("dph_total")) or ZERO)),
+        gpu=text(given.get("gpu_name")),
+        disk_gb=int(max(0.0, number_of(given.get("disk_space")) or 0.0)),
+        created_at=start if start is not None and start > 0 else None,
+        endpoint=_endpoint(given) if phase is Phase.RUNNING else None,
+        message=message,
+        gpu_count=whole(given.get("num_gpus")),
+    )
+
+
+def show(value: object) -> Instance | None:
+    """The answer to a look at one instance; null means that it is not there.
+
+    Raises:
+        BadReply: it says neither.
+    """
+    given = mapping(value)
+    if "instances" not in given:
+        raise BadReply(f"vastai: an answer without an instance: {problem(value).message}".rstrip(": "))
+    return None if given["instances"] is None else instance(given["instances"])
+
+
+def _phase(given: Mapping[str, object]) -> tuple[Phase, str]:
+    actual, message = text(given.get("actual_status")), given.get("status_msg")
+    said = prose(TERMINAL.sub("", message[:2000]) if isinstance(message, str) else "")[:200]
+    intended, current, following = (text(given.get(name)) for name in ("intended_status", "cur_state", "next_state"))
+    if actual in ("exited", "offline"):
+        return Phase.STOPPED, said or f"the instance is {actual}"
+    if actual == "stopped" or current == "stopped":
+        outbid = intended == "running" and given.get("is_bid") is True
+        return Phase.STOPPED, "somebody bid more" if outbid else said or "the instance was stopped"
+    if "stopped" in (intended, following) or (actual != "running" and FATAL.search(said)):
+        return Phase.STOPPED, said or "the instance will not start"
+    if actual == "running":
+        return Phase.RUNNING, said
+    return Phase.STARTING, said
+
+
+def _endpoint(given: Mapping[str, object]) -> Endpoint | None:
+    """Port 22 of the public address; where it has none, Vast.ai's proxy, which is slower."""
+    host = text(given.get("public_ipaddr")).strip()
+    for one in rows(mapping(given.get("ports")).get("22/tcp")):
+        if host and (port := _port(mapping(one).get("HostPort"))):
+            return Endpoint(host, port)
+    proxy, port = text(given.get("ssh_host")), _port(given.get("ssh_port"))
+    if not proxy or not port:
+        return None
+    return Endpoint(proxy, port + ("jupyter" in text(given.get("image_runtype"))))
+
+
+def _port(value: object) -> int | None:
+    number = int(value) if isinstance(value, str) and re.fullmatch(r"[0-9]{1,5}", value) else whole(value)
+    return number if number is not None and 0 < number < 65535 else None
+
+
+def page(value: object) -> tuple[list[object], str | None]:
+    """Instances of one page and the token of the next.
+
+    Raises:
+        BadReply: there is no list, or the token is none.
+    """
+    given = mapping(value)
+    found, token = given.get("instances"), given.get("next_token")
+    if not isinstance(found, list) or given.get("success") is False:
+        raise BadReply(f"vastai: a page without instances: {problem(value).message}".rstrip(": "), provider=PROVIDER)
+    if token is not None and not isinstance(token, str):
+        raise BadReply("vastai: a page's token is no text", provider=PROVIDER)
+    return found, token or None
+
+
+Reader = Callable[[object], tuple[list[object], str | None]]
+"""Takes a page apart: rows, and the token of the next."""
+
+
+# Money
+
+
+@dataclass(frozen=True, slots=True)
+class Bill:
+    """What was booked for one instance; ``until`` is the end of the last row, Unix seconds."""
+
+    charges: Charges
+    until: float
+
+
+def bill(found: list[object], ref: str) -> Bill | None:
+    """The sum of an instance's rows; None when there is none.
+
+    Raises:
+        BadReply: an amount or a time is missing: half a bill is worse than none.
+    """
+    own = [mapping(row) for row in found if mapping(row).get("source") == f"instance-{ref}"]
+    if not own:
+        return None
+    parts = dict.fromkeys(("gpu", "disk", "bwd", "bwu"), ZERO)
+    for row in own:
+        whole_row, named = usd(row.get("amount")), ZERO
+        if whole_row is None:
+            raise BadReply("vastai: a charge without an amount", provider=PROVIDER)
+        for item in rows(row.get("items")):
+            kind, amount = mapping(item).get("type"), usd(mapping(item).get("amount"))
+            if isinstance(kind, str) and kind in parts and amount is not None:
+                parts[kind] += amount
+                named += amount
+        parts["gpu"] += whole_row - named  # the row is what was paid, whatever its parts are called
+    ends = [number_of(row.get("end")) for row in own]
+    until = [end for end in ends if end is not None]
+    if len(until) < len(own):
+        raise BadReply("vastai: a charge without an end", provider=PROVIDER)
+    return Bill(Charges(parts["gpu"], parts["disk"], parts["bwd"], parts["bwu"]), max(until))
+
+
+def charges_page(value: object) -> tuple[list[object], str | None]:
+    """Rows of one page of charges and the token of the next. Raises BadReply as ``page``."""
+    given = mapping(value)
+    return page({**given, "instances": given.get("results")})
+
+
+def balance(value: object) -> Usd:
+    """What can be spent; ``balance`` beside it often reads 0 in spite of credit.
+
+    Raises:
+        BadReply: it is not there.
+    """
+    amount = usd(mapping(value).get("credit"))
+    if amount is None:
+        raise BadReply("vastai: an account without credit", provider=PROVIDER)
+    return amount
