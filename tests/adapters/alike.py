@@ -6,6 +6,7 @@ import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from typing import ClassVar
 
 from tests.conformance.sandbox_harness import BOOT_S, FAULTS
 
@@ -44,7 +45,7 @@ class AlikeHarness(ABC):
     create_fault: str
     """What narrows a fault to that request."""
     wrong_key: str
-    images: Mapping[str, str]
+    images: ClassVar[Mapping[str, str]]
 
     def __init__(self, sandbox: Sandbox) -> None:
         self.sandbox = sandbox

@@ -232,7 +232,7 @@ def test_an_instance_that_never_answers_is_given_up(renter: Renter, fault: Fault
     """Stuck in provisioning, running without sshd, or without a public address: not reached within the patience."""
     renter.harness.sandbox.faults.set(fault)
     hasty = replace(renter, rentals=replace(renter.rentals, patience=replace(QUICK, boot_s=2)))
-    with pytest.raises(HostUnreachable, match="no SSH|will not start|CDI"):
+    with pytest.raises(HostUnreachable, match=r"no SSH|will not start|CDI"):
         hasty.reach(hasty.rent())
 
 
@@ -308,7 +308,7 @@ def test_a_machine_that_answers_too_early_is_never_trusted_with_another_key(rent
     ],
 )  # fmt: skip
 def test_an_end_that_does_not_come_at_once_is_seen_to(renter: Renter, fault: Fault, value: float | None) -> None:
-    """A destroy that is ignored, delayed, denied, or lost on a list of many pages: asked for until the instance is gone."""
+    """A destroy that is ignored, delayed, denied, or lost on a list of many pages: asked for until it is gone."""
     api = renter.harness.provider
     others = [api.create(offer, launch(f"other-{number}")) for number, offer in enumerate(api.offers(ANY)[-2:])]
     held = renter.rent()

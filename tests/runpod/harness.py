@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 from tests.adapters.alike import QUICK, AlikeHarness
@@ -22,7 +23,7 @@ class RunPodHarness(AlikeHarness):
     create = ("POST", "/v2/pods")
     create_fault = "POST /v2/pods"
     wrong_key = "rpa_wrong"
-    images: ClassVar = {
+    images: ClassVar[Mapping[str, str]] = {
         "official": "runpod/pytorch:1.0.2-cu1281-torch280-ubuntu2404",
         "other": "pytorch/pytorch:2.7.1-cuda12.8",
     }

@@ -6,15 +6,13 @@ import copy
 import json
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.adapters.canned import Canned, serving
 
 from gpurent.clock import ManualClock
 from gpurent.errors import AuthFailed, CreateFailed, NoCapacity, OfferGone, ProviderError, RateLimited, Unavailable
@@ -60,48 +58,10 @@ def bodies(draw: st.DrawFn) -> bytes:
     return json.dumps(value).encode()
 
 
-@dataclass
-class Canned:
-    """A service that gives one answer to everything, but for methods that have their own, and counts."""
-
-    status: int = 200
-    body: bytes = b"{}"
-    own: dict[str, tuple[int, bytes]] = field(default_factory=dict)
-    asked: int = 0
-    url: str = ""
-
-
 @pytest.fixture(scope="module")
 def canned() -> Iterator[Canned]:
-    answer = Canned()
-
-    class Service(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        wbufsize = 65536  # one packet: else each answer waits for the acknowledgement of its headers
-
-        def do_GET(self) -> None:
-            answer.asked += 1
-            self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            status, body = answer.own.get(self.command, (answer.status, answer.body))
-            body = b"" if status == 204 else body
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        do_POST = do_DELETE = do_GET
-
-        def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002
-            """Say nothing."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Service) as server:
-        server.daemon_threads = True
-        thread = Thread(target=server.serve_forever, args=(0.05,))
-        thread.start()
-        answer.url = f"http://127.0.0.1:{server.server_port}"
+    with serving() as answer:
         yield answer
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture(scope="module")

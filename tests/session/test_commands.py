@@ -17,7 +17,7 @@ from gpurent.sandbox.address import SandboxAddress
 from gpurent.sandbox.held import Order
 from gpurent.sandbox.server import Sandbox
 
-SERVICES = {"sandbox": SandboxAddress.env, "runpod": SandboxAddress.runpod_env}
+SERVICES = {"sandbox": SandboxAddress.env, "runpod": SandboxAddress.runpod_env, "vastai": SandboxAddress.vast_env}
 """Adapters before their look-alikes: what the four tests of one complete run show holds for each."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from typing import ClassVar
 
 from tests.adapters.alike import QUICK, AlikeHarness
@@ -34,7 +35,7 @@ class VastHarness(AlikeHarness):
     create = ("PUT", r"/api/v0/asks/\d+/")
     create_fault = "PUT /api/v0/asks/"
     wrong_key = "f" * 64
-    images: ClassVar = {"any": "pytorch/pytorch:2.8.0-cuda12.8-cudnn9-runtime"}
+    images: ClassVar[Mapping[str, str]] = {"any": "pytorch/pytorch:2.8.0-cuda12.8-cudnn9-runtime"}
 
     def __init__(self, sandbox: Sandbox) -> None:
         super().__init__(sandbox)

@@ -44,6 +44,8 @@ SETTLED_S = 900.0
 """A bill counts as final this long after its last row's end: how late Vast.ai books is not known."""
 BILL_DAYS = 31
 UNKNOWN = (200, 404)
+REFUSALS = (200, 400, 401, 402, 403, 404, 410)
+"""Statuses of a create that may say, in Vast.ai's own words, that nothing was made."""
 
 
 class VastProvider:
@@ -115,10 +117,10 @@ class VastProvider:
         except (Unavailable, BadReply) as error:
             raise CreateFailed(str(error), provider=self.name) from error
         value = _json_or_none(reply)
-        ref, problem = wire.contract(value), wire.problem(value)
+        ref = wire.contract(value)
         succeeded = isinstance(value, dict) and value.get("success") is not False
         if reply.status != 200 or ref is None or not succeeded:
-            raise _refusal(reply, problem, ref)
+            raise _refusal(reply, value, ref)
         agreed = Instance(self.name, ref, launch.tag, Phase.STARTING, offer.price, offer.gpu, launch.disk_gb)
         try:
             shown = wire.show(self._api.send_once("GET", f"/api/v0/instances/{ref}/", None).json())
@@ -156,9 +158,9 @@ class VastProvider:
 
     def destroy(self, ref: str) -> None:
         """End an instance and its disk. Stopping would go on billing the disk."""
-        reply = self._api.destroy(_path(ref), body={}, accept=(200, 202, 204, 404, 410))
+        reply = self._api.destroy(_path(ref), body={}, accept=(200, 202, 204, 401, 403, 404, 410))
         problem = wire.problem(_json_or_none(reply))
-        if problem.auth or reply.status == 410:
+        if problem.auth or reply.status in (401, 403, 410):
             raise _closed(reply, problem)
         value = _json_or_none(reply)
         refused = isinstance(value, dict) and value.get("success") is False
@@ -252,12 +254,14 @@ def _closed(reply: Reply, problem: wire.Problem) -> ProviderError:
     return AuthFailed(text, provider=wire.PROVIDER, hint=hint)
 
 
-def _refusal(reply: Reply, problem: wire.Problem, ref: str | None) -> ProviderError:
+def _refusal(reply: Reply, value: object, ref: str | None) -> ProviderError:
     """What a reply to create means that is no success; anything not plainly a refusal may have made something."""
+    problem = wire.problem(value)
     text = f"vastai: create: status {reply.status}: {problem.message or problem.code or reply.excerpt!r}"
-    if ref is None and reply.status == 429:
+    plain = not wire.mentions_contract(value)
+    if plain and reply.status == 429:
         return reply.error()
-    if ref is None and problem.known and reply.status < 500:
+    if plain and problem.known and reply.status in REFUSALS:
         if problem.auth:
             return _closed(reply, problem)
         if problem.gone:
@@ -265,7 +269,7 @@ def _refusal(reply: Reply, problem: wire.Problem, ref: str | None) -> ProviderEr
         if problem.poor:
             hint = "Add credit at https://cloud.vast.ai/billing/."
             return NoCapacity(text, provider=wire.PROVIDER, hint=hint)
-        if reply.status in (400, 401, 402, 403, 404, 410):
+        if reply.status != 200:
             return NoCapacity(text, provider=wire.PROVIDER, hint="Vast.ai refuses what was asked for.")
     return CreateFailed(text, provider=wire.PROVIDER, ref=ref)
 

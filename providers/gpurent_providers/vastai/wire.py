@@ -24,8 +24,8 @@ MIN_MBPS = 20.0
 TERMINAL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 """Sequences that move the cursor and colour text."""
 FATAL = re.compile(
-    r"OCI runtime create failed|failed to inject CDI|manifest unknown|pull access denied|no space left|"
-    r"no such image|repository does not exist", re.IGNORECASE,
+    r"OCI runtime create failed|failed to inject CDI|manifest (unknown|for .{1,200} not found)|pull access denied|"
+    r"no space left|no such image|repository does not exist", re.IGNORECASE,
 )  # fmt: skip
 """What a host says of a container that will never start."""
 
@@ -142,7 +142,7 @@ def _cuda(value: object) -> tuple[int, int] | None:
 
 
 def create_body(ask: Ask, launch: Launch) -> dict[str, object]:
-    """The body of ``PUT /api/v0/asks/{id}/``. Left out, ``cancel_unavail`` may leave a contract that waits and bills."""
+    """The body of ``PUT /api/v0/asks/{id}/``. Without ``cancel_unavail`` it may leave a contract that bills."""
     body: dict[str, object] = {
         "client_id": "me",
         "image": launch.image,
@@ -162,6 +162,11 @@ def contract(value: object) -> str | None:
     made = mapping(value).get("new_contract")
     number = int(made) if isinstance(made, str) and re.fullmatch(r"[0-9]{1,18}", made) else whole(made)
     return str(number) if number is not None and number > 0 else None
+
+
+def mentions_contract(value: object) -> bool:
+    """Whether a reply speaks of a contract at all, readable or not: then something may have been made."""
+    return mapping(value).get("new_contract") is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +232,7 @@ def instance(value: object) -> Instance:
         ref=str(number),
         tag=text(given.get("label")),
         phase=phase,
-        price=_price(given) or Price(max(ZERO, usd(given.get("dph_base")) or usd(given.get("dph_total")) or ZERO)),
+        price=_shown_price(given),
         gpu=text(given.get("gpu_name")),
         disk_gb=int(max(0.0, number_of(given.get("disk_space")) or 0.0)),
         created_at=start if start is not None and start > 0 else None,
@@ -235,6 +240,12 @@ def instance(value: object) -> Instance:
         message=message,
         gpu_count=whole(given.get("num_gpus")),
     )
+
+
+def _shown_price(given: Mapping[str, object]) -> Price:
+    """What an instance costs, as far as it is told; one that tells nothing is not compared with its offer."""
+    parts = (usd(given.get(name)) or ZERO for name in ("dph_base", "storage_cost", "inet_down_cost", "inet_up_cost"))
+    return Price(*(max(ZERO, part) for part in parts))
 
 
 def show(value: object) -> Instance | None:
