@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from gpurent import registry
+from gpurent.budget.avoid import Machine, avoided
 from gpurent.budget.client import is_alive
 from gpurent.budget.events import Kind
 from gpurent.budget.ledger import Ledger
@@ -152,9 +153,15 @@ class Broker:
         if offers or self.opened:
             play = all(opened.facts.play_money for opened in self.opened.values())
             source: Source = "sandbox" if play else "live"
-            return make_quote(workload, need, offers, budget, notes=[*notes, *failed], source=source)
+            said = [*notes, *failed]
+            return make_quote(workload, need, offers, budget, notes=said, source=source, avoid=self._avoided())
         table = price_table()
         return make_quote(workload, need, table.offers, budget, notes=notes, source="table", dated=table.dated)
+
+    def _avoided(self) -> Mapping[Machine, str]:
+        if self._ledger is None and not (self.home / "ledger.db").exists():
+            return {}
+        return avoided(self.ledger.runs(), self.clock.now(), self.settings.need.avoid_failed_hours)
 
     def _offers(self, need: Need) -> tuple[list[Offer], list[str]]:
         def ask(opened: Opened) -> Sequence[Offer] | str:

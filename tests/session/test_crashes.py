@@ -50,6 +50,7 @@ DEATHS: dict[Kind, Death] = {
     Kind.DESTROY_ACCEPTED: Death(home=True),
     Kind.DESTROY_FAILED: Death(Rule(Fault.HTTP_500, times=3, on="DELETE"), home=True),
     Kind.SEEN_ABSENT: Death(home=True),
+    Kind.MACHINE_FAILED: Death(Rule(Fault.NO_INSTANCE_KEY)),
     Kind.CHARGED: Death(home=True),
     Kind.GONE: Death(home=True),
     Kind.RUN_CLOSED: Death(home=True),

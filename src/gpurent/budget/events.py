@@ -45,6 +45,7 @@ class Kind(StrEnum):
     SEEN_ABSENT = "seen_absent"
     SEEN_PRESENT = "seen_present"
     GONE = "gone"
+    MACHINE_FAILED = "machine_failed"
     CHARGED = "charged"
     RUN_CLOSED = "run_closed"
     NOTE = "note"
@@ -242,6 +243,7 @@ PAYLOADS: Mapping[Kind, type[Payload]] = {
     Kind.SEEN_ABSENT: Seen,
     Kind.SEEN_PRESENT: Seen,
     Kind.GONE: Gone,
+    Kind.MACHINE_FAILED: Payload,
     Kind.CHARGED: Charged,
     Kind.RUN_CLOSED: RunClosed,
     Kind.NOTE: Note,

@@ -64,6 +64,9 @@ class Rental:
     bytes_out: int = 0
     charged: Charges | None = None
     why: str = ""
+    failed_at: float | None = None
+    """When its machine turned out to be of no use, before it trained."""
+    failure: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +170,7 @@ def _step(run: Run, event: Event) -> Run:
     if event.kind is Kind.PROGRESS:
         run = _progress(run, event)
     rental = run.rentals[index]
-    if rental.state.over and event.kind not in (Kind.CHARGED, Kind.CHECKPOINT_HOME, Kind.SEEN_ABSENT):
+    if rental.state.over and event.kind not in AFTER_THE_END:
         # A rental seen again after its end is the most expensive surprise there is: it becomes open again.
         run = _odd(run, event, f"after {rental.state}")
         if event.kind not in (Kind.SEEN_PRESENT, Kind.ADOPTED):
@@ -180,6 +183,8 @@ def _step(run: Run, event: Event) -> Run:
     return replace(run, rentals=(*run.rentals[:index], changed, *run.rentals[index + 1 :]))
 
 
+AFTER_THE_END = (Kind.CHARGED, Kind.CHECKPOINT_HOME, Kind.SEEN_ABSENT, Kind.MACHINE_FAILED)
+"""What may be written of a rental that is over."""
 _WAITING = frozenset({RentalState.INTENT, RentalState.UNCLEAR})
 _BOOTING = _WAITING | {RentalState.CREATED}
 FROM: Mapping[Kind, frozenset[RentalState]] = {
@@ -264,6 +269,8 @@ def _rental(rental: Rental, event: Event) -> Rental:
         case Kind.GONE:
             ended = lines.payload(event, lines.Gone).ended_at
             return replace(rental, state=RentalState.GONE, gone_at=event.at if ended is None else ended)
+        case Kind.MACHINE_FAILED:
+            return replace(rental, failed_at=event.at, failure=_reason(event))
         case Kind.CHARGED:
             return replace(rental, charged=lines.payload(event, lines.Charged).charges)
     return rental

@@ -107,7 +107,13 @@ class Conductor:
 
     def _attempts(self, job: Job, rows: Sequence[QuoteRow], order: LaunchOrder, max_hours: float | None) -> Outcome:
         last: GpurentError = NoOffer("no offer was left to try")
-        for number, row in enumerate(rows[:MAX_ATTEMPTS], 1):
+        useless: set[tuple[str, str]] = set()
+        number = 0
+        for row in rows:
+            machine = row.offer.provider, row.offer.machine_id or row.offer.id
+            if number == MAX_ATTEMPTS or machine in useless:
+                continue
+            number += 1
             tag = f"gpurent-{self.run_id}-{number}"
             try:
                 return self._attempt(tag, job, row, order, max_hours)
@@ -117,6 +123,8 @@ class Conductor:
                 if any(one.job_id for one in self.ledger.run(self.run_id).rentals):
                     raise
                 last = error
+                useless.add(machine)
+                self.ledger.append(self.run_id, Kind.MACHINE_FAILED, tag=tag, reason=str(error)[:200])
             warning = f"{row.offer.gpu} on {row.offer.provider}: {last} Trying the next offer."
             self.tell(Notice(warning, warning=True))
         raise last

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal
 
 from gpurent.errors import NoOffer
@@ -55,6 +56,7 @@ class Quote:
 def make_quote(
     workload: Workload, need: Need, offers: Iterable[Offer], budget: Usd | None = None, *,
     notes: Sequence[str] = (), source: Source = "live", dated: str | None = None,
+    avoid: Mapping[tuple[str, str], str] = MappingProxyType({}),
 ) -> Quote:  # fmt: skip
     """Filter by need and memory, predict, rank by expected cost to a finished LoRA.
 
@@ -66,6 +68,7 @@ def make_quote(
         notes: what happened while asking, such as a provider that did not answer.
         source: where prices come from; ``"table"`` and ``"sandbox"`` cannot be rented for what they say.
         dated: day of the price table, as ``YYYY-MM-DD``.
+        avoid: reasons to leave machines out, by provider and machine.
     """
     reckoned = vram.memory(workload)
     wanted = rank.with_memory(need, reckoned.need)
@@ -74,6 +77,7 @@ def make_quote(
     for offer in offers:
         row = _row(workload, wanted, offer, reckoned.need)
         reason = rank.why_not(offer, wanted) or rank.too_short(offer, row.timeline.total_s.high)
+        reason = reason or avoid.get((offer.provider, offer.machine_id), "")
         if reason:
             rejected.append(Rejected(offer, reason))
         else:
