@@ -121,7 +121,9 @@ class Broker:
     def opened(self) -> Mapping[str, Opened]:
         """Providers that are ready; ``problems`` says why others are not."""
         if self._opened is None:
-            self._opened, self.problems = registry.load(self.settings.providers.enabled, clock=self.clock)
+            self._opened, self.problems = registry.load(
+                self.settings.providers.enabled, clock=self.clock, settings=self.settings.providers.options()
+            )
         return self._opened
 
     @property

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import difflib
-import os
 import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import tomlkit
-from platformdirs import user_config_path
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from tomlkit.exceptions import TOMLKitError
 
 from gpurent.errors import ConfigError, UsageError
 from gpurent.money import ZERO, Usd
+from gpurent.settings import config_dir
 
 FILE = "hosts.toml"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,40}")
@@ -75,10 +74,8 @@ class OwnHost(BaseModel):
 
 
 def hosts_file() -> Path:
-    """Where it lies: ``GPURENT_CONFIG_DIR``, else the platform's configuration folder."""
-    override = os.environ.get("GPURENT_CONFIG_DIR")
-    folder = Path(override).expanduser() if override else user_config_path("gpurent", appauthor=False)
-    return folder / FILE
+    """Where it lies."""
+    return config_dir() / FILE
 
 
 def load_hosts(path: Path) -> dict[str, OwnHost]:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 
+from gpurent import credentials
 from gpurent.clock import Clock
 from gpurent.errors import GpurentError, MissingCredentials, UsageError
 from gpurent.spi import SPI_VERSION, Connector, Facts, Provider, ProviderPlugin
@@ -37,6 +38,8 @@ class Opened:
     name: str
     provider: Provider
     facts: Facts
+    key_from: str = ""
+    """Where its key was found."""
 
 
 def found() -> dict[str, EntryPoint]:
@@ -118,7 +121,8 @@ def load(
     opened: dict[str, Opened] = {}
     for name, plugin in good.items():
         try:
-            provider = plugin.open(resolve(plugin, (settings or {}).get(name, {})), clock)
+            found = credentials.resolve(plugin, (settings or {}).get(name, {}))
+            provider = plugin.open({key: one.value for key, one in found.items()}, clock)
         except MissingCredentials as error:
             problems.append(Problem(name, str(error), error.hint, missing_key=True))
         except GpurentError as error:
@@ -126,7 +130,8 @@ def load(
         except Exception as error:  # noqa: BLE001  foreign code; its text may hold a key, so only its kind is shown
             problems.append(Problem(name, f"cannot be opened: {type(error).__name__}"))
         else:
-            opened[name] = Opened(name, provider, plugin.facts)
+            keys = [found[one.name].where for one in plugin.settings if one.secret and one.name in found]
+            opened[name] = Opened(name, provider, plugin.facts, ", ".join(keys))
     return opened, problems
 
 
@@ -140,12 +145,3 @@ def connector(clock: Clock) -> Connector:
         made: Connector = point.load()(clock)
         return made
     raise UsageError("nothing here can reach a rented host", hint="Reinstall gpurent.")
-
-
-def resolve(plugin: ProviderPlugin, given: Mapping[str, str]) -> dict[str, str]:
-    """Settings of a plug-in: environment first, then ``given``, then defaults; empty values count as unset."""
-    values = {
-        setting.name: os.environ.get(setting.env) or given.get(setting.name) or setting.default
-        for setting in plugin.settings
-    }
-    return {name: value for name, value in values.items() if value}

@@ -14,7 +14,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
-from platformdirs import user_state_path
+from platformdirs import user_config_path, user_state_path
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
@@ -149,6 +149,12 @@ class Settings(_Section):
     need: NeedSection = NeedSection()
     limits: LimitsSection = LimitsSection()
     providers: ProvidersSection = ProvidersSection()
+
+
+def config_dir() -> Path:
+    """Folder of what is configured for all runs: ``GPURENT_CONFIG_DIR``, else the platform's configuration folder."""
+    override = os.environ.get("GPURENT_CONFIG_DIR")
+    return Path(override).expanduser() if override else user_config_path("gpurent", appauthor=False)
 
 
 def load_settings(folder: Path, environ: Mapping[str, str] | None = None) -> Settings:

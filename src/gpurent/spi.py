@@ -142,6 +142,8 @@ class Setting:
     secret: bool = False
     required: bool = False
     default: str = ""
+    own_file: Callable[[], tuple[str, Path] | None] | None = None
+    """Reads what the service's own tools keep in a file: value and file. Raises MissingCredentials, quoting nothing."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from gpurent.clock import ManualClock
+from gpurent.credentials import resolve
 from gpurent.errors import UsageError
-from gpurent.registry import found, load, plugins, resolve, unique
+from gpurent.registry import found, load, plugins, unique
 from gpurent_providers.sandbox import PLUGIN
 
 PLUGINS = """
@@ -82,4 +83,6 @@ def test_the_environment_goes_before_the_file(monkeypatch: pytest.MonkeyPatch) -
     """A setting comes from its variable, else from what was given; empty is unset."""
     monkeypatch.setenv("GPURENT_SANDBOX_URL", "http://env")
     monkeypatch.setenv("GPURENT_SANDBOX_KEY", "")
-    assert resolve(PLUGIN, {"url": "http://file", "key": "k"}) == {"url": "http://env", "key": "k"}
+    found = resolve(PLUGIN, {"url": "http://file", "key": "k"})
+    assert {name: one.value for name, one in found.items()} == {"url": "http://env", "key": "k"}
+    assert (found["url"].where, "gpurent.toml" in found["key"].where) == ("GPURENT_SANDBOX_URL", True)

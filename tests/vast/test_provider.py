@@ -269,12 +269,12 @@ def test_charges_that_are_booked_late_are_no_bill_yet(harness: VastHarness) -> N
 
 def test_the_key_of_vasts_own_client_is_found(tmp_path: Path) -> None:
     """Where it writes today, then where it wrote once."""
-    assert key_in_files({}, tmp_path) == ""
+    assert key_in_files({}, tmp_path) is None
     (tmp_path / ".vast_api_key").write_text("old\n", encoding="utf-8")
-    assert key_in_files({}, tmp_path) == "old"
+    assert key_in_files({}, tmp_path) == ("old", tmp_path / ".vast_api_key")
     (tmp_path / ".config/vastai").mkdir(parents=True)
     (tmp_path / ".config/vastai/vast_api_key").write_text(" new\n", encoding="utf-8")
-    assert key_in_files({}, tmp_path) == "new"
+    assert key_in_files({}, tmp_path) == ("new", tmp_path / ".config/vastai/vast_api_key")
     (tmp_path / "elsewhere/vastai").mkdir(parents=True)
     (tmp_path / "elsewhere/vastai/vast_api_key").write_bytes(b"\xff\xfe")
     with pytest.raises(MissingCredentials, match="vast_api_key"):

@@ -10,22 +10,36 @@ from gpurent.errors import MissingCredentials
 from gpurent.spi import SPI_VERSION, Facts, Provider, ProviderPlugin, Setting
 
 URL = Setting("url", "RUNPOD_API_BASE_URL", "Where RunPod's API answers.", default="https://api.runpod.io")
-KEY = Setting("key", "RUNPOD_API_KEY", "API key with read and write access to pods.", secret=True, required=True)
+
+
+def _own_file() -> tuple[str, Path] | None:
+    from gpurent_providers.runpod.keyfile import key_in_file
+
+    path = Path("~/.runpod/config.toml").expanduser()
+    key = key_in_file(path)
+    return (key, path) if key else None
+
+
+KEY = Setting(
+    "key", "RUNPOD_API_KEY", "API key with read and write access to pods.", secret=True, required=True,
+    own_file=_own_file,
+)  # fmt: skip
 
 
 def open_runpod(settings: Mapping[str, str], clock: Clock) -> Provider:
-    """Build the adapter; without a key in the settings, RunPod's own configuration file is asked.
+    """Build the adapter.
 
     Raises:
-        MissingCredentials: there is no key, or that file cannot be read.
+        MissingCredentials: there is no key.
     """
-    from gpurent_providers.runpod.keyfile import key_in_file
     from gpurent_providers.runpod.provider import RunPodProvider  # the HTTP stack loads on first use only
 
-    key = settings.get(KEY.name) or key_in_file(Path("~/.runpod/config.toml").expanduser())
+    key = settings.get(KEY.name)
     if not key:
         raise MissingCredentials(
-            "no API key for RunPod", provider="runpod", hint="Set RUNPOD_API_KEY; see docs/how-to/runpod.md."
+            "no API key for RunPod",
+            provider="runpod",
+            hint="`gpurent login runpod` keeps one, or set RUNPOD_API_KEY; see docs/how-to/runpod.md.",
         )
     return RunPodProvider(settings.get(URL.name) or URL.default, key, clock)
 

@@ -15,15 +15,16 @@ def key_files(environ: Mapping[str, str], home: Path) -> tuple[Path, ...]:
     return config / "vastai" / "vast_api_key", home / ".vast_api_key"
 
 
-def key_in_files(environ: Mapping[str, str] | None = None, home: Path | None = None) -> str:
-    """The key in the first of those files that exists; empty without one.
+def key_in_files(environ: Mapping[str, str] | None = None, home: Path | None = None) -> tuple[str, Path] | None:
+    """The key in the first of those files that holds one, and the file.
 
     Raises:
         MissingCredentials: there is a file, and it cannot be read.
     """
     for path in key_files(os.environ if environ is None else environ, home or Path.home()):
         try:
-            return path.read_text(encoding="utf-8").strip()
+            if key := path.read_text(encoding="utf-8").strip():
+                return key, path
         except FileNotFoundError:
             continue
         except (OSError, ValueError) as error:
@@ -31,4 +32,4 @@ def key_in_files(environ: Mapping[str, str] | None = None, home: Path | None = N
                 f"{path} cannot be read ({type(error).__name__})", provider="vastai",
                 hint="Mend it, or set VAST_API_KEY.",
             ) from None  # fmt: skip
-    return ""
+    return None

@@ -276,6 +276,29 @@ def sandbox_env(
     return command.env(command.chosen(vast=vast, runpod=runpod))
 
 
+ProviderName = Annotated[str, typer.Argument(help="A provider, as `gpurent providers` lists them.")]
+
+
+@app.command()
+def login(
+    provider: ProviderName,
+    stdin: Annotated[bool, typer.Option("--stdin", help="Read the key from standard input.")] = False,
+    no_check: Annotated[bool, typer.Option("--no-check", help="Keep it without trying it.")] = False,
+) -> int:
+    """Keep a provider's key in the system keyring. The key is asked for, never given as an argument."""
+    from gpurent.cli import login as command
+
+    return command.login(provider, stdin=stdin, check=not no_check)
+
+
+@app.command()
+def logout(provider: ProviderName) -> int:
+    """Forget a key that `gpurent login` kept."""
+    from gpurent.cli import login as command
+
+    return command.logout(provider)
+
+
 hosts_app = typer.Typer(help="Machines of your own, or rented by hand.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(hosts_app, name="hosts")
 HostName = Annotated[str, typer.Argument(help="What you call the machine.")]

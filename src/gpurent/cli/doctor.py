@@ -11,7 +11,8 @@ from gpurent.cli import output
 from gpurent.cli.common import in_doubt, open_broker
 from gpurent.errors import ProviderError
 from gpurent.model import Need
-from gpurent.spi import Provider, SupportsBalance
+from gpurent.registry import Opened
+from gpurent.spi import SupportsBalance
 
 
 def run(*, as_json: bool) -> int:
@@ -27,7 +28,7 @@ def run(*, as_json: bool) -> int:
         checks.append(
             ("ledger", not doubtful, "in doubt: " + ", ".join(doubtful) if doubtful else "readable, nothing in doubt")
         )
-        providers = [_provider(name, opened.provider) for name, opened in broker.opened.items()]
+        providers = [_provider(opened) for opened in broker.opened.values()]
         checks += providers
         checks += [(one.name, False, f"{one.message}. {one.hint}") for one in broker.problems]
         engine = importlib.util.find_spec("torch") is not None
@@ -45,12 +46,13 @@ def run(*, as_json: bool) -> int:
     return 0 if usable and not doubtful else 1
 
 
-def _provider(name: str, provider: Provider) -> tuple[str, bool, str]:
+def _provider(opened: Opened) -> tuple[str, bool, str]:
+    key = f"; key from {opened.key_from}" if opened.key_from else ""
     try:
-        count = len(provider.offers(Need()))
+        count = len(opened.provider.offers(Need()))
     except ProviderError as error:
-        return name, False, f"{error} {error.hint}"
-    return name, True, f"answers, {count} offers{_balance(provider)}"
+        return opened.name, False, f"{error} {error.hint}{key}"
+    return opened.name, True, f"answers, {count} offers{_balance(opened.provider)}{key}"
 
 
 def _balance(provider: object) -> str:

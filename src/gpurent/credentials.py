@@ -1,0 +1,128 @@
+"""Where the settings of an adapter come from, keys above all: the first of four places that holds one.
+
+Environment, ``gpurent.toml``, the system keyring (``gpurent login``), the file of the service's own tools.
+The keyring is asked only for what ``gpurent login`` has put there: it may want to be unlocked, and may take its time.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gpurent.errors import MissingCredentials, UsageError
+from gpurent.settings import config_dir
+from gpurent.spi import ProviderPlugin, Setting
+
+if TYPE_CHECKING:
+    from keyring.backend import KeyringBackend
+
+SERVICE = "gpurent"
+INDEX = "logins.txt"
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A value and where it was found. Its repr shows no secret."""
+
+    value: str
+    where: str
+
+    def __repr__(self) -> str:
+        return f"Found(where={self.where!r})"
+
+
+def resolve(plugin: ProviderPlugin, given: Mapping[str, str]) -> dict[str, Found]:
+    """Every setting of a plug-in that has a value; empty ones count as unset.
+
+    Args:
+        plugin: whose settings.
+        given: its table in ``gpurent.toml``.
+
+    Raises:
+        MissingCredentials: a place that should hold a key cannot be read.
+    """
+    found = {setting.name: _first(plugin.name, setting, given) for setting in plugin.settings}
+    return {name: one for name, one in found.items() if one is not None}
+
+
+def _first(provider: str, setting: Setting, given: Mapping[str, str]) -> Found | None:
+    if value := os.environ.get(setting.env):
+        return Found(value, setting.env)
+    if value := given.get(setting.name):
+        return Found(value, f"[providers.{provider}] in gpurent.toml")
+    if setting.secret and (provider, setting.name) in logins():
+        if value := _keyring().get_password(SERVICE, _entry(provider, setting.name)):
+            return Found(value, "the system keyring")
+    if setting.own_file is not None and (own := setting.own_file()) is not None:
+        return Found(own[0], str(own[1]))
+    return Found(setting.default, "its default") if setting.default else None
+
+
+def log_in(provider: str, setting: Setting, value: str) -> str:
+    """Keep a key in the system keyring; return what the keyring calls itself.
+
+    Raises:
+        UsageError: this computer has no keyring, or it refuses.
+    """
+    from keyring.errors import KeyringError
+
+    keyring = _keyring()
+    try:
+        keyring.set_password(SERVICE, _entry(provider, setting.name), value)
+    except (KeyringError, RuntimeError, OSError) as error:
+        raise _without(setting, type(error).__name__) from None  # the cause may hold the key
+    _remember(logins() | {(provider, setting.name)})
+    return str(keyring.name)
+
+
+def log_out(provider: str, setting: Setting) -> bool:
+    """Forget a key; False if none was kept. Raises UsageError as ``log_in``."""
+    from keyring.errors import KeyringError, PasswordDeleteError
+
+    if (provider, setting.name) not in logins():
+        return False
+    try:
+        _keyring().delete_password(SERVICE, _entry(provider, setting.name))
+    except PasswordDeleteError:
+        pass  # somebody else has deleted it: what is wanted is the case
+    except (KeyringError, RuntimeError, OSError) as error:
+        raise _without(setting, type(error).__name__) from None
+    _remember(logins() - {(provider, setting.name)})
+    return True
+
+
+def logins() -> frozenset[tuple[str, str]]:
+    """Provider and setting of every key that the keyring holds for us. No secret is in that file."""
+    try:
+        lines = (config_dir() / INDEX).read_text(encoding="utf-8").splitlines()
+    except (FileNotFoundError, NotADirectoryError):
+        return frozenset()
+    except (OSError, ValueError) as error:
+        raise MissingCredentials(f"{config_dir() / INDEX} cannot be read: {error}", hint="Delete it.") from error
+    return frozenset((name, setting) for name, _, setting in (line.partition(" ") for line in lines) if setting)
+
+
+def _remember(kept: frozenset[tuple[str, str]]) -> None:
+    path: Path = config_dir() / INDEX
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{name} {setting}\n" for name, setting in sorted(kept)), encoding="utf-8")
+
+
+def _entry(provider: str, setting: str) -> str:
+    return f"{provider}.{setting}"
+
+
+def _keyring() -> KeyringBackend:
+    import keyring  # slow to import, and seldom needed
+
+    return keyring.get_keyring()
+
+
+def _without(setting: Setting, why: str) -> UsageError:
+    return UsageError(
+        f"the system keyring of this computer cannot be used ({why})",
+        hint=f"Set {setting.env} instead, in a file that your shell reads and nobody else does.",
+    )

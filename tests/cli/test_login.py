@@ -1,0 +1,113 @@
+"""Keys: where they are looked for, how they are kept, and that a refused one is not."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from tests.session.world import ROOT
+
+from gpurent.sandbox.server import Sandbox
+
+
+@dataclass
+class Person:
+    """Somebody with a home, a keyring that is a file, and the command line."""
+
+    home: Path
+    sandbox: Sandbox
+    env: dict[str, str] = field(default_factory=dict)
+
+    def run(self, *arguments: str, stdin: str = "", **extra: str) -> subprocess.CompletedProcess[str]:
+        """Run ``gpurent`` with nothing of this process's credentials."""
+        env = {
+            "PATH": os.environ["PATH"], "HOME": str(self.home), "GPURENT_STATE_DIR": str(self.home / "state"),
+            "GPURENT_CONFIG_DIR": str(self.home / "config"), "VAST_URL": self.sandbox.url,
+            "RUNPOD_API_BASE_URL": self.sandbox.url, "XDG_DATA_HOME": str(self.home / "data"),
+            "PYTHON_KEYRING_BACKEND": "keyrings.alt.file.PlaintextKeyring", **self.env, **extra,
+        }  # fmt: skip
+        return subprocess.run(
+            [sys.executable, "-m", "gpurent.cli.app", *arguments], cwd=self.home, env=env, input=stdin, text=True,
+            capture_output=True, check=False, timeout=60,
+        )  # fmt: skip
+
+    def doctor(self, provider: str, **extra: str) -> str:
+        """What the doctor says of a provider."""
+        shown = json.loads(self.run("doctor", "--json", **extra).stdout)
+        return str(next(one["detail"] for one in shown if one["check"] == provider))
+
+
+@pytest.fixture(scope="module")
+def market() -> Iterator[Sandbox]:
+    with Sandbox(seed=7) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+def person(tmp_path: Path, market: Sandbox) -> Person:
+    assert (ROOT / "pyproject.toml").exists()
+    return Person(tmp_path, market)
+
+
+@pytest.mark.parametrize("provider", ["vastai", "runpod"])
+def test_a_key_that_was_kept_is_found_until_it_is_forgotten(person: Person, provider: str) -> None:
+    """Asked for, tried, kept; the doctor says where it came from; no file of ours and no output holds it."""
+    key = person.sandbox.account_key
+    kept = person.run("login", provider, "--stdin", stdin=key + "\n")
+    assert kept.returncode == 0, kept.stderr
+    assert "system keyring" in person.doctor(provider)
+    assert key not in kept.stdout + kept.stderr
+    ours = [path for name in ("state", "config") for path in (person.home / name).rglob("*") if path.is_file()]
+    assert ours and not [path for path in ours if key.encode() in path.read_bytes()]
+    assert person.run("logout", provider).returncode == 0
+    assert "no API key" in person.doctor(provider) and "gpurent login" in person.doctor(provider)
+
+
+def test_a_refused_key_is_not_kept(person: Person) -> None:
+    """It is tried first; ``--no-check`` keeps it all the same."""
+    refused = person.run("login", "vastai", "--stdin", stdin="wrong\n")
+    assert refused.returncode == 2 and "Nothing was stored" in refused.stderr
+    assert "no API key" in person.doctor("vastai")
+    assert person.run("login", "vastai", "--stdin", "--no-check", stdin="wrong\n").returncode == 0
+    assert "system keyring" in person.doctor("vastai")
+
+
+def test_a_key_is_taken_from_the_first_place_that_has_one(person: Person) -> None:
+    """Environment, gpurent.toml, keyring, the service's own file: in this order."""
+    key = person.sandbox.account_key
+    own = person.home / ".config" / "vastai" / "vast_api_key"
+    own.parent.mkdir(parents=True)
+    own.write_text(key, encoding="utf-8")
+    assert str(own) in person.doctor("vastai")
+    assert person.run("login", "vastai", "--stdin", stdin=key).returncode == 0
+    assert "system keyring" in person.doctor("vastai")
+    (person.home / "gpurent.toml").write_text(f'[providers.vastai]\nkey = "{key}"\n', encoding="utf-8")
+    assert "gpurent.toml" in person.doctor("vastai")
+    assert "VAST_API_KEY" in person.doctor("vastai", VAST_API_KEY=key)
+
+
+def test_without_a_keyring_login_says_what_to_do_instead(person: Person) -> None:
+    """A server without a desktop has none."""
+    ended = person.run(
+        "login", "runpod", "--stdin", stdin=person.sandbox.account_key,
+        PYTHON_KEYRING_BACKEND="keyring.backends.fail.Keyring",
+    )  # fmt: skip
+    assert ended.returncode == 2 and "RUNPOD_API_KEY" in ended.stderr
+    assert person.sandbox.account_key not in ended.stdout + ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [(("login", "vast"), "vastai"), (("login", "ssh"), "needs no key"), (("logout", "vastai"), "No key"),
+     (("login", "vastai", "--stdin"), "no key was given")],
+)  # fmt: skip
+def test_mistakes_are_told(person: Person, arguments: tuple[str, ...], said: str) -> None:
+    """An unknown provider, one without a key, and nothing typed."""
+    ended = person.run(*arguments)
+    assert said in ended.stdout + ended.stderr
