@@ -53,12 +53,23 @@ def _first(provider: str, setting: Setting, given: Mapping[str, str]) -> Found |
         return Found(value, setting.env)
     if value := given.get(setting.name):
         return Found(value, f"[providers.{provider}] in gpurent.toml")
-    if setting.secret and (provider, setting.name) in logins():
-        if value := _keyring().get_password(SERVICE, _entry(provider, setting.name)):
-            return Found(value, "the system keyring")
+    if setting.secret and (provider, setting.name) in logins() and (value := _kept(provider, setting)):
+        return Found(value, "the system keyring")
     if setting.own_file is not None and (own := setting.own_file()) is not None:
         return Found(own[0], str(own[1]))
     return Found(setting.default, "its default") if setting.default else None
+
+
+def _kept(provider: str, setting: Setting) -> str | None:
+    from keyring.errors import KeyringError
+
+    try:
+        return _keyring().get_password(SERVICE, _entry(provider, setting.name))
+    except (KeyringError, RuntimeError, OSError) as error:
+        raise MissingCredentials(
+            f"the system keyring does not hand out the key for {provider} ({type(error).__name__})", provider=provider,
+            hint=f"Unlock it, or set {setting.env}.",
+        ) from None  # fmt: skip
 
 
 def log_in(provider: str, setting: Setting, value: str) -> str:

@@ -1,0 +1,111 @@
+"""No key anywhere: every output, log, file, command line and environment of a whole run is searched for all of them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import pytest
+from tests.session.world import Cli, make_job, wait_for
+
+from gpurent.sandbox.address import SandboxAddress
+from gpurent.sandbox.faults import Fault
+from gpurent.sandbox.server import Sandbox
+
+SERVICES: dict[str, Callable[[SandboxAddress], dict[str, str]]] = {
+    "runpod": SandboxAddress.runpod_env,
+    "vastai": SandboxAddress.vast_env,
+}
+
+
+@dataclass
+class Watcher:
+    """Notes, again and again, what every process of this computer shows of itself."""
+
+    hosts: Path
+    lines: set[str] = field(default_factory=set)
+    environments: set[str] = field(default_factory=set)
+    over: threading.Event = field(default_factory=threading.Event)
+
+    def watch(self) -> None:
+        while not self.over.is_set():
+            for process in psutil.process_iter():
+                try:
+                    self.lines.add("\0".join(process.cmdline()))
+                    environ = process.environ()
+                    if environ.get("GPURENT_ROOT", "").startswith(str(self.hosts)):
+                        self.environments.add("\0".join(environ.values()))
+                except psutil.Error:
+                    continue  # it ended, or is none of ours
+            time.sleep(0.05)
+
+
+@pytest.fixture(params=SERVICES)
+def watched(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[tuple[Cli, Watcher]]:
+    with Sandbox(boot_s=0.2, seed=7, keep_hosts=True, state_dir=tmp_path / "sandbox") as sandbox:
+        watcher = Watcher(sandbox.state_dir / "hosts")
+        thread = threading.Thread(target=watcher.watch)
+        thread.start()
+        try:
+            yield Cli(tmp_path / "user", sandbox, SERVICES[request.param]), watcher
+        finally:
+            watcher.over.set()
+            thread.join()
+
+
+def held_by(folder: Path, secrets: dict[str, str], allowed: Callable[[Path, str], bool]) -> list[tuple[str, str]]:
+    """Files that hold a secret, and which."""
+    files = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
+    assert files
+    return [
+        (str(path), name) for path in files for name, secret in secrets.items()
+        if secret.encode() in path.read_bytes() and not allowed(path, name)
+    ]  # fmt: skip
+
+
+def test_no_secret_is_anywhere_but_where_it_belongs(watched: tuple[Cli, Watcher]) -> None:
+    """Account key, control key and instance key: not in outputs, ledger, logs, command lines, nor on the machine.
+
+    A machine's own key is in its own PID 1's environment and nowhere else; its SSH keys are in our key folder (0600)
+    and, for the half that it needs, on it.
+    """
+    cli, watcher = watched
+    make_job(cli.folder)
+    cli.sandbox.faults.set(Fault.HTTP_500, times=2)
+    outputs = []
+    for arguments in (("doctor",), ("train", "--budget", "1", "--yes"), ("logs",)):
+        ended = cli.run(*arguments)
+        outputs.append(ended.stdout + ended.stderr)
+    (held,) = [one for api in ("runpod", "vast") for one in cli.sandbox.market.history(api)]
+    wait_for(lambda: len(watcher.environments) > 0, "a look at the machine's processes", 10)
+    secrets = {"account": cli.sandbox.account_key, "control": cli.sandbox.control_key, "instance": held.key}
+    assert [name for name, secret in secrets.items() for text in outputs if secret in text] == []
+    assert [name for name, secret in secrets.items() for line in watcher.lines if secret in line] == []
+    ours = {"account": secrets["account"], "control": secrets["control"]}
+    assert [name for name, secret in ours.items() for text in watcher.environments if secret in text] == []
+    assert held_by(cli.folder, secrets, lambda _path, _name: False) == []
+    first = Path("proc/1/environ")
+    hosts = watcher.hosts
+    assert held_by(hosts, secrets, lambda path, name: name == "instance" and path.match(str(first))) == []
+    keys = [path for path in (cli.folder / "state").rglob("id_ed25519") if path.is_file()]
+    assert keys and all(path.stat().st_mode & 0o077 == 0 for path in keys)
+    private = keys[0].read_bytes().splitlines()[3]  # the first lines are the same in all such files
+    assert not [path for path in hosts.rglob("*") if path.is_file() and private in path.read_bytes()]
+
+
+def test_a_failure_shows_no_secret_either(watched: tuple[Cli, Watcher]) -> None:
+    """A broken answer and an API that was switched off end in messages without a key."""
+    cli, _ = watched
+    make_job(cli.folder)
+    shown = ""
+    for fault in (Fault.GARBAGE_REPLY, Fault.HTTP_410):
+        cli.sandbox.faults.set(fault, times=3)
+        for arguments in (("train", "--budget", "1", "--yes", "--dry-run"), ("doctor",)):
+            ended = cli.run(*arguments)
+            shown += ended.stdout + ended.stderr
+        cli.sandbox.faults.clear()
+    assert shown and cli.sandbox.account_key not in shown
