@@ -33,11 +33,13 @@ from gpurent.jobs.conduct import Conductor
 from gpurent.jobs.interrupt import Interrupt, Stop
 from gpurent.jobs.progress import Notice, Progress
 from gpurent.jobs.rental import LaunchOrder, Patience, Rentals
+from gpurent.jobs.replan import Asker, Nobody
 from gpurent.jobs.session import Outcome
 from gpurent.jobs.teardown import Teardown
 from gpurent.jobs.watch import Tell
 from gpurent.model import Instance, Need, Offer, Workload
 from gpurent.money import ZERO, Usd
+from gpurent.plan.overrun import Choice
 from gpurent.plan.pricetable import price_table
 from gpurent.plan.quote import Quote, QuoteRow, Source, affordable_rows, make_quote
 from gpurent.registry import Opened, Problem
@@ -181,7 +183,8 @@ class Broker:
         self, job: Job, *, budget: Usd, need: Need | None = None,
         consent: Callable[[Quote, QuoteRow], bool] | None = None, tell: Tell = _silent,
         interrupt: Interrupt | None = None, unguarded: bool = False,
-        hold_minutes: float | None = None,
+        hold_minutes: float | None = None, max_hours: float | None = None, on_overrun: Choice | None = None,
+        asker: Asker | None = None,
     ) -> Trained:  # fmt: skip
         """Quote, rent, upload, train, collect, destroy; never spend more than ``budget``.
 
@@ -193,6 +196,9 @@ class Broker:
             interrupt: how a user's wish to stop arrives.
             unguarded: rent even where the machine cannot end itself; then only this computer guards the budget.
             hold_minutes: instead of ``[budget] hold_minutes``.
+            max_hours: instead of ``[budget] max_hours``.
+            on_overrun: instead of ``[budget] on_overrun``.
+            asker: puts the question of ``on_overrun="ask"``; without one the answer is no.
 
         Raises:
             NoOffer, UsageError: nothing was rented.
@@ -219,13 +225,18 @@ class Broker:
         )  # fmt: skip
         if self._guardable:
             detached.start(self.home)
-        conductor = self._conductor(run_id, tell, interrupt or Interrupt())
-        order = self._order(quote.need.disk_gb, hold_minutes, unguarded)
-        return self._result(run_id, conductor.train(job, rows, order, self.settings.budget.max_hours))
+        conductor = self._conductor(run_id, tell, interrupt or Interrupt(), asker)
+        order = self._order(quote.need.disk_gb, hold_minutes, unguarded, on_overrun)
+        hours = self.settings.budget.max_hours if max_hours is None else max_hours
+        return self._result(run_id, conductor.train(job, rows, order, hours))
 
-    def _order(self, disk_gb: int, hold_minutes: float | None = None, unguarded: bool = False) -> LaunchOrder:
+    def _order(
+        self, disk_gb: int, hold_minutes: float | None = None, unguarded: bool = False,
+        on_overrun: Choice | None = None,
+    ) -> LaunchOrder:  # fmt: skip
         hold = self.settings.budget.hold_minutes if hold_minutes is None else hold_minutes
-        return LaunchOrder(self.settings.need.image, disk_gb, hold * 60, unguarded)
+        choice = on_overrun or self.settings.budget.on_overrun
+        return LaunchOrder(self.settings.need.image, disk_gb, hold * 60, unguarded, choice)
 
     def run_dir(self, run_id: str) -> Path:
         """Keys, events and log of one run."""
@@ -236,7 +247,7 @@ class Broker:
         files = tuple(one.path for one in run.artefacts)
         return Trained(run_id, files, outcome.final_loss, outcome.stopped, make_receipt(run, self.clock.now()))
 
-    def _conductor(self, run_id: str, tell: Tell, interrupt: Interrupt) -> Conductor:
+    def _conductor(self, run_id: str, tell: Tell, interrupt: Interrupt, asker: Asker | None = None) -> Conductor:
         facts = {name: opened.facts for name, opened in self.opened.items()}
         play = all(one.play_money for one in facts.values())
         patience = self._patience or (Patience(poll_s=0.3, confirm_every_s=0.3, boot_s=120) if play else Patience())
@@ -244,7 +255,7 @@ class Broker:
         rentals = Rentals(
             self.ledger, self.providers, facts, self.connector, self.clock, self.run_dir(run_id), tell, patience, guards
         )
-        return Conductor(self.ledger, rentals, self.clock, tell, interrupt, run_id)
+        return Conductor(self.ledger, rentals, self.clock, tell, interrupt, run_id, asker or Nobody())
 
     def attach(self, run_id: str, *, tell: Tell = _silent, interrupt: Interrupt | None = None) -> Trained:
         """Take over a run whose client died: follow, collect, destroy.

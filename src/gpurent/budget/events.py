@@ -36,6 +36,7 @@ class Kind(StrEnum):
     JOB_STARTED = "job_started"
     PROGRESS = "progress"
     CHECKPOINT_HOME = "checkpoint_home"
+    REPLANNED = "replanned"
     JOB_DONE = "job_done"
     JOB_FAILED = "job_failed"
     STOP_REQUESTED = "stop_requested"
@@ -178,6 +179,14 @@ class CheckpointHome(Traffic):
     epoch: Count = 0
 
 
+class Replanned(Payload):
+    """The job will not fit: the engine is told to take fewer steps."""
+
+    job_id: str
+    steps: Count
+    epochs: Count
+
+
 class JobEnded(Traffic):
     """The engine is done and everything it made is home (``JOB_DONE``), or it gave up (``JOB_FAILED``)."""
 
@@ -234,6 +243,7 @@ PAYLOADS: Mapping[Kind, type[Payload]] = {
     Kind.JOB_STARTED: JobStarted,
     Kind.PROGRESS: ProgressMade,
     Kind.CHECKPOINT_HOME: CheckpointHome,
+    Kind.REPLANNED: Replanned,
     Kind.JOB_DONE: JobEnded,
     Kind.JOB_FAILED: JobEnded,
     Kind.STOP_REQUESTED: Payload,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from datetime import datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -76,6 +77,16 @@ TrustedOnly = Annotated[bool, typer.Option("--trusted-only", help="Data centres 
 Interruptible = Annotated[
     bool, typer.Option("--interruptible", help="Also cheaper machines that whoever bids more may take away.")
 ]
+
+
+class Overrun(StrEnum):
+    """Values of ``--on-overrun``."""
+
+    STOP = "stop"
+    SHRINK = "shrink"
+    ASK = "ask"
+
+
 Config = Annotated[Path | None, typer.Option(help="kohya training_config.toml; default: the one in this folder.")]
 Dataset = Annotated[Path | None, typer.Option(help="Folder of <repeats>_<concept> folders.")]
 RunId = Annotated[str | None, typer.Argument(help="Run; default: the latest.")]
@@ -137,6 +148,13 @@ def train(
         float | None,
         typer.Option(min=1, max=1440, metavar="MINUTES", help="Keep results on the machine so long if we vanish."),
     ] = None,
+    max_hours: Annotated[
+        float | None, typer.Option(min=0.001, metavar="HOURS", help="End a rental after so long, whatever the budget.")
+    ] = None,
+    on_overrun: Annotated[
+        Overrun | None,
+        typer.Option(help="If it will not fit: stop at the deadline, shrink to fewer epochs, or ask. Default: stop."),
+    ] = None,
     unguarded: Annotated[
         bool, typer.Option("--unguarded", help="Rent even where the machine cannot end itself.")
     ] = False,
@@ -149,7 +167,12 @@ def train(
     from gpurent.cli.quote import NeedOptions
 
     need = NeedOptions(gpu, max_price, min_vram, trusted_only, interruptible)
-    return command.run(command.TrainOptions(budget, config, dataset, output, need, dry_run, yes, json, hold, unguarded))
+    choice: Any = None if on_overrun is None else on_overrun.value
+    return command.run(
+        command.TrainOptions(
+            budget, config, dataset, output, need, dry_run, yes, json, hold, unguarded, max_hours, choice
+        )
+    )
 
 
 @app.command()

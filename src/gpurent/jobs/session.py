@@ -17,6 +17,7 @@ from gpurent.jobs import events
 from gpurent.jobs.deadman import DeadMan
 from gpurent.jobs.follow import EventFollower
 from gpurent.jobs.progress import Collected, Notice, Stage, StageMoved, StageStarted, Trained
+from gpurent.jobs.replan import Replanner, shorten
 from gpurent.jobs.watch import Tell, Watch
 from gpurent.spi import Host
 
@@ -62,6 +63,7 @@ class Session:
     exists: Callable[[], bool]
     """Asks the provider, when the link is dead, whether the machine is there at all."""
     guard: DeadMan | None = None
+    replan: Replanner | None = None
     traffic: Traffic = field(default_factory=Traffic)
 
     @property
@@ -147,6 +149,7 @@ class Session:
             "out_dir": f"{base}/out",
             "events": f"{base}/events.jsonl",
             "stop_file": f"{base}/stop",
+            "plan_file": f"{base}/plan.json",
             "resume": False,
         }
 
@@ -243,6 +246,9 @@ class Session:
             peak_mem_mb=step.peak_mem_mb, elapsed_s=step.elapsed_s, bytes_in=self.traffic.bytes_in,
             bytes_out=self.traffic.bytes_out,
         )  # fmt: skip
+        shorter = self.replan.wanted(step) if self.replan is not None else None
+        if shorter is not None:
+            shorten(self.host, self.folder, self.ledger, self.run_id, self.tag, self.job_id, shorter)
 
     def _collect(self, checkpoint: events.Checkpoint) -> Path:
         target = self.output_dir / PurePosixPath(checkpoint.path)
