@@ -43,9 +43,10 @@ from gpurent.plan.overrun import Choice
 from gpurent.plan.pricetable import price_table
 from gpurent.plan.quote import Quote, QuoteRow, Source, affordable_rows, make_quote
 from gpurent.registry import Opened, Problem
+from gpurent.report.costs import By, CostLine, Unknown, costs, unknown, unsettled
 from gpurent.report.receipt import Receipt, make_receipt
 from gpurent.settings import Settings, load_settings, state_dir
-from gpurent.spi import Connector, Provider
+from gpurent.spi import Billed, Connector, Provider, SupportsStatement
 
 MAX_ATTEMPTS = 4
 """Offers tried in one run before it is given up."""
@@ -311,6 +312,27 @@ class Broker:
     def receipt(self, run_id: str) -> Receipt:
         """The bill of one run so far."""
         return make_receipt(self.ledger.run(run_id), self.clock.now())
+
+    def costs(self, by: By) -> tuple[CostLine, ...]:
+        """What all runs of the ledger cost, grouped."""
+        return costs(self.ledger.runs(), by, self.clock.now())
+
+    def settle(self, *, tell: Tell = _silent) -> int:
+        """Ask for final bills that came too late for their runs, and record them; return how many there were."""
+        teardown = Teardown(self.ledger, self.providers, self.clock, tell)
+        return sum(teardown.settle(rental) for rental in unsettled(self.ledger.runs()))
+
+    def unknown_charges(self, *, tell: Tell = _silent, days: int = 30) -> tuple[Unknown, ...]:
+        """What providers billed in the last ``days`` days that nothing in this ledger explains."""
+        statements: dict[str, Sequence[Billed]] = {}
+        for name, provider in self.providers.items():
+            asked: object = provider
+            if isinstance(asked, SupportsStatement):
+                try:
+                    statements[name] = asked.statement(self.clock.now() - days * 86_400)
+                except ProviderError as error:
+                    tell(Notice(f"{name} does not tell what it billed: {error}", warning=True))
+        return unknown(self.ledger.runs(), statements)
 
     def live_runs(self) -> set[str]:
         """Runs whose client process is alive."""

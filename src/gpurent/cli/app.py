@@ -235,6 +235,28 @@ def receipt(run_id: RunId = None, json: Json = False) -> int:
     return command.run(run_id, as_json=json)
 
 
+class Group(StrEnum):
+    """Values of ``--by``."""
+
+    MONTH = "month"
+    PROVIDER = "provider"
+    GPU = "gpu"
+    JOB = "job"
+
+
+@app.command()
+def costs(
+    by: Annotated[Group, typer.Option(help="How to group.")] = Group.MONTH,
+    offline: Annotated[bool, typer.Option("--offline", help="Ask no provider for bills.")] = False,
+    json: Json = False,
+) -> int:
+    """Show what all runs cost, as reckoned and as billed, and charges that nothing here explains."""
+    from gpurent.cli import costs as command
+
+    chosen: Any = by.value
+    return command.run(chosen, offline=offline, as_json=json)
+
+
 @app.command()
 def providers(json: Json = False) -> int:
     """List providers, and why one cannot be used."""
