@@ -235,6 +235,14 @@ def receipt(run_id: RunId = None, json: Json = False) -> int:
     return command.run(run_id, as_json=json)
 
 
+@app.command()
+def why(run_id: RunId = None, json: Json = False) -> int:
+    """Say why a run failed, what to do about it, and where its logs are."""
+    from gpurent.cli import why as command
+
+    return command.run(run_id, as_json=json)
+
+
 class Group(StrEnum):
     """Values of ``--by``."""
 

@@ -26,6 +26,7 @@ from gpurent.errors import (
     NoOffer,
     OfferGone,
 )
+from gpurent.jobs import postmortem
 from gpurent.jobs.deadman import DeadMan
 from gpurent.jobs.interrupt import Interrupt, Stop
 from gpurent.jobs.progress import Notice, Stage, StageStarted
@@ -92,14 +93,21 @@ class Conductor:
                 ) from halt
             self._close("budget" if halt.budget else "interrupted", 4 if halt.budget else 130)
             raise (BudgetReached if halt.budget else Interrupted)(f"{halt}; nothing runs any more.") from halt
-        except BaseException:
+        except BaseException as error:
             if not self._open_rentals():
                 self._close("failed", 1)
+            if isinstance(error, GpurentError):
+                self._explain(error)
             raise
         stopped_by_user = outcome.stopped and self.interrupt.level >= Stop.ORDERLY
         word = "done" if not outcome.stopped else "interrupted" if stopped_by_user else "budget"
         self._close(word, {"done": 0, "interrupted": 130, "budget": 4}[word])
         return outcome
+
+    def _explain(self, error: GpurentError) -> None:
+        found = postmortem.write(self.ledger, self.run_id, self.run_dir, error)
+        error.hint = error.hint or found.remedy
+        self.tell(Notice(f"{found.cause} `gpurent why {self.run_id}` says more; everything is in {self.run_dir}."))
 
     def _open_rentals(self) -> tuple[Rental, ...]:
         return tuple(self.ledger.run(self.run_id).open_rentals)

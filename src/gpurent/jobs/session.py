@@ -12,10 +12,11 @@ from gpurent.budget.events import Kind
 from gpurent.budget.ledger import Ledger
 from gpurent.clock import Clock
 from gpurent.dataset.job import Job
-from gpurent.errors import CommandFailed, HostUnreachable, JobFailed, TransferFailed
+from gpurent.errors import CommandFailed, HostError, HostUnreachable, JobFailed, TransferFailed
 from gpurent.jobs import events
 from gpurent.jobs.deadman import DeadMan
 from gpurent.jobs.follow import EventFollower
+from gpurent.jobs.postmortem import look_at_host
 from gpurent.jobs.progress import Collected, Notice, Stage, StageMoved, StageStarted, Trained
 from gpurent.jobs.replan import Replanner, shorten
 from gpurent.jobs.watch import Tell, Watch
@@ -279,6 +280,10 @@ class Session:
             self.run_id, Kind.JOB_FAILED, tag=self.tag, job_id=self.job_id, code=code, reason=message,
             bytes_in=self.traffic.bytes_in, bytes_out=self.traffic.bytes_out,
         )  # fmt: skip
+        try:
+            look_at_host(self.host, self.run_dir)
+        except HostError as error:
+            self.tell(Notice(f"What the machine says of itself could not be fetched: {error}"))
         raise JobFailed(f"training failed ({code}): {message}", code=code, hint=remedy)
 
     def _keep_log(self) -> None:
