@@ -46,7 +46,7 @@ DEATHS: dict[Kind, Death] = {
     Kind.JOB_STARTED: Death(),
     Kind.PROGRESS: Death(),
     Kind.CHECKPOINT_HOME: Death(home=True),
-    Kind.REPLANNED: Death(steps=20_000, budget='max_hours = 0.016\non_overrun = "shrink"'),
+    Kind.REPLANNED: Death(steps=20_000, budget='max_hours = 0.04\non_overrun = "shrink"'),
     Kind.JOB_DONE: Death(home=True),
     Kind.JOB_FAILED: Death(extra=DIVERGES, steps=300),
     Kind.DESTROY_SENT: Death(home=True),
