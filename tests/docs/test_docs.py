@@ -1,7 +1,7 @@
 """What the documentation shows is run; what it links to exists; what is generated is in step.
 
-A block after ``<!-- not run: reason -->`` is only checked for commands and options that exist. In expected output every
-number stands for any number, and a line ``…`` for any lines.
+A block after ``<!-- not run: reason -->`` or ``<!-- from: file -->`` is only checked for commands and options that
+exist. In expected output every number stands for any number, and a line ``…`` for any lines.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted(
     [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/*/*.md")]
 )
-BLOCK = re.compile(r"(<!-- not run: (?P<why>[^>]+?) -->\n)?[ ]*```(?P<kind>\w+)\n(?P<text>.*?)```", re.DOTALL)
+BLOCK = re.compile(r"(<!-- (?:not run|from): (?P<why>[^>]+?) -->\n)?[ ]*```(?P<kind>\w+)\n(?P<text>.*?)```", re.DOTALL)
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]+)")
 
 
