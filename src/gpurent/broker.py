@@ -37,9 +37,8 @@ from gpurent.jobs.replan import Asker, Nobody
 from gpurent.jobs.session import Outcome
 from gpurent.jobs.teardown import Teardown
 from gpurent.jobs.watch import Tell
-from gpurent.model import Instance, Need, Offer, Workload
+from gpurent.model import Instance, Need, Offer, OnOverrun, Workload
 from gpurent.money import ZERO, Usd
-from gpurent.plan.overrun import Choice
 from gpurent.plan.pricetable import price_table
 from gpurent.plan.quote import Quote, QuoteRow, Source, affordable_rows, make_quote
 from gpurent.registry import Opened, Problem
@@ -184,7 +183,7 @@ class Broker:
         self, job: Job, *, budget: Usd, need: Need | None = None,
         consent: Callable[[Quote, QuoteRow], bool] | None = None, tell: Tell = _silent,
         interrupt: Interrupt | None = None, unguarded: bool = False,
-        hold_minutes: float | None = None, max_hours: float | None = None, on_overrun: Choice | None = None,
+        hold_minutes: float | None = None, max_hours: float | None = None, on_overrun: OnOverrun | None = None,
         asker: Asker | None = None,
     ) -> Trained:  # fmt: skip
         """Quote, rent, upload, train, collect, destroy; never spend more than ``budget``.
@@ -233,7 +232,7 @@ class Broker:
 
     def _order(
         self, disk_gb: int, hold_minutes: float | None = None, unguarded: bool = False,
-        on_overrun: Choice | None = None,
+        on_overrun: OnOverrun | None = None,
     ) -> LaunchOrder:  # fmt: skip
         hold = self.settings.budget.hold_minutes if hold_minutes is None else hold_minutes
         choice = on_overrun or self.settings.budget.on_overrun

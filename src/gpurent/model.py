@@ -6,8 +6,12 @@ import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from typing import Literal
 
 from gpurent.money import MONTH_S, ZERO, Usd
+
+OnOverrun = Literal["stop", "shrink", "ask"]
+"""What happens when the measured speed says that a job will not fit into its budget."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,9 +19,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic.fields import FieldInfo
 
 from gpurent.errors import ConfigError
-from gpurent.model import Need, cuda_of
+from gpurent.model import Need, OnOverrun, cuda_of
 from gpurent.money import ZERO, Usd
-from gpurent.plan.overrun import Choice
 
 FILE = "gpurent.toml"
 REFERENCE = "docs/reference/configuration.md"
@@ -89,7 +88,7 @@ class BudgetSection(_Section):
     max_hours: float | None = Field(
         default=None, gt=0, allow_inf_nan=False, description="end a rental after so many hours whatever the budget"
     )
-    on_overrun: Choice = Field(
+    on_overrun: OnOverrun = Field(
         default="stop",
         description="when the measured speed says that the job will not fit: `stop` ends it at the deadline, `shrink` "
         "lowers its epochs to what fits, `ask` asks",

@@ -14,7 +14,7 @@ from gpurent.clock import ManualClock
 from gpurent.jobs.events import Step
 from gpurent.jobs.progress import Progress
 from gpurent.jobs.replan import Nobody, Replanner
-from gpurent.plan.overrun import Choice
+from gpurent.model import OnOverrun
 
 
 class Person(Nobody):
@@ -36,7 +36,7 @@ def slow(step: int, total: int = 1000) -> Step:
     return Step(event="step", step=step, total=total, epoch=1, epochs=10, it_s=1.0, elapsed_s=float(step))
 
 
-def replanner(choice: Choice, said: Callable[[Progress], None], person: Person) -> Replanner:
+def replanner(choice: OnOverrun, said: Callable[[Progress], None], person: Person) -> Replanner:
     clock = ManualClock()
     soft = clock.now() + 550
     return Replanner(choice, lambda: soft, clock, said, person)
@@ -47,7 +47,7 @@ def replanner(choice: Choice, said: Callable[[Progress], None], person: Person) 
     [("stop", "shrink", False), ("shrink", None, True), ("ask", "shrink", True), ("ask", "stop", False),
      ("ask", None, False)],
 )  # fmt: skip
-def test_a_job_is_shortened_only_by_choice(choice: Choice, answer: str | None, shortened: bool) -> None:
+def test_a_job_is_shortened_only_by_choice(choice: OnOverrun, answer: str | None, shortened: bool) -> None:
     """It is told once, asked once, ordered once; until the engine has obeyed, nothing is ordered again."""
     told: list[Progress] = []
     person = Person(answer)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import ClassVar
 
 from tests.adapters.alike import QUICK, AlikeHarness
@@ -20,11 +21,7 @@ from gpurent_providers.vastai.provider import VastProvider
 def machines(count: int = PAGE + 2) -> list[Machine]:
     """Enough machines with one GPU and a good host to fill more than a page."""
     good = [one for one in default_machines(random.Random(1)) if one.gpu_count == 1 and one.reliability >= 0.955]
-    return [
-        Machine(**{name: getattr(base, name) for name in Machine.__slots__} | {"id": f"v{number:03d}"})
-        for number in range(count)
-        for base in [good[number % len(good)]]
-    ]
+    return [replace(good[number % len(good)], id=f"v{number:03d}") for number in range(count)]
 
 
 class VastHarness(AlikeHarness):

@@ -15,8 +15,8 @@ from gpurent.cli.conducting import conduct
 from gpurent.cli.quote import NeedOptions
 from gpurent.dataset.job import Job
 from gpurent.errors import UsageError
+from gpurent.model import OnOverrun
 from gpurent.money import Usd
-from gpurent.plan.overrun import Choice
 from gpurent.plan.quote import Quote, QuoteRow, require_offer
 
 
@@ -35,7 +35,7 @@ class TrainOptions:
     hold: float | None = None
     unguarded: bool = False
     max_hours: float | None = None
-    on_overrun: Choice | None = None
+    on_overrun: OnOverrun | None = None
 
 
 def run(options: TrainOptions) -> int:

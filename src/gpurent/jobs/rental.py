@@ -26,9 +26,8 @@ from gpurent.jobs.deadman import DeadMan, fuse
 from gpurent.jobs.progress import Notice, Rented, Stage, StageStarted
 from gpurent.jobs.teardown import Teardown
 from gpurent.jobs.watch import Tell, Watch
-from gpurent.model import Endpoint, Identity, Instance, Launch, Offer, Phase
+from gpurent.model import Endpoint, Identity, Instance, Launch, Offer, OnOverrun, Phase
 from gpurent.money import ZERO, Usd
-from gpurent.plan.overrun import Choice
 from gpurent.spi import Connector, Facts, Host, Provider, SupportsKeys, SupportsSelfDestruct
 
 PRICE_TOLERANCE_PERCENT = 2
@@ -294,7 +293,7 @@ class LaunchOrder:
     """How long results stay on the machine when no client comes for them."""
     unguarded: bool = False
     """Rent even where the machine cannot end itself."""
-    on_overrun: Choice = "stop"
+    on_overrun: OnOverrun = "stop"
     """What happens when the measured speed says that the job will not fit."""
 
 

@@ -13,7 +13,8 @@ from gpurent.clock import Clock
 from gpurent.jobs.events import Step
 from gpurent.jobs.progress import Notice
 from gpurent.jobs.watch import Tell
-from gpurent.plan.overrun import Choice, Overrun, overrun
+from gpurent.model import OnOverrun
+from gpurent.plan.overrun import Overrun, overrun
 from gpurent.spi import Host
 
 
@@ -44,7 +45,7 @@ class Nobody:
 class Replanner:
     """Looks at every report of the engine; says once that it will not fit, and shortens it if that was chosen."""
 
-    choice: Choice
+    choice: OnOverrun
     soft: Callable[[], float]
     clock: Clock
     tell: Tell

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
-
-Choice = Literal["stop", "shrink", "ask"]
-CHOICES: tuple[Choice, ...] = ("stop", "shrink", "ask")
 
 SETTLED_STEPS = 10
 SETTLED_S = 15.0
