@@ -359,9 +359,7 @@ class Broker:
 
     def _adopt(self, orphans: Sequence[Instance]) -> None:
         """Write machines that this ledger does not know into it, as a run of their own without a client."""
-        run_id = self.ledger.open_run(
-            "orphans", ZERO, output_dir=self.home, config={}, place=settle(self.home).place
-        )
+        run_id = self.ledger.open_run("orphans", ZERO, output_dir=self.home, config={}, place=settle(self.home).place)
         now = self.clock.now()
         for one in orphans:
             offer = Offer(one.provider, one.ref, one.gpu, 0, one.price)

@@ -65,7 +65,7 @@ class Server:
         self._do("initdb", "-U", USER, "--auth=scram-sha-256", f"--pwfile={secret}", "--no-sync", "-E", "UTF8")
         settings = f"-c listen_addresses= -c unix_socket_directories={self.folder} -c fsync=off"
         self._do("pg_ctl", "start", "-w", "-s", "-l", str(self.folder / "log"), "-o", settings)
-        self._execute(self.url("postgres"), f"CREATE DATABASE {DATABASE}")
+        self.execute(self.url("postgres"), f"CREATE DATABASE {DATABASE}")
 
     def stop(self) -> None:
         """End it and remove everything it wrote."""
@@ -82,13 +82,15 @@ class Server:
     def fresh(self) -> str:
         """URL of an empty database, or what is as good as one: a schema that nobody else sees."""
         schema = f"test_{next(self._numbers)}"
-        self._execute(self.url(), f"CREATE SCHEMA {schema}")
+        self.execute(self.url(), f"CREATE SCHEMA {schema}")
         return self.url(schema=schema)
 
-    def _execute(self, url: str, statement: str) -> None:
+    def execute(self, url: str, statements: str) -> None:
+        """Some statements, each a transaction of its own."""
         engine = sa.create_engine(url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
         with engine.connect() as connection:
-            connection.exec_driver_sql(statement)
+            for statement in filter(str.strip, statements.split(";")):
+                connection.exec_driver_sql(statement)
 
 
 def _is_root() -> bool:

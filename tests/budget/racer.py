@@ -19,8 +19,9 @@ Act = Callable[[str, Mapping[str, Usd]], str]
 def reserve(url: str, limits: Mapping[str, Usd]) -> str:
     """Open the ledger and reserve one dollar; the run's id, or nothing when it does not fit."""
     ledger = Ledger.open_url(url, SystemClock())
+    day, month = limits.get("per_day"), limits.get("per_month")
     try:
-        return ledger.open_run("x", Usd.parse(1), output_dir=Path("out"), config={}, **limits)
+        return ledger.open_run("x", Usd.parse(1), output_dir=Path("out"), config={}, per_day=day, per_month=month)
     except BudgetError:
         return ""
     finally:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import threading
 import traceback
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -69,32 +72,32 @@ def test_a_command_whose_ledger_is_away_says_that_something_may_run(server: Serv
     """Exit 5, one error in words and no secret: without the ledger nobody knows that nothing runs."""
     environment = {**os.environ, "GPURENT_LEDGER_URL": server.url(password=WRONG)}
     ended = subprocess.run(
-        [sys.executable, "-m", "gpurent.cli.app", *command], env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "gpurent.cli.app", *command],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert ended.returncode == 5, ended.stderr
     assert "error: the ledger postgresql://anna@" in ended.stderr.replace("\n", " ")
     assert "Traceback" not in ended.stderr and "se/cret" not in ended.stdout + ended.stderr
 
 
-def test_a_reader_sees_all_and_writes_nothing(server: Server) -> None:
-    """A role that may only SELECT opens an existing ledger and reads it; what it tries to record is refused."""
-    url = server.fresh()
-    schema = str(sa.make_url(url).query["options"]).rpartition("=")[2]
-    ledger = Ledger.open_url(url, ManualClock())
-    run_id = ledger.open_run("cat", Usd.parse(1), output_dir=server.folder, config={})
-    owner = sa.create_engine(url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
-    with owner.connect() as connection:
-        connection.exec_driver_sql("CREATE ROLE reader LOGIN PASSWORD 'just-looking'")
-        connection.exec_driver_sql(f"GRANT USAGE ON SCHEMA {schema} TO reader")
-        connection.exec_driver_sql("GRANT SELECT ON events, meta TO reader")
-    looking = Ledger.open_url(
-        sa.make_url(url).set(username="reader", password="just-looking").render_as_string(False), ManualClock()
-    )
-    assert looking.runs() == ledger.runs()
-    with pytest.raises(LedgerError, match="permission denied"):
-        looking.append(run_id, Kind.NOTE, message="me too")
-    looking.close()
-    ledger.close()
+def test_the_page_on_sharing_makes_a_ledger_and_a_reader_that_cannot_write(server: Server, repository: Path) -> None:
+    """Its SQL is run as it stands: members write under the limits, the reader sees all and records nothing."""
+    page = (repository / "docs/how-to/share-a-budget.md").read_text(encoding="utf-8")
+    making, reading = re.findall(r"```sql\n(.*?)```", page, re.DOTALL)
+    (shown,) = re.findall(r"GPURENT_LEDGER_URL='([^']+)'", page)
+    member = sa.make_url(shown).set(host="", query={"host": str(server.folder)})
+    looking = member.set(username="gpurent_reader", password="only-looking")
+    server.execute(server.url("postgres"), making)
+    with closing(Ledger.open_url(member.render_as_string(False), ManualClock())) as ledger:
+        run_id = ledger.open_run("cat", Usd.parse(1), output_dir=server.folder, config={})
+        server.execute(server.url("gpurent"), reading)
+        with closing(Ledger.open_url(looking.render_as_string(False), ManualClock())) as eyes:
+            assert eyes.runs() == ledger.runs()
+            with pytest.raises(LedgerError, match="permission denied"):
+                eyes.append(run_id, Kind.NOTE, message="me too")
 
 
 def test_a_role_that_answers_before_the_disk_does_not_get_its_way(server: Server) -> None:
