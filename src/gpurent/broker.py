@@ -259,7 +259,7 @@ class Broker:
         run = self.ledger.run(run_id)
         if elsewhere(run, here(self.home)) and not (self.run_dir(run_id) / "keys").is_dir():
             raise UsageError(
-                f"run {run_id} was started on the computer {run.client.host}, and only that has the keys to its machine",
+                f"run {run_id} was started on the computer {run.client.host}, which alone has the keys to its machine",
                 hint="`gpurent attach` there; `gpurent stop` asks it from here.",
             )
         rental = next((one for one in run.open_rentals if one.ref is not None and one.job_id is not None), None)

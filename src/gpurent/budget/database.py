@@ -26,8 +26,10 @@ _ON_POSTGRESQL = (
     # A laptop that falls asleep inside a transaction must not keep everybody else from recording an end.
     f"SET LOCAL idle_in_transaction_session_timeout = '{_PATIENCE_S}s'",
     # A role may be set to answer before its lines are on disk; an intent has to be there first.
-    "SELECT CASE current_setting('synchronous_commit') WHEN 'off' "
-    "THEN set_config('synchronous_commit', 'on', true) END",
+    (
+        "SELECT CASE current_setting('synchronous_commit') WHEN 'off' "
+        "THEN set_config('synchronous_commit', 'on', true) END"
+    ),
     f"SELECT pg_advisory_xact_lock({_LOCK})",
 )
 _SECRET = ("password", "sslpassword")

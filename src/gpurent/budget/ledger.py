@@ -1,7 +1,7 @@
 """The durable truth: append-only events in a database, committed before the act they announce.
 
-A line that ``append`` has returned survives ``kill -9`` and a power cut of whoever keeps the database. Several processes
-write at once, on PostgreSQL from several computers; a reservation is one transaction that no other writer is beside of.
+A line that ``append`` has returned survives ``kill -9`` and a power cut of whoever keeps the database. Several
+processes write at once, on PostgreSQL from several computers; a reservation is one transaction, and writers take turns.
 """
 
 from __future__ import annotations
