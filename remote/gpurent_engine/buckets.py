@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from gpurent_engine.spec import TrainSpec
@@ -124,6 +124,11 @@ class Length:
     steps_per_epoch: int
     epochs: int
     steps: int
+
+
+def shortened(length: Length, steps: int) -> Length:
+    """The same run with fewer steps."""
+    return replace(length, steps=steps, epochs=-(-steps // length.steps_per_epoch))
 
 
 def length(spec: TrainSpec, sizes: Sequence[Size], repeats: Sequence[int]) -> Length:

@@ -15,7 +15,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,8 @@ class Order:
     out_dir: Path
     stop_file: Path | None = None
     resume: bool = False
+    plan_file: Path | None = None
+    """Once it is there: how many steps there shall be, fewer than planned."""
 
 
 @dataclass
@@ -105,7 +107,7 @@ def train(order: Order, out: EventWriter, stop: threading.Event) -> Result:
     """
     started = time.monotonic()
     run = prepare(order, out)
-    spec, length = order.spec, run.length
+    spec = order.spec
     out.emit("phase", name="train")
     files: list[str] = []
     pending: list[torch.Tensor] = []
@@ -113,7 +115,8 @@ def train(order: Order, out: EventWriter, stop: threading.Event) -> Result:
     begun = time.monotonic()
     stopped = False
     epoch, first_batch = run.position.epoch, run.position.batch
-    while step < length.steps and not stopped:
+    replan(run, out, step)
+    while step < run.length.steps and not stopped:
         batches = buckets.epoch_batches(
             [one.bucket for one in run.facts.placements],
             run.facts.dataset.repeats,
@@ -128,8 +131,9 @@ def train(order: Order, out: EventWriter, stop: threading.Event) -> Result:
                 continue
             step += 1
             stopped = stop.is_set() or (order.stop_file is not None and order.stop_file.exists())
-            ending = stopped or step == length.steps
-            if out.step_due(step, length.steps) or ending:
+            replan(run, out, step)
+            ending = stopped or step == run.length.steps
+            if out.step_due(step, run.length.steps) or ending:
                 bad = fetch(run, pending, bad)
                 report(run, out, step, epoch, first_step, begun)
                 if bad >= MAX_BAD_LOSSES:
@@ -142,18 +146,35 @@ def train(order: Order, out: EventWriter, stop: threading.Event) -> Result:
                 files.append(keep(run, out, checkpoint.step_name(spec.output_name, step), step, epoch, final=False))
             if ending:
                 break
-        if not stopped and step < length.steps:
+        if not stopped and step < run.length.steps:
             epoch, first_batch = epoch + 1, 0
             if spec.save_every_n_epochs and epoch % spec.save_every_n_epochs == 0:
                 bad = fetch(run, pending, bad)
                 files.append(keep(run, out, checkpoint.epoch_name(spec.output_name, epoch), step, epoch, final=False))
-    stopped = stopped and step < length.steps
+    stopped = stopped and step < run.length.steps
     name = checkpoint.step_name(spec.output_name, step) if stopped else f"{spec.output_name}.safetensors"
     files.append(keep(run, out, name, step, run.position.epoch, final=not stopped))
     final = sum(run.losses) / len(run.losses) if run.losses else math.nan
     out.emit("phase", name="done")
     out.emit("done", steps=step, elapsed_s=time.monotonic() - started, stopped=stopped, files=files, final_loss=final)
     return Result(step, stopped, files, final)
+
+
+def replan(run: Run, out: EventWriter, step: int) -> None:
+    """Take fewer steps if the plan file says so; the learning rate's curve is that of the shorter run from here on."""
+    file = run.order.plan_file
+    if file is None or not file.exists():
+        return
+    try:
+        wanted = json.loads(file.read_text(encoding="utf-8"))["steps"]
+    except (ValueError, KeyError, TypeError):
+        return  # half written: read again after the next step
+    if not isinstance(wanted, int) or not step < wanted < run.length.steps:
+        return
+    run.length = buckets.shortened(run.length, wanted)
+    run.warmup = schedule.warmup_steps(run.order.spec.lr_warmup_steps, wanted)
+    run.facts = replace(run.facts, epochs=run.length.epochs, max_steps=wanted, warmup=run.warmup)
+    out.emit("replanned", steps=wanted, epochs=run.length.epochs)
 
 
 def train_batch(run: Run, members: Sequence[int], epoch: int, index: int, step: int, *, last: bool) -> torch.Tensor:

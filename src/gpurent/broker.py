@@ -14,7 +14,7 @@ from typing import Self
 
 from gpurent import registry
 from gpurent.budget.avoid import Machine, avoided
-from gpurent.budget.client import here, is_alive, settle
+from gpurent.budget.client import claim, here, is_alive
 from gpurent.budget.events import Kind
 from gpurent.budget.ledger import Ledger
 from gpurent.budget.presence import believed_alive, elsewhere
@@ -34,17 +34,20 @@ from gpurent.jobs.conduct import Conductor
 from gpurent.jobs.interrupt import Interrupt, Stop
 from gpurent.jobs.progress import Notice, Progress
 from gpurent.jobs.rental import LaunchOrder, Patience, Rentals
+from gpurent.jobs.replan import Asker, Nobody
 from gpurent.jobs.session import Outcome
 from gpurent.jobs.teardown import Teardown
 from gpurent.jobs.watch import Tell
 from gpurent.model import Instance, Need, Offer, Workload
 from gpurent.money import ZERO, Usd
+from gpurent.plan.overrun import Choice
 from gpurent.plan.pricetable import price_table
 from gpurent.plan.quote import Quote, QuoteRow, Source, affordable_rows, make_quote
 from gpurent.registry import Opened, Problem
+from gpurent.report.costs import By, CostLine, Unknown, costs, unknown, unsettled
 from gpurent.report.receipt import Receipt, make_receipt
 from gpurent.settings import LEDGER_FILE, Settings, ledger_url, load_settings, state_dir
-from gpurent.spi import Connector, Provider
+from gpurent.spi import Billed, Connector, Provider, SupportsStatement
 
 MAX_ATTEMPTS = 4
 """Offers tried in one run before it is given up."""
@@ -184,7 +187,8 @@ class Broker:
         self, job: Job, *, budget: Usd, need: Need | None = None,
         consent: Callable[[Quote, QuoteRow], bool] | None = None, tell: Tell = _silent,
         interrupt: Interrupt | None = None, unguarded: bool = False,
-        hold_minutes: float | None = None,
+        hold_minutes: float | None = None, max_hours: float | None = None, on_overrun: Choice | None = None,
+        asker: Asker | None = None,
     ) -> Trained:  # fmt: skip
         """Quote, rent, upload, train, collect, destroy; never spend more than ``budget``.
 
@@ -196,6 +200,9 @@ class Broker:
             interrupt: how a user's wish to stop arrives.
             unguarded: rent even where the machine cannot end itself; then only this computer guards the budget.
             hold_minutes: instead of ``[budget] hold_minutes``.
+            max_hours: instead of ``[budget] max_hours``.
+            on_overrun: instead of ``[budget] on_overrun``.
+            asker: puts the question of ``on_overrun="ask"``; without one the answer is no.
 
         Raises:
             NoOffer, UsageError: nothing was rented.
@@ -218,17 +225,22 @@ class Broker:
         run_id = self.ledger.open_run(
             job.name, budget, output_dir=job.output_dir, data_dir=job.data_dir, workload=job.workload,
             config={"path": str(job.config_path), "data_dir": str(job.data_dir), "output_dir": str(job.output_dir)},
-            per_day=limits.per_day, per_month=limits.per_month, place=settle(self.home).place,
+            per_day=limits.per_day, per_month=limits.per_month, place=claim(self.home).place,
         )  # fmt: skip
         if self._guardable:
             detached.start(self.home)
-        conductor = self._conductor(run_id, tell, interrupt or Interrupt())
-        order = self._order(quote.need.disk_gb, hold_minutes, unguarded)
-        return self._result(run_id, conductor.train(job, rows, order, self.settings.budget.max_hours))
+        conductor = self._conductor(run_id, tell, interrupt or Interrupt(), asker)
+        order = self._order(quote.need.disk_gb, hold_minutes, unguarded, on_overrun)
+        hours = self.settings.budget.max_hours if max_hours is None else max_hours
+        return self._result(run_id, conductor.train(job, rows, order, hours))
 
-    def _order(self, disk_gb: int, hold_minutes: float | None = None, unguarded: bool = False) -> LaunchOrder:
+    def _order(
+        self, disk_gb: int, hold_minutes: float | None = None, unguarded: bool = False,
+        on_overrun: Choice | None = None,
+    ) -> LaunchOrder:  # fmt: skip
         hold = self.settings.budget.hold_minutes if hold_minutes is None else hold_minutes
-        return LaunchOrder(self.settings.need.image, disk_gb, hold * 60, unguarded)
+        choice = on_overrun or self.settings.budget.on_overrun
+        return LaunchOrder(self.settings.need.image, disk_gb, hold * 60, unguarded, choice)
 
     def run_dir(self, run_id: str) -> Path:
         """Keys, events and log of one run."""
@@ -239,7 +251,7 @@ class Broker:
         files = tuple(one.path for one in run.artefacts)
         return Trained(run_id, files, outcome.final_loss, outcome.stopped, make_receipt(run, self.clock.now()))
 
-    def _conductor(self, run_id: str, tell: Tell, interrupt: Interrupt) -> Conductor:
+    def _conductor(self, run_id: str, tell: Tell, interrupt: Interrupt, asker: Asker | None = None) -> Conductor:
         facts = {name: opened.facts for name, opened in self.opened.items()}
         play = all(one.play_money for one in facts.values())
         patience = self._patience or (Patience(poll_s=0.3, confirm_every_s=0.3, boot_s=120) if play else Patience())
@@ -247,7 +259,7 @@ class Broker:
         rentals = Rentals(
             self.ledger, self.providers, facts, self.connector, self.clock, self.run_dir(run_id), tell, patience, guards
         )
-        return Conductor(self.ledger, rentals, self.clock, tell, interrupt, run_id)
+        return Conductor(self.ledger, rentals, self.clock, tell, interrupt, run_id, asker or Nobody())
 
     def attach(self, run_id: str, *, tell: Tell = _silent, interrupt: Interrupt | None = None) -> Trained:
         """Take over a run whose client died: follow, collect, destroy.
@@ -309,6 +321,27 @@ class Broker:
         """The bill of one run so far."""
         return make_receipt(self.ledger.run(run_id), self.clock.now())
 
+    def costs(self, by: By) -> tuple[CostLine, ...]:
+        """What all runs of the ledger cost, grouped."""
+        return costs(self.ledger.runs(), by, self.clock.now())
+
+    def settle(self, *, tell: Tell = _silent) -> int:
+        """Ask for final bills that came too late for their runs, and record them; return how many there were."""
+        teardown = Teardown(self.ledger, self.providers, self.clock, tell)
+        return sum(teardown.settle(rental) for rental in unsettled(self.ledger.runs()))
+
+    def unknown_charges(self, *, tell: Tell = _silent, days: int = 30) -> tuple[Unknown, ...]:
+        """What providers billed in the last ``days`` days that nothing in this ledger explains."""
+        statements: dict[str, Sequence[Billed]] = {}
+        for name, provider in self.providers.items():
+            asked: object = provider
+            if isinstance(asked, SupportsStatement):
+                try:
+                    statements[name] = asked.statement(self.clock.now() - days * 86_400)
+                except ProviderError as error:
+                    tell(Notice(f"{name} does not tell what it billed: {error}", warning=True))
+        return unknown(self.ledger.runs(), statements)
+
     def live_runs(self) -> set[str]:
         """Runs whose client is alive, as far as can be told from here."""
         return {run.id for run in self.ledger.runs() if run.outcome is None and self._attended(run)}
@@ -359,7 +392,7 @@ class Broker:
 
     def _adopt(self, orphans: Sequence[Instance]) -> None:
         """Write machines that this ledger does not know into it, as a run of their own without a client."""
-        run_id = self.ledger.open_run("orphans", ZERO, output_dir=self.home, config={}, place=settle(self.home).place)
+        run_id = self.ledger.open_run("orphans", ZERO, output_dir=self.home, config={}, place=claim(self.home).place)
         now = self.clock.now()
         for one in orphans:
             offer = Offer(one.provider, one.ref, one.gpu, 0, one.price)

@@ -21,6 +21,7 @@ from pydantic.fields import FieldInfo
 from gpurent.errors import ConfigError
 from gpurent.model import Need, cuda_of
 from gpurent.money import ZERO, Usd
+from gpurent.plan.overrun import Choice
 
 FILE = "gpurent.toml"
 REFERENCE = "docs/reference/configuration.md"
@@ -87,6 +88,11 @@ class BudgetSection(_Section):
     max: Dollars | None = Field(default=None, description="what `--budget` would say")
     max_hours: float | None = Field(
         default=None, gt=0, allow_inf_nan=False, description="end a rental after so many hours whatever the budget"
+    )
+    on_overrun: Choice = Field(
+        default="stop",
+        description="when the measured speed says that the job will not fit: `stop` ends it at the deadline, `shrink` "
+        "lowers its epochs to what fits, `ask` asks",
     )
     hold_minutes: float = Field(
         default=30, ge=1, le=1440,

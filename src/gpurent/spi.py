@@ -80,6 +80,25 @@ class SupportsCharges(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Billed:
+    """What one instance of the account was billed, whoever rented it."""
+
+    ref: str
+    total: Usd
+    tag: str = ""
+    """Where the provider's bills tell."""
+
+
+@runtime_checkable
+class SupportsStatement(Protocol):
+    """The provider tells what every instance of the account was billed."""
+
+    def statement(self, since: float) -> Sequence[Billed]:
+        """Everything billed since a Unix second, over all pages; one entry for each instance."""
+        ...
+
+
 @runtime_checkable
 class SupportsSelfDestruct(Protocol):
     """An instance can end itself with a key that opens nothing else."""

@@ -12,7 +12,7 @@ from tests.budget.test_fold import STORY, TAG, after, told
 from tests.budget.world import Place, intend
 
 from gpurent.broker import Broker
-from gpurent.budget.client import ClientLock, here, settle
+from gpurent.budget.client import ClientLock, claim, here
 from gpurent.budget.errors import LedgerError
 from gpurent.budget.events import BY_CLIENT, Client, Kind
 from gpurent.budget.presence import AFTER_DEADLINE_S, PREPARING_S, SILENCE_S, Here, believed_alive, elsewhere
@@ -93,7 +93,7 @@ class Office:
     def start(self, folder: Path) -> str:
         """Anna's client opens a run."""
         return self.anna.ledger.open_run(
-            "cat", Usd.parse(5), output_dir=folder, config={}, place=settle(self.anna.home).place
+            "cat", Usd.parse(5), output_dir=folder, config={}, place=claim(self.anna.home).place
         )
 
 
@@ -106,7 +106,7 @@ def office(place: Place, monkeypatch: pytest.MonkeyPatch) -> Office:
         place.closing.enter_context(Broker(home=place.folder / name, settings=Settings(), providers={}, clock=clock))
         for name in ("anna", "ben")
     )
-    settle(ben.home)
+    claim(ben.home)
     return Office(anna, ben, clock)
 
 
@@ -164,6 +164,6 @@ def test_only_the_computer_that_has_the_keys_can_attach(office: Office, place: P
 def test_a_state_folder_keeps_its_name(tmp_path: Path) -> None:
     """It is given one when something is first started there, and looking gives it none."""
     assert here(tmp_path / "a").place == ""
-    first = settle(tmp_path / "a")
-    assert first.place and first == settle(tmp_path / "a") == here(tmp_path / "a")
-    assert settle(tmp_path / "b").place != first.place
+    first = claim(tmp_path / "a")
+    assert first.place and first == claim(tmp_path / "a") == here(tmp_path / "a")
+    assert claim(tmp_path / "b").place != first.place

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,18 @@ class Told:
         return [one["loss"] for one in self.of("step")]
 
 
+class Heard(EventWriter):
+    """Reports every step, and lets the test act on each event."""
+
+    def __init__(self, path: Path, on_event: Callable[[dict[str, Any]], None]) -> None:
+        super().__init__(path, every_s=0.0)
+        self._on_event = on_event
+
+    def emit(self, event: str, **fields: Any) -> None:
+        super().emit(event, **fields)
+        self._on_event({"event": event, **fields})
+
+
 def spec(**keys: object) -> TrainSpec:
     """A configuration that trains the tiny model in seconds."""
     defaults: dict[str, object] = {
@@ -47,12 +60,13 @@ def events(path: Path) -> list[dict[str, Any]]:
 
 def run(
     the_spec: TrainSpec, base: Path, pictures: Path, out: Path, *, resume: bool = False, stop_file: Path | None = None,
-    stop: threading.Event | None = None,
+    stop: threading.Event | None = None, plan_file: Path | None = None,
+    on_event: Callable[[dict[str, Any]], None] = lambda _event: None,
 ) -> Told:  # fmt: skip
     """Train; every step is reported."""
-    order = Order(the_spec, str(base), pictures, out, stop_file, resume)
+    order = Order(the_spec, str(base), pictures, out, stop_file, resume, plan_file)
     path = out / "events.jsonl"
     before = len(events(path)) if path.exists() else 0
-    with EventWriter(path, every_s=0.0) as writer:
+    with Heard(path, on_event) as writer:
         result = train(order, writer, stop or threading.Event())
     return Told(result, events(path)[before:])

@@ -112,6 +112,52 @@ def test_a_stop_file_ends_the_run_in_order(base_model: Path, pictures: Path, tmp
     assert not told.of("checkpoint")[0]["final"] and (tmp_path / "out" / "state.safetensors").exists()
 
 
+def test_a_run_that_is_shortened_ends_like_one_that_was_short(base_model: Path, pictures: Path, tmp_path: Path) -> None:
+    """A plan file from the start gives the losses, the rates and the name of a run with so many steps."""
+    curve = {"lr_scheduler": "cosine", "lr_warmup_steps": 0.2, "max_train_epochs": None}
+    (tmp_path / "plan.json").write_text('{"steps": 7}', encoding="utf-8")
+    cut = run(spec(**curve, max_train_steps=20), base_model, pictures, tmp_path / "a", plan_file=tmp_path / "plan.json")
+    short = run(spec(**curve, max_train_steps=7), base_model, pictures, tmp_path / "b")
+    assert [one["lr"] for one in cut.of("step")] == [one["lr"] for one in short.of("step")]
+    assert cut.losses == short.losses and cut.result.files == short.result.files == ["disc.safetensors"]
+    assert not cut.result.stopped and cut.of("replanned")[0]["steps"] == 7
+    a, b = (load_file(tmp_path / name / "disc.safetensors") for name in "ab")
+    assert all(torch.equal(a[key], b[key]) for key in b)
+
+
+@pytest.mark.parametrize("text", ["", '{"steps": 2}', '{"steps": 99}', '{"steps": "5"}', "[]"])
+def test_a_plan_that_makes_no_sense_changes_nothing(
+    base_model: Path, pictures: Path, tmp_path: Path, text: str
+) -> None:
+    """Half a file, more steps than planned, or fewer than done."""
+    plan = tmp_path / "plan.json"
+
+    def late(event: dict[str, object]) -> None:
+        if event["event"] == "step" and event["step"] == 3:
+            plan.write_text(text, encoding="utf-8")
+
+    told = run(spec(), base_model, pictures, tmp_path / "out", plan_file=plan, on_event=late)
+    assert told.of("done")[0]["steps"] == told.of("plan")[0]["total_steps"] > 3
+    assert told.of("replanned") == []
+
+
+def test_the_rates_of_a_run_that_is_shortened_on_the_way_reach_their_end(
+    base_model: Path, pictures: Path, tmp_path: Path
+) -> None:
+    """From the order on, the curve is the shorter one's: a cosine is at its end when the run is."""
+    plan = tmp_path / "plan.json"
+
+    def late(event: dict[str, object]) -> None:
+        if event["event"] == "step" and event["step"] == 4:
+            plan.write_text('{"steps": 8}', encoding="utf-8")
+
+    the_spec = spec(lr_scheduler="cosine", max_train_epochs=None, max_train_steps=40)
+    told = run(the_spec, base_model, pictures, tmp_path / "out", plan_file=plan, on_event=late)
+    rates = [one["lr"] for one in told.of("step")]
+    assert len(rates) == 8 and min(rates[:4]) > 0.9e-2
+    assert rates[4:] == sorted(rates[4:], reverse=True) and rates[-1] < 0.2e-2
+
+
 def test_the_loss_falls_when_a_few_pictures_are_learnt(base_model: Path, pictures: Path, tmp_path: Path) -> None:
     """Over one hundred and fifty steps the mean loss of the last third lies clearly below that of the first."""
     told = run(spec(max_train_epochs=50, unet_lr=1e-2), base_model, pictures, tmp_path)

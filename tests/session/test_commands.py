@@ -75,6 +75,14 @@ def test_no_account_key_reaches_the_host_or_the_logs(finished: Finished) -> None
     assert "gpurent-" in journal and key not in journal
 
 
+def test_a_run_that_did_not_fail_has_no_postmortem(finished: Finished) -> None:
+    """``why`` says so, and ``costs`` counts the run."""
+    assert "did not fail: done" in finished.cli.run("why").stdout
+    shown = json.loads(finished.cli.run("costs", "--by", "provider", "--json").stdout)
+    assert [(line["key"], line["rentals"], line["failed"]) for line in shown["lines"]] == [(finished.service, 1, 0)]
+    assert shown["unknown"] == []
+
+
 def test_logs_and_receipt_are_there_after_the_run(finished: Finished) -> None:
     """After the run its events are still there, from hello to done, and so is its bill."""
     kinds = [json.loads(line)["event"] for line in finished.cli.run("logs").stdout.splitlines()]

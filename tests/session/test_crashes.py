@@ -26,6 +26,8 @@ class Death:
     rule: Rule | None = None
     extra: str = ""
     steps: int = 4
+    budget: str = ""
+    """More keys of ``[budget]``."""
     home: bool = False
     """A checkpoint was finished before: it must be at home in the end."""
     listed: bool = True
@@ -44,6 +46,7 @@ DEATHS: dict[Kind, Death] = {
     Kind.JOB_STARTED: Death(),
     Kind.PROGRESS: Death(),
     Kind.CHECKPOINT_HOME: Death(home=True),
+    Kind.REPLANNED: Death(steps=20_000, budget='max_hours = 0.04\non_overrun = "shrink"'),
     Kind.JOB_DONE: Death(home=True),
     Kind.JOB_FAILED: Death(extra=DIVERGES, steps=300),
     Kind.DESTROY_SENT: Death(home=True),
@@ -75,6 +78,7 @@ def test_a_client_that_dies_at_a_line_leaves_nothing_running(cli: Cli, kind: Kin
     """Killed right before or right after the line is committed: reap ends what runs and brings home what was done."""
     death = DEATHS[kind]
     make_job(cli.folder, steps=death.steps, extra=death.extra)
+    (cli.folder / "gpurent.toml").write_text(f"[budget]\n{death.budget}\n", encoding="utf-8")
     if death.rule is not None:
         cli.sandbox.faults.set(death.rule.fault, times=death.rule.times, on=death.rule.on)
     died = subprocess.run(

@@ -34,12 +34,18 @@ class Engine:
     started: float
     epochs: int
     stop_at: float | None = None
+    shorter: int | None = None
+    """What the steps were cut down to."""
     files: dict[str, tuple[bytes, float]] = field(default_factory=dict)
     """Content and time of writing, by name."""
+    steps: int = 0
     _lines: list[str] = field(default_factory=list)
     _step: int = 0
     _status: int | None = None
     _begun: bool = False
+
+    def __post_init__(self) -> None:
+        self.steps = self.course.steps
 
     def advance(self, now: float) -> None:
         """Write what happened up to ``now``."""
@@ -49,6 +55,9 @@ class Engine:
             self._say(event="plan", images=4, total_steps=self.course.steps, epochs=self.epochs)
         while self._status is None:
             due = self.started + (self._step + 1) * self.course.step_s
+            if self.shorter is not None and self._step < self.shorter < self.steps:
+                self.steps = self.shorter
+                self._say(event="replanned", steps=self.steps, epochs=self.epochs)
             if self.stop_at is not None and self.stop_at <= min(due, now):
                 self._checkpoint(self.stop_at, final=False)
                 self._done(stopped=True)
@@ -67,9 +76,9 @@ class Engine:
             self._status = 1
             return
         if self._step % max(1, self.course.steps // 8) == 0:
-            self._say(event="step", step=self._step, total=self.course.steps, epoch=1, epochs=self.epochs, loss=0.1,
-                      avg_loss=0.1, it_s=1 / self.course.step_s)  # fmt: skip
-        if self._step == self.course.steps:
+            self._say(event="step", step=self._step, total=self.steps, epoch=1, epochs=self.epochs, loss=0.1,
+                      avg_loss=0.1, it_s=1 / self.course.step_s, elapsed_s=due - self.started)  # fmt: skip
+        if self._step == self.steps:
             self._checkpoint(due, final=True)
             self._done(stopped=False)
         elif self._step % self.course.every == 0:

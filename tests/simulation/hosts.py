@@ -194,6 +194,8 @@ class SimHost:
             machine.obey()
         if path.endswith("/stop") and machine.engine is not None and machine.engine.stop_at is None:
             machine.engine.stop_at = self._network.clock.now()
+        if path.endswith("/plan.json") and machine.engine is not None:
+            machine.engine.shorter = int(json.loads(data)["steps"])
 
     def fetch(
         self, path: str, target: Path, *, sha256: str, size: int, on_bytes: Callable[[int], None] = lambda _count: None

@@ -174,7 +174,9 @@ def live(schedule: Schedule, job: Job, folder: Path) -> Verdict:
 def _first_life(world: World, fate: Fate, violations: list[str]) -> str:
     with world.client(fate) as broker:
         try:
-            done = broker.train(world.job, budget=world.schedule.budget)
+            done = broker.train(
+                world.job, budget=world.schedule.budget, on_overrun="shrink" if world.schedule.shrinks else "stop"
+            )
         except Crash:
             return "crash"
         except GpurentError as error:

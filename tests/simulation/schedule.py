@@ -44,6 +44,8 @@ class Schedule:
     cut_off: bool
     """Machines cannot reach their provider's API."""
     boot_s: float
+    shrinks: bool
+    """A job that will not fit is shortened."""
 
 
 SINGLE = (
@@ -66,8 +68,22 @@ ELSEWHERE = {
     Fault.PRICE_LATE: "the look-alike of RunPod only",
     Fault.SHORT_PAGES: "the look-alikes only",
     Fault.WRONG_GPU_COUNT: "the look-alikes only: the sandbox's own API does not tell the number",
+    Fault.SSHD_FIRST: "a matter of SSH, and hosts here speak none",
+    Fault.BOOT_FAILS: "the look-alike of Vast.ai only: here it is BOOT_STUCK",
+    **dict.fromkeys(
+        (
+            Fault.OUTBID,
+            Fault.HEARTBEAT_LOST,
+            Fault.RAW_CONTROL,
+            Fault.MIN_INTERVALS,
+            Fault.SEARCH_QUOTA,
+            Fault.SECOND_FACTOR,
+            Fault.CHARGES_LATE,
+        ),
+        "the look-alike of Vast.ai only",
+    ),
 }
-"""Faults that cannot strike here, and why; ``tests/vast`` and ``tests/runpod`` order them."""
+"""Faults that cannot strike here, and why; ``tests/adapters``, ``tests/vast`` and ``tests/runpod`` order them."""
 
 
 def draw(seed: int) -> Schedule:
@@ -97,6 +113,7 @@ def draw(seed: int) -> Schedule:
         later_crashes=tuple(rng.randint(1, 60) for _ in range(rng.randint(1, 2))),
         cut_off=rng.random() < 0.05,
         boot_s=rng.uniform(5, 200),
+        shrinks=rng.random() < 0.4,
     )
 
 

@@ -22,7 +22,14 @@ from gpurent.errors import (
 from gpurent.http import Api, Policy, Reply
 from gpurent.model import Charges, Instance, Launch, Need, Offer, SelfDestruct
 from gpurent.money import Usd
-from gpurent.spi import Provider, SupportsBalance, SupportsCharges, SupportsSelfDestruct
+from gpurent.spi import (
+    Billed,
+    Provider,
+    SupportsBalance,
+    SupportsCharges,
+    SupportsSelfDestruct,
+    SupportsStatement,
+)
 from gpurent_providers.runpod import boot, wire
 
 POLICY = Policy(answer_s=60.0, attempts=4, wait_s=1.0, longest_wait_s=60.0, min_interval_s=0.2)
@@ -142,12 +149,19 @@ class RunPodProvider:
 
     def charges(self, ref: str) -> Charges | None:
         """What was billed for a pod; None until its last record is old enough to be final."""
-        start = datetime.fromtimestamp(self._clock.now() - BILL_DAYS * 86_400, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        query: dict[str, str | int] = {"podId": ref, "bucketSize": "hour", "startTime": start}
+        query: dict[str, str | int] = {"podId": ref, "bucketSize": "hour", "startTime": _utc(self._since())}
         bill = wire.bill(self._read("/v2/billing/pods", query).json(), ref)
         if bill is None or self._clock.now() < bill.until + SETTLED_S:
             return None
         return bill.charges()
+
+    def statement(self, since: float) -> Sequence[Billed]:
+        """What every pod of the account was billed; RunPod's bills do not tell names."""
+        query: dict[str, str | int] = {"bucketSize": "day", "startTime": _utc(since)}
+        return wire.statement(self._read("/v2/billing/pods", query).json())
+
+    def _since(self) -> float:
+        return self._clock.now() - BILL_DAYS * 86_400
 
     def self_destruct(self) -> SelfDestruct:
         """The key that RunPod puts into a pod opens that pod; it was seen to terminate by action, not yet by DELETE."""
@@ -163,6 +177,10 @@ class RunPodProvider:
         if reply.status in (403, 410):
             raise _closed(reply)
         return reply
+
+
+def _utc(moment: float) -> str:
+    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _is_loopback(url: str) -> bool:
@@ -225,3 +243,4 @@ if TYPE_CHECKING:
     _b: type[SupportsBalance] = RunPodProvider
     _c: type[SupportsCharges] = RunPodProvider
     _s: type[SupportsSelfDestruct] = RunPodProvider
+    _t: type[SupportsStatement] = RunPodProvider

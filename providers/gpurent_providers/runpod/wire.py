@@ -10,6 +10,7 @@ from gpurent.errors import BadReply
 from gpurent.fields import mapping, moment, prose, rows, text, usd, whole
 from gpurent.model import Charges, Endpoint, Instance, Launch, Offer, Phase, Price, cuda_of
 from gpurent.money import ZERO, Usd
+from gpurent.spi import Billed
 
 PROVIDER = "runpod"
 SECURE, COMMUNITY = "SECURE", "COMMUNITY"
@@ -300,6 +301,23 @@ def bill(value: object, ref: str) -> Bill | None:
         disk=Usd.total([part.disk for part in parts]),
         until=max(part.until for part in parts),
     )
+
+
+def statement(value: object) -> list[Billed]:
+    """Every pod with what it was billed; records without an amount or a pod are left out.
+
+    Raises:
+        BadReply: there is no list.
+    """
+    records = mapping(value).get("records")
+    if not isinstance(records, list):
+        raise BadReply("runpod: a bill without records", provider=PROVIDER)
+    totals: dict[str, Usd] = {}
+    for record in map(mapping, records):
+        ref, amount = text(record.get("podId")), usd(record.get("totalAmount"))
+        if ref and amount is not None:
+            totals[ref] = totals.get(ref, ZERO) + amount
+    return [Billed(ref, total) for ref, total in totals.items()]
 
 
 def _part(record: Mapping[str, object]) -> Bill:

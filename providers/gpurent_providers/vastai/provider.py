@@ -23,7 +23,15 @@ from gpurent.errors import (
 from gpurent.http import Api, Pace, Policy, Reply
 from gpurent.model import Charges, Instance, Launch, Need, Offer, Phase, SelfDestruct
 from gpurent.money import Usd
-from gpurent.spi import Provider, SupportsBalance, SupportsCharges, SupportsKeys, SupportsSelfDestruct
+from gpurent.spi import (
+    Billed,
+    Provider,
+    SupportsBalance,
+    SupportsCharges,
+    SupportsKeys,
+    SupportsSelfDestruct,
+    SupportsStatement,
+)
 from gpurent_providers.vastai import search, wire
 
 log = logging.getLogger(__name__)
@@ -176,15 +184,18 @@ class VastProvider:
     def charges(self, ref: str) -> Charges | None:
         """What was billed for an instance; None until its last row is old enough to be final."""
         now = int(self._clock.now())
-        days = {"day": {"gte": now - BILL_DAYS * 86_400, "lte": now}, "type": {"in": ["instance"]}}
-        query: dict[str, str | int] = {
-            "select_filters": json.dumps(days),
-            "format": "table",
-            "latest_first": "true",
-            "limit": 500,
-        }
-        found = wire.bill(self._pages("/api/v0/charges/", query, wire.charges_page), ref)
+        found = wire.bill(self._charged(now - BILL_DAYS * 86_400), ref)
         return None if found is None or now < found.until + SETTLED_S else found.charges
+
+    def statement(self, since: float) -> Sequence[Billed]:
+        """What every instance of the account was billed."""
+        return wire.statement(self._charged(int(since)))
+
+    def _charged(self, since: int) -> list[object]:
+        days = {"day": {"gte": since, "lte": int(self._clock.now())}, "type": {"in": ["instance"]}}
+        query: dict[str, str | int] = {"select_filters": json.dumps(days), "format": "table"}
+        query |= {"latest_first": "true", "limit": 500}
+        return self._pages("/api/v0/charges/", query, wire.charges_page)
 
     def self_destruct(self) -> SelfDestruct:
         """The key that Vast.ai puts into a container may start, stop and destroy that container."""
@@ -280,3 +291,4 @@ if TYPE_CHECKING:
     _c: type[SupportsCharges] = VastProvider
     _k: type[SupportsKeys] = VastProvider
     _s: type[SupportsSelfDestruct] = VastProvider
+    _t: type[SupportsStatement] = VastProvider

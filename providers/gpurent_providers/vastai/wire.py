@@ -11,6 +11,7 @@ from gpurent.errors import BadReply
 from gpurent.fields import mapping, prose, rows, text, usd, whole
 from gpurent.model import Charges, Endpoint, Instance, Launch, Need, Offer, Phase, Price, squash
 from gpurent.money import ZERO, Usd
+from gpurent.spi import Billed
 
 PROVIDER = "vastai"
 BID_ABOVE_FLOOR_PERCENT = 25
@@ -348,6 +349,20 @@ def bill(found: list[object], ref: str) -> Bill | None:
     if len(until) < len(own):
         raise BadReply("vastai: a charge without an end", provider=PROVIDER)
     return Bill(Charges(parts["gpu"], parts["disk"], parts["bwd"], parts["bwu"]), max(until))
+
+
+def statement(found: list[object]) -> list[Billed]:
+    """Every instance with what it was billed and its label; rows without an amount or a name are left out."""
+    totals: dict[str, Billed] = {}
+    for row in map(mapping, found):
+        kind, _, ref = text(row.get("source")).partition("-")
+        amount = usd(row.get("amount"))
+        if kind == "instance" and ref and amount is not None:
+            before = totals.get(ref, Billed(ref, ZERO))
+            totals[ref] = Billed(
+                ref, before.total + amount, before.tag or text(mapping(row.get("metadata")).get("label"))
+            )
+    return list(totals.values())
 
 
 def charges_page(value: object) -> tuple[list[object], str | None]:

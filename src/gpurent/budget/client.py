@@ -58,7 +58,7 @@ def here(home: Path) -> Here:
     return Here(socket.gethostname(), path.read_text(encoding="ascii") if path.exists() else "")
 
 
-def settle(home: Path) -> Here:
+def claim(home: Path) -> Here:
     """As ``here``; gives the folder a name that no other has, unless it has one."""
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     with FileLock(home / f"{PLACE}.lock"):

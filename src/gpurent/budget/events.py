@@ -36,6 +36,7 @@ class Kind(StrEnum):
     JOB_STARTED = "job_started"
     PROGRESS = "progress"
     CHECKPOINT_HOME = "checkpoint_home"
+    REPLANNED = "replanned"
     JOB_DONE = "job_done"
     JOB_FAILED = "job_failed"
     STOP_REQUESTED = "stop_requested"
@@ -56,7 +57,7 @@ OF_EITHER = frozenset({Kind.STOP_REQUESTED, Kind.NOTE})
 """Kinds that may be about a rental or about the whole run; all others need a tag."""
 BY_CLIENT = frozenset({
     Kind.RUN_OPENED, Kind.INTENT, Kind.CREATED, Kind.CREATE_REFUSED, Kind.CREATE_UNCLEAR, Kind.REACHABLE, Kind.PREPARED,
-    Kind.JOB_STARTED, Kind.PROGRESS, Kind.CHECKPOINT_HOME, Kind.JOB_DONE, Kind.JOB_FAILED,
+    Kind.JOB_STARTED, Kind.PROGRESS, Kind.CHECKPOINT_HOME, Kind.REPLANNED, Kind.JOB_DONE, Kind.JOB_FAILED,
 })  # fmt: skip
 """Kinds that only whoever conducts a run writes: signs of life. The others may be a reaper's on another computer."""
 
@@ -184,6 +185,14 @@ class CheckpointHome(Traffic):
     epoch: Count = 0
 
 
+class Replanned(Payload):
+    """The job will not fit: the engine is told to take fewer steps."""
+
+    job_id: str
+    steps: Count
+    epochs: Count
+
+
 class JobEnded(Traffic):
     """The engine is done and everything it made is home (``JOB_DONE``), or it gave up (``JOB_FAILED``)."""
 
@@ -240,6 +249,7 @@ PAYLOADS: Mapping[Kind, type[Payload]] = {
     Kind.JOB_STARTED: JobStarted,
     Kind.PROGRESS: ProgressMade,
     Kind.CHECKPOINT_HOME: CheckpointHome,
+    Kind.REPLANNED: Replanned,
     Kind.JOB_DONE: JobEnded,
     Kind.JOB_FAILED: JobEnded,
     Kind.STOP_REQUESTED: Payload,

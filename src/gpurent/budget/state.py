@@ -64,6 +64,8 @@ class Rental:
     bytes_out: int = 0
     charged: Charges | None = None
     why: str = ""
+    replanned_steps: int | None = None
+    """What the job was shortened to."""
     failed_at: float | None = None
     """When its machine turned out to be of no use, before it trained."""
     failure: str = ""
@@ -271,6 +273,8 @@ def _rental(rental: Rental, event: Event) -> Rental:
         case Kind.GONE:
             ended = lines.payload(event, lines.Gone).ended_at
             return replace(rental, state=RentalState.GONE, gone_at=event.at if ended is None else ended)
+        case Kind.REPLANNED:
+            return replace(rental, replanned_steps=lines.payload(event, lines.Replanned).steps)
         case Kind.MACHINE_FAILED:
             return replace(rental, failed_at=event.at, failure=_reason(event))
         case Kind.CHARGED:

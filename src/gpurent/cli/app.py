@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from datetime import datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -76,6 +77,16 @@ TrustedOnly = Annotated[bool, typer.Option("--trusted-only", help="Data centres 
 Interruptible = Annotated[
     bool, typer.Option("--interruptible", help="Also cheaper machines that whoever bids more may take away.")
 ]
+
+
+class Overrun(StrEnum):
+    """Values of ``--on-overrun``."""
+
+    STOP = "stop"
+    SHRINK = "shrink"
+    ASK = "ask"
+
+
 Config = Annotated[Path | None, typer.Option(help="kohya training_config.toml; default: the one in this folder.")]
 Dataset = Annotated[Path | None, typer.Option(help="Folder of <repeats>_<concept> folders.")]
 RunId = Annotated[str | None, typer.Argument(help="Run; default: the latest.")]
@@ -137,6 +148,13 @@ def train(
         float | None,
         typer.Option(min=1, max=1440, metavar="MINUTES", help="Keep results on the machine so long if we vanish."),
     ] = None,
+    max_hours: Annotated[
+        float | None, typer.Option(min=0.001, metavar="HOURS", help="End a rental after so long, whatever the budget.")
+    ] = None,
+    on_overrun: Annotated[
+        Overrun | None,
+        typer.Option(help="If it will not fit: stop at the deadline, shrink to fewer epochs, or ask. Default: stop."),
+    ] = None,
     unguarded: Annotated[
         bool, typer.Option("--unguarded", help="Rent even where the machine cannot end itself.")
     ] = False,
@@ -149,7 +167,12 @@ def train(
     from gpurent.cli.quote import NeedOptions
 
     need = NeedOptions(gpu, max_price, min_vram, trusted_only, interruptible)
-    return command.run(command.TrainOptions(budget, config, dataset, output, need, dry_run, yes, json, hold, unguarded))
+    choice: Any = None if on_overrun is None else on_overrun.value
+    return command.run(
+        command.TrainOptions(
+            budget, config, dataset, output, need, dry_run, yes, json, hold, unguarded, max_hours, choice
+        )
+    )
 
 
 @app.command()
@@ -210,6 +233,36 @@ def receipt(run_id: RunId = None, json: Json = False) -> int:
     from gpurent.cli import receipt as command
 
     return command.run(run_id, as_json=json)
+
+
+@app.command()
+def why(run_id: RunId = None, json: Json = False) -> int:
+    """Say why a run failed, what to do about it, and where its logs are."""
+    from gpurent.cli import why as command
+
+    return command.run(run_id, as_json=json)
+
+
+class Group(StrEnum):
+    """Values of ``--by``."""
+
+    MONTH = "month"
+    PROVIDER = "provider"
+    GPU = "gpu"
+    JOB = "job"
+
+
+@app.command()
+def costs(
+    by: Annotated[Group, typer.Option(help="How to group.")] = Group.MONTH,
+    offline: Annotated[bool, typer.Option("--offline", help="Ask no provider for bills.")] = False,
+    json: Json = False,
+) -> int:
+    """Show what all runs cost, as reckoned and as billed, and charges that nothing here explains."""
+    from gpurent.cli import costs as command
+
+    chosen: Any = by.value
+    return command.run(chosen, offline=offline, as_json=json)
 
 
 @app.command()

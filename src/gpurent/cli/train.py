@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from gpurent.cli.quote import NeedOptions
 from gpurent.dataset.job import Job
 from gpurent.errors import UsageError
 from gpurent.money import Usd
+from gpurent.plan.overrun import Choice
 from gpurent.plan.quote import Quote, QuoteRow, require_offer
 
 
@@ -32,6 +34,8 @@ class TrainOptions:
     as_json: bool
     hold: float | None = None
     unguarded: bool = False
+    max_hours: float | None = None
+    on_overrun: Choice | None = None
 
 
 def run(options: TrainOptions) -> int:
@@ -71,9 +75,32 @@ def run(options: TrainOptions) -> int:
                 interrupt=interrupt,
                 unguarded=options.unguarded,
                 hold_minutes=options.hold,
+                max_hours=options.max_hours,
+                on_overrun=options.on_overrun,
+                asker=Terminal() if sys.stdin.isatty() and not options.as_json else None,
             ),
             as_json=options.as_json,
         )
+
+
+class Terminal:
+    """Asks on the terminal; whoever answers later than the run ends is not heard."""
+
+    def __init__(self) -> None:
+        self._answer: str | None = None
+
+    def ask(self, question: str) -> None:
+        """Put the question while the training goes on."""
+        output.notes.print(question, style="bold yellow")
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        said = sys.stdin.readline().strip().lower()
+        self._answer = "shrink" if said in ("y", "yes") else "stop"
+
+    def answer(self) -> str | None:
+        """What was answered; None so far."""
+        return self._answer
 
 
 def describe(job: Job) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 
@@ -26,10 +26,12 @@ from gpurent.errors import (
     NoOffer,
     OfferGone,
 )
+from gpurent.jobs import postmortem
 from gpurent.jobs.deadman import DeadMan
 from gpurent.jobs.interrupt import Interrupt, Stop
 from gpurent.jobs.progress import Notice, Stage, StageStarted
 from gpurent.jobs.rental import Held, LaunchOrder, Rentals
+from gpurent.jobs.replan import Asker, Nobody, Replanner
 from gpurent.jobs.session import Outcome, Session
 from gpurent.jobs.watch import Halt, Tell, Watch
 from gpurent.money import Usd
@@ -52,6 +54,7 @@ class Conductor:
     tell: Tell
     interrupt: Interrupt
     run_id: str
+    asker: Asker = field(default_factory=Nobody)
 
     @property
     def run_dir(self) -> Path:
@@ -90,14 +93,21 @@ class Conductor:
                 ) from halt
             self._close("budget" if halt.budget else "interrupted", 4 if halt.budget else 130)
             raise (BudgetReached if halt.budget else Interrupted)(f"{halt}; nothing runs any more.") from halt
-        except BaseException:
+        except BaseException as error:
             if not self._open_rentals():
                 self._close("failed", 1)
+            if isinstance(error, GpurentError):
+                self._explain(error)
             raise
         stopped_by_user = outcome.stopped and self.interrupt.level >= Stop.ORDERLY
         word = "done" if not outcome.stopped else "interrupted" if stopped_by_user else "budget"
         self._close(word, {"done": 0, "interrupted": 130, "budget": 4}[word])
         return outcome
+
+    def _explain(self, error: GpurentError) -> None:
+        found = postmortem.write(self.ledger, self.run_id, self.run_dir, error)
+        error.hint = error.hint or found.remedy
+        self.tell(Notice(f"{found.cause} `gpurent why {self.run_id}` says more; everything is in {self.run_dir}."))
 
     def _open_rentals(self) -> tuple[Rental, ...]:
         return tuple(self.ledger.run(self.run_id).open_rentals)
@@ -138,7 +148,8 @@ class Conductor:
             held = self.rentals.rent(self.run_id, tag, offer, order, limits, row.asks)
             with closing(self.rentals.reach(held, watch)) as host:
                 guard = self.rentals.guard(host, offer.provider, limits.hard, order)
-                session = self._session(host, job.output_dir, tag, held, watch, guard)
+                replan = Replanner(order.on_overrun, lambda: limits.soft, self.clock, self.tell, self.asker)
+                session = self._session(host, job.output_dir, tag, held, watch, guard, replan)
                 session.prepare(job, session.upload(job))
                 return session.follow()
 
@@ -155,12 +166,19 @@ class Conductor:
             return self._session(host, output_dir, rental.job_id, held, watch, guard).follow()
 
     def _session(
-        self, host: Host, output_dir: Path, job_id: str, held: Held, watch: Watch, guard: DeadMan | None
+        self,
+        host: Host,
+        output_dir: Path,
+        job_id: str,
+        held: Held,
+        watch: Watch,
+        guard: DeadMan | None,
+        replan: Replanner | None = None,
     ) -> Session:
         return Session(
             host, job_id, output_dir, self.run_id, held.tag, self.ledger, self.clock, watch, self.tell, self.run_dir,
             lost_s=self.rentals.patience.lost_s, follow_s=self.rentals.patience.follow_s,
-            exists=lambda: self.rentals.exists(held), guard=guard,
+            exists=lambda: self.rentals.exists(held), guard=guard, replan=replan,
         )  # fmt: skip
 
     def _limits(self, job: Job, row: QuoteRow, max_hours: float | None) -> Deadlines:

@@ -28,6 +28,7 @@ from gpurent.jobs.teardown import Teardown
 from gpurent.jobs.watch import Tell, Watch
 from gpurent.model import Endpoint, Identity, Instance, Launch, Offer, Phase
 from gpurent.money import ZERO, Usd
+from gpurent.plan.overrun import Choice
 from gpurent.spi import Connector, Facts, Host, Provider, SupportsKeys, SupportsSelfDestruct
 
 PRICE_TOLERANCE_PERCENT = 2
@@ -293,6 +294,8 @@ class LaunchOrder:
     """How long results stay on the machine when no client comes for them."""
     unguarded: bool = False
     """Rent even where the machine cannot end itself."""
+    on_overrun: Choice = "stop"
+    """What happens when the measured speed says that the job will not fit."""
 
 
 def _check(offer: Offer, instance: Instance, disk_gb: int) -> None:

@@ -12,11 +12,13 @@ from gpurent.budget.events import Kind
 from gpurent.budget.ledger import Ledger
 from gpurent.clock import Clock
 from gpurent.dataset.job import Job
-from gpurent.errors import CommandFailed, HostUnreachable, JobFailed, TransferFailed
+from gpurent.errors import CommandFailed, HostError, HostUnreachable, JobFailed, TransferFailed
 from gpurent.jobs import events
 from gpurent.jobs.deadman import DeadMan
 from gpurent.jobs.follow import EventFollower
+from gpurent.jobs.postmortem import look_at_host
 from gpurent.jobs.progress import Collected, Notice, Stage, StageMoved, StageStarted, Trained
+from gpurent.jobs.replan import Replanner, shorten
 from gpurent.jobs.watch import Tell, Watch
 from gpurent.spi import Host
 
@@ -62,6 +64,7 @@ class Session:
     exists: Callable[[], bool]
     """Asks the provider, when the link is dead, whether the machine is there at all."""
     guard: DeadMan | None = None
+    replan: Replanner | None = None
     traffic: Traffic = field(default_factory=Traffic)
 
     @property
@@ -147,6 +150,7 @@ class Session:
             "out_dir": f"{base}/out",
             "events": f"{base}/events.jsonl",
             "stop_file": f"{base}/stop",
+            "plan_file": f"{base}/plan.json",
             "resume": False,
         }
 
@@ -243,6 +247,9 @@ class Session:
             peak_mem_mb=step.peak_mem_mb, elapsed_s=step.elapsed_s, bytes_in=self.traffic.bytes_in,
             bytes_out=self.traffic.bytes_out,
         )  # fmt: skip
+        shorter = self.replan.wanted(step) if self.replan is not None else None
+        if shorter is not None:
+            shorten(self.host, self.folder, self.ledger, self.run_id, self.tag, self.job_id, shorter)
 
     def _collect(self, checkpoint: events.Checkpoint) -> Path:
         target = self.output_dir / PurePosixPath(checkpoint.path)
@@ -273,6 +280,10 @@ class Session:
             self.run_id, Kind.JOB_FAILED, tag=self.tag, job_id=self.job_id, code=code, reason=message,
             bytes_in=self.traffic.bytes_in, bytes_out=self.traffic.bytes_out,
         )  # fmt: skip
+        try:
+            look_at_host(self.host, self.run_dir)
+        except HostError as error:
+            self.tell(Notice(f"What the machine says of itself could not be fetched: {error}"))
         raise JobFailed(f"training failed ({code}): {message}", code=code, hint=remedy)
 
     def _keep_log(self) -> None:

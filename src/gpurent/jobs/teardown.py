@@ -88,6 +88,14 @@ class Teardown:
         self.ledger.append(run_id, Kind.GONE, tag=tag)
         self.tell(Gone(ref or "never created", tag))
 
+    def settle(self, rental: Rental) -> bool:
+        """Record the final bill of a rental that is over; False while the provider has none."""
+        charges = None if rental.ref is None else self._charges(rental.provider, rental.ref)
+        if charges is None or not charges.final:
+            return False
+        self.ledger.append(rental.run_id, Kind.CHARGED, tag=rental.tag, charges=charges)
+        return True
+
     def _charges(self, name: str, ref: str) -> Charges | None:
         provider: object = self.providers.get(name)
         if not isinstance(provider, SupportsCharges):

@@ -1,0 +1,70 @@
+"""``gpurent costs``."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+from rich.table import Table
+
+from gpurent.cli import output
+from gpurent.cli.common import open_broker
+from gpurent.money import Usd
+from gpurent.report.costs import By, CostLine, Unknown
+
+
+def run(by: By, *, offline: bool, as_json: bool) -> int:
+    """Show what all runs cost; ask providers for bills that are missing, and for charges that nothing explains."""
+    with open_broker() as broker:
+        notes: list[str] = []
+        if not offline:
+            broker.settle(tell=lambda event: notes.append(getattr(event, "message", "")))
+        lines = broker.costs(by)
+        strange = (
+            () if offline else broker.unknown_charges(tell=lambda event: notes.append(getattr(event, "message", "")))
+        )
+        if as_json:
+            output.print_json(
+                {"by": by, "lines": [_dict(one) for one in lines], "unknown": [_told(one) for one in strange]}
+            )
+            return 0
+        _print(by, lines)
+        for note in dict.fromkeys(note for note in notes if note):
+            output.notes.print(note)
+        for one in strange:
+            what = (
+                "with our tag: possibly an orphan; `gpurent reap --all-accounts` ends it if it lives"
+                if one.ours
+                else ("without our tag: rented by hand?")
+            )
+            output.notes.print(
+                f"{one.provider} billed {one.bill.total.rounded(4)} for {one.bill.ref} {one.bill.tag}".rstrip()
+                + f", which is not in this ledger, {what}.", style="yellow" if one.ours else None,
+            )  # fmt: skip
+    return 0
+
+
+def _print(by: By, lines: tuple[CostLine, ...]) -> None:
+    table = Table(header_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in (by, "rentals", "failed", "our reckoning", "provider billed", "cost"):
+        table.add_column(heading, justify="left" if heading == by else "right", no_wrap=True)
+    for one in lines:
+        billed = one.billed.rounded(4) + (f" ({one.unbilled} not yet)" if one.unbilled else "")
+        table.add_row(one.key, str(one.rentals), str(one.failed), one.reckoned.rounded(4), billed, one.cost.rounded(4))
+    total = Usd.total([one.cost for one in lines])
+    table.add_row("total", str(sum(one.rentals for one in lines)), "", "", "", total.rounded(4), style="bold")
+    output.console.print(table)
+
+
+def _dict(line: CostLine) -> dict[str, object]:
+    values = {one.name: getattr(line, one.name) for one in fields(line)}
+    return {
+        f"{name}_micros" if isinstance(value, Usd) else name: value.micros if isinstance(value, Usd) else value
+        for name, value in values.items()
+    }
+
+
+def _told(one: Unknown) -> dict[str, object]:
+    return {
+        "provider": one.provider, "ref": one.bill.ref, "tag": one.bill.tag, "total_micros": one.bill.total.micros,
+        "ours": one.ours,
+    }  # fmt: skip
