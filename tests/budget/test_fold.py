@@ -28,6 +28,7 @@ DATA: Mapping[Kind, Mapping[str, object]] = {
     Kind.JOB_STARTED: {"job_id": "j"},
     Kind.PROGRESS: {"step": 1, "total": 2, "bytes_in": 10},
     Kind.CHECKPOINT_HOME: {"path": "a.safetensors", "size": 3, "sha256": "0"},
+    Kind.REPLANNED: {"job_id": "j", "steps": 1, "epochs": 1},
     Kind.JOB_DONE: {"job_id": "j"},
     Kind.JOB_FAILED: {"job_id": "j"},
     Kind.CHARGED: {"charges": Charges(Usd(5))},
