@@ -15,7 +15,6 @@ from gpurent.budget.ledger import Ledger
 from gpurent.clock import SystemClock
 from gpurent.sandbox.server import Sandbox
 
-
 pytestmark = pytest.mark.parametrize("place", DATABASES[-1:], indirect=True)
 """On PostgreSQL, where there is one: that is what teams have."""
 
@@ -68,4 +67,5 @@ def test_a_killed_client_is_mended_where_it_ran_and_left_alone_elsewhere(place: 
     assert anna.run("status").returncode == 5
     reaped = anna.run("reap")
     assert (reaped.returncode, market.truth()) == (0, []), reaped.stdout + reaped.stderr
+    assert list((anna.folder / "output").glob("*.safetensors")), reaped.stdout + reaped.stderr
     assert ben.run("status").returncode == 0
