@@ -14,9 +14,10 @@ from typing import Self
 
 from gpurent import registry
 from gpurent.budget.avoid import Machine, avoided
-from gpurent.budget.client import is_alive
+from gpurent.budget.client import claim, here, is_alive
 from gpurent.budget.events import Kind
 from gpurent.budget.ledger import Ledger
+from gpurent.budget.presence import believed_alive, elsewhere
 from gpurent.budget.reaper import Action, Leave, Orphan
 from gpurent.budget.spend import run_spent
 from gpurent.budget.state import RentalState, Run
@@ -44,7 +45,7 @@ from gpurent.plan.quote import Quote, QuoteRow, Source, affordable_rows, make_qu
 from gpurent.registry import Opened, Problem
 from gpurent.report.costs import By, CostLine, Unknown, costs, unknown, unsettled
 from gpurent.report.receipt import Receipt, make_receipt
-from gpurent.settings import Settings, load_settings, state_dir
+from gpurent.settings import LEDGER_FILE, Settings, ledger_url, load_settings, state_dir
 from gpurent.spi import Billed, Connector, Provider, SupportsStatement
 
 MAX_ATTEMPTS = 4
@@ -114,9 +115,11 @@ class Broker:
 
     @property
     def ledger(self) -> Ledger:
-        """The ledger of ``home``, opened on first use."""
+        """The ledger that ``GPURENT_LEDGER_URL`` names, else that of ``home``; opened on first use."""
         if self._ledger is None:
-            self._ledger = Ledger.open(self.home / "ledger.db", self.clock)
+            url = ledger_url()
+            path = self.home / LEDGER_FILE
+            self._ledger = Ledger.open_url(url, self.clock) if url else Ledger.open(path, self.clock)
         return self._ledger
 
     @property
@@ -221,7 +224,7 @@ class Broker:
         run_id = self.ledger.open_run(
             job.name, budget, output_dir=job.output_dir, data_dir=job.data_dir, workload=job.workload,
             config={"path": str(job.config_path), "data_dir": str(job.data_dir), "output_dir": str(job.output_dir)},
-            per_day=limits.per_day, per_month=limits.per_month,
+            per_day=limits.per_day, per_month=limits.per_month, place=claim(self.home).place,
         )  # fmt: skip
         if self._guardable:
             detached.start(self.home)
@@ -265,6 +268,11 @@ class Broker:
             and as ``train``.
         """
         run = self.ledger.run(run_id)
+        if elsewhere(run, here(self.home)) and not (self.run_dir(run_id) / "keys").is_dir():
+            raise UsageError(
+                f"run {run_id} was started on the computer {run.client.host}, which alone has the keys to its machine",
+                hint="`gpurent attach` there; `gpurent stop` asks it from here.",
+            )
         rental = next((one for one in run.open_rentals if one.ref is not None and one.job_id is not None), None)
         if rental is None or rental.ref is None or rental.endpoint is None:
             state = "is over" if not run.open_rentals else "had not begun to train"
@@ -297,7 +305,7 @@ class Broker:
         if not run.open_rentals:
             raise UsageError(f"run {run_id} is over; nothing of it runs")
         self.ledger.append(run_id, Kind.STOP_REQUESTED)
-        if is_alive(self.run_dir(run_id)):
+        if self._attended(run):
             return None
         interrupt = Interrupt()
         interrupt.request(Stop.ORDERLY)
@@ -306,7 +314,7 @@ class Broker:
     def status(self) -> tuple[RunView, ...]:
         """All runs, oldest first, with what they cost so far."""
         now = self.clock.now()
-        return tuple(RunView(run, is_alive(self.run_dir(run.id)), run_spent(run, now)) for run in self.ledger.runs())
+        return tuple(RunView(run, self._attended(run), run_spent(run, now)) for run in self.ledger.runs())
 
     def receipt(self, run_id: str) -> Receipt:
         """The bill of one run so far."""
@@ -334,8 +342,14 @@ class Broker:
         return unknown(self.ledger.runs(), statements)
 
     def live_runs(self) -> set[str]:
-        """Runs whose client process is alive."""
-        return {run.id for run in self.ledger.runs() if run.outcome is None and is_alive(self.run_dir(run.id))}
+        """Runs whose client is alive, as far as can be told from here."""
+        return {run.id for run in self.ledger.runs() if run.outcome is None and self._attended(run)}
+
+    def _attended(self, run: Run) -> bool:
+        """Whether a client looks after it: by its lock here, by what was last heard of it on another computer."""
+        if is_alive(self.run_dir(run.id)):
+            return True
+        return elsewhere(run, here(self.home)) and believed_alive(run, self.clock.now())
 
     def reap(
         self, *, dry_run: bool = False, all_accounts: bool = False, tell: Tell = _silent, patience_s: float = 120.0,
@@ -377,7 +391,7 @@ class Broker:
 
     def _adopt(self, orphans: Sequence[Instance]) -> None:
         """Write machines that this ledger does not know into it, as a run of their own without a client."""
-        run_id = self.ledger.open_run("orphans", ZERO, output_dir=self.home, config={})
+        run_id = self.ledger.open_run("orphans", ZERO, output_dir=self.home, config={}, place=claim(self.home).place)
         now = self.clock.now()
         for one in orphans:
             offer = Offer(one.provider, one.ref, one.gpu, 0, one.price)
@@ -402,5 +416,5 @@ class Broker:
         """Runs without rentals whose client died give their reservation back; very young ones may still be starting."""
         for run in runs:
             young = self.clock.now() - run.opened_at < 60 and not run.rentals
-            if run.outcome is None and not run.open_rentals and not young and not is_alive(self.run_dir(run.id)):
+            if run.outcome is None and not run.open_rentals and not young and not self._attended(run):
                 self.ledger.append(run.id, Kind.RUN_CLOSED, outcome="abandoned", exit_code=1)

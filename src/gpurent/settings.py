@@ -298,6 +298,18 @@ def state_dir() -> Path:
     return Path(override).expanduser() if override else user_state_path("gpurent", appauthor=False)
 
 
+LEDGER_FILE = "ledger.db"
+"""The ledger's name in the state folder."""
+
+
+def ledger_url() -> str:
+    """Where the ledger lies instead of the state folder: ``GPURENT_LEDGER_URL``; empty when it is not set.
+
+    Not a key of ``gpurent.toml``: it may hold a password, and that file is shared.
+    """
+    return os.environ.get("GPURENT_LEDGER_URL", "").strip()
+
+
 def describe() -> str:
     """Reference of all keys as Markdown, generated for the documentation."""
     lines = [
@@ -307,7 +319,8 @@ def describe() -> str:
         "",
         "Every key is optional. An unknown key is an error. The environment variable wins over the file, and the",
         "command line over both. Dollars may be a number or a string and are kept exactly.",
-        "`GPURENT_STATE_DIR` moves the ledger and the runs.",
+        "`GPURENT_STATE_DIR` moves the ledger and the runs; `GPURENT_LEDGER_URL` puts the ledger into a database that",
+        "[several computers share](../how-to/share-a-budget.md).",
     ]
     variables = {(section, key): variable for section, key, variable in environment_names()}
     for section, outer in Settings.model_fields.items():

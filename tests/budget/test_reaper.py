@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.budget.world import intend, listed, opened
+from tests.budget.world import Place, intend, listed, opened
 
 from gpurent.budget.events import Kind
 from gpurent.budget.ledger import Ledger
@@ -74,9 +72,9 @@ class World:
             self.clock.advance(30)
 
 
-def world(folder: Path, *kinds: tuple[Kind, dict[str, object]], hours: float = 24.0) -> World:
+def world(place: Place, *kinds: tuple[Kind, dict[str, object]], hours: float = 24.0) -> World:
     clock = ManualClock()
-    ledger, run_id = opened(folder, clock)
+    ledger, run_id = opened(place, clock)
     tag = intend(ledger, run_id, clock.now(), hours=hours)
     for kind, data in kinds:
         ledger.append(run_id, kind, tag=tag, **data)
@@ -125,10 +123,10 @@ def names(actions: tuple[Action, ...]) -> list[str]:
     ],
 )
 def test_what_is_decided(
-    tmp_path: Path, story: tuple[tuple[Kind, dict[str, object]], ...], shown: bool, live: bool, decided: list[str]
+    place: Place, story: tuple[tuple[Kind, dict[str, object]], ...], shown: bool, live: bool, decided: list[str]
 ) -> None:
     """The table of decisions: how far the ledger got, whether the listing shows it, whether its client lives."""
-    scene = world(tmp_path, *story)
+    scene = world(place, *story)
     scene.account = {"i-1": listed(scene.tag)} if shown else {}
     assert names(scene.decide([scene.run_id] if live else [])) == decided
 
@@ -143,27 +141,27 @@ def test_what_is_decided(
     ],
 )
 def test_only_a_started_and_unfinished_job_is_collected_first(
-    tmp_path: Path, story: tuple[tuple[Kind, dict[str, object]], ...], hours: float, collect: bool
+    place: Place, story: tuple[tuple[Kind, dict[str, object]], ...], hours: float, collect: bool
 ) -> None:
     """Nothing is fetched from a machine that has nothing new, nor from one past its hard deadline."""
-    scene = world(tmp_path, *story, hours=hours)
+    scene = world(place, *story, hours=hours)
     scene.account = {"i-1": listed(scene.tag)}
     (destroy,) = [one for one in scene.decide() if isinstance(one, Destroy)]
     assert destroy.collect_first is collect
 
 
-def test_the_hard_deadline_overrules_a_living_client(tmp_path: Path) -> None:
+def test_the_hard_deadline_overrules_a_living_client(place: Place) -> None:
     """A client that hangs does not get to exceed the budget."""
-    scene = world(tmp_path, CREATED, REACHABLE, hours=1.0)
+    scene = world(place, CREATED, REACHABLE, hours=1.0)
     scene.account = {"i-1": listed(scene.tag)}
     assert names(scene.decide([scene.run_id])) == ["leave"]
     scene.clock.advance(3600)
     assert names(scene.decide([scene.run_id])) == ["destroy"]
 
 
-def test_a_failed_listing_proves_nothing_but_a_known_machine_is_destroyed_anyway(tmp_path: Path) -> None:
+def test_a_failed_listing_proves_nothing_but_a_known_machine_is_destroyed_anyway(place: Place) -> None:
     """Without a listing nothing is ever concluded gone; an order to destroy needs none."""
-    scene = world(tmp_path, CREATED, REACHABLE)
+    scene = world(place, CREATED, REACHABLE)
     scene.account, scene.listing_works = {"i-1": listed(scene.tag)}, False
     assert names(scene.decide()) == ["destroy"]
     scene.settle(20)
@@ -171,9 +169,9 @@ def test_a_failed_listing_proves_nothing_but_a_known_machine_is_destroyed_anyway
     assert scene.ledger.open_rentals()
 
 
-def test_a_silent_create_is_ruled_out_only_after_grace_and_absence(tmp_path: Path) -> None:
+def test_a_silent_create_is_ruled_out_only_after_grace_and_absence(place: Place) -> None:
     """Three empty listings within seconds say nothing about a create whose answer was lost."""
-    scene = world(tmp_path, UNCLEAR)
+    scene = world(place, UNCLEAR)
     for _ in range(ABSENT_LISTINGS + 3):
         scene.apply(scene.decide())
     assert names(scene.decide()) == ["leave"]
@@ -181,9 +179,9 @@ def test_a_silent_create_is_ruled_out_only_after_grace_and_absence(tmp_path: Pat
     assert names(scene.decide()) == ["absent", "gone"]
 
 
-def test_a_machine_that_lists_late_is_not_taken_for_gone(tmp_path: Path) -> None:
+def test_a_machine_that_lists_late_is_not_taken_for_gone(place: Place) -> None:
     """Created, ordered to end before any listing knew it, shown a minute later: it is destroyed again."""
-    scene = world(tmp_path, CREATED)
+    scene = world(place, CREATED)
     scene.account, scene.visible_from = {"i-1": listed(scene.tag)}, scene.clock.now() + UNSEEN_GRACE_S / 2
     for _ in range(6):
         scene.apply(scene.decide())
@@ -193,45 +191,44 @@ def test_a_machine_that_lists_late_is_not_taken_for_gone(tmp_path: Path) -> None
     assert not scene.ledger.open_rentals()
 
 
-def test_twins_under_one_tag_are_both_destroyed(tmp_path: Path) -> None:
+def test_twins_under_one_tag_are_both_destroyed(place: Place) -> None:
     """A create that happened twice leaves nothing behind."""
-    scene = world(tmp_path, UNCLEAR)
+    scene = world(place, UNCLEAR)
     scene.account = {"i-1": listed(scene.tag, "i-1"), "i-2": listed(scene.tag, "i-2")}
     scene.settle()
     assert not scene.account
     assert not scene.ledger.open_rentals()
 
 
-def test_a_machine_of_another_ledger_is_reported_and_left(tmp_path: Path) -> None:
+def test_a_machine_of_another_ledger_is_reported_and_left(place: Place) -> None:
     """It may be another computer's work; machines that are not ours by name are not even mentioned."""
-    scene = world(tmp_path, CREATED, GONE)
+    scene = world(place, CREATED, GONE)
     scene.account = {"x": listed("gpurent-20200101-000000-abcd-1", "x"), "y": listed("my-notebook", "y")}
     (orphan,) = scene.decide()
     assert isinstance(orphan, Orphan) and orphan.instance.ref == "x"
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    st.sampled_from([(), (CREATED,), (UNCLEAR,), (CREATED, REACHABLE), (CREATED, REACHABLE, STARTED),
+    story=st.sampled_from([(), (CREATED,), (UNCLEAR,), (CREATED, REACHABLE), (CREATED, REACHABLE, STARTED),
                      (CREATED, REACHABLE, SENT), (CREATED, SENT, ACCEPTED), (REFUSED,), (CREATED, GONE)]),
-    st.integers(0, 2),
-    st.integers(0, 100),
-    st.lists(st.booleans(), max_size=6),
+    copies=st.integers(0, 2),
+    lag_s=st.integers(0, 100),
+    outages=st.lists(st.booleans(), max_size=6),
 )  # fmt: skip
 def test_reaping_ends_with_nothing_left_and_nothing_to_do(
-    story: tuple[tuple[Kind, dict[str, object]], ...], copies: int, lag_s: int, outages: list[bool]
+    place: Place, story: tuple[tuple[Kind, dict[str, object]], ...], copies: int, lag_s: int, outages: list[bool]
 ) -> None:
     """Whatever exists and however late it lists, repeated reaping empties the account, and then decides nothing."""
-    with tempfile.TemporaryDirectory() as folder:
-        scene = world(Path(folder), *story)
-        scene.account = {f"i-{n}": listed(scene.tag, f"i-{n}") for n in range(1, copies + 1)}
-        scene.visible_from = scene.clock.now() + lag_s
-        for works in outages:
-            scene.listing_works = works
-            scene.settle(1)
-        scene.listing_works = True
-        scene.settle()
-        assert not scene.account
-        assert not scene.ledger.open_rentals()
-        assert scene.decide() == ()
-        scene.ledger.close()
+    scene = world(place.another(), *story)
+    scene.account = {f"i-{n}": listed(scene.tag, f"i-{n}") for n in range(1, copies + 1)}
+    scene.visible_from = scene.clock.now() + lag_s
+    for works in outages:
+        scene.listing_works = works
+        scene.settle(1)
+    scene.listing_works = True
+    scene.settle()
+    assert not scene.account
+    assert not scene.ledger.open_rentals()
+    assert scene.decide() == ()
+    scene.ledger.close()

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import sqlalchemy as sa
 
 from gpurent.budget.events import Kind
 from gpurent.budget.ledger import Ledger
-from gpurent.clock import ManualClock
+from gpurent.clock import Clock, ManualClock
 from gpurent.model import Instance, Offer, Phase, Price
 from gpurent.money import Usd
 
@@ -14,10 +19,39 @@ PRICE = Price(Usd.parse("0.40"), Usd.parse("0.10"), Usd.parse("0.01"), Usd.parse
 OFFER = Offer("cloud", "offer-1", "RTX 4090", 24_000, PRICE)
 
 
-def opened(folder: Path, clock: ManualClock, budget: str = "10") -> tuple[Ledger, str]:
+@dataclass(frozen=True)
+class Place:
+    """Where one ledger lies, and a folder. What is opened through it is closed with the test."""
+
+    url: str
+    folder: Path
+    fresh: Callable[[], str]
+    closing: ExitStack
+
+    def open(self, clock: Clock) -> Ledger:
+        """The ledger, made at first."""
+        ledger = Ledger.open_url(self.url, clock)
+        self.closing.callback(ledger.close)
+        return ledger
+
+    def another(self) -> Place:
+        """A second, empty database of the same kind."""
+        return replace(self, url=self.fresh())
+
+    def raw(self) -> sa.Engine:
+        """The database as another program sees it; every statement is a transaction."""
+        return sa.create_engine(self.url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+
+    def execute(self, statement: str) -> None:
+        """One statement of that other program."""
+        with self.raw().connect() as connection:
+            connection.exec_driver_sql(statement)
+
+
+def opened(place: Place, clock: ManualClock, budget: str = "10") -> tuple[Ledger, str]:
     """A ledger with one open run."""
-    ledger = Ledger.open(folder / "ledger.sqlite3", clock)
-    return ledger, ledger.open_run("cat", Usd.parse(budget), output_dir=folder, config={})
+    ledger = place.open(clock)
+    return ledger, ledger.open_run("cat", Usd.parse(budget), output_dir=place.folder, config={})
 
 
 def intend(ledger: Ledger, run_id: str, now: float, n: int = 1, hours: float = 24.0) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from tests.budget.world import intend, opened
+from tests.budget.world import intend
 
 from gpurent.budget.events import Kind
+from gpurent.budget.ledger import Ledger
 from gpurent.clock import ManualClock
 from gpurent.model import Charges
 from gpurent.money import ZERO, Usd
@@ -17,7 +18,8 @@ from gpurent.report.receipt import Receipt, make_receipt
 def told(folder: Path, budget: str = "10", billed: str = "0.55") -> Receipt:
     """A refused attempt, then an hour's training that the provider billed."""
     clock = ManualClock()
-    ledger, run_id = opened(folder, clock, budget)
+    ledger = Ledger.open(folder / "ledger.db", clock)
+    run_id = ledger.open_run("cat", Usd.parse(budget), output_dir=folder, config={})
     first = intend(ledger, run_id, clock.now(), 1)
     ledger.append(run_id, Kind.CREATE_REFUSED, tag=first, reason="taken")
     tag = intend(ledger, run_id, clock.now(), 2)

@@ -61,7 +61,6 @@ DEATHS: dict[Kind, Death] = {
 DONE = (Kind.CREATED, Kind.CREATE_UNCLEAR, Kind.CHECKPOINT_HOME, Kind.DESTROY_ACCEPTED, Kind.GONE)
 """Lines that say what was done already: death in between is the moment that nobody has written down."""
 NOT_BY_TRAIN = {
-    Kind.SEEN_PRESENT: "nothing writes it",
     Kind.STOP_REQUESTED: "written by `gpurent stop`, whose own death changes nothing for the client that obeys",
     Kind.NOTE: "for readers of the ledger",
 }

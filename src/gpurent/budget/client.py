@@ -1,14 +1,20 @@
-"""Whether the process that conducts a run is alive: an operating-system lock that dies with it."""
+"""Whether the process that conducts a run here is alive: an operating-system lock that dies with it."""
 
 from __future__ import annotations
 
+import socket
+import uuid
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from filelock import FileLock, Timeout
 
+from gpurent.budget.presence import Here
 from gpurent.errors import UsageError
+
+PLACE = "place"
+"""File of a state folder that holds its name."""
 
 
 class ClientLock:
@@ -44,3 +50,20 @@ def is_alive(run_dir: Path) -> bool:
         return True
     lock.release()
     return False
+
+
+def here(home: Path) -> Here:
+    """This computer with the state folder ``home``. Writes nothing."""
+    path = home / PLACE
+    return Here(socket.gethostname(), path.read_text(encoding="ascii") if path.exists() else "")
+
+
+def claim(home: Path) -> Here:
+    """As ``here``; gives the folder a name that no other has, unless it has one."""
+    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with FileLock(home / f"{PLACE}.lock"):
+        if not (home / PLACE).exists():
+            part = home / f"{PLACE}.part"
+            part.write_text(uuid.uuid4().hex, encoding="ascii")
+            part.replace(home / PLACE)
+    return here(home)

@@ -44,7 +44,6 @@ class Kind(StrEnum):
     DESTROY_ACCEPTED = "destroy_accepted"
     DESTROY_FAILED = "destroy_failed"
     SEEN_ABSENT = "seen_absent"
-    SEEN_PRESENT = "seen_present"
     GONE = "gone"
     MACHINE_FAILED = "machine_failed"
     CHARGED = "charged"
@@ -56,6 +55,11 @@ OF_A_RUN = frozenset({Kind.RUN_OPENED, Kind.RUN_CLOSED})
 """Kinds that never carry a tag."""
 OF_EITHER = frozenset({Kind.STOP_REQUESTED, Kind.NOTE})
 """Kinds that may be about a rental or about the whole run; all others need a tag."""
+BY_CLIENT = frozenset({
+    Kind.RUN_OPENED, Kind.INTENT, Kind.CREATED, Kind.CREATE_REFUSED, Kind.CREATE_UNCLEAR, Kind.REACHABLE, Kind.PREPARED,
+    Kind.JOB_STARTED, Kind.PROGRESS, Kind.CHECKPOINT_HOME, Kind.REPLANNED, Kind.JOB_DONE, Kind.JOB_FAILED,
+})  # fmt: skip
+"""Kinds that only whoever conducts a run writes: signs of life. The others may be a reaper's on another computer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +91,8 @@ class Client(BaseModel):
     pid: int
     start: FiniteFloat
     host: str
+    place: str = ""
+    """Which state folder, the same name nowhere else; empty where that was not recorded."""
 
 
 class RunOpened(Payload):
@@ -251,7 +257,6 @@ PAYLOADS: Mapping[Kind, type[Payload]] = {
     Kind.DESTROY_ACCEPTED: Destroy,
     Kind.DESTROY_FAILED: Destroy,
     Kind.SEEN_ABSENT: Seen,
-    Kind.SEEN_PRESENT: Seen,
     Kind.GONE: Gone,
     Kind.MACHINE_FAILED: Payload,
     Kind.CHARGED: Charged,

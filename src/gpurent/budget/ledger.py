@@ -1,7 +1,7 @@
-"""The durable truth: append-only events in SQLite, committed before the act they announce.
+"""The durable truth: append-only events in a database, committed before the act they announce.
 
-WAL with ``synchronous=FULL``: a line that ``append`` has returned survives ``kill -9`` and a power cut. Several
-processes write at once; a reservation is one immediate transaction.
+A line that ``append`` has returned survives ``kill -9`` and a power cut of whoever keeps the database. Several
+processes write at once, on PostgreSQL from several computers; a reservation is one transaction, and writers take turns.
 """
 
 from __future__ import annotations
@@ -11,15 +11,14 @@ import os
 import random
 import socket
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Self
 
 import sqlalchemy as sa
-from sqlalchemy import event, exc
 
 from gpurent.budget import events as lines
+from gpurent.budget.database import Database
 from gpurent.budget.errors import BudgetError, LedgerError, UnknownRun
 from gpurent.budget.events import Event, Kind
 from gpurent.budget.spend import run_spent
@@ -28,83 +27,51 @@ from gpurent.clock import Clock
 from gpurent.model import Workload
 from gpurent.money import ZERO, Usd
 
-SCHEMA_VERSION = 1
 DAY_S, MONTH_S = 86_400, 30 * 86_400
+_KINDS = frozenset(Kind)
 _ALPHABET = "23456789abcdefghjkmnpqrstuvwxyz"
 
-_metadata = sa.MetaData()
-_meta = sa.Table(
-    "meta", _metadata, sa.Column("key", sa.String, primary_key=True), sa.Column("value", sa.String, nullable=False)
-)
 _events = sa.Table(
-    "events", _metadata,
+    "events", sa.MetaData(),
     sa.Column("seq", sa.Integer, primary_key=True, autoincrement=True),
-    sa.Column("at", sa.Float, nullable=False),
-    sa.Column("run_id", sa.String, nullable=False, index=True),
-    sa.Column("tag", sa.String, index=True),
-    sa.Column("kind", sa.String, nullable=False),
-    sa.Column("data", sa.Text, nullable=False),
+    sa.Column("at", sa.Float),
+    sa.Column("run_id", sa.String),
+    sa.Column("tag", sa.String),
+    sa.Column("kind", sa.String),
+    sa.Column("data", sa.Text),
 )  # fmt: skip
 
 
 class Ledger:
-    """One ledger file. Safe from several threads and processes."""
+    """One ledger. Safe from several threads and processes."""
 
-    def __init__(self, engine: sa.Engine, clock: Clock, chooser: random.Random) -> None:
-        self._engine = engine
+    def __init__(self, database: Database, clock: Clock, chooser: random.Random | None = None) -> None:
+        self._database = database
         self._clock = clock
-        self._chooser = chooser
+        self._chooser = chooser or random.SystemRandom()
+        database.prepare()
 
     @classmethod
-    def open(cls, path: Path, clock: Clock, chooser: random.Random | None = None) -> Ledger:
-        """Open or make the ledger at ``path``.
+    def open(cls, path: Path, clock: Clock, chooser: random.Random | None = None) -> Self:
+        """Open or make the ledger in the file ``path``.
 
         Raises:
             LedgerError: the file is no ledger, or was written by a newer gpurent.
         """
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        engine = sa.create_engine(f"sqlite:///{path}", connect_args={"timeout": 30}, isolation_level="AUTOCOMMIT")
-        event.listen(engine, "connect", _pragmas)
-        ledger = cls(engine, clock, chooser or random.SystemRandom())
-        try:
-            ledger._prepare(path)
-        except exc.DatabaseError as error:
-            engine.dispose()
-            raise LedgerError(
-                f"{path} is not a ledger that can be read: {error.orig}",
-                hint="Move it away only if no rental runs: gpurent reap.",
-            ) from error
-        except LedgerError:
-            engine.dispose()
-            raise
-        return ledger
+        return cls(Database.at_file(path), clock, chooser)
 
-    def _prepare(self, path: Path) -> None:
-        with self._writing() as connection:
-            _metadata.create_all(connection)
-            known = connection.execute(sa.select(_meta.c.value).where(_meta.c.key == "schema_version")).scalar()
-            if known is None:
-                for verb in ("UPDATE", "DELETE"):
-                    connection.exec_driver_sql(
-                        f"CREATE TRIGGER events_no_{verb.lower()} BEFORE {verb} ON events "
-                        "BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END"
-                    )
-                connection.execute(_meta.insert().values(key="schema_version", value=str(SCHEMA_VERSION)))
-            elif int(known) > SCHEMA_VERSION:
-                raise LedgerError(
-                    f"{path} has schema {known}; this gpurent knows {SCHEMA_VERSION}", hint="Upgrade gpurent."
-                )
+    @classmethod
+    def open_url(cls, url: str, clock: Clock, chooser: random.Random | None = None) -> Self:
+        """Open the ledger at ``postgresql+psycopg://…`` or ``sqlite:///…``, making its tables where there are none.
 
-    @contextmanager
-    def _writing(self) -> Iterator[sa.Connection]:
-        with self._engine.connect() as connection:
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
-            try:
-                yield connection
-            except BaseException:
-                connection.exec_driver_sql("ROLLBACK")
-                raise
-            connection.exec_driver_sql("COMMIT")
+        Raises:
+            LedgerError: as ``open``; or the server is out of reach, refuses us, or its driver is not installed. No
+                message shows the password.
+        """
+        return cls(Database.at_url(url), clock, chooser)
+
+    def __repr__(self) -> str:
+        return f"Ledger({self._database.name!r})"
 
     def append(self, run_id: str, kind: Kind, *, tag: str | None = None, **data: object) -> Event:
         """Record one step; when this returns, it is on disk.
@@ -118,14 +85,9 @@ class Ledger:
         if (tag is None) != (kind in lines.OF_A_RUN) and kind not in lines.OF_EITHER:
             raise LedgerError(f"{kind} {'needs' if tag is None else 'takes no'} tag")
         text = lines.encode(kind, data)
-        try:
-            with self._writing() as connection:
-                self._admit(connection, run_id, kind, tag)
-                return self._insert(connection, run_id, kind, tag, text)
-        except exc.DBAPIError as error:
-            raise LedgerError(
-                f"the ledger cannot be written: {error.orig}", hint="Free disk space; then `gpurent reap`."
-            ) from error
+        with self._database.writing() as connection:
+            self._admit(connection, run_id, kind, tag)
+            return self._insert(connection, run_id, kind, tag, text)
 
     def _admit(self, connection: sa.Connection, run_id: str, kind: Kind, tag: str | None) -> None:
         """Refuse a line that no fold could place: it would hide a machine that costs money."""
@@ -138,6 +100,12 @@ class Ledger:
             raise LedgerError(f"the tag {tag} is already used")
         if kind is not Kind.INTENT and tag is not None and owner != run_id:
             raise LedgerError(f"the run {run_id} has no rental {tag}")
+        closed = of_run.where(_events.c.kind == Kind.RUN_CLOSED.value)
+        if kind is Kind.INTENT and connection.scalar(closed) is not None:
+            raise LedgerError(
+                f"run {run_id} was closed, and gave its reservation back, before it rented anything more",
+                hint="It was not heard of for too long. Start it again: `gpurent train`.",
+            )
 
     def _insert(self, connection: sa.Connection, run_id: str, kind: Kind, tag: str | None, text: str) -> Event:
         at = self._clock.now()
@@ -148,21 +116,24 @@ class Ledger:
 
     def open_run(
         self, name: str, budget: Usd, *, output_dir: Path, config: Mapping[str, lines.JSON],
-        data_dir: Path | None = None, workload: Workload | None = None,
+        data_dir: Path | None = None, workload: Workload | None = None, place: str = "",
         per_day: Usd | None = None, per_month: Usd | None = None,
     ) -> str:  # fmt: skip
         """Reserve ``budget`` and return the new run's id, in one transaction against all other processes.
 
+        ``place`` names this computer's state folder to others who share the ledger.
+
         Raises:
             BudgetError: the budget does not fit under ``per_day`` or ``per_month`` with what all runs committed.
         """
-        client = {"pid": os.getpid(), "start": time.time() - time.monotonic(), "host": socket.gethostname()}
+        client = {"pid": os.getpid(), "start": time.time() - time.monotonic(), "host": socket.gethostname(),
+                  "place": place}  # fmt: skip
         text = lines.encode(
             Kind.RUN_OPENED,
             {"name": name, "budget_micros": budget.micros, "config": dict(config), "data_dir": data_dir,
              "output_dir": output_dir, "workload": workload, "client": client},
         )  # fmt: skip
-        with self._writing() as connection:
+        with self._database.writing() as connection:
             runs = fold(self._read(connection, None))
             for label, limit, window in (("day", per_day, DAY_S), ("month", per_month, MONTH_S)):
                 self._check(runs, budget, label, limit, window)
@@ -194,14 +165,11 @@ class Ledger:
         query = sa.select(_events).order_by(_events.c.seq)
         if run_id is not None:
             query = query.where(_events.c.run_id == run_id)
-        return [
-            Event(row.seq, row.at, row.run_id, row.tag, Kind(row.kind), lines.decode(row.data))
-            for row in connection.execute(query)
-        ]
+        return [_line(*row) for row in connection.execute(query)]
 
     def events(self, run_id: str | None = None) -> list[Event]:
         """All lines, or those of one run, oldest first."""
-        with self._engine.connect() as connection:
+        with self._database.reading() as connection:
             return self._read(connection, run_id)
 
     def runs(self) -> tuple[Run, ...]:
@@ -225,7 +193,7 @@ class Ledger:
     def latest_run(self) -> Run | None:
         """The run that was opened last."""
         query = sa.select(_events.c.run_id).where(_events.c.kind == Kind.RUN_OPENED.value)
-        with self._engine.connect() as connection:
+        with self._database.reading() as connection:
             run_id = connection.scalar(query.order_by(_events.c.seq.desc()).limit(1))
         return None if run_id is None else self.run(run_id)
 
@@ -234,8 +202,8 @@ class Ledger:
         return tuple(rental for run in self.runs() for rental in run.open_rentals)
 
     def close(self) -> None:
-        """Release the file."""
-        self._engine.dispose()
+        """Release file or connections."""
+        self._database.close()
 
 
 def committed(run: Run, now: float) -> Usd:
@@ -250,6 +218,11 @@ def counts(run: Run, since: float) -> bool:
     return run.closed_at is None or bool(run.open_rentals) or run.closed_at > since
 
 
-def _pragmas(connection: Any, _record: object) -> None:
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=30000", "foreign_keys=ON"):
-        connection.execute(f"PRAGMA {pragma}")
+def _line(seq: int, at: object, run_id: str, tag: str | None, kind: str, data: str) -> Event:
+    """One row as an event. A file that was damaged may hold anything anywhere."""
+    if not isinstance(at, int | float) or kind not in _KINDS:
+        raise LedgerError(
+            f"line {seq} of the ledger cannot be read: {kind!r} at {at!r}",
+            hint="A newer gpurent may have written it: upgrade. Otherwise restore the ledger from a backup.",
+        )
+    return Event(seq, at, run_id, tag, Kind(kind), lines.decode(data))

@@ -115,6 +115,8 @@ class Run:
     outcome: str | None = None
     closed_at: float | None = None
     anomalies: tuple[str, ...] = ()
+    heard_at: float = 0.0
+    """When whoever conducts it wrote its last line."""
 
     @property
     def open_rentals(self) -> tuple[Rental, ...]:
@@ -134,6 +136,8 @@ def fold(history: Iterable[Event]) -> tuple[Run, ...]:
                 run = _step(run, event)
         except LedgerError as error:
             run = _odd(run or _unopened(event), event, str(error))
+        if event.kind in lines.BY_CLIENT:
+            run = replace(run, heard_at=event.at)
         runs[event.run_id] = run
     return tuple(runs.values())
 
@@ -175,7 +179,7 @@ def _step(run: Run, event: Event) -> Run:
     if rental.state.over and event.kind not in AFTER_THE_END:
         # A rental seen again after its end is the most expensive surprise there is: it becomes open again.
         run = _odd(run, event, f"after {rental.state}")
-        if event.kind not in (Kind.SEEN_PRESENT, Kind.ADOPTED):
+        if event.kind is not Kind.ADOPTED:
             return run
     if event.kind in FROM and rental.state not in FROM[event.kind] and not rental.state.over:
         run = _odd(run, event, f"while {rental.state}")
@@ -266,8 +270,6 @@ def _rental(rental: Rental, event: Event) -> Rental:
             return replace(rental, destroy_accepted=True, absent_count=0)
         case Kind.SEEN_ABSENT:
             return replace(rental, absent_count=rental.absent_count + 1)
-        case Kind.SEEN_PRESENT:
-            return replace(_back(rental), ref=rental.ref or lines.payload(event, lines.Seen).ref, seen=True)
         case Kind.GONE:
             ended = lines.payload(event, lines.Gone).ended_at
             return replace(rental, state=RentalState.GONE, gone_at=event.at if ended is None else ended)

@@ -30,7 +30,7 @@ class _Commands(TyperGroup):
         if code == 0 and ctx.invoked_subcommand in _WARNING:
             from gpurent.cli import common
 
-            code = common.warn_of_doubt()
+            code = exits.run(common.warn_of_doubt, as_json="--json" in sys.argv)
         raise typer.Exit(code)
 
 

@@ -11,7 +11,7 @@ from gpurent.dataset.find import find_job
 from gpurent.dataset.job import Job
 from gpurent.errors import UsageError
 from gpurent.sandbox.address import discover
-from gpurent.settings import state_dir
+from gpurent.settings import LEDGER_FILE, ledger_url, state_dir
 
 
 def sandbox_dir() -> Path:
@@ -53,7 +53,7 @@ def latest_run(broker: Broker, run_id: str | None) -> str:
 
 def warn_of_doubt() -> int:
     """Name on standard error what may run with nobody to look after it; 5 if there is any, else 0."""
-    if not (state_dir() / "ledger.db").exists():
+    if not ledger_url() and not (state_dir() / LEDGER_FILE).exists():
         return 0
     with Broker() as broker:
         doubtful = in_doubt(broker)

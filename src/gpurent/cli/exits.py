@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable
 
+from gpurent.budget.errors import LedgerError
 from gpurent.errors import BudgetReached, GpurentError, InDoubt, Interrupted, NoOffer, UsageError
 
 CODES: tuple[tuple[int, str], ...] = (
@@ -19,8 +20,9 @@ CODES: tuple[tuple[int, str], ...] = (
 )
 """Every exit code with its meaning. A code not listed here is a failure."""
 
+# Without the ledger nobody can say that nothing runs.
 _BY_ERROR: tuple[tuple[type[GpurentError], int], ...] = (
-    (InDoubt, 5), (Interrupted, 130), (BudgetReached, 4), (NoOffer, 3), (UsageError, 2),
+    (InDoubt, 5), (LedgerError, 5), (Interrupted, 130), (BudgetReached, 4), (NoOffer, 3), (UsageError, 2),
 )  # fmt: skip
 
 

@@ -171,7 +171,8 @@ class Rentals:
         may_be_missing, last = fresh, "it never became reachable"
         admitted, strange_since = not fresh, None
         while self.clock.monotonic() < start + boot_s:
-            watch.check_before_training()
+            # A dead client's training is taken over in order to stop it: that wish must not end it before it is saved.
+            (watch.check_before_training if fresh else watch.tick)()
             may_be_missing = may_be_missing and self.clock.monotonic() < start + self.patience.appear_s
             try:
                 instance = self._look(held, may_be_missing=may_be_missing)

@@ -30,13 +30,15 @@ class Teardown:
     tell: Tell
 
     def listings(self, names: Collection[str]) -> dict[str, Sequence[Instance] | None]:
-        """Complete listings of providers, asked side by side; None for one that did not answer."""
+        """Complete listings of providers, asked side by side; None for one that did not answer.
+
+        One that cannot be used here (no key) is left out: it cannot be told to destroy anything either.
+        """
+        usable = [name for name in names if name in self.providers]
         with ThreadPoolExecutor() as pool:
-            return dict(zip(names, pool.map(self._listing, names), strict=True))
+            return dict(zip(usable, pool.map(self._listing, usable), strict=True))
 
     def _listing(self, name: str) -> Sequence[Instance] | None:
-        if name not in self.providers:
-            return None
         try:
             return self.providers[name].instances()
         except ProviderError as error:

@@ -1,0 +1,97 @@
+"""A PostgreSQL server of the tests' own: in a folder of its own, on a Unix socket, gone with the session."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import os
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+USER, DATABASE = "anna", "team"
+PASSWORD = "gehe@im/1:+ %41#"
+"""Holds what has to be quoted in a URL."""
+
+
+def programs() -> Path | None:
+    """Folder of initdb and pg_ctl; Debian keeps them out of PATH."""
+    found = shutil.which("initdb")
+    if found:
+        return Path(found).resolve().parent
+    return max((path.parent for path in Path("/usr/lib/postgresql").glob("*/bin/initdb")), default=None)
+
+
+def usable() -> bool:
+    """Whether this computer has server and driver."""
+    return programs() is not None and importlib.util.find_spec("psycopg") is not None
+
+
+def wanted() -> bool:
+    """Whether tests on PostgreSQL are collected; where skips are forbidden they fail rather than be left out."""
+    return usable() or bool(os.environ.get("GPURENT_FORBID_SKIPS"))
+
+
+@dataclass
+class Server:
+    """It runs from ``start`` to ``stop``."""
+
+    folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="gpurent-pg-")))
+    _numbers: itertools.count[int] = field(default_factory=itertools.count)
+
+    def _do(self, program: str, *arguments: str) -> None:
+        folder = programs()
+        assert folder is not None, "skips are forbidden here, and there is no PostgreSQL: apt-get install postgresql"
+        # PostgreSQL refuses to run as root; Debian's package makes a user for it.
+        options: dict[str, Any] = {"user": "postgres", "group": "postgres", "extra_groups": []} if _is_root() else {}
+        subprocess.run(
+            [folder / program, "-D", self.folder / "data", *arguments],
+            cwd=self.folder, env={"PATH": os.defpath, "LC_ALL": "C.UTF-8"}, stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL, timeout=60, check=True, **options,
+        )  # fmt: skip
+
+    def start(self) -> None:
+        """Make the server's files, start it, and make one database."""
+        secret = self.folder / "password"
+        secret.write_text(PASSWORD + "\n", encoding="ascii")
+        if _is_root():
+            for path in (self.folder, secret):
+                shutil.chown(path, "postgres", "postgres")
+        self._do("initdb", "-U", USER, "--auth=scram-sha-256", f"--pwfile={secret}", "--no-sync", "-E", "UTF8")
+        settings = f"-c listen_addresses= -c unix_socket_directories={self.folder} -c fsync=off"
+        self._do("pg_ctl", "start", "-w", "-s", "-l", str(self.folder / "log"), "-o", settings)
+        self.execute(self.url("postgres"), f"CREATE DATABASE {DATABASE}")
+
+    def stop(self) -> None:
+        """End it and remove everything it wrote."""
+        if (self.folder / "data" / "postmaster.pid").exists():
+            self._do("pg_ctl", "stop", "-w", "-s", "-m", "immediate")
+        shutil.rmtree(self.folder)
+
+    def url(self, database: str = DATABASE, *, password: str = PASSWORD, schema: str | None = None) -> str:
+        """How its user reaches it; with ``schema`` that is where tables are looked for and made."""
+        query = {"host": str(self.folder), **({"options": f"-csearch_path={schema}"} if schema else {})}
+        url = sa.URL.create("postgresql+psycopg", username=USER, password=password, database=database, query=query)
+        return url.render_as_string(hide_password=False)
+
+    def fresh(self) -> str:
+        """URL of an empty database, or what is as good as one: a schema that nobody else sees."""
+        schema = f"test_{next(self._numbers)}"
+        self.execute(self.url(), f"CREATE SCHEMA {schema}")
+        return self.url(schema=schema)
+
+    def execute(self, url: str, statements: str) -> None:
+        """Some statements, each a transaction of its own."""
+        engine = sa.create_engine(url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+        with engine.connect() as connection:
+            for statement in filter(str.strip, statements.split(";")):
+                connection.exec_driver_sql(statement)
+
+
+def _is_root() -> bool:
+    return os.geteuid() == 0

@@ -1,0 +1,71 @@
+"""Two computers with one ledger: real commands, a real market, one budget."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+from tests.budget.conftest import DATABASES
+from tests.budget.world import Place
+from tests.session.world import Cli, kill, make_job, wait_for
+
+from gpurent.budget.events import Kind
+from gpurent.budget.ledger import Ledger
+from gpurent.clock import SystemClock
+from gpurent.sandbox.server import Sandbox
+
+pytestmark = pytest.mark.parametrize("place", DATABASES[-1:], indirect=True)
+"""On PostgreSQL, where there is one: that is what teams have."""
+
+
+@pytest.fixture
+def market() -> Iterator[Sandbox]:
+    with Sandbox(boot_s=0.2, seed=7) as running:
+        yield running
+
+
+def member(place: Place, market: Sandbox, name: str) -> Cli:
+    """A computer of the team: a state folder of its own, the ledger of all."""
+    shared = {"GPURENT_LEDGER_URL": place.url, "GPURENT_LIMITS_PER_DAY": "1.50"}
+    computer = Cli(place.folder / name, market, lambda address: {**address.env(), **shared})
+    make_job(computer.folder, steps=400)
+    return computer
+
+
+def training(ledger: Ledger) -> bool:
+    return any(event.kind is Kind.PROGRESS for event in ledger.events())
+
+
+def test_a_team_shares_its_limits_and_stops_each_others_runs(place: Place, market: Sandbox) -> None:
+    """While Anna trains, Ben has no money left, his reap lets her be, and his stop brings her result home to her."""
+    anna, ben = (member(place, market, name) for name in ("anna", "ben"))
+    client = anna.start("train", "--budget", "1", "--yes")
+    ledger = place.open(SystemClock())
+    wait_for(lambda: training(ledger), "training")
+    refused = ben.run("train", "--budget", "1", "--yes")
+    assert refused.returncode == 2 and "per day" in refused.stderr
+    reaped = ben.run("reap")
+    assert reaped.returncode == 0 and len(market.truth()) == 1, reaped.stdout + reaped.stderr
+    stopped = ben.run("stop")
+    printed, _ = client.communicate(timeout=120)
+    assert (client.returncode, market.truth()) == (130, []), printed + stopped.stdout + stopped.stderr
+    assert list((anna.folder / "output").glob("*.safetensors"))
+
+
+def test_a_killed_client_is_mended_where_it_ran_and_left_alone_elsewhere(place: Place, market: Sandbox) -> None:
+    """Only Anna's computer knows at once that her client died, and only it has the keys to her machine."""
+    anna, ben = (member(place, market, name) for name in ("anna", "ben"))
+    client = anna.start("train", "--budget", "1", "--yes")
+    ledger = place.open(SystemClock())
+    wait_for(lambda: training(ledger), "training")
+    kill(client)
+    assert ben.run("reap").returncode == 0 and len(market.truth()) == 1
+    assert json.loads(ben.run("status", "--json").stdout)["runs"][0]["client_alive"]
+    refused = ben.run("attach")
+    assert refused.returncode == 2 and "was started on the computer" in refused.stderr.replace("\n", " ")
+    assert anna.run("status").returncode == 5
+    reaped = anna.run("reap")
+    assert (reaped.returncode, market.truth()) == (0, []), reaped.stdout + reaped.stderr
+    assert list((anna.folder / "output").glob("*.safetensors")), reaped.stdout + reaped.stderr
+    assert ben.run("status").returncode == 0
