@@ -147,6 +147,6 @@ def judge_order(body: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     return [], [f"args and onstart hold {length} characters"] if length > DOCUMENTED_ARGS else []
 
 
-def _complaints(schema: Schema, value: object) -> list[str]:
+def _complaints(schema: Schema, value: Any) -> list[str]:
     found = Draft202012Validator(schema).iter_errors(value)
     return sorted(f"{'.'.join(map(str, error.absolute_path)) or 'body'}: {error.message[:200]}" for error in found)
