@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import posixpath
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import paramiko
 
-from gpurent.errors import TransferFailed
+from gpurent.errors import HomeFull, TransferFailed
 from gpurent.spi import LocalFile
 
 BLOCK = 256 * 1024
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 # Runs on the host: for each path says sha256 and length of the file and of its .part, null where there is none.
 SURVEY = """\
@@ -155,7 +158,7 @@ def fetch(
         start = 0
     if start:
         on_bytes(start)
-    with sftp.open(path, "rb") as source, part.open("ab") as sink:
+    with sftp.open(path, "rb") as source, _room(part), part.open("ab") as sink:
         length = source.stat().st_size
         if length != size:
             raise TransferFailed(f"{path} has {length} bytes, announced were {size}")
@@ -175,6 +178,19 @@ def fetch(
             return
         raise TransferFailed(f"{path} does not have the digest that was announced; it was thrown away")
     part.replace(target)
+
+
+@contextmanager
+def _room(part: Path) -> Iterator[None]:
+    """A full disk here is no trouble of the host's, though both look alike from below."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL:
+            raise HomeFull(
+                f"no room in {part.parent} on this computer: {error.strerror}", hint="Free some space there."
+            ) from error
+        raise
 
 
 def _digest(path: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from typing import Protocol
 
 
@@ -23,15 +24,26 @@ class Clock(Protocol):
         ...
 
 
-class SystemClock:
-    """The machine's clock. ``wake()`` ends a running ``sleep`` early, also from a signal handler."""
+def _elapsed() -> float:
+    """Seconds that go on while the computer sleeps, where the system counts such."""
+    boot = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.monotonic() if boot is None else time.clock_gettime(boot)
 
-    def __init__(self) -> None:
+
+class SystemClock:
+    """The machine's clock. ``wake()`` ends a running ``sleep`` early, also from a signal handler.
+
+    A clock that is set back lengthens no deadline: ``now`` never runs slower than the time that has really passed.
+    """
+
+    def __init__(self, wall: Callable[[], float] = time.time, elapsed: Callable[[], float] = _elapsed) -> None:
         self._wake = threading.Event()
+        self._wall, self._elapsed = wall, elapsed
+        self._began = wall() - elapsed()
 
     def now(self) -> float:
         """Unix seconds."""
-        return time.time()
+        return max(self._wall(), self._began + self._elapsed())
 
     def monotonic(self) -> float:
         """Seconds that never run backwards."""

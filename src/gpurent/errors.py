@@ -17,6 +17,7 @@
     ├── HostError
     │   ├── HostUnreachable         no SSH within the deadline, or the link is lost (transient)
     │   ├── HostKeyMismatch         the machine that answered is not the one that was rented
+    │   ├── HomeFull                the disk of this computer has no room for what comes home
     │   ├── GuardFailed             the dead-man switch of the machine cannot be relied on: nothing was sent to it
     │   ├── CommandFailed           a command on the host exited non-zero
     │   └── TransferFailed          bytes differ from their digest, or the host sent something not allowed
@@ -105,6 +106,10 @@ class HostUnreachable(HostError):
 
 class HostKeyMismatch(HostError):
     """The host key differs from the one injected at creation."""
+
+
+class HomeFull(HostError):
+    """The disk of this computer has no room for what comes home."""
 
 
 class GuardFailed(HostError):

@@ -53,8 +53,13 @@ class Watchdog:
         since = idle_since = self.clock.now()
         with self.open_broker() as broker:
             while True:
-                open_runs = self._turn(broker, since)
                 now = self.clock.now()
+                try:
+                    open_runs = self._turn(broker, since)
+                except (GpurentError, OSError) as error:
+                    # A full disk or a database out of reach is the worst moment to stop guarding.
+                    _log(f"this turn failed: {error}")
+                    open_runs = ("unknown",)
                 idle_since = now if open_runs or self._tending else idle_since
                 if now - idle_since >= LINGER_S:
                     return
@@ -85,6 +90,7 @@ class Watchdog:
             _log(f"{run_id}: done")
 
     def _say(self, guarding: Guarding) -> None:
+        """Leave word for ``gpurent watchdog status``."""
         part = self.home / f"{STATE}.part"
         part.write_text(json.dumps(asdict(guarding)), encoding="utf-8")
         part.replace(self.home / STATE)

@@ -71,7 +71,7 @@ class Renter:
         return self.rentals.reach(held, watch)
 
     def end(self) -> None:
-        self.rentals.end(self.run_id, self.tag, reason="the test is over")
+        self.rentals.end(self.run_id, self.tag, None, reason="the test is over")
 
     def kinds(self) -> list[Kind]:
         return [event.kind for event in self.ledger.events()]

@@ -146,9 +146,9 @@ class Database:
             yield
         except exc.SQLAlchemyError as error:
             said = str(error.orig if isinstance(error, exc.DBAPIError) else error).strip()
-            raise LedgerError(
-                f"the ledger {self.name} cannot be {what}: {self._redacted(said)}", hint=self._hint(what)
-            ) from None
+            message = f"the ledger {self.name} cannot be {what}: {self._redacted(said)}"
+            passing = isinstance(error, exc.OperationalError | exc.InterfaceError)
+            raise LedgerError(message, hint=self._hint(what), passing=passing) from None
 
     def _redacted(self, text: str) -> str:
         for secret in reversed(self._secrets):

@@ -14,4 +14,11 @@ class UnknownRun(UsageError):
 
 
 class LedgerError(GpurentError):
-    """The ledger cannot be read or written, or was asked to record what contradicts it."""
+    """The ledger cannot be read or written, or was asked to record what contradicts it.
+
+    ``passing``: disk or server refused, so that asking again may help.
+    """
+
+    def __init__(self, message: str, *, hint: str = "", passing: bool = False) -> None:
+        super().__init__(message, hint=hint)
+        self.passing = passing

@@ -1,16 +1,19 @@
-"""Run a session in the foreground: its view, and what signals do."""
+"""Run a session in the foreground: its view, what signals do, and what happens when nobody can see it any more."""
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from gpurent.broker import Broker, Trained
-from gpurent.cli import output
+from gpurent.cli import consoles, output
 from gpurent.cli.live import JsonView, LiveView
 from gpurent.clock import SystemClock
 from gpurent.jobs.interrupt import Interrupt, Stop
+from gpurent.jobs.progress import Progress
 from gpurent.jobs.watch import Tell
 
 _WORDS = {
@@ -22,20 +25,46 @@ _WORDS = {
 
 @contextmanager
 def _signals(interrupt: Interrupt) -> Iterator[None]:
-    """One SIGINT or SIGTERM more, one level higher; SIGHUP stops in an orderly way."""
+    """One SIGINT or SIGTERM more, one level higher; SIGHUP saves first. What ``nohup`` ignores stays ignored."""
 
     def pressed(number: int, _frame: object) -> None:
         level = Stop.ORDERLY if number == signal.SIGHUP else interrupt.press()
         interrupt.request(level)
-        output.notes.print(_WORDS[level], style="yellow")
+        _say(_WORDS[level])
 
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    former = {number: signal.signal(number, pressed) for number in numbers}
+    former = {number: signal.getsignal(number) for number in numbers}
+    heard = [number for number, handler in former.items() if handler is not signal.SIG_IGN]
+    for number in heard:
+        signal.signal(number, pressed)
     try:
         yield
     finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
+        for number in heard:
+            signal.signal(number, former[number])
+
+
+def _say(text: str) -> None:
+    """Say it from inside a signal handler, where Python's buffers may be in the middle of something."""
+    try:
+        os.write(2, f"\r\n{text}\r\n".encode())
+    except OSError:
+        consoles.silence()  # the terminal is gone
+
+
+@dataclass
+class _Listener:
+    """Shows a view what happens. A terminal or pipe that is gone means the user left: stop, but lose nothing."""
+
+    view: Tell
+    interrupt: Interrupt
+
+    def __call__(self, event: Progress) -> None:
+        try:
+            self.view(event)
+        except OSError:
+            consoles.silence()
+            self.interrupt.request(Stop.ORDERLY)
 
 
 def conduct(broker: Broker, act: Callable[[Tell, Interrupt], Trained | None], *, as_json: bool) -> int:
@@ -43,7 +72,7 @@ def conduct(broker: Broker, act: Callable[[Tell, Interrupt], Trained | None], *,
     clock = broker.clock
     interrupt = Interrupt(clock if isinstance(clock, SystemClock) else None)
     with _signals(interrupt), JsonView() if as_json else LiveView() as view:
-        trained = act(view, interrupt)
+        trained = act(_Listener(view, interrupt), interrupt)
     if trained is None:
         return 0
     if as_json:

@@ -3,13 +3,34 @@
 from __future__ import annotations
 
 import os
+import select
 
 from rich.console import Console
+
+
+class _Console(Console):
+    """A reader who leaves is an ``OSError`` here, as everywhere else, and not the end of this process."""
+
+    def on_broken_pipe(self) -> None:
+        raise  # the BrokenPipeError that is being handled
 
 
 def make(*, stderr: bool = False) -> Console:
     """A console on standard output or standard error; piped, it leaves lines as long as they are."""
     plain = bool(os.environ.get("NO_COLOR"))
-    console = Console(stderr=stderr, highlight=False, markup=False, emoji=False, color_system=None if plain else "auto")
+    console = _Console(
+        stderr=stderr, highlight=False, markup=False, emoji=False, color_system=None if plain else "auto"
+    )
     console.soft_wrap = not console.is_terminal
     return console
+
+
+def silence() -> None:
+    """What nobody reads any more, a closed terminal or pipe, goes nowhere from now on."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for descriptor in (1, 2):
+        poll = select.poll()
+        poll.register(descriptor, select.POLLOUT)
+        if any(found & (select.POLLERR | select.POLLHUP | select.POLLNVAL) for _, found in poll.poll(0)):
+            os.dup2(nowhere, descriptor)
+    os.close(nowhere)

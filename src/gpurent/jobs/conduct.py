@@ -7,8 +7,10 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 from gpurent.budget.client import ClientLock
+from gpurent.budget.errors import LedgerError
 from gpurent.budget.events import Kind
 from gpurent.budget.guard import Deadlines, allow_create, deadlines, teardown_reserve
 from gpurent.budget.ledger import Ledger
@@ -105,7 +107,11 @@ class Conductor:
         return outcome
 
     def _explain(self, error: GpurentError) -> None:
-        found = postmortem.write(self.ledger, self.run_id, self.run_dir, error)
+        try:
+            found = postmortem.write(self.ledger, self.run_id, self.run_dir, error)
+        except (OSError, LedgerError) as unwritten:
+            self.tell(Notice(f"No report of this failure could be written: {unwritten}", warning=True))
+            return
         error.hint = error.hint or found.remedy
         self.tell(Notice(f"{found.cause} `gpurent why {self.run_id}` says more; everything is in {self.run_dir}."))
 
@@ -144,12 +150,12 @@ class Conductor:
         watch = self._watch(limits, row.hourly)
         offer = row.offer
         self.tell(StageStarted(Stage.RENT, f"{offer.gpu} on {offer.provider} at {row.hourly.rounded(3)}/h"))
-        with _Ending(self, tag):
-            held = self.rentals.rent(self.run_id, tag, offer, order, limits, row.asks)
+        with _Ending(self, tag) as ending:
+            held = ending.held = self.rentals.rent(self.run_id, tag, offer, order, limits, row.asks)
             with closing(self.rentals.reach(held, watch)) as host:
                 guard = self.rentals.guard(host, offer.provider, limits.hard, order)
                 replan = Replanner(order.on_overrun, lambda: limits.soft, self.clock, self.tell, self.asker)
-                session = self._session(host, job.output_dir, tag, held, watch, guard, replan)
+                session = self._session(host, job.output_dir, tag, held, watch, guard, order.hold_s, replan)
                 session.prepare(job, session.upload(job))
                 return session.follow()
 
@@ -159,11 +165,11 @@ class Conductor:
         identity = self.rentals.connector.load_identity(self.run_dir / "keys" / rental.tag)
         held = Held(self.run_id, rental.tag, rental.ref, rental.offer, identity)
         watch = self._watch(Deadlines(rental.soft_deadline, rental.hard_deadline), rental.hourly)
-        with _Ending(self, rental.tag), closing(self.rentals.reach(held, watch, fresh=False)) as host:
+        with _Ending(self, rental.tag, held), closing(self.rentals.reach(held, watch, fresh=False)) as host:
             (self.run_dir / "events.jsonl").unlink(missing_ok=True)
             guard = self.rentals.guard(host, rental.provider, rental.hard_deadline, replace(order, unguarded=True))
             output_dir = self.ledger.run(self.run_id).output_dir
-            return self._session(host, output_dir, rental.job_id, held, watch, guard).follow()
+            return self._session(host, output_dir, rental.job_id, held, watch, guard, order.hold_s).follow()
 
     def _session(
         self,
@@ -173,12 +179,13 @@ class Conductor:
         held: Held,
         watch: Watch,
         guard: DeadMan | None,
+        hold_s: float,
         replan: Replanner | None = None,
     ) -> Session:
         return Session(
             host, job_id, output_dir, self.run_id, held.tag, self.ledger, self.clock, watch, self.tell, self.run_dir,
             lost_s=self.rentals.patience.lost_s, follow_s=self.rentals.patience.follow_s,
-            exists=lambda: self.rentals.exists(held), guard=guard, replan=replan,
+            exists=lambda: self.rentals.exists(held), guard=guard, replan=replan, hold_s=hold_s,
         )  # fmt: skip
 
     def _limits(self, job: Job, row: QuoteRow, max_hours: float | None) -> Deadlines:
@@ -202,7 +209,7 @@ class Conductor:
         return Watch(self.ledger, self.run_id, limits, self.clock, self.interrupt, self.tell, reserve)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Ending:
     """Whatever happens after the intent, the rental is destroyed; only the user's third Ctrl-C leaves it.
 
@@ -211,8 +218,10 @@ class _Ending:
 
     conductor: Conductor
     tag: str
+    held: Held | None = None
 
-    def __enter__(self) -> None: ...
+    def __enter__(self) -> Self:
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -221,4 +230,6 @@ class _Ending:
             return
         reason = "the job is done" if error is None else str(error) or type(error).__name__
         one = self.conductor
-        one.rentals.end(one.run_id, self.tag, reason=reason, give_up=lambda: one.interrupt.level >= Stop.LEAVE)
+        one.rentals.end(
+            one.run_id, self.tag, self.held, reason=reason, give_up=lambda: one.interrupt.level >= Stop.LEAVE
+        )

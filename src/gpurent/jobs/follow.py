@@ -41,12 +41,13 @@ class EventFollower:
         self._host = host
         self._path = path
         self._buffer = LineBuffer()
+        self._lines: list[str] = []
 
     def poll(self) -> list[str]:
         """Return the lines completed since the last call; raises HostUnreachable when the link stays dead."""
-        lines: list[str] = []
         while data := self._host.read(self._path, self._buffer.offset, CHUNK):
-            lines += self._buffer.feed(data)
+            self._lines += self._buffer.feed(data)
             if len(data) < CHUNK:
                 break
+        lines, self._lines = self._lines, []
         return lines

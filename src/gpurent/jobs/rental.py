@@ -6,9 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from gpurent.budget.errors import LedgerError
 from gpurent.budget.events import Kind
 from gpurent.budget.guard import Deadlines
 from gpurent.budget.ledger import Ledger
+from gpurent.budget.reaper import Destroy
 from gpurent.clock import Clock
 from gpurent.errors import (
     AuthFailed,
@@ -268,20 +270,35 @@ class Rentals:
             return True
         return instance is not None and instance.phase is not Phase.STOPPED
 
-    def end(self, run_id: str, tag: str, *, reason: str, give_up: Callable[[], bool] = lambda: False) -> None:
+    def end(
+        self, run_id: str, tag: str, held: Held | None, *, reason: str, give_up: Callable[[], bool] = lambda: False
+    ) -> None:
         """Destroy and see it absent in several complete listings; nothing to do when it is over or never began.
 
+        Args:
+            held: what is to end, should the ledger be unable to say it.
+
         Raises:
-            InDoubt: as ``Teardown.finish``.
+            InDoubt: as ``Teardown.finish``, or the ledger could not be read: then destroy was sent, unconfirmed.
         """
-        rental = next((one for one in self.ledger.run(run_id).rentals if one.tag == tag), None)
-        if rental is None or rental.state.over:
-            return
-        self.tell(StageStarted(Stage.DESTROY, f"destroying {rental.ref or tag}: {reason}"))
         teardown = Teardown(self.ledger, self.providers, self.clock, self.tell)
-        teardown.finish(
-            run_id, tag, every_s=self.patience.confirm_every_s, patience_s=self.patience.destroy_s, give_up=give_up
-        )
+        try:
+            rental = next((one for one in self.ledger.run(run_id).rentals if one.tag == tag), None)
+            if rental is None or rental.state.over:
+                return
+            self.tell(StageStarted(Stage.DESTROY, f"destroying {rental.ref or tag}: {reason}"))
+            teardown.finish(
+                run_id, tag, every_s=self.patience.confirm_every_s, patience_s=self.patience.destroy_s, give_up=give_up
+            )
+        except LedgerError as error:
+            if held is None:
+                raise
+            teardown.destroy(Destroy(held.offer.provider, held.ref, tag, run_id, reason))
+            raise InDoubt(
+                f"{held.ref} was told to end, and its end is not confirmed: {error}",
+                refs=(f"{held.offer.provider}:{held.ref}",),
+                hint=f"{error.hint} Then `gpurent reap`.",
+            ) from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from gpurent.budget.events import Kind
 from gpurent.budget.ledger import Ledger
@@ -16,22 +17,14 @@ from gpurent.errors import CommandFailed, HostError, HostUnreachable, JobFailed,
 from gpurent.jobs import events
 from gpurent.jobs.deadman import DeadMan
 from gpurent.jobs.follow import EventFollower
+from gpurent.jobs.home import Home
 from gpurent.jobs.postmortem import look_at_host
-from gpurent.jobs.progress import Collected, Notice, Stage, StageMoved, StageStarted, Trained
+from gpurent.jobs.progress import Notice, Stage, StageMoved, StageStarted, Trained
 from gpurent.jobs.replan import Replanner, shorten
 from gpurent.jobs.watch import Tell, Watch
 from gpurent.spi import Host
 
-LOG_TAIL = 64 * 1024
 PREPARE_TIMEOUT_S = 1200.0
-
-
-@dataclass
-class Traffic:
-    """Running totals of bytes in and out of the host."""
-
-    bytes_in: int = 0
-    bytes_out: int = 0
 
 
 @dataclass
@@ -65,7 +58,17 @@ class Session:
     """Asks the provider, when the link is dead, whether the machine is there at all."""
     guard: DeadMan | None = None
     replan: Replanner | None = None
-    traffic: Traffic = field(default_factory=Traffic)
+    hold_s: float = 1800.0
+    """How long a full disk at home is waited for."""
+    home: Home = field(init=False)
+    _lines: deque[str] = field(default_factory=deque, init=False)
+    """Of the engine, not yet acted upon."""
+
+    def __post_init__(self) -> None:
+        self.home = Home(
+            self.host, self.folder, self.output_dir, self.run_dir, self.run_id, self.tag, self.job_id, self.ledger,
+            self.clock, self.watch, self.tell, self._live, self.hold_s,
+        )  # fmt: skip
 
     @property
     def folder(self) -> str:
@@ -83,7 +86,7 @@ class Session:
         def moved(count: int) -> None:
             nonlocal done
             done += count
-            self.traffic.bytes_in += count
+            self.home.traffic.bytes_in += count
             self.tell(StageMoved(Stage.UPLOAD, done, total))
             self.watch.check_before_training()
             self._live()
@@ -103,11 +106,11 @@ class Session:
         self.watch.check_before_training()
         self._live()
         self.host.put_bytes(json.dumps(self._order(job)).encode(), f"{self.folder}/job.json")
-        self.ledger.append(self.run_id, Kind.PREPARED, tag=self.tag, bytes_in=self.traffic.bytes_in)
+        bytes_in = self.home.traffic.bytes_in
+        self.ledger.append(self.run_id, Kind.PREPARED, tag=self.tag, bytes_in=bytes_in)
         self.ledger.append(
-            self.run_id, Kind.JOB_STARTED, tag=self.tag, job_id=self.job_id, name=job.name,
-            bytes_in=self.traffic.bytes_in,
-        )  # fmt: skip
+            self.run_id, Kind.JOB_STARTED, tag=self.tag, job_id=self.job_id, name=job.name, bytes_in=bytes_in
+        )
         home = self._absolute("")
         self.host.start_job(
             self.job_id,
@@ -192,47 +195,49 @@ class Session:
                 self.watch.tick()
                 self.clock.sleep(self.follow_s)
         finally:
-            self._keep_log()
+            self.home.keep_log()
 
     def _finish(self, ended: int | None, finished: bool, outcome: Outcome) -> Outcome:
         if not finished:
             self._fail("internal", f"the engine ended with status {ended} and did not say why", "see engine.log")
-        self.ledger.append(
-            self.run_id, Kind.JOB_DONE, tag=self.tag, job_id=self.job_id,
-            bytes_in=self.traffic.bytes_in, bytes_out=self.traffic.bytes_out,
-        )  # fmt: skip
+        self.home.record(Kind.JOB_DONE)
         return outcome
 
     def _take(self, lines: list[str], outcome: Outcome) -> bool:
-        finished = False
+        """Act on the engine's lines; one that could not be acted upon, since the link died, comes up again."""
         if lines:
-            with (self.run_dir / "events.jsonl").open("a", encoding="utf-8") as mirror:
-                mirror.writelines(line + "\n" for line in lines)
-        for line in lines:
-            match events.parse(line):
-                case events.Hello(protocol=protocol) if protocol != events.PROTOCOL:
-                    self._fail("protocol", f"the engine speaks protocol {protocol}, not {events.PROTOCOL}", "")
-                case events.Hello() as hello:
-                    self.tell(
-                        Notice(f"Engine {hello.engine} on {hello.device_name or hello.device}, torch {hello.torch}.")
-                    )
-                case events.PhaseStarted() as phase:
-                    self.tell(StageStarted(Stage.TRAIN, phase.name))
-                case events.Plan() as plan:
-                    self.tell(StageStarted(Stage.TRAIN, f"{plan.images} images", plan.total_steps))
-                case events.Step() as step:
-                    self._stepped(step)
-                case events.Checkpoint() as checkpoint:
-                    outcome.files.append(self._collect(checkpoint))
-                case events.EngineWarning() as warning:
-                    self.tell(Notice(warning.message, warning=True))
-                case events.EngineFault() as fault:
-                    self._fail(fault.code, fault.message, fault.remedy)
-                case events.Done() as done:
-                    outcome.stopped, outcome.final_loss, finished = done.stopped, done.final_loss, True
-                case None:
-                    pass
+            self.home.mirror(lines)
+            self._lines.extend(lines)
+        finished = False
+        while self._lines:
+            finished = self._act(events.parse(self._lines[0]), outcome) or finished
+            self._lines.popleft()
         return finished
+
+    def _act(self, event: events.EngineEvent | None, outcome: Outcome) -> bool:
+        match event:
+            case events.Hello(protocol=protocol) if protocol != events.PROTOCOL:
+                self._fail("protocol", f"the engine speaks protocol {protocol}, not {events.PROTOCOL}", "")
+            case events.Hello() as hello:
+                self.tell(Notice(f"Engine {hello.engine} on {hello.device_name or hello.device}, torch {hello.torch}."))
+            case events.PhaseStarted() as phase:
+                self.tell(StageStarted(Stage.TRAIN, phase.name))
+            case events.Plan() as plan:
+                self.tell(StageStarted(Stage.TRAIN, f"{plan.images} images", plan.total_steps))
+            case events.Step() as step:
+                self._stepped(step)
+            case events.Checkpoint() as checkpoint:
+                outcome.files.append(self.home.collect(checkpoint))
+            case events.EngineWarning() as warning:
+                self.tell(Notice(warning.message, warning=True))
+            case events.EngineFault() as fault:
+                self._fail(fault.code, fault.message, fault.remedy)
+            case events.Done() as done:
+                outcome.stopped, outcome.final_loss = done.stopped, done.final_loss
+                return True
+            case None:
+                pass
+        return False
 
     def _stepped(self, step: events.Step) -> None:
         self.tell(
@@ -241,56 +246,18 @@ class Session:
                 step.it_s, step.peak_mem_mb, step.elapsed_s,
             )
         )  # fmt: skip
-        self.ledger.append(
-            self.run_id, Kind.PROGRESS, tag=self.tag, job_id=self.job_id, step=step.step, total=step.total,
-            epoch=step.epoch, epochs=step.epochs, loss=step.loss, avg_loss=step.avg_loss, it_s=step.it_s,
-            peak_mem_mb=step.peak_mem_mb, elapsed_s=step.elapsed_s, bytes_in=self.traffic.bytes_in,
-            bytes_out=self.traffic.bytes_out,
+        self.home.mention(
+            Kind.PROGRESS, step=step.step, total=step.total, epoch=step.epoch, epochs=step.epochs, loss=step.loss,
+            avg_loss=step.avg_loss, it_s=step.it_s, peak_mem_mb=step.peak_mem_mb, elapsed_s=step.elapsed_s,
         )  # fmt: skip
         shorter = self.replan.wanted(step) if self.replan is not None else None
         if shorter is not None:
             shorten(self.host, self.folder, self.ledger, self.run_id, self.tag, self.job_id, shorter)
 
-    def _collect(self, checkpoint: events.Checkpoint) -> Path:
-        target = self.output_dir / PurePosixPath(checkpoint.path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        self.tell(StageStarted(Stage.COLLECT, target.name, checkpoint.size))
-        done = 0
-
-        def moved(count: int) -> None:
-            nonlocal done
-            done += count
-            self.traffic.bytes_out += count
-            self.tell(StageMoved(Stage.COLLECT, done, checkpoint.size))
-            self.watch.tick()
-            self._live()
-
-        remote = f"{self.folder}/out/{checkpoint.path}"
-        self.host.fetch(remote, target, sha256=checkpoint.sha256, size=checkpoint.size, on_bytes=moved)
-        self.ledger.append(
-            self.run_id, Kind.CHECKPOINT_HOME, tag=self.tag, path=target, size=checkpoint.size,
-            sha256=checkpoint.sha256, job_id=self.job_id, final=checkpoint.final, step=checkpoint.step,
-            epoch=checkpoint.epoch, bytes_in=self.traffic.bytes_in, bytes_out=self.traffic.bytes_out,
-        )  # fmt: skip
-        self.tell(Collected(target, checkpoint.size, checkpoint.sha256, checkpoint.final))
-        return target
-
     def _fail(self, code: str, message: str, remedy: str) -> None:
-        self.ledger.append(
-            self.run_id, Kind.JOB_FAILED, tag=self.tag, job_id=self.job_id, code=code, reason=message,
-            bytes_in=self.traffic.bytes_in, bytes_out=self.traffic.bytes_out,
-        )  # fmt: skip
+        self.home.record(Kind.JOB_FAILED, code=code, reason=message)
         try:
             look_at_host(self.host, self.run_dir)
-        except HostError as error:
-            self.tell(Notice(f"What the machine says of itself could not be fetched: {error}"))
+        except (HostError, OSError) as error:
+            self.tell(Notice(f"What the machine says of itself could not be kept: {error}"))
         raise JobFailed(f"training failed ({code}): {message}", code=code, hint=remedy)
-
-    def _keep_log(self) -> None:
-        try:
-            log = self.host.read(f"{self.folder}/log.txt", 0, LOG_TAIL)
-        except HostUnreachable as error:
-            self.tell(Notice(f"The engine's log could not be fetched: {error}", warning=True))
-        else:
-            text = events.plain(log.decode("utf-8", errors="replace"))
-            (self.run_dir / "engine.log").write_text(text, encoding="utf-8")

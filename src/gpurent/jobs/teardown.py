@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from gpurent.budget.errors import LedgerError
 from gpurent.budget.events import Kind
 from gpurent.budget.ledger import Ledger
 from gpurent.budget.reaper import Action, Adopt, ConfirmGone, Destroy, Leave, MarkAbsent, Orphan, reconcile
@@ -58,35 +59,47 @@ class Teardown:
         for action in actions:
             match action:
                 case Adopt(tag, run_id, ref):
-                    self.ledger.append(run_id, Kind.ADOPTED, tag=tag, ref=ref)
+                    self._note(run_id, Kind.ADOPTED, tag, ref=ref)
                 case Destroy():
                     if action.collect_first:
                         collect(action)
-                    self._destroy(action)
+                    self.destroy(action)
                 case MarkAbsent(tag, run_id):
-                    self.ledger.append(run_id, Kind.SEEN_ABSENT, tag=tag)
+                    self._note(run_id, Kind.SEEN_ABSENT, tag)
                 case ConfirmGone(tag, run_id, ref):
                     self._gone(tag, run_id, ref)
                 case Leave() | Orphan():
                     pass
 
-    def _destroy(self, order: Destroy) -> None:
-        self.ledger.append(order.run_id, Kind.DESTROY_SENT, tag=order.tag, ref=order.ref, reason=order.reason)
+    def _note(self, run_id: str, kind: Kind, tag: str, **data: object) -> bool:
+        """Write a line, if that is possible now: an end never waits for a full disk or for a database."""
+        try:
+            self.ledger.append(run_id, kind, tag=tag, **data)
+        except LedgerError as error:
+            if not error.passing:
+                raise
+            self.tell(Notice(f"{error}. {error.hint} Ending {tag} goes on.", warning=True))
+            return False
+        return True
+
+    def destroy(self, order: Destroy) -> None:
+        """Send one order to destroy; what became of it is recorded and told, never raised."""
+        self._note(order.run_id, Kind.DESTROY_SENT, order.tag, ref=order.ref, reason=order.reason)
         try:
             self.providers[order.provider].destroy(order.ref)
         except ProviderError as error:
-            self.ledger.append(order.run_id, Kind.DESTROY_FAILED, tag=order.tag, ref=order.ref, reason=str(error))
+            self._note(order.run_id, Kind.DESTROY_FAILED, order.tag, ref=order.ref, reason=str(error))
             self.tell(Notice(f"Destroying {order.ref}: {error}; trying again.", warning=True))
         else:
-            self.ledger.append(order.run_id, Kind.DESTROY_ACCEPTED, tag=order.tag, ref=order.ref)
+            self._note(order.run_id, Kind.DESTROY_ACCEPTED, order.tag, ref=order.ref)
 
     def _gone(self, tag: str, run_id: str, ref: str | None) -> None:
         rental = next(one for one in self.ledger.run(run_id).rentals if one.tag == tag)
         charges = self._charges(rental.provider, ref) if ref is not None else None
         if charges is not None:
-            self.ledger.append(run_id, Kind.CHARGED, tag=tag, charges=charges)
-        self.ledger.append(run_id, Kind.GONE, tag=tag)
-        self.tell(Gone(ref or "never created", tag))
+            self._note(run_id, Kind.CHARGED, tag, charges=charges)
+        if self._note(run_id, Kind.GONE, tag):
+            self.tell(Gone(ref or "never created", tag))
 
     def settle(self, rental: Rental) -> bool:
         """Record the final bill of a rental that is over; False while the provider has none."""
@@ -106,6 +119,16 @@ class Teardown:
             self.tell(Notice(f"What {ref} was billed is not known yet: {error}"))
             return None
 
+    def _read(self, run_id: str, tag: str, last: Rental | None) -> Rental:
+        """The rental as the ledger has it; as it last had it, where it cannot be read just now."""
+        try:
+            return next(one for one in self.ledger.run(run_id).rentals if one.tag == tag)
+        except LedgerError as error:
+            if last is None or not error.passing:
+                raise
+            self.tell(Notice(f"{error}. {error.hint} Ending {tag} goes on.", warning=True))
+            return last
+
     def finish(
         self, run_id: str, tag: str, *, every_s: float, patience_s: float, give_up: Callable[[], bool] = lambda: False
     ) -> None:
@@ -115,9 +138,9 @@ class Teardown:
             InDoubt: not within the patience, or ``give_up`` said so; the ledger keeps it open for ``reap``.
         """
         until = self.clock.monotonic() + patience_s
-        wait = every_s
+        wait, rental = every_s, None
         while True:
-            rental = next(one for one in self.ledger.run(run_id).rentals if one.tag == tag)
+            rental = self._read(run_id, tag, rental)
             if rental.state.over:
                 return
             if give_up() or self.clock.monotonic() >= until:

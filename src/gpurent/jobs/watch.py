@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from gpurent.budget.errors import LedgerError
 from gpurent.budget.guard import Deadlines
 from gpurent.budget.ledger import Ledger
 from gpurent.budget.spend import run_spent
 from gpurent.clock import Clock
 from gpurent.errors import GpurentError
 from gpurent.jobs.interrupt import Interrupt, Stop
-from gpurent.jobs.progress import Progress, Spending
+from gpurent.jobs.progress import Notice, Progress, Spending
 from gpurent.money import ZERO, Usd
 
 Tell = Callable[[Progress], None]
@@ -57,7 +58,13 @@ class Watch:
         if self.clock.monotonic() < self._due:
             return
         self._due = self.clock.monotonic() + TICK_S
-        run = self.ledger.run(self.run_id)
+        try:
+            run = self.ledger.run(self.run_id)
+        except LedgerError as error:
+            if not error.passing:
+                raise
+            self.tell(Notice(f"{error}. {error.hint} The deadlines hold all the same.", warning=True))
+            return
         if run.stop_requested:
             self.interrupt.request(Stop.ORDERLY)
         spent = run_spent(run, self.clock.now())
