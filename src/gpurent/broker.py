@@ -30,10 +30,11 @@ from gpurent.errors import (
     UsageError,
 )
 from gpurent.jobs import detached
+from gpurent.jobs.boot import Patience
 from gpurent.jobs.conduct import Conductor
 from gpurent.jobs.interrupt import Interrupt, Stop
 from gpurent.jobs.progress import Notice, Progress
-from gpurent.jobs.rental import LaunchOrder, Patience, Rentals
+from gpurent.jobs.rental import LaunchOrder, Rentals
 from gpurent.jobs.replan import Asker, Nobody
 from gpurent.jobs.session import Outcome
 from gpurent.jobs.teardown import Teardown
@@ -88,6 +89,7 @@ class Broker:
         self, *, settings: Settings | None = None, home: Path | None = None, connector: Connector | None = None,
         providers: Mapping[str, Opened] | None = None, clock: Clock | None = None, patience: Patience | None = None,
     ) -> None:  # fmt: skip
+        self._folder = Path.cwd() if settings is None else None
         self.settings = settings if settings is not None else load_settings(Path.cwd())
         self.home = home or state_dir()
         self.clock = clock or SystemClock()
@@ -221,15 +223,14 @@ class Broker:
         if consent is not None and not consent(quote, rows[0]):
             raise Interrupted("Nothing was rented.")
         limits = self.settings.limits
+        order = self._order(quote.need.disk_gb, hold_minutes, unguarded, on_overrun)
+        config = {"path": str(job.config_path), "folder": str(self._folder or ""), **order.kept}
         run_id = self.ledger.open_run(
-            job.name, budget, output_dir=job.output_dir, data_dir=job.data_dir, workload=job.workload,
-            config={"path": str(job.config_path), "data_dir": str(job.data_dir), "output_dir": str(job.output_dir)},
+            job.name, budget, output_dir=job.output_dir, data_dir=job.data_dir, workload=job.workload, config=config,
             per_day=limits.per_day, per_month=limits.per_month, place=claim(self.home).place,
         )  # fmt: skip
-        if self._guardable:
-            detached.start(self.home)
+        self._rouse()
         conductor = self._conductor(run_id, tell, interrupt or Interrupt(), asker)
-        order = self._order(quote.need.disk_gb, hold_minutes, unguarded, on_overrun)
         hours = self.settings.budget.max_hours if max_hours is None else max_hours
         return self._result(run_id, conductor.train(job, rows, order, hours))
 
@@ -254,11 +255,28 @@ class Broker:
         facts = {name: opened.facts for name, opened in self.opened.items()}
         play = all(one.play_money for one in facts.values())
         patience = self._patience or (Patience(poll_s=0.3, confirm_every_s=0.3, boot_s=120) if play else Patience())
-        guards = ("this client", "watchdog") if self._guardable else ("this client",)
         rentals = Rentals(
-            self.ledger, self.providers, facts, self.connector, self.clock, self.run_dir(run_id), tell, patience, guards
-        )
+            self.ledger, self.providers, facts, self.connector, self.clock, self.run_dir(run_id), tell, patience,
+            lambda provider: self._guards(provider, tell), self._rouse,
+        )  # fmt: skip
         return Conductor(self.ledger, rentals, self.clock, tell, interrupt, run_id, asker or Nobody())
+
+    def _rouse(self) -> None:
+        """See to it that this computer's watchdog runs."""
+        if self._guardable:
+            detached.start(self.home)
+
+    def _guards(self, provider: str, tell: Tell) -> tuple[str, ...]:
+        """Who on this computer can end a rental of ``provider``: what the watchdog cannot reach it does not guard."""
+        if not self._guardable:
+            return ("this client",)
+        told = detached.heard(self.home, self.clock)
+        if told is not None and provider in told.providers:
+            return ("this client", "watchdog")
+        why = "does not answer" if told is None else f"was started without a key for {provider}"
+        hint = f"`gpurent login {provider}` keeps one where it finds it."
+        tell(Notice(f"The watchdog {why}, so it does not guard this rental. {hint}", warning=True))
+        return ("this client",)
 
     def attach(self, run_id: str, *, tell: Tell = _silent, interrupt: Interrupt | None = None) -> Trained:
         """Take over a run whose client died: follow, collect, destroy.
@@ -278,7 +296,8 @@ class Broker:
             state = "is over" if not run.open_rentals else "had not begun to train"
             raise UsageError(f"run {run_id} {state}; there is nothing to attach to", hint="`gpurent reap` cleans up.")
         conductor = self._conductor(run_id, tell, interrupt or Interrupt())
-        return self._result(run_id, conductor.take_over(rental, self._order(rental.disk_gb)))
+        order = self._order(rental.disk_gb).as_kept(run.config)
+        return self._result(run_id, conductor.take_over(rental, order))
 
     def abandoned(self) -> tuple[str, ...]:
         """Runs that hold a rental although their client is dead."""

@@ -27,7 +27,9 @@
         ├── RateLimited             .retry_after in seconds (transient)
         ├── Unavailable             timeout, reset, 5xx (transient)
         ├── OfferGone               the offer was taken: nothing was created
-        ├── NoCapacity              no credit or no machine: nothing was created
+        │   └── NotAsOffered        what was created is dearer or another machine: it is given back
+        ├── NoCapacity              no machine to be had: nothing was created
+        │   └── NoCredit            the account cannot pay: no other offer of this provider will do
         ├── CreateFailed            an answer to create is lost or unclear; .ref may name what exists
         └── BadReply                the service answered something that cannot be understood
 """
@@ -167,8 +169,16 @@ class OfferGone(ProviderError):
     """Somebody else took the offer; nothing was created."""
 
 
+class NotAsOffered(OfferGone):
+    """What was created is dearer than offered, or another machine; it exists, and has to be given back."""
+
+
 class NoCapacity(ProviderError):
-    """No credit or no machine; nothing was created."""
+    """No machine to be had; nothing was created."""
+
+
+class NoCredit(NoCapacity):
+    """The account cannot pay; nothing was created, and no other offer of the provider will do."""
 
 
 class CreateFailed(ProviderError):

@@ -22,8 +22,9 @@ from gpurent.budget.ledger import Ledger
 from gpurent.budget.reaper import UNCLEAR_GRACE_S, UNSEEN_GRACE_S
 from gpurent.errors import GuardFailed, HostKeyMismatch, HostUnreachable, InDoubt, NoCapacity, OfferGone, ProviderError
 from gpurent.http import Policy
+from gpurent.jobs.boot import Held, Patience
 from gpurent.jobs.interrupt import Interrupt
-from gpurent.jobs.rental import Held, LaunchOrder, Patience, Rentals
+from gpurent.jobs.rental import LaunchOrder, Rentals
 from gpurent.jobs.watch import Watch
 from gpurent.model import Offer
 from gpurent.money import Usd

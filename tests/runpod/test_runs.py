@@ -12,7 +12,8 @@ from tests.session.world import Cli, make_job
 
 from gpurent import Broker, Job, Usd
 from gpurent.budget.events import Kind
-from gpurent.jobs.rental import PRICE_TOLERANCE_PERCENT, Patience
+from gpurent.budget.guard import PRICE_TOLERANCE_PERCENT
+from gpurent.jobs.boot import Patience
 from gpurent.sandbox.address import SandboxAddress
 from gpurent.sandbox.faults import Fault
 from gpurent.sandbox.server import Sandbox

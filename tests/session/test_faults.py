@@ -10,11 +10,12 @@ from tests.session.world import Cli, make_job
 
 from gpurent import Broker, Job, Usd
 from gpurent.budget.events import Kind
+from gpurent.budget.guard import PRICE_TOLERANCE_PERCENT
 from gpurent.budget.state import RentalState
 from gpurent.clock import SystemClock
 from gpurent.errors import HostError, InDoubt, JobFailed
+from gpurent.jobs.boot import Patience
 from gpurent.jobs.progress import Notice, Progress, Spending, Trained
-from gpurent.jobs.rental import PRICE_TOLERANCE_PERCENT, Patience
 from gpurent.sandbox.faults import Fault
 from gpurent_remote import SshConnector
 

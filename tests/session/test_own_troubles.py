@@ -16,8 +16,8 @@ from gpurent import Broker, Job, Usd
 from gpurent.budget.events import Kind
 from gpurent.clock import SystemClock
 from gpurent.errors import InDoubt
+from gpurent.jobs.boot import Patience
 from gpurent.jobs.progress import Notice, Progress, Trained
-from gpurent.jobs.rental import Patience
 
 QUICK = Patience(boot_s=4, poll_s=0.1, connect_s=2, search_s=3, destroy_s=3, confirm_every_s=0.1)
 FULL = "No space left on device"
@@ -75,12 +75,12 @@ class Listener:
 
     def __call__(self, event: Progress) -> None:
         if isinstance(event, Trained) and self._at_step is not None:
-            self._at_step, act = None, self._at_step
+            act, self._at_step = self._at_step, None
             act()
         if isinstance(event, Notice):
             self.said.append(event.message)
             if self._at_text is not None and self._text in event.message:
-                self._at_text, act = None, self._at_text
+                act, self._at_text = self._at_text, None
                 act()
 
 

@@ -22,7 +22,7 @@ from gpurent.budget.state import RentalState
 from gpurent.dataset.job import Job
 from gpurent.errors import GpurentError
 from gpurent.http import Policy
-from gpurent.jobs.rental import Patience
+from gpurent.jobs.boot import Patience
 from gpurent.model import Price
 from gpurent.money import Usd
 from gpurent.registry import Opened

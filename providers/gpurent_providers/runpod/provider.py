@@ -15,6 +15,7 @@ from gpurent.errors import (
     ConfigError,
     CreateFailed,
     NoCapacity,
+    NoCredit,
     OfferGone,
     ProviderError,
     Unavailable,
@@ -234,7 +235,8 @@ def _refusal(reply: Reply, problem: wire.Problem, ref: str | None) -> ProviderEr
         if reply.status == 404 or (reply.status == 400 and problem.no_capacity):
             return OfferGone(text, provider=wire.PROVIDER)
         if reply.status in REFUSED:
-            return NoCapacity(text, provider=wire.PROVIDER, hint=REFUSED[reply.status])
+            kind = NoCredit if reply.status == 402 else NoCapacity
+            return kind(text, provider=wire.PROVIDER, hint=REFUSED[reply.status])
     return CreateFailed(text, provider=wire.PROVIDER, ref=ref)
 
 

@@ -10,7 +10,7 @@ from urllib.parse import quote
 import httpx
 
 from gpurent.clock import Clock
-from gpurent.errors import BadReply, CreateFailed, NoCapacity, OfferGone, ProviderError, Unavailable
+from gpurent.errors import BadReply, CreateFailed, NoCapacity, NoCredit, OfferGone, ProviderError, Unavailable
 from gpurent.http import Api, Policy, Reply
 from gpurent.model import Charges, Instance, Launch, Need, Offer, SelfDestruct
 from gpurent.money import Usd
@@ -153,7 +153,9 @@ def _refusal(reply: Reply, ref: str | None) -> ProviderError:
         match reply.status:
             case 409:
                 return OfferGone(text, provider=wire.PROVIDER)
-            case 400 | 402:
+            case 402:
+                return NoCredit(text, provider=wire.PROVIDER, hint="Restart the sandbox with more play money.")
+            case 400:
                 return NoCapacity(text, provider=wire.PROVIDER)
             case 401 | 403 | 429:
                 return reply.error()

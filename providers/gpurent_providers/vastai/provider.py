@@ -16,6 +16,7 @@ from gpurent.errors import (
     ConfigError,
     CreateFailed,
     NoCapacity,
+    NoCredit,
     OfferGone,
     ProviderError,
     Unavailable,
@@ -279,7 +280,7 @@ def _refusal(reply: Reply, value: object, ref: str | None) -> ProviderError:
             return OfferGone(text, provider=wire.PROVIDER)
         if problem.poor:
             hint = "Add credit at https://cloud.vast.ai/billing/."
-            return NoCapacity(text, provider=wire.PROVIDER, hint=hint)
+            return NoCredit(text, provider=wire.PROVIDER, hint=hint)
         if reply.status != 200:
             return NoCapacity(text, provider=wire.PROVIDER, hint="Vast.ai refuses what was asked for.")
     return CreateFailed(text, provider=wire.PROVIDER, ref=ref)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from gpurent.budget.errors import BudgetError
 from gpurent.money import ZERO, Usd, affordable_ms, per_hour
 
+PRICE_TOLERANCE_PERCENT = 2
+"""An instance dearer than its offer by more than this is given back at once."""
 FREE_MACHINE_HOURS = 24 * 7
 """A machine that costs nothing is still ended some day."""
 
@@ -18,6 +20,11 @@ class Deadlines:
 
     soft: float
     hard: float
+
+
+def tolerated(hourly: Usd) -> Usd:
+    """The highest price at which a machine offered for ``hourly`` is kept; deadlines are reckoned from it."""
+    return hourly.scaled(100 + PRICE_TOLERANCE_PERCENT, 100)
 
 
 def deadlines(
@@ -41,7 +48,7 @@ def deadlines(
         ``hard = start + (budget - spent - traffic - teardown reserve) / hourly``, ``soft`` earlier by ``finish_s``;
         ``soft`` may lie before ``start``: then nothing fits (see ``allow_create``).
     """
-    reserve = teardown_reserve(hourly, teardown_s)
+    reserve = teardown_reserve(hourly, teardown_s, granularity_s)
     left = budget - spent - traffic - reserve
     if hourly <= ZERO:
         seconds = FREE_MACHINE_HOURS * 3600.0
@@ -53,9 +60,9 @@ def deadlines(
     return Deadlines(soft=start + seconds - finish_s, hard=start + seconds)
 
 
-def teardown_reserve(hourly: Usd, teardown_s: float) -> Usd:
-    """What a rental costs from the order to destroy it to the end of its bill."""
-    return per_hour(hourly, math.ceil(teardown_s * 1000))
+def teardown_reserve(hourly: Usd, teardown_s: float, granularity_s: int = 1) -> Usd:
+    """What a rental costs from the order to destroy it to the end of its bill: whole billing units."""
+    return per_hour(hourly, math.ceil(teardown_s / granularity_s) * granularity_s * 1000)
 
 
 def allow_create(

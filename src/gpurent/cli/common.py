@@ -11,7 +11,7 @@ from gpurent.dataset.find import find_job
 from gpurent.dataset.job import Job
 from gpurent.errors import UsageError
 from gpurent.sandbox.address import discover
-from gpurent.settings import LEDGER_FILE, ledger_url, state_dir
+from gpurent.settings import LEDGER_FILE, ledger_url, load_settings, state_dir
 
 
 def sandbox_dir() -> Path:
@@ -19,13 +19,13 @@ def sandbox_dir() -> Path:
     return state_dir() / "sandbox"
 
 
-def open_broker() -> Broker:
-    """A broker on the working folder's settings; a sandbox that runs on this computer is found by itself."""
+def open_broker(folder: Path | None = None) -> Broker:
+    """A broker on a folder's settings, the working folder's if none is given; a sandbox of this computer is found."""
     if "GPURENT_SANDBOX_URL" not in os.environ:
         address = discover(sandbox_dir())
         if address is not None:
             os.environ.update(address.env())
-    return Broker()
+    return Broker() if folder is None else Broker(settings=load_settings(folder))
 
 
 def read_job(broker: Broker, config: Path | None, dataset: Path | None, output: Path | None, *, quiet: bool) -> Job:

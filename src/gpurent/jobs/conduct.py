@@ -12,27 +12,32 @@ from typing import Self
 from gpurent.budget.client import ClientLock
 from gpurent.budget.errors import LedgerError
 from gpurent.budget.events import Kind
-from gpurent.budget.guard import Deadlines, allow_create, deadlines, teardown_reserve
+from gpurent.budget.guard import Deadlines, allow_create, deadlines, teardown_reserve, tolerated
 from gpurent.budget.ledger import Ledger
 from gpurent.budget.spend import run_spent
 from gpurent.budget.state import Rental
 from gpurent.clock import Clock
 from gpurent.dataset.job import Job
 from gpurent.errors import (
+    AuthFailed,
     BudgetReached,
     GpurentError,
     HostError,
     InDoubt,
     Interrupted,
     NoCapacity,
+    NoCredit,
     NoOffer,
+    NotAsOffered,
     OfferGone,
+    RateLimited,
 )
 from gpurent.jobs import postmortem
+from gpurent.jobs.boot import Held
 from gpurent.jobs.deadman import DeadMan
 from gpurent.jobs.interrupt import Interrupt, Stop
 from gpurent.jobs.progress import Notice, Stage, StageStarted
-from gpurent.jobs.rental import Held, LaunchOrder, Rentals
+from gpurent.jobs.rental import LaunchOrder, Rentals
 from gpurent.jobs.replan import Asker, Nobody, Replanner
 from gpurent.jobs.session import Outcome, Session
 from gpurent.jobs.watch import Halt, Tell, Watch
@@ -40,10 +45,14 @@ from gpurent.money import Usd
 from gpurent.plan.cost import traffic
 from gpurent.plan.quote import QuoteRow
 from gpurent.plan.timeline import DESTROY_S
-from gpurent.spi import Host
+from gpurent.spi import Facts, Host
 
 MAX_ATTEMPTS = 4
 """Offers tried in one run before it is given up."""
+MAX_WAIT_S = 30.0
+"""Before the next offer, where a service asked for a pause."""
+END_S = 60.0
+"""A machine that its owner takes back is left by so much earlier."""
 
 
 @dataclass(frozen=True)
@@ -124,37 +133,44 @@ class Conductor:
     def _attempts(self, job: Job, rows: Sequence[QuoteRow], order: LaunchOrder, max_hours: float | None) -> Outcome:
         last: GpurentError = NoOffer("no offer was left to try")
         useless: set[tuple[str, str]] = set()
+        closed: set[str] = set()
         number = 0
         for row in rows:
-            machine = row.offer.provider, row.offer.machine_id or row.offer.id
-            if number == MAX_ATTEMPTS or machine in useless:
+            provider = row.offer.provider
+            machine = provider, row.offer.machine_id or row.offer.id
+            if number == MAX_ATTEMPTS or machine in useless or provider in closed:
                 continue
             number += 1
             tag = f"gpurent-{self.run_id}-{number}"
             try:
                 return self._attempt(tag, job, row, order, max_hours)
-            except (OfferGone, NoCapacity) as error:
+            except (NoCredit, AuthFailed) as error:
                 last = error
-            except HostError as error:
+                closed.add(provider)
+            except RateLimited as error:
+                last = error
+                self.clock.sleep(min(MAX_WAIT_S, error.retry_after or MAX_WAIT_S))
+            except (HostError, NotAsOffered) as error:
                 if any(one.job_id for one in self.ledger.run(self.run_id).rentals):
                     raise
                 last = error
                 useless.add(machine)
                 self.ledger.append(self.run_id, Kind.MACHINE_FAILED, tag=tag, reason=str(error)[:200])
-            warning = f"{row.offer.gpu} on {row.offer.provider}: {last} Trying the next offer."
-            self.tell(Notice(warning, warning=True))
+            except (OfferGone, NoCapacity) as error:
+                last = error
+            self.tell(Notice(f"{row.offer.gpu} on {provider}: {last} Trying the next offer.", warning=True))
         raise last
 
     def _attempt(self, tag: str, job: Job, row: QuoteRow, order: LaunchOrder, max_hours: float | None) -> Outcome:
         limits = self._limits(job, row, max_hours)
-        watch = self._watch(limits, row.hourly)
+        watch = self._watch(limits, row.hourly, row.offer.provider)
         offer = row.offer
         self.tell(StageStarted(Stage.RENT, f"{offer.gpu} on {offer.provider} at {row.hourly.rounded(3)}/h"))
         with _Ending(self, tag) as ending:
             held = ending.held = self.rentals.rent(self.run_id, tag, offer, order, limits, row.asks)
             with closing(self.rentals.reach(held, watch)) as host:
                 guard = self.rentals.guard(host, offer.provider, limits.hard, order)
-                replan = Replanner(order.on_overrun, lambda: limits.soft, self.clock, self.tell, self.asker)
+                replan = self._replanner(order, limits, self.asker)
                 session = self._session(host, job.output_dir, tag, held, watch, guard, order.hold_s, replan)
                 session.prepare(job, session.upload(job))
                 return session.follow()
@@ -164,12 +180,18 @@ class Conductor:
             raise InDoubt("the rental never trained", refs=(rental.tag,), hint="`gpurent reap` ends it.")
         identity = self.rentals.connector.load_identity(self.run_dir / "keys" / rental.tag)
         held = Held(self.run_id, rental.tag, rental.ref, rental.offer, identity)
-        watch = self._watch(Deadlines(rental.soft_deadline, rental.hard_deadline), rental.hourly)
+        limits = Deadlines(rental.soft_deadline, rental.hard_deadline)
+        watch = self._watch(limits, rental.hourly, rental.provider)
+        watch.state = rental.state
         with _Ending(self, rental.tag, held), closing(self.rentals.reach(held, watch, fresh=False)) as host:
             (self.run_dir / "events.jsonl").unlink(missing_ok=True)
             guard = self.rentals.guard(host, rental.provider, rental.hard_deadline, replace(order, unguarded=True))
             output_dir = self.ledger.run(self.run_id).output_dir
-            return self._session(host, output_dir, rental.job_id, held, watch, guard, order.hold_s).follow()
+            replan = self._replanner(order, limits, Nobody())
+            return self._session(host, output_dir, rental.job_id, held, watch, guard, order.hold_s, replan).follow()
+
+    def _replanner(self, order: LaunchOrder, limits: Deadlines, asker: Asker) -> Replanner:
+        return Replanner(order.on_overrun, lambda: limits.soft, self.clock, self.tell, asker)
 
     def _session(
         self,
@@ -192,8 +214,11 @@ class Conductor:
         """Deadlines for what is left of the budget now; vetoes an attempt that could not reach training."""
         run, start = self.ledger.run(self.run_id), self.clock.now()
         facts = self.rentals.facts[row.offer.provider]
+        if row.offer.max_duration_s is not None:
+            hours = max(0.0, row.offer.max_duration_s - END_S) / 3600
+            max_hours = hours if max_hours is None else min(max_hours, hours)
         limits = deadlines(
-            budget=run.budget, spent=run_spent(run, start), hourly=row.hourly,
+            budget=run.budget, spent=run_spent(run, start), hourly=tolerated(row.hourly),
             traffic=traffic(row.offer.price, job.workload), start=start,
             finish_s=row.timeline.collect_s.high + 15, teardown_s=row.timeline.destroy_s.high,
             max_hours=max_hours, granularity_s=facts.billing_granularity_s,
@@ -204,9 +229,13 @@ class Conductor:
         )  # fmt: skip
         return limits
 
-    def _watch(self, limits: Deadlines, hourly: Usd) -> Watch:
-        reserve = teardown_reserve(hourly, DESTROY_S.high)
-        return Watch(self.ledger, self.run_id, limits, self.clock, self.interrupt, self.tell, reserve)
+    def _watch(self, limits: Deadlines, hourly: Usd, provider: str) -> Watch:
+        hourly, grain = tolerated(hourly), self.rentals.facts.get(provider, Facts()).billing_granularity_s
+        reserve = teardown_reserve(hourly, DESTROY_S.high, grain)
+        return Watch(
+            self.ledger, self.run_id, limits, self.clock, self.interrupt, self.tell, reserve, hourly,
+            rouse=self.rentals.rouse,
+        )  # fmt: skip
 
 
 @dataclass

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from gpurent.clock import Clock
+
 LOCK, STATE, LOG = "watchdog.lock", "watchdog.json", "watchdog.log"
 
 
@@ -26,6 +28,8 @@ class Guarding:
     """Runs that it has taken over."""
     watching: tuple[str, ...] = ()
     """Runs whose clients are alive."""
+    providers: tuple[str, ...] = ()
+    """Those that it has keys for, and so can end rentals of."""
 
 
 def guarding(home: Path) -> Guarding | None:
@@ -42,19 +46,31 @@ def guarding(home: Path) -> Guarding | None:
         return None
     try:
         told = json.loads((home / STATE).read_text(encoding="utf-8"))
-        return Guarding(told["pid"], told["since"], told["at"], tuple(told["tending"]), tuple(told["watching"]))
+        lists = (tuple(told[name]) for name in ("tending", "watching", "providers"))
+        return Guarding(told["pid"], told["since"], told["at"], *lists)
     except (OSError, ValueError, KeyError):
         return Guarding(0, 0.0, 0.0)  # it holds the lock and has not spoken yet
 
 
+def heard(home: Path, clock: Clock, patience_s: float = 15.0) -> Guarding | None:
+    """As ``guarding``, and one that was only just started is waited for."""
+    until = clock.monotonic() + patience_s
+    while (told := guarding(home)) is None or not told.pid:
+        if clock.monotonic() >= until:
+            return None
+        clock.sleep(0.1)
+    return told
+
+
 def start(home: Path) -> None:
-    """Start a watchdog that outlives this process and its terminal, unless there is one."""
+    """Start a watchdog that outlives this process, its terminal and its working folder, unless there is one."""
     if guarding(home) is not None:
         return
+    home = home.resolve()
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     with (home / LOG).open("ab") as log:
         subprocess.Popen(
             [sys.executable, "-m", "gpurent.cli.app", "watchdog", "run"],
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-            env={**os.environ, "GPURENT_STATE_DIR": str(home)},
+            env={**os.environ, "GPURENT_STATE_DIR": str(home)}, cwd=home,
         )  # fmt: skip

@@ -14,12 +14,12 @@ from gpurent.clock import Clock
 from gpurent.errors import HomeFull, HostError
 from gpurent.jobs import events
 from gpurent.jobs.progress import Collected, Notice, Stage, StageMoved, StageStarted
-from gpurent.jobs.watch import Tell, Watch
+from gpurent.jobs.watch import Tell
 from gpurent.spi import Host
 
 T = TypeVar("T")
 LOG_TAIL = 64 * 1024
-AGAIN_S = 2.0
+AGAIN_S = 5.0
 """Between two tries while the disk is full or the ledger out of reach."""
 
 
@@ -45,10 +45,9 @@ class Home:
     job_id: str
     ledger: Ledger
     clock: Clock
-    watch: Watch
     tell: Tell
-    live: Callable[[], None]
-    """Shows the machine a sign of life."""
+    mind: Callable[[], None]
+    """Minds deadlines, money and the user's wish, and shows the machine a sign of life; may raise."""
     hold_s: float = 1800.0
     """How long a full disk, or a ledger out of reach, is waited for."""
     traffic: Traffic = field(default_factory=Traffic)
@@ -105,11 +104,10 @@ class Home:
             def moved(count: int) -> None:
                 nonlocal done, best
                 done += count
-                self.traffic.bytes_out += count
+                self.traffic.bytes_out += max(0, done - best)
                 best = max(best, done)
                 self.tell(StageMoved(Stage.COLLECT, best, checkpoint.size))
-                self.watch.tick()
-                self.live()
+                self.mind()
 
             remote = f"{self.folder}/out/{checkpoint.path}"
             self.host.fetch(remote, target, sha256=checkpoint.sha256, size=checkpoint.size, on_bytes=moved)
@@ -146,8 +144,7 @@ class Home:
                     self.tell(Notice(f"{error}. {error.hint} {wait}", warning=True))
                 if now >= until:
                     raise
-            self.watch.tick()
-            self.live()
+            self.mind()
             self.clock.sleep(AGAIN_S)
 
     def _miss(self, what: str, why: str) -> None:

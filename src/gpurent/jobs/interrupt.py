@@ -25,7 +25,7 @@ class Interrupt:
 
     def __init__(self, clock: SystemClock | None = None) -> None:
         self._level = Stop.NONE
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may interrupt its own thread here
         self._clock = clock
 
     @property
@@ -35,7 +35,8 @@ class Interrupt:
 
     def press(self) -> Stop:
         """Go one level up and wake a sleeping session."""
-        self._level = Stop(min(self._level + 1, Stop.LEAVE))
+        with self._lock:
+            self._level = Stop(min(self._level + 1, Stop.LEAVE))
         if self._clock is not None:
             self._clock.wake()
         return self._level

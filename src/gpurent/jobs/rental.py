@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+from pydantic import JsonValue
 
 from gpurent.budget.errors import LedgerError
 from gpurent.budget.events import Kind
@@ -16,57 +18,22 @@ from gpurent.errors import (
     AuthFailed,
     CreateFailed,
     GuardFailed,
-    HostKeyMismatch,
-    HostUnreachable,
     InDoubt,
     NoCapacity,
     OfferGone,
     ProviderError,
     RateLimited,
 )
+from gpurent.jobs.boot import Boot, Held, Patience, check
 from gpurent.jobs.deadman import DeadMan, fuse
 from gpurent.jobs.progress import Notice, Rented, Stage, StageStarted
 from gpurent.jobs.teardown import Teardown
 from gpurent.jobs.watch import Tell, Watch
-from gpurent.model import Endpoint, Identity, Instance, Launch, Offer, OnOverrun, Phase
+from gpurent.model import Instance, Launch, Offer, OnOverrun, Phase
 from gpurent.money import ZERO, Usd
-from gpurent.spi import Connector, Facts, Host, Provider, SupportsKeys, SupportsSelfDestruct
+from gpurent.spi import Connector, Facts, Host, Provider, SupportsSelfDestruct
 
-PRICE_TOLERANCE_PERCENT = 2
-"""An instance dearer than its offer by more than this is given back at once."""
 HOLD_S = 1800.0
-TAKE_OVER_S = 60.0
-"""How long a machine that trained already may take to answer."""
-
-
-@dataclass(frozen=True, slots=True)
-class Patience:
-    """How long to wait, in seconds. Tests and the sandbox shorten it."""
-
-    boot_s: float = 600.0
-    poll_s: float = 2.0
-    connect_s: float = 15.0
-    appear_s: float = 60.0
-    """How long a new instance may be missing from look-ups before it counts as gone."""
-    search_s: float = 60.0
-    destroy_s: float = 600.0
-    confirm_every_s: float = 3.0
-    lost_s: float = 900.0
-    rekey_s: float = 120.0
-    """How long a new machine may answer with a host key of its own: sshd can be up before our start-up script ran."""
-    follow_s: float = 0.5
-    """Between two looks at a training host."""
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """A rental that exists, as far as this process knows."""
-
-    run_id: str
-    tag: str
-    ref: str
-    offer: Offer
-    identity: Identity
 
 
 @dataclass(frozen=True)
@@ -81,8 +48,10 @@ class Rentals:
     run_dir: Path
     tell: Tell
     patience: Patience
-    guards: tuple[str, ...] = ("this client",)
-    """Who on this computer looks after rentals."""
+    guards: Callable[[str], tuple[str, ...]] = lambda _provider: ("this client",)
+    """Who on this computer can end a rental of a provider."""
+    rouse: Callable[[], None] = lambda: None
+    """Starts this computer's watchdog again, should it have died."""
 
     def rent(
         self, run_id: str, tag: str, offer: Offer, launch: LaunchOrder, deadlines: Deadlines, reserved: Usd
@@ -116,9 +85,9 @@ class Rentals:
         full = Launch(tag, launch.image, launch.disk_gb, identity.public_key, startup, {}, burning.after_s)
         instance = self._create(provider, run_id, tag, offer, full)
         held = Held(run_id, tag, instance.ref, offer, identity)
-        guards = (*self.guards, "dead-man switch") if self_destruct else self.guards
+        guards = (*self.guards(offer.provider), *(("dead-man switch",) if self_destruct else ()))
         self.tell(Rented(offer, instance.ref, tag, run_id, guards))
-        _check(offer, instance, launch.disk_gb)
+        check(offer, instance, launch.disk_gb)
         return held
 
     def _create(self, provider: Provider, run_id: str, tag: str, offer: Offer, launch: Launch) -> Instance:
@@ -137,14 +106,16 @@ class Rentals:
                     refs=(f"{provider.name}:{error.ref or tag}",),
                     hint="`gpurent reap` goes on looking and destroys it; `gpurent status` shows it until then.",
                 ) from error
-            self.ledger.append(run_id, Kind.ADOPTED, tag=tag, ref=found.ref, created_at=found.created_at)
+            self._made(Kind.ADOPTED, run_id, tag, offer, found, launch.disk_gb)
             return found
-        now = instance.price.hourly(launch.disk_gb)
-        dearer = now.micros if now != offer.price.hourly(launch.disk_gb) else None
-        self.ledger.append(
-            run_id, Kind.CREATED, tag=tag, ref=instance.ref, created_at=instance.created_at, hourly_micros=dearer
-        )
+        self._made(Kind.CREATED, run_id, tag, offer, instance, launch.disk_gb)
         return instance
+
+    def _made(self, kind: Kind, run_id: str, tag: str, offer: Offer, made: Instance, disk_gb: int) -> None:
+        """Record what exists, and what it costs if that is not what was offered."""
+        now = made.price.hourly(disk_gb)
+        dearer = now.micros if now != offer.price.hourly(disk_gb) else None
+        self.ledger.append(run_id, kind, tag=tag, ref=made.ref, created_at=made.created_at, hourly_micros=dearer)
 
     def _search(self, provider: Provider, tag: str, ref: str | None) -> Instance | None:
         until = self.clock.monotonic() + self.patience.search_s
@@ -160,70 +131,12 @@ class Rentals:
             self.clock.sleep(self.patience.poll_s)
 
     def reach(self, held: Held, watch: Watch, *, fresh: bool = True) -> Host:
-        """Wait until SSH answers with the pinned key. ``fresh``: it was just rented, and has everything to prove yet.
-
-        Raises:
-            HostUnreachable: not within the boot patience, or the instance ended by itself.
-            OfferGone: it turns out to be dearer than offered, or another machine.
-            HostKeyMismatch: somebody else answered.
-            Halt: the user or the budget ended it.
-        """
+        """Wait until SSH answers with the pinned key. Raises as ``Boot.reach``."""
         self.tell(StageStarted(Stage.BOOT, f"waiting for SSH on {held.offer.gpu}"))
-        start, boot_s = self.clock.monotonic(), self.patience.boot_s if fresh else TAKE_OVER_S
-        may_be_missing, last = fresh, "it never became reachable"
-        admitted, strange_since = not fresh, None
-        while self.clock.monotonic() < start + boot_s:
-            # A dead client's training is taken over in order to stop it: that wish must not end it before it is saved.
-            (watch.check_before_training if fresh else watch.tick)()
-            may_be_missing = may_be_missing and self.clock.monotonic() < start + self.patience.appear_s
-            try:
-                instance = self._look(held, may_be_missing=may_be_missing)
-                may_be_missing = may_be_missing and instance is None
-                if instance is not None and fresh:
-                    _check(held.offer, instance, instance.disk_gb)
-                if instance is not None and not admitted:
-                    admitted = self._admit(held)
-                if instance is not None and instance.endpoint is not None:
-                    host = self.connector.connect(
-                        instance.endpoint, held.identity, timeout=self.patience.connect_s,
-                        moved=lambda: self._endpoint(held),
-                    )  # fmt: skip
-                    self.ledger.append(held.run_id, Kind.REACHABLE, tag=held.tag, endpoint=instance.endpoint)
-                    return host
-                last = "it is not listed yet" if instance is None else instance.message or instance.phase
-            except ProviderError as error:
-                if not error.transient:
-                    raise
-                last = str(error)
-            except _Ended:
-                raise
-            except HostUnreachable as error:
-                last = str(error)
-            except HostKeyMismatch as error:
-                # Nothing was sent: the key is compared before we log in.
-                strange_since = self.clock.monotonic() if strange_since is None else strange_since
-                if not fresh or self.clock.monotonic() - strange_since > self.patience.rekey_s:
-                    raise
-                last = str(error)
-            self.clock.sleep(self.patience.poll_s)
-        raise HostUnreachable(f"no SSH on {held.ref} within {boot_s:.0f} s: {last}")
-
-    def _admit(self, held: Held) -> bool:
-        """Have the provider let our key in, where it can: what our start-up script writes may not stay for long.
-
-        Returns:
-            Whether asking again is of no use.
-        """
         provider = self.providers[held.offer.provider]
-        if not isinstance(provider, SupportsKeys):
-            return True
-        try:
-            provider.attach_key(held.ref, held.identity.public_key)
-        except ProviderError as error:
-            if not error.transient:
-                self.tell(Notice(f"{held.offer.provider} does not let our key in itself: {error}"))
-            return not error.transient
-        return True
+        return Boot(
+            held, provider, self.connector, self.ledger, self.clock, watch, self.tell, self.patience, fresh
+        ).reach()
 
     def guard(self, host: Host, provider: str, hard: float, launch: LaunchOrder) -> DeadMan | None:
         """Prove and set the machine's dead-man switch; None where there is none, by the user's choice.
@@ -242,24 +155,6 @@ class Rentals:
             self.tell(Notice(f"Going on unguarded: {error}.", warning=True))
             return None
         return switch
-
-    def _look(self, held: Held, *, may_be_missing: bool) -> Instance | None:
-        instance = self.providers[held.offer.provider].get(held.ref)
-        if instance is None and may_be_missing:
-            return None
-        if instance is None or instance.phase is Phase.STOPPED:
-            why = instance.message if instance else "it is gone"
-            raise _Ended(f"{held.ref} ended before SSH answered: {why}")
-        return instance
-
-    def _endpoint(self, held: Held) -> Endpoint | None:
-        """Where it answers now; ports change when a container is restarted. None when that cannot be told."""
-        try:
-            instance = self.providers[held.offer.provider].get(held.ref)
-        except ProviderError as error:
-            self.tell(Notice(f"{held.offer.provider} does not say where {held.ref} answers: {error}"))
-            return None
-        return None if instance is None else instance.endpoint
 
     def exists(self, held: Held) -> bool:
         """Whether the provider still knows the machine as running; True when it cannot be asked."""
@@ -314,20 +209,16 @@ class LaunchOrder:
     on_overrun: OnOverrun = "stop"
     """What happens when the measured speed says that the job will not fit."""
 
+    @property
+    def kept(self) -> dict[str, JsonValue]:
+        """What whoever takes the run over has to know."""
+        return {"hold_s": self.hold_s, "on_overrun": self.on_overrun}
 
-def _check(offer: Offer, instance: Instance, disk_gb: int) -> None:
-    """Compare what was made with what was offered.
-
-    Raises:
-        OfferGone: it costs more than the tolerance allows, or has another number of GPUs.
-    """
-    agreed, now = offer.price.hourly(disk_gb), instance.price.hourly(disk_gb)
-    if now > agreed.scaled(100 + PRICE_TOLERANCE_PERCENT, 100):
-        raise OfferGone(f"{offer.gpu} at {offer.provider} costs {now}/h, offered at {agreed}/h; giving it back.")
-    if instance.gpu_count not in (None, offer.gpu_count):
-        found, wanted = instance.gpu_count, offer.gpu_count
-        raise OfferGone(f"{offer.gpu} at {offer.provider} came with {found} GPUs, not {wanted}; giving it back.")
-
-
-class _Ended(HostUnreachable):
-    """The instance will never answer: waiting on is pointless."""
+    def as_kept(self, config: Mapping[str, JsonValue]) -> LaunchOrder:
+        """The order with what ``kept`` wrote; a person who could be asked is no longer there."""
+        hold, choice = config.get("hold_s"), config.get("on_overrun")
+        return replace(
+            self,
+            hold_s=float(hold) if isinstance(hold, int | float) else self.hold_s,
+            on_overrun="shrink" if choice == "shrink" else "stop",
+        )

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from gpurent.budget.events import Kind
 from gpurent.budget.ledger import Ledger
+from gpurent.budget.state import RentalState
 from gpurent.clock import Clock
 from gpurent.dataset.job import Job
 from gpurent.errors import CommandFailed, HostError, HostUnreachable, JobFailed, TransferFailed
@@ -18,6 +19,7 @@ from gpurent.jobs import events
 from gpurent.jobs.deadman import DeadMan
 from gpurent.jobs.follow import EventFollower
 from gpurent.jobs.home import Home
+from gpurent.jobs.lifecycle import Machine, Step
 from gpurent.jobs.postmortem import look_at_host
 from gpurent.jobs.progress import Notice, Stage, StageMoved, StageStarted, Trained
 from gpurent.jobs.replan import Replanner, shorten
@@ -31,6 +33,7 @@ PREPARE_TIMEOUT_S = 1200.0
 class Outcome:
     """How the engine ended."""
 
+    finished: bool = False
     stopped: bool = False
     final_loss: float | None = None
     files: list[Path] = field(default_factory=list)
@@ -63,11 +66,12 @@ class Session:
     home: Home = field(init=False)
     _lines: deque[str] = field(default_factory=deque, init=False)
     """Of the engine, not yet acted upon."""
+    _stop_sent: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         self.home = Home(
             self.host, self.folder, self.output_dir, self.run_dir, self.run_id, self.tag, self.job_id, self.ledger,
-            self.clock, self.watch, self.tell, self._live, self.hold_s,
+            self.clock, self.tell, self._mind, self.hold_s,
         )  # fmt: skip
 
     @property
@@ -88,8 +92,7 @@ class Session:
             done += count
             self.home.traffic.bytes_in += count
             self.tell(StageMoved(Stage.UPLOAD, done, total))
-            self.watch.check_before_training()
-            self._live()
+            self._mind()
 
         self.host.put(files, self.folder, moved)
         self.tell(StageMoved(Stage.UPLOAD, total, total))
@@ -103,8 +106,7 @@ class Session:
         """
         self.tell(StageStarted(Stage.PREPARE, "checking the host's environment"))
         self._environment(engine)
-        self.watch.check_before_training()
-        self._live()
+        self._mind()
         self.host.put_bytes(json.dumps(self._order(job)).encode(), f"{self.folder}/job.json")
         bytes_in = self.home.traffic.bytes_in
         self.ledger.append(self.run_id, Kind.PREPARED, tag=self.tag, bytes_in=bytes_in)
@@ -118,9 +120,15 @@ class Session:
             {"PYTHONPATH": engine if engine.startswith("/") else f"{home}/{engine}", "PYTHONUNBUFFERED": "1"},
         )
 
-    def _live(self) -> None:
+    def _mind(self) -> None:
+        """Watch money, time and the user's wish, show a sign of life, and have the engine save when that is due."""
+        decision = self.watch.tick()
         if self.guard is not None:
             self.guard.beat()
+        if decision.step is Step.SAVE and not self._stop_sent:
+            self.tell(Notice(f"{decision.why[0].upper()}{decision.why[1:]}: saving a checkpoint.", warning=True))
+            self.host.put_bytes(b"", f"{self.folder}/stop")
+            self._stop_sent = True
 
     def _environment(self, engine: str) -> None:
         check = f"PYTHONPATH={shlex.quote(engine)} python3 -m gpurent_engine doctor --json"
@@ -166,39 +174,39 @@ class Session:
             Halt: the hard deadline, or the user's second Ctrl-C.
         """
         self.tell(StageStarted(Stage.TRAIN, "starting the engine"))
+        self.watch.state = RentalState.TRAINING
         follower = EventFollower(self.host, f"{self.folder}/events.jsonl")
-        outcome, stop_sent, lost_since = Outcome(), False, None
+        outcome, lost_since = Outcome(), None
         if self.guard is not None:
             self.guard.preparing = False
         try:
             while True:
                 try:
-                    self._live()
+                    self._mind()
                     ended = self.host.job_status(self.job_id)
-                    finished = self._take(follower.poll(), outcome)
-                    if self.watch.orderly_stop and not stop_sent:
-                        why = (
-                            "the budget's soft deadline is reached" if self.watch.over_soft else "stopping at your wish"
-                        )
-                        self.tell(Notice(f"{why[0].upper()}{why[1:]}: saving a checkpoint.", warning=True))
-                        self.host.put_bytes(b"", f"{self.folder}/stop")
-                        stop_sent = True
+                    if self._take(follower.poll(), outcome) or ended is not None:
+                        return self._finish(ended, outcome)
                     lost_since = None
                 except HostUnreachable as error:
-                    lost_since = lost_since or self.clock.monotonic()
-                    if self.clock.monotonic() - lost_since > self.lost_s or not self.exists():
-                        raise
-                    self.tell(Notice(f"Lost the host ({error}); training goes on there, trying again.", warning=True))
-                    ended, finished = None, False
-                if finished or ended is not None:
-                    return self._finish(ended, finished, outcome)
-                self.watch.tick()
+                    lost_since = self._lost(error, lost_since)
                 self.clock.sleep(self.follow_s)
         finally:
             self.home.keep_log()
 
-    def _finish(self, ended: int | None, finished: bool, outcome: Outcome) -> Outcome:
-        if not finished:
+    def _lost(self, error: HostUnreachable, since: float | None) -> float:
+        """The link is dead: wait, unless the provider says that there is nothing to wait for."""
+        now = self.clock.monotonic()
+        since = now if since is None else since
+        machine = Machine.LISTED if self.exists() else Machine.MISSING
+        try:
+            self.watch.tick(machine, silent_s=now - since, patience_s=self.lost_s)
+        except HostUnreachable as over:
+            raise HostUnreachable(f"{over}: {error}") from error
+        self.tell(Notice(f"Lost the host ({error}); training goes on there, trying again.", warning=True))
+        return since
+
+    def _finish(self, ended: int | None, outcome: Outcome) -> Outcome:
+        if not outcome.finished:
             self._fail("internal", f"the engine ended with status {ended} and did not say why", "see engine.log")
         self.home.record(Kind.JOB_DONE)
         return outcome
@@ -208,13 +216,12 @@ class Session:
         if lines:
             self.home.mirror(lines)
             self._lines.extend(lines)
-        finished = False
         while self._lines:
-            finished = self._act(events.parse(self._lines[0]), outcome) or finished
+            self._act(events.parse(self._lines[0]), outcome)
             self._lines.popleft()
-        return finished
+        return outcome.finished
 
-    def _act(self, event: events.EngineEvent | None, outcome: Outcome) -> bool:
+    def _act(self, event: events.EngineEvent | None, outcome: Outcome) -> None:
         match event:
             case events.Hello(protocol=protocol) if protocol != events.PROTOCOL:
                 self._fail("protocol", f"the engine speaks protocol {protocol}, not {events.PROTOCOL}", "")
@@ -233,11 +240,9 @@ class Session:
             case events.EngineFault() as fault:
                 self._fail(fault.code, fault.message, fault.remedy)
             case events.Done() as done:
-                outcome.stopped, outcome.final_loss = done.stopped, done.final_loss
-                return True
+                outcome.stopped, outcome.final_loss, outcome.finished = done.stopped, done.final_loss, True
             case None:
                 pass
-        return False
 
     def _stepped(self, step: events.Step) -> None:
         self.tell(

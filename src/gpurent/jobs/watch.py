@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -9,15 +10,18 @@ from gpurent.budget.errors import LedgerError
 from gpurent.budget.guard import Deadlines
 from gpurent.budget.ledger import Ledger
 from gpurent.budget.spend import run_spent
+from gpurent.budget.state import RentalState
 from gpurent.clock import Clock
-from gpurent.errors import GpurentError
+from gpurent.errors import GpurentError, HostUnreachable
 from gpurent.jobs.interrupt import Interrupt, Stop
+from gpurent.jobs.lifecycle import Decision, Facts, Machine, Step, next_step
 from gpurent.jobs.progress import Notice, Progress, Spending
-from gpurent.money import ZERO, Usd
+from gpurent.money import ZERO, Usd, per_hour
 
 Tell = Callable[[Progress], None]
 
 TICK_S = 1.0
+ROUSE_S = 30.0
 
 
 class Halt(GpurentError):
@@ -44,20 +48,45 @@ class Watch:
     tell: Tell
     reserve: Usd = ZERO
     """What destroying may cost: money that training must not touch, whatever the deadlines say."""
+    hourly: Usd = ZERO
+    state: RentalState = RentalState.CREATED
+    """As far as it matters here: whether there is training to save."""
+    rouse: Callable[[], None] = lambda: None
+    """Sees to it that this computer's watchdog lives."""
     _due: float = field(default=0.0, init=False)
+    _rouse_due: float = field(default=0.0, init=False)
+    _left: Usd | None = field(default=None, init=False)
 
-    def tick(self) -> None:
-        """Report if a second has passed; raises Halt when nothing may go on."""
-        level = self.interrupt.level
-        if level >= Stop.LEAVE:
-            raise Halt("left running at your wish", leave=True)
-        if level >= Stop.NOW:
-            raise Halt("stopped at your wish")
-        if self.clock.now() >= self.deadlines.hard:
-            raise Halt("the hard deadline of the budget is reached", budget=True)
-        if self.clock.monotonic() < self._due:
-            return
-        self._due = self.clock.monotonic() + TICK_S
+    def tick(
+        self, machine: Machine = Machine.UNASKED, *, silent_s: float = 0.0, patience_s: float = math.inf
+    ) -> Decision:
+        """Decide, and report if a second has passed; what comes back is ``GO_ON`` or ``SAVE``.
+
+        Raises:
+            Halt: the user or the budget ends it.
+            HostUnreachable: the machine is gone, was stopped, or was silent for longer than ``patience_s``.
+        """
+        if self.clock.monotonic() >= self._due:
+            self._due = self.clock.monotonic() + TICK_S
+            self._report()
+        saving = per_hour(self.hourly, max(0, round((self.deadlines.hard - self.deadlines.soft) * 1000)))
+        decision = next_step(
+            self.state,
+            Facts(
+                self.clock.now(), self.deadlines.soft, self.deadlines.hard, self.interrupt.level, self._left,
+                self.reserve, saving, machine, silent_s, patience_s,
+            ),
+        )  # fmt: skip
+        if decision.step in (Step.GO_ON, Step.SAVE):
+            return decision
+        if decision.cause == "machine":
+            raise HostUnreachable(decision.why)
+        raise Halt(decision.why, leave=decision.step is Step.LEAVE, budget=decision.cause == "budget")
+
+    def _report(self) -> None:
+        if self.clock.monotonic() >= self._rouse_due:
+            self._rouse_due = self.clock.monotonic() + ROUSE_S
+            self.rouse()
         try:
             run = self.ledger.run(self.run_id)
         except LedgerError as error:
@@ -68,24 +97,5 @@ class Watch:
         if run.stop_requested:
             self.interrupt.request(Stop.ORDERLY)
         spent = run_spent(run, self.clock.now())
-        if run.budget - spent < self.reserve:
-            raise Halt("traffic took what was left of the budget", budget=True)
+        self._left = run.budget - spent
         self.tell(Spending(spent, run.budget, self.deadlines.soft, self.deadlines.hard))
-
-    @property
-    def over_soft(self) -> bool:
-        """Whether what remains is needed for collecting and destroying."""
-        return self.clock.now() >= self.deadlines.soft
-
-    @property
-    def orderly_stop(self) -> bool:
-        """Whether the engine has to save and end now."""
-        return self.over_soft or self.interrupt.level >= Stop.ORDERLY
-
-    def check_before_training(self) -> None:
-        """As ``tick``, and an orderly stop is at once: there is nothing to save yet."""
-        self.tick()
-        if self.interrupt.level >= Stop.ORDERLY:
-            raise Halt("stopped at your wish")
-        if self.over_soft:
-            raise Halt("the budget was used up before training began", budget=True)

@@ -1,0 +1,186 @@
+"""From a rental that exists to a machine that SSH reaches: wait, look, let our key in, compare, connect."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from gpurent.budget.events import Kind
+from gpurent.budget.guard import tolerated
+from gpurent.budget.ledger import Ledger
+from gpurent.clock import Clock
+from gpurent.errors import HostKeyMismatch, HostUnreachable, NotAsOffered, ProviderError
+from gpurent.jobs.lifecycle import Machine
+from gpurent.jobs.progress import Notice
+from gpurent.jobs.watch import Tell, Watch
+from gpurent.model import Endpoint, Identity, Instance, Offer, Phase
+from gpurent.spi import Connector, Host, Provider, SupportsKeys
+
+TAKE_OVER_S = 60.0
+"""How long a machine that trained already may take to answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A rental that exists, as far as this process knows."""
+
+    run_id: str
+    tag: str
+    ref: str
+    offer: Offer
+    identity: Identity
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long to wait, in seconds. Tests and the sandbox shorten it."""
+
+    boot_s: float = 600.0
+    poll_s: float = 2.0
+    connect_s: float = 15.0
+    appear_s: float = 60.0
+    """How long a new instance may be missing from look-ups before it counts as gone."""
+    search_s: float = 60.0
+    destroy_s: float = 600.0
+    confirm_every_s: float = 3.0
+    lost_s: float = 900.0
+    rekey_s: float = 120.0
+    """How long a new machine may answer with a host key of its own: sshd can be up before our start-up script ran."""
+    follow_s: float = 0.5
+    """Between two looks at a training host."""
+
+
+@dataclass
+class Boot:
+    """One wait for one machine. ``fresh``: it was just rented, and has everything to prove yet."""
+
+    held: Held
+    provider: Provider
+    connector: Connector
+    ledger: Ledger
+    clock: Clock
+    watch: Watch
+    tell: Tell
+    waits: Patience
+    fresh: bool
+    _since: float = field(default=0.0, init=False)
+    _last: str = field(default="it never became reachable", init=False)
+    _appeared: bool = field(default=False, init=False)
+    _admitted: bool = field(default=False, init=False)
+    _strange_since: float | None = field(default=None, init=False)
+
+    def reach(self) -> Host:
+        """Wait until SSH answers with the pinned key.
+
+        Raises:
+            HostUnreachable: not within the boot patience, or the instance ended by itself.
+            NotAsOffered: it turns out to be dearer than offered, or another machine.
+            HostKeyMismatch: somebody else answered.
+            Halt: the user or the budget ended it.
+        """
+        self._since = self.clock.monotonic()
+        patience_s = self.waits.boot_s if self.fresh else TAKE_OVER_S
+        machine = Machine.UNASKED
+        while True:
+            try:
+                self.watch.tick(machine, silent_s=self.clock.monotonic() - self._since, patience_s=patience_s)
+            except HostUnreachable as error:
+                raise HostUnreachable(f"no SSH on {self.held.ref}: {error}: {self._last}") from error
+            machine = Machine.UNASKED
+            try:
+                instance = self.provider.get(self.held.ref)
+                machine = self._machine(instance)
+                host = self._try(instance) if instance is not None and machine is Machine.LISTED else None
+                if host is not None:
+                    return host
+            except ProviderError as error:
+                if not error.transient:
+                    raise
+                self._last = str(error)
+            except HostUnreachable as error:
+                self._last = str(error)
+            except HostKeyMismatch as error:
+                self._stranger(error)
+            if machine in (Machine.UNASKED, Machine.LISTED):
+                self.clock.sleep(self.waits.poll_s)
+
+    def _machine(self, instance: Instance | None) -> Machine:
+        """A new machine may be missing from look-ups for a while; one that was seen may not."""
+        if instance is not None:
+            self._appeared = True
+            self._last = instance.message or instance.phase
+            return Machine.STOPPED if instance.phase is Phase.STOPPED else Machine.LISTED
+        young = self.fresh and self.clock.monotonic() < self._since + self.waits.appear_s
+        if young and not self._appeared:
+            self._last = "it is not listed yet"
+            return Machine.UNASKED
+        return Machine.MISSING
+
+    def _try(self, instance: Instance) -> Host | None:
+        if self.fresh:
+            check(self.held.offer, instance, instance.disk_gb)
+            self._book(instance)
+            self._admitted = self._admitted or self._admit()
+        if instance.endpoint is None:
+            return None
+        host = self.connector.connect(
+            instance.endpoint, self.held.identity, timeout=self.waits.connect_s, moved=self._endpoint
+        )
+        self.ledger.append(self.held.run_id, Kind.REACHABLE, tag=self.held.tag, endpoint=instance.endpoint)
+        return host
+
+    def _book(self, instance: Instance) -> None:
+        """A price that came late, a little above the offer's, is what the reckoning goes by from now on."""
+        run = self.ledger.run(self.held.run_id)
+        rental = next(one for one in run.rentals if one.tag == self.held.tag)
+        hourly = instance.price.hourly(instance.disk_gb)
+        if hourly > rental.hourly:
+            self.ledger.append(
+                self.held.run_id, Kind.ADOPTED, tag=self.held.tag, ref=self.held.ref, hourly_micros=hourly.micros
+            )
+
+    def _admit(self) -> bool:
+        """Have the provider let our key in, where it can: what our start-up script writes may not stay for long.
+
+        Returns:
+            Whether asking again is of no use.
+        """
+        if not isinstance(self.provider, SupportsKeys):
+            return True
+        try:
+            self.provider.attach_key(self.held.ref, self.held.identity.public_key)
+        except ProviderError as error:
+            if not error.transient:
+                self.tell(Notice(f"{self.held.offer.provider} does not let our key in itself: {error}"))
+            return not error.transient
+        return True
+
+    def _stranger(self, error: HostKeyMismatch) -> None:
+        """Nothing was sent: the key is compared before we log in. sshd can be up before our start-up script ran."""
+        now = self.clock.monotonic()
+        self._strange_since = now if self._strange_since is None else self._strange_since
+        if not self.fresh or now - self._strange_since > self.waits.rekey_s:
+            raise error
+        self._last = str(error)
+
+    def _endpoint(self) -> Endpoint | None:
+        """Where it answers now; ports change when a container is restarted. None when that cannot be told."""
+        try:
+            instance = self.provider.get(self.held.ref)
+        except ProviderError as error:
+            self.tell(Notice(f"{self.held.offer.provider} does not say where {self.held.ref} answers: {error}"))
+            return None
+        return None if instance is None else instance.endpoint
+
+
+def check(offer: Offer, instance: Instance, disk_gb: int) -> None:
+    """Compare what was made with what was offered.
+
+    Raises:
+        NotAsOffered: it costs more than the tolerance allows, or has another number of GPUs.
+    """
+    agreed, now = offer.price.hourly(disk_gb), instance.price.hourly(disk_gb)
+    if now > tolerated(agreed):
+        raise NotAsOffered(f"{offer.gpu} at {offer.provider} costs {now}/h, offered at {agreed}/h; giving it back.")
+    if instance.gpu_count not in (None, offer.gpu_count):
+        found, wanted = instance.gpu_count, offer.gpu_count
+        raise NotAsOffered(f"{offer.gpu} at {offer.provider} came with {found} GPUs, not {wanted}; giving it back.")
