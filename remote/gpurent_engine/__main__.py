@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import argparse
 import errno
+import importlib.metadata
 import json
 import os
 import platform
+import re
 import shutil
 import signal
 import sys
@@ -24,6 +26,11 @@ from gpurent_engine.data import DataError
 from gpurent_engine.events import EventWriter
 from gpurent_engine.spec import SpecError, TrainSpec, load_spec
 
+LEAST: dict[str, tuple[int, ...]] = {
+    "accelerate": (1, 0), "diffusers": (0, 35), "numpy": (1, 26), "peft": (0, 17), "pillow": (10, 3),
+    "safetensors": (0, 4, 3), "torch": (2, 4), "transformers": (4, 48),
+}  # fmt: skip
+"""The oldest releases that the engine runs on."""
 OOM_REMEDY = (
     "Use a smaller train_batch_size, gradient_checkpointing = true, a lower resolution, or a GPU with more memory "
     "(--min-vram)."
@@ -54,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     train.set_defaults(run=_train)
     doctor = commands.add_parser("doctor", help="say whether this machine can train")
     doctor.add_argument("--json", action="store_true")
+    doctor.add_argument("--quick", action="store_true", help="only whether the packages are there; imports nothing")
     doctor.set_defaults(run=_doctor)
     grid = commands.add_parser("grid", help="draw base and LoRA side by side")
     grid.add_argument("--base", required=True)
@@ -134,6 +142,8 @@ def _run(job: dict[str, Any], out: EventWriter, stop: threading.Event) -> int:
 
 
 def _diagnose(error: Exception) -> tuple[str, str, str]:
+    if isinstance(error, ImportError):
+        return "no_packages", str(error), "Choose an image with torch >= 2.4 for its GPU driver: [need] image."
     import torch
 
     from gpurent_engine.checkpoint import StateMismatch
@@ -155,8 +165,30 @@ def _diagnose(error: Exception) -> tuple[str, str, str]:
     return "internal", f"{type(error).__name__}: {error}", "The engine's log has the details."
 
 
+def _lacking() -> list[str]:
+    """What is not installed, or only in an older version; imports nothing, which would take long."""
+    wanted = {name: ".".join(map(str, least)) for name, least in LEAST.items() if _version(name) < least}
+    return [f"{name}>={least}" for name, least in wanted.items()]
+
+
+def _version(name: str) -> tuple[int, ...]:
+    try:
+        return _numbers(importlib.metadata.version(name))
+    except importlib.metadata.PackageNotFoundError:
+        return ()
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """``2.13.0+cpu`` as (2, 13, 0)."""
+    return tuple(int(part) for part in re.findall(r"[0-9]+", version.partition("+")[0])[:3])
+
+
 def _doctor(options: argparse.Namespace) -> int:
     facts: dict[str, Any] = {"engine": __version__, "protocol": PROTOCOL, "python": platform.python_version()}
+    if options.quick:
+        lacking = _lacking()
+        print(f"not installed: {', '.join(lacking)}" if lacking else "all packages are there")
+        return 1 if lacking else 0
     try:
         import accelerate
         import diffusers

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from typing import Any
 import pytest
 from PIL import Image
 from tests.engine.run import events, spec
+
+from gpurent_engine.__main__ import LEAST
 
 ENGINE = Path(__file__).parents[2] / "remote" / "gpurent_engine"
 
@@ -145,6 +148,23 @@ def test_the_doctor_says_what_the_machine_has() -> None:
     ended = call("doctor", "--json")
     facts = json.loads(ended.stdout)
     assert ended.returncode == 0 and {"torch", "peft", "diffusers", "device", "disk_free_gb"} <= set(facts)
+
+
+def test_a_quick_look_imports_nothing(tmp_path: Path) -> None:
+    """``doctor --quick`` reads what is installed, and names what is missing or too old."""
+    assert call("doctor", "--quick").returncode == 0
+    bare = subprocess.run(
+        [sys.executable, "-S", "-m", "gpurent_engine", "doctor", "--quick"], cwd=tmp_path, check=False,
+        env={"PYTHONPATH": str(ENGINE.parent)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert bare.returncode == 1 and "torch>=2.4" in bare.stdout
+
+
+def test_what_the_engine_asks_for_is_what_the_package_asks_for(repository: Path) -> None:
+    """One list of oldest releases, in two places."""
+    project = tomllib.loads((repository / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    asked = {*project["optional-dependencies"]["engine"], *project["dependencies"]}
+    assert {f"{name}>={'.'.join(map(str, least))}" for name, least in LEAST.items()} <= asked
 
 
 def test_a_grid_shows_base_and_strengths(base_model: Path, pictures: Path, tmp_path: Path) -> None:

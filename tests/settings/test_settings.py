@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpurent.errors import ConfigError
-from gpurent.model import Need, Offer, Price
+from gpurent.model import Need, Offer, Price, cuda_of
 from gpurent.money import ZERO, Usd
 from gpurent.settings import (
     FILE,
@@ -84,7 +84,9 @@ def test_everything_can_be_set(tmp_path: Path) -> None:
     )
     assert settings.budget.max == Usd.parse("7.5")
     assert settings.budget.max_hours == 3
-    assert settings.need.as_need() == Need(("rtx 4090",), vram_mb(24), 20, Usd.parse("0.60"), 1.0, True)
+    cuda = cuda_of(settings.need.image)
+    assert settings.need.as_need() == Need(("rtx 4090",), vram_mb(24), 20, Usd.parse("0.60"), 1.0, True, cuda)
+    assert cuda > (12, 0)
     assert settings.providers.enabled == ["vastai", "sshhost"]
     assert settings.providers.options() == {"sshhost": {"host": "10.0.0.1", "port": "2222", "strict": "true"}}
 

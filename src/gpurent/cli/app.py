@@ -258,7 +258,7 @@ def costs(
     offline: Annotated[bool, typer.Option("--offline", help="Ask no provider for bills.")] = False,
     json: Json = False,
 ) -> int:
-    """Show what all runs cost, as reckoned and as billed, and charges that nothing here explains."""
+    """Show what runs cost, and charges that nothing explains."""
     from gpurent.cli import costs as command
 
     chosen: Any = by.value
@@ -275,7 +275,7 @@ def providers(json: Json = False) -> int:
 
 @app.command()
 def doctor(json: Json = False) -> int:
-    """Check this computer, the ledger and every provider's key."""
+    """Check computer, ledger and every provider's key."""
     from gpurent.cli import doctor as command
 
     return command.run(as_json=json)

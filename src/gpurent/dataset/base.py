@@ -14,6 +14,7 @@ from typing import Any
 
 from gpurent.errors import ConfigError
 from gpurent.families import BASE_BYTES
+from gpurent.tensorfile import tensor_names
 
 KEY = "pretrained_model_name_or_path"
 USUAL = "stable-diffusion-v1-5/stable-diffusion-v1-5"
@@ -30,7 +31,6 @@ _WEIGHTED = ("unet", "vae", "text_encoder")
 _SENT = re.compile(r".*\.(safetensors|json|txt|model)")
 _PLAIN = re.compile(r"(diffusion_pytorch_model|model)(-\d+-of-\d+)?\.safetensors")
 """Weights that are loaded without naming a variant, whole or in shards."""
-_HEADER_LIMIT = 100_000_000
 
 
 @dataclass(frozen=True)
@@ -152,18 +152,10 @@ def _file(path: Path, config: Path) -> LocalCheckpoint:
 
 
 def _tensor_names(path: Path, config: Path) -> list[str]:
-    """Names in a safetensors header (8 bytes of length, then JSON) of a file that is as long as its header says."""
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        text = file.read(length) if length <= _HEADER_LIMIT else b""
     try:
-        header = json.loads(text)
-        ends = [int(one["data_offsets"][1]) for name, one in header.items() if name != "__metadata__"]
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        return tensor_names(path)
+    except ValueError as error:
         raise _broken(path, config) from error
-    if path.stat().st_size < 8 + length + max(ends, default=0):
-        raise _broken(path, config)
-    return list(header)
 
 
 def _broken(path: Path, config: Path) -> ConfigError:

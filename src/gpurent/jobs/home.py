@@ -11,11 +11,12 @@ from gpurent.budget.errors import LedgerError
 from gpurent.budget.events import Kind
 from gpurent.budget.ledger import Ledger
 from gpurent.clock import Clock
-from gpurent.errors import HomeFull, HostError
+from gpurent.errors import HomeFull, HostError, TransferFailed
 from gpurent.jobs import events
 from gpurent.jobs.progress import Collected, Notice, Stage, StageMoved, StageStarted
 from gpurent.jobs.watch import Tell
 from gpurent.spi import Host
+from gpurent.tensorfile import tensor_names
 
 T = TypeVar("T")
 LOG_TAIL = 64 * 1024
@@ -46,6 +47,8 @@ class Home:
     ledger: Ledger
     clock: Clock
     tell: Tell
+    name: str
+    """Of the LoRA: what every file that comes home is called, but for its step."""
     mind: Callable[[], None]
     """Minds deadlines, money and the user's wish, and shows the machine a sign of life; may raise."""
     hold_s: float = 1800.0
@@ -90,7 +93,10 @@ class Home:
             HostUnreachable, TransferFailed, Halt.
             HomeFull, LedgerError: this computer had no room for ``hold_s``.
         """
-        target = self.output_dir / PurePosixPath(checkpoint.path)
+        path = PurePosixPath(checkpoint.path)
+        if path.suffix != ".safetensors" or path.parent.name or not path.name.startswith(self.name):
+            raise TransferFailed(f"the host offers {checkpoint.path}, which is no file of {self.name}")
+        target = self.output_dir / path
         self.tell(StageStarted(Stage.COLLECT, target.name, checkpoint.size))
         best = 0
 
@@ -113,6 +119,11 @@ class Home:
             self.host.fetch(remote, target, sha256=checkpoint.sha256, size=checkpoint.size, on_bytes=moved)
 
         self._patiently(fetch)
+        try:
+            tensor_names(target)
+        except ValueError as error:
+            target.unlink()
+            raise TransferFailed(f"what the host sent is no LoRA: {error}") from error
         self.record(
             Kind.CHECKPOINT_HOME, path=target, size=checkpoint.size, sha256=checkpoint.sha256, final=checkpoint.final,
             step=checkpoint.step, epoch=checkpoint.epoch,

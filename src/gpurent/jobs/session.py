@@ -18,15 +18,18 @@ from gpurent.errors import CommandFailed, HostError, HostUnreachable, JobFailed,
 from gpurent.jobs import events
 from gpurent.jobs.deadman import DeadMan
 from gpurent.jobs.follow import EventFollower
-from gpurent.jobs.home import Home
+from gpurent.jobs.home import LOG_TAIL, Home
 from gpurent.jobs.lifecycle import Machine, Step
 from gpurent.jobs.postmortem import look_at_host
 from gpurent.jobs.progress import Notice, Stage, StageMoved, StageStarted, Trained
 from gpurent.jobs.replan import Replanner, shorten
 from gpurent.jobs.watch import Tell, Watch
+from gpurent.plan.cost import ENVIRONMENT_BYTES
 from gpurent.spi import Host
 
-PREPARE_TIMEOUT_S = 1200.0
+CHECK_S = 60.0
+PREPARE_S = 1200.0
+"""How long installing the engine's packages may take."""
 
 
 @dataclass
@@ -71,7 +74,7 @@ class Session:
     def __post_init__(self) -> None:
         self.home = Home(
             self.host, self.folder, self.output_dir, self.run_dir, self.run_id, self.tag, self.job_id, self.ledger,
-            self.clock, self.tell, self._mind, self.hold_s,
+            self.clock, self.tell, self.ledger.run(self.run_id).name, self._mind, self.hold_s,
         )  # fmt: skip
 
     @property
@@ -108,6 +111,7 @@ class Session:
         self._environment(engine)
         self._mind()
         self.host.put_bytes(json.dumps(self._order(job)).encode(), f"{self.folder}/job.json")
+        self.home.traffic.bytes_in += job.workload.base_download_bytes  # the host pulls it by itself
         bytes_in = self.home.traffic.bytes_in
         self.ledger.append(self.run_id, Kind.PREPARED, tag=self.tag, bytes_in=bytes_in)
         self.ledger.append(
@@ -131,19 +135,32 @@ class Session:
             self._stop_sent = True
 
     def _environment(self, engine: str) -> None:
-        check = f"PYTHONPATH={shlex.quote(engine)} python3 -m gpurent_engine doctor --json"
-        if self.host.run(check, timeout=PREPARE_TIMEOUT_S).status == 0:
+        check = f"PYTHONPATH={shlex.quote(engine)} python3 -m gpurent_engine doctor --quick"
+        if self.host.run(check, timeout=CHECK_S).status == 0:
             return
         self.tell(StageStarted(Stage.PREPARE, "installing the engine's packages"))
         install = f"python3 -m pip install --quiet -r {shlex.quote(engine)}/gpurent_engine/requirements.txt"
-        for command in (install, check):
-            ended = self.host.run(command, timeout=PREPARE_TIMEOUT_S)
-            if ended.status != 0:
-                raise CommandFailed(
-                    f"the host cannot run the engine: {events.plain(ended.stderr.strip()[-400:])}",
-                    status=ended.status, stderr=ended.stderr[-4000:],
-                    hint="Choose an image with Python >= 3.10 and torch >= 2.4: [need] image in gpurent.toml.",
-                )  # fmt: skip
+        status, said = self._detached(f"{self.job_id}-install", f"{install} && {check}")
+        if status != 0:
+            raise CommandFailed(
+                f"the host cannot run the engine: {said[-400:]}", status=status, stderr=said[-4000:],
+                hint="Choose an image with Python >= 3.10 and torch >= 2.4: [need] image in gpurent.toml.",
+            )  # fmt: skip
+        self.home.traffic.bytes_in += ENVIRONMENT_BYTES
+
+    def _detached(self, job_id: str, command: str) -> tuple[int, str]:
+        """Run what may take minutes without losing sight of money, time and the user; its status and last words."""
+        home = self._absolute("")
+        self.host.start_job(job_id, ["sh", "-c", f"cd {shlex.quote(home)} && {command}"], {})
+        until = self.clock.monotonic() + PREPARE_S
+        while (status := self.host.job_status(job_id)) is None:
+            if self.clock.monotonic() >= until:
+                self.host.kill_job(job_id)
+                return -1, f"it took longer than {PREPARE_S:.0f} s"
+            self._mind()
+            self.clock.sleep(self.follow_s)
+        log = self.host.read(f".gpurent/jobs/{job_id}/log.txt", 0, LOG_TAIL)
+        return status, events.plain(log.decode("utf-8", errors="replace")).strip()
 
     def _absolute(self, path: str) -> str:
         home = self.host.run("pwd").stdout.strip()
