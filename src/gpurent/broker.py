@@ -15,8 +15,9 @@ from typing import Self
 from gpurent import registry
 from gpurent.budget.avoid import Machine, avoided
 from gpurent.budget.client import claim, here, is_alive
+from gpurent.budget.errors import TagTaken
 from gpurent.budget.events import Kind
-from gpurent.budget.ledger import Ledger
+from gpurent.budget.ledger import DAY_S, Ledger
 from gpurent.budget.presence import believed_alive, elsewhere
 from gpurent.budget.reaper import Action, Leave, Orphan
 from gpurent.budget.spend import run_spent
@@ -76,6 +77,15 @@ class RunView:
     spent: Usd
 
 
+def _believe(clock: SystemClock, written: float | None) -> None:
+    """A clock that was set back since this computer's ledger was last written is behind its deadlines.
+
+    One that is behind by more than a day is believed: then the lines were written by a clock that was wrong.
+    """
+    if written is not None and written - clock.now() < DAY_S:
+        clock.not_before(written)
+
+
 class Broker:
     """Finds, rents, trains, collects, destroys. A context manager; closing it ends no rental.
 
@@ -122,6 +132,8 @@ class Broker:
             url = ledger_url()
             path = self.home / LEDGER_FILE
             self._ledger = Ledger.open_url(url, self.clock) if url else Ledger.open(path, self.clock)
+            if not url and isinstance(self.clock, SystemClock):
+                _believe(self.clock, self._ledger.latest())
         return self._ledger
 
     @property
@@ -390,11 +402,13 @@ class Broker:
         runs = self.ledger.runs()
         if not dry_run:
             self._close_abandoned(runs)
-        known = [rental.tag for run in runs for rental in run.rentals if rental.state.over]
         teardown = Teardown(self.ledger, self.providers, self.clock, tell)
         until = self.clock.monotonic() + patience_s
         while True:
-            actions = teardown.decide(self.ledger.open_rentals(), self.live_runs(), known, also=self.opened)
+            runs = self.ledger.runs()
+            known = {rental.tag: run.id for run in runs for rental in run.rentals if rental.state.over}
+            still = [rental for run in runs for rental in run.open_rentals]
+            actions = teardown.decide(still, self.live_runs(), known, also=self.opened)
             orphans = [action.instance for action in actions if isinstance(action, Orphan)]
             busy = any(not isinstance(action, Leave | Orphan) for action in actions)
             if all_accounts and orphans and not dry_run:
@@ -412,14 +426,17 @@ class Broker:
         """Write machines that this ledger does not know into it, as a run of their own without a client."""
         run_id = self.ledger.open_run("orphans", ZERO, output_dir=self.home, config={}, place=claim(self.home).place)
         now = self.clock.now()
-        for one in orphans:
+        for one in {one.tag: one for one in orphans}.values():
             offer = Offer(one.provider, one.ref, one.gpu, 0, one.price)
             hourly = one.price.hourly(one.disk_gb)
-            self.ledger.append(
-                run_id, Kind.INTENT, tag=one.tag, provider=one.provider, offer=offer, price=one.price,
-                disk_gb=one.disk_gb, hourly_micros=hourly.micros, reserved_micros=0, soft_deadline=now,
-                hard_deadline=now, reason="found with our tag, not in this ledger",
-            )  # fmt: skip
+            try:
+                self.ledger.append(
+                    run_id, Kind.INTENT, tag=one.tag, provider=one.provider, offer=offer, price=one.price,
+                    disk_gb=one.disk_gb, hourly_micros=hourly.micros, reserved_micros=0, soft_deadline=now,
+                    hard_deadline=now, reason="found with our tag, not in this ledger",
+                )  # fmt: skip
+            except TagTaken:
+                continue  # another reaper took it in just now
             self.ledger.append(run_id, Kind.ADOPTED, tag=one.tag, ref=one.ref, created_at=one.created_at)
 
     def _collect(self, run_id: str, tell: Tell) -> None:

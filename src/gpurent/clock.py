@@ -49,6 +49,10 @@ class SystemClock:
         """Seconds that never run backwards."""
         return time.monotonic()
 
+    def not_before(self, moment: float) -> None:
+        """``moment`` has passed for certain: a line of this computer's ledger says so, written by another process."""
+        self._began = max(self._began, moment - self._elapsed())
+
     def sleep(self, seconds: float) -> None:
         """Wait for ``seconds`` or until ``wake``."""
         if self._wake.wait(max(0.0, seconds)):

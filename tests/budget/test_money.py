@@ -13,7 +13,7 @@ from tests.budget.world import OFFER, PRICE
 
 from gpurent.budget.errors import BudgetError
 from gpurent.budget.events import Client
-from gpurent.budget.guard import allow_create, deadlines
+from gpurent.budget.guard import allow_create, deadlines, teardown_reserve, tolerated
 from gpurent.budget.spend import accrued, estimated, run_spent
 from gpurent.budget.state import Rental, RentalState, Run
 from gpurent.model import Charges, Price
@@ -55,20 +55,20 @@ def test_a_run_costs_the_exact_sum_of_its_rentals(many: list[Rental], span: floa
 def test_the_hard_deadline_never_lets_cost_exceed_the_budget(
     budget: Usd, spent: Usd, hourly: Usd, traffic: Usd, finish: float, teardown: float, grain: int
 ) -> None:
-    """Spent, time until the hard deadline in whole billing units, teardown and traffic fit into the budget."""
+    """Spent, whole billing units until the machine is gone, and traffic fit into the budget, at the tolerated price."""
     limits = deadlines(
-        budget=budget, spent=spent, hourly=hourly, traffic=traffic, start=START, finish_s=finish, teardown_s=teardown,
-        granularity_s=grain,
+        budget=budget, spent=spent, hourly=tolerated(hourly), traffic=traffic, start=START, finish_s=finish,
+        teardown_s=teardown, granularity_s=grain,
     )  # fmt: skip
-    reserve = traffic + per_hour(hourly, math.ceil(teardown * 1000))
+    reserve = traffic + teardown_reserve(tolerated(hourly), teardown, grain)
     rental = Rental(
-        "t", "r", "cloud", replace(OFFER, price=Price(hourly)), 0, hourly, ZERO, RentalState.CREATED, START, 0.0, 0.0,
-        grain, ref="i",
+        "t", "r", "cloud", replace(OFFER, price=Price(hourly)), 0, tolerated(hourly), ZERO, RentalState.CREATED, START,
+        0.0, 0.0, grain, ref="i",
     )  # fmt: skip
-    until_hard = accrued(rental, limits.hard)
+    until_gone = accrued(rental, limits.hard + math.floor(teardown))
     assert limits.soft == pytest.approx(limits.hard - finish, abs=1e-6)
     if spent + reserve <= budget:
-        assert spent + until_hard + reserve <= budget
+        assert spent + until_gone + traffic <= budget
     else:
         assert limits.hard == START
 

@@ -45,7 +45,7 @@ class World:
         """One reconciliation against what the account shows now."""
         shown = tuple(self.account.values()) if self.clock.now() >= self.visible_from else ()
         runs = self.ledger.runs()
-        closed = [one.tag for run in runs for one in run.rentals if one.state.over]
+        closed = {one.tag: run.id for run in runs for one in run.rentals if one.state.over}
         listing = shown if self.listing_works else None
         return reconcile(self.ledger.open_rentals(), {"cloud": listing}, self.clock.now(), live, closed)
 

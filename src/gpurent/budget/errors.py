@@ -22,3 +22,7 @@ class LedgerError(GpurentError):
     def __init__(self, message: str, *, hint: str = "", passing: bool = False) -> None:
         super().__init__(message, hint=hint)
         self.passing = passing
+
+
+class TagTaken(LedgerError):
+    """The tag of a new rental is in the ledger already."""

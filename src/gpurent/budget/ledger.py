@@ -19,7 +19,7 @@ import sqlalchemy as sa
 
 from gpurent.budget import events as lines
 from gpurent.budget.database import Database
-from gpurent.budget.errors import BudgetError, LedgerError, UnknownRun
+from gpurent.budget.errors import BudgetError, LedgerError, TagTaken, UnknownRun
 from gpurent.budget.events import Event, Kind
 from gpurent.budget.spend import run_spent
 from gpurent.budget.state import Rental, Run, fold
@@ -97,7 +97,7 @@ class Ledger:
         intent = sa.select(_events.c.run_id).where(_events.c.tag == tag, _events.c.kind == Kind.INTENT.value)
         owner = None if tag is None else connection.scalar(intent)
         if kind is Kind.INTENT and owner is not None:
-            raise LedgerError(f"the tag {tag} is already used")
+            raise TagTaken(f"the tag {tag} is already used")
         if kind is not Kind.INTENT and tag is not None and owner != run_id:
             raise LedgerError(f"the run {run_id} has no rental {tag}")
         closed = of_run.where(_events.c.kind == Kind.RUN_CLOSED.value)
@@ -196,6 +196,11 @@ class Ledger:
         with self._database.reading() as connection:
             run_id = connection.scalar(query.order_by(_events.c.seq.desc()).limit(1))
         return None if run_id is None else self.run(run_id)
+
+    def latest(self) -> float | None:
+        """When the newest line was written, in Unix seconds."""
+        with self._database.reading() as connection:
+            return connection.scalar(sa.select(sa.func.max(_events.c.at)))
 
     def open_rentals(self) -> tuple[Rental, ...]:
         """Everything that may still cost money, over all runs."""

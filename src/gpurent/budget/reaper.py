@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from gpurent.budget.state import Rental, RentalState
 from gpurent.model import Instance
@@ -79,7 +80,7 @@ def reconcile(
     listings: Mapping[str, Sequence[Instance] | None],
     now: float,
     live_runs: Collection[str],
-    known_tags: Collection[str] = (),
+    known_tags: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[Action, ...]:
     """Decide for every open rental, and find orphans.
 
@@ -92,7 +93,8 @@ def reconcile(
         listings: complete listing by provider; None where listing failed: then nothing is concluded.
         now: Unix seconds.
         live_runs: runs whose client is alive and looks after its own.
-        known_tags: tags of closed rentals: one that is listed again is adopted and destroyed, whoever is alive.
+        known_tags: runs of closed rentals by their tags: one that is listed again is adopted and destroyed, whoever is
+            alive.
     """
     actions: list[Action] = []
     for rental in rentals:
@@ -110,14 +112,13 @@ def reconcile(
     for listing in listings.values():
         for one in listing or ():
             if one.tag.startswith(TAG_PREFIX) and one.tag not in ours:
-                actions += _stray(one, one.tag in known_tags)
+                actions += _stray(one, known_tags.get(one.tag))
     return tuple(actions)
 
 
-def _stray(one: Instance, known: bool) -> list[Action]:
-    if not known:
+def _stray(one: Instance, run_id: str | None) -> list[Action]:
+    if run_id is None:
         return [Orphan(one)]
-    run_id = one.tag.removeprefix(TAG_PREFIX).rpartition("-")[0]
     reason = "listed again after it was held for gone"
     return [Adopt(one.tag, run_id, one.ref), Destroy(one.provider, one.ref, one.tag, run_id, reason)]
 

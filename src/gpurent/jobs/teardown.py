@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from gpurent.budget.errors import LedgerError
 from gpurent.budget.events import Kind
@@ -47,8 +48,8 @@ class Teardown:
             return None
 
     def decide(
-        self, rentals: Sequence[Rental], live_runs: Collection[str], known_tags: Collection[str] = (),
-        also: Collection[str] = (),
+        self, rentals: Sequence[Rental], live_runs: Collection[str],
+        known_tags: Mapping[str, str] = MappingProxyType({}), also: Collection[str] = (),
     ) -> tuple[Action, ...]:  # fmt: skip
         """What is to be done now; asks every provider that holds a rental, and those in ``also``."""
         names = sorted({rental.provider for rental in rentals} | set(also))
