@@ -17,7 +17,7 @@ from gpurent.budget.guard import allow_create, deadlines, teardown_reserve, tole
 from gpurent.budget.spend import accrued, estimated, run_spent
 from gpurent.budget.state import Rental, RentalState, Run
 from gpurent.model import Charges, Price
-from gpurent.money import ZERO, Usd, per_hour
+from gpurent.money import ZERO, Usd
 
 START = 1_800_000_000.25
 amounts = st.integers(0, 200_000_000).map(Usd)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -15,8 +17,12 @@ from gpurent.budget.state import RentalState
 from gpurent.clock import SystemClock
 from gpurent.errors import HostError, InDoubt, JobFailed
 from gpurent.jobs.boot import Patience
-from gpurent.jobs.progress import Notice, Progress, Spending, Trained
+from gpurent.jobs.progress import Notice, Progress, Spending, Stage, StageStarted, Trained
+from gpurent.model import Price
+from gpurent.sandbox.catalogue import default_machines
 from gpurent.sandbox.faults import Fault
+from gpurent.sandbox.held import Order
+from gpurent.sandbox.server import Sandbox
 from gpurent_remote import SshConnector
 
 QUICK = Patience(boot_s=4, poll_s=0.1, connect_s=2, search_s=3, destroy_s=30, confirm_every_s=0.1)
@@ -239,4 +245,80 @@ def test_failover_to_the_third_offer_is_one_run_with_one_bill(cli: Cli, broker: 
     assert trained.receipt.total == Usd.total([cli.sandbox.market.charges(held.id).total for held in gone])
     for held, rental in zip(gone, run.rentals[1:], strict=True):
         assert held.price.hourly(rental.disk_gb) <= rental.hourly.scaled(100 + PRICE_TOLERANCE_PERCENT, 100)
+    assert cli.sandbox.truth() == []
+
+
+def test_an_account_without_credit_is_left_for_another(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its other offers are not tried: they would all be refused. Another provider's offer does the job."""
+    cheap = [replace(one, price=Price(Usd(20_000))) for one in default_machines(random.Random(1))]
+    with Sandbox(boot_s=0.2, machines=cheap, balance=Usd(1_000)) as broke:
+        for name, value in {**cli.sandbox.env(), **broke.address.runpod_env()}.items():
+            monkeypatch.setenv(name, value)
+        with Broker(home=cli.folder / "state", patience=QUICK) as broker:
+            trained = broker.train(Job.from_config(make_job(cli.folder)), budget=Usd.parse("1"))
+            run = broker.ledger.run(trained.run_id)
+        assert broke.truth() == []
+    assert [(one.provider, one.state) for one in run.rentals] == [
+        ("runpod", RentalState.REFUSED), ("sandbox", RentalState.GONE),
+    ]  # fmt: skip
+
+
+def test_a_service_that_wants_a_pause_gets_it(cli: Cli, broker: Broker) -> None:
+    """Too many requests at create is no reason to give up: the next offer, under an intent of its own, is taken."""
+    cli.sandbox.faults.set(Fault.HTTP_429, times=1, on="POST /v1/instances")
+    with broker:
+        trained = broker.train(Job.from_config(make_job(cli.folder)), budget=Usd.parse("1"))
+        run = broker.ledger.run(trained.run_id)
+    assert [one.state for one in run.rentals] == [RentalState.REFUSED, RentalState.GONE]
+    assert cli.sandbox.truth() == []
+
+
+def test_a_machine_a_little_dearer_is_kept_and_reckoned_at_its_price(cli: Cli, broker: Broker) -> None:
+    """Within the tolerance it trains; ledger and deadline go by what it really costs."""
+    cli.sandbox.faults.set(Fault.WRONG_PRICE, times=1, value=1.5)
+    with broker:
+        trained = broker.train(Job.from_config(make_job(cli.folder)), budget=Usd.parse("1"))
+        (rental,) = broker.ledger.run(trained.run_id).rentals
+    assert rental.offer.price.hourly(rental.disk_gb) < rental.hourly
+    (held,) = cli.sandbox.market.history("sandbox")
+    assert rental.hourly == held.price.hourly(rental.disk_gb)
+
+
+def test_a_link_that_dies_while_a_file_comes_home_loses_no_event(cli: Cli, broker: Broker) -> None:
+    """What the engine said is acted upon again once the link is back; the run ends as done."""
+    cut: list[str] = []
+
+    def tell(event: Progress) -> None:
+        if isinstance(event, StageStarted) and event.stage is Stage.COLLECT and not cut:
+            cut.append(event.message)
+            cli.sandbox.faults.set(Fault.DROP_SSH, times=3)
+
+    with broker:
+        broker._connector = SshConnector(patience_s=0.0)
+        trained = broker.train(Job.from_config(make_job(cli.folder)), budget=Usd.parse("1"), tell=tell)
+    assert cut and trained.receipt.outcome == "done" and len(trained.files) == 1
+    assert cli.sandbox.truth() == []
+
+
+def test_orphans_with_one_tag_and_orphans_that_come_back_are_ended(cli: Cli, broker: Broker) -> None:
+    """Twins of a lost ledger are one rental with two machines; one that is listed again after its end goes again."""
+    market = cli.sandbox.market
+    for _ in range(2):
+        market.create(Order(market.offers()[0].id, "gpurent-20260101-000000-lost-1", "", 10, "ssh-ed25519 AAAA"))
+    with broker:
+        broker.reap(all_accounts=True, every_s=0.1)
+        assert cli.sandbox.truth() == []
+        market.create(Order(market.offers()[0].id, "gpurent-20260101-000000-lost-1", "", 10, "ssh-ed25519 AAAA"))
+        left = broker.reap(all_accounts=True, every_s=0.1)
+    assert cli.sandbox.truth() == [] and left == ()
+
+
+def test_two_reapers_take_an_orphan_in_once(cli: Cli, broker: Broker) -> None:
+    """Both see it and both want it: one ledger, one rental, no error."""
+    market = cli.sandbox.market
+    market.create(Order(market.offers()[0].id, "gpurent-20260101-000000-lost-1", "", 10, "ssh-ed25519 AAAA"))
+    with broker, Broker(home=cli.folder / "state", patience=QUICK) as other, ThreadPoolExecutor() as pool:
+        for done in [pool.submit(one.reap, all_accounts=True, every_s=0.1) for one in (broker, other)]:
+            done.result()
+        assert len([one for run in broker.ledger.runs() for one in run.rentals]) == 1
     assert cli.sandbox.truth() == []
