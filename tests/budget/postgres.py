@@ -63,14 +63,22 @@ class Server:
             for path in (self.folder, secret):
                 shutil.chown(path, "postgres", "postgres")
         self._do("initdb", "-U", USER, "--auth=scram-sha-256", f"--pwfile={secret}", "--no-sync", "-E", "UTF8")
+        self.resume()
+        self.execute(self.url("postgres"), f"CREATE DATABASE {DATABASE}")
+
+    def pause(self) -> None:
+        """End it as a power cut would."""
+        self._do("pg_ctl", "stop", "-w", "-s", "-m", "immediate")
+
+    def resume(self) -> None:
+        """Run it, for the first time or again."""
         settings = f"-c listen_addresses= -c unix_socket_directories={self.folder} -c fsync=off"
         self._do("pg_ctl", "start", "-w", "-s", "-l", str(self.folder / "log"), "-o", settings)
-        self.execute(self.url("postgres"), f"CREATE DATABASE {DATABASE}")
 
     def stop(self) -> None:
         """End it and remove everything it wrote."""
         if (self.folder / "data" / "postmaster.pid").exists():
-            self._do("pg_ctl", "stop", "-w", "-s", "-m", "immediate")
+            self.pause()
         shutil.rmtree(self.folder)
 
     def url(self, database: str = DATABASE, *, password: str = PASSWORD, schema: str | None = None) -> str:

@@ -6,13 +6,16 @@ import json
 from collections.abc import Iterator
 
 import pytest
+from tests.budget import postgres
 from tests.budget.conftest import DATABASES
 from tests.budget.world import Place
 from tests.session.world import Cli, kill, make_job, wait_for
 
+from gpurent import Broker, Job, Usd
 from gpurent.budget.events import Kind
 from gpurent.budget.ledger import Ledger
 from gpurent.clock import SystemClock
+from gpurent.jobs.progress import Notice, Progress, Trained
 from gpurent.sandbox.server import Sandbox
 
 pytestmark = pytest.mark.parametrize("place", DATABASES[-1:], indirect=True)
@@ -69,3 +72,30 @@ def test_a_killed_client_is_mended_where_it_ran_and_left_alone_elsewhere(place: 
     assert (reaped.returncode, market.truth()) == (0, []), reaped.stdout + reaped.stderr
     assert list((anna.folder / "output").glob("*.safetensors")), reaped.stdout + reaped.stderr
     assert ben.run("status").returncode == 0
+
+
+def test_a_ledger_out_of_reach_costs_no_training(
+    place: Place, market: Sandbox, server: postgres.Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The database dies and comes back in the middle of a run: the deadlines hold meanwhile, and no line is missed."""
+    for name, value in {**market.env(), "GPURENT_LEDGER_URL": place.url}.items():
+        monkeypatch.setenv(name, value)
+    said: list[str] = []
+    steps: list[int] = []
+
+    def tell(event: Progress) -> None:
+        if isinstance(event, Trained):
+            steps.append(event.step)
+            if len(steps) == 1:
+                server.pause()
+        if isinstance(event, Notice):
+            said.append(event.message)
+            if "The deadlines hold all the same" in event.message:
+                server.resume()
+
+    with Broker(home=place.folder / "state") as broker:
+        trained = broker.train(Job.from_config(make_job(place.folder, steps=60)), budget=Usd.parse("1"), tell=tell)
+        run = broker.ledger.run(trained.run_id)
+    assert any("Progress is not recorded" in one for one in said) and not any("gehe@im" in one for one in said)
+    assert run.outcome == "done" and len(run.artefacts) == 1 and not run.anomalies
+    assert market.truth() == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -124,6 +125,59 @@ def test_a_watchdog_sees_a_dead_clients_training_to_its_end(cli: Cli) -> None:
         assert cli.run("watchdog", "status").returncode == 0
     finally:
         end_watchdog(cli.folder / "state")
+
+
+def test_a_watchdog_needs_no_working_folder(cli: Cli, tmp_path: Path) -> None:
+    """The folder in which the command was started is gone: the files come home into a new one all the same."""
+    work = replace(watched(cli), folder=tmp_path / "work", state=tmp_path / "state")
+    work.folder.mkdir()
+    make_job(work.folder, steps=60)
+    client = work.start("train", "--budget", "1", "--yes")
+    try:
+        wait_for(lambda: any(event.kind is Kind.PROGRESS for event in work.events()), "training")
+        kill(client)
+        shutil.rmtree(work.folder)
+        wait_for(lambda: any(event.kind is Kind.RUN_CLOSED for event in work.events()), "the watchdog's work")
+        assert (work.folder / "output" / "swatch.safetensors").is_file()
+        assert cli.sandbox.truth() == []
+    finally:
+        end_watchdog(work.home)
+
+
+def test_a_watchdog_that_died_is_started_again_by_the_next_rental_that_lives(cli: Cli) -> None:
+    """The client looks after its guard as the guard looks after the client."""
+    cli = watched(cli)
+    make_job(cli.folder, steps=4000)
+    client = cli.start("train", "--budget", "1", "--yes")
+    try:
+        wait_for(lambda: any(event.kind is Kind.PROGRESS for event in cli.events()), "training")
+        first = guarding(cli.home)
+        assert first is not None
+        end_watchdog(cli.home)
+        wait_for(lambda: (now := guarding(cli.home)) is not None and now.pid not in (0, first.pid), "another watchdog")
+        client.send_signal(signal.SIGINT)
+        client.communicate(timeout=120)
+        assert cli.sandbox.truth() == []
+    finally:
+        kill(client)
+        end_watchdog(cli.home)
+
+
+def test_a_watchdog_without_a_key_is_not_named_among_the_guards(cli: Cli) -> None:
+    """It was started where nobody can reach this provider; the command says so, and how to mend it."""
+    cli = watched(cli)
+    make_job(cli.folder)
+    keyless = {name: value for name, value in cli.env.items() if not name.startswith("GPURENT_SANDBOX")}
+    other = subprocess.Popen(cli.argv("watchdog", "run"), cwd=cli.folder, env=keyless, stdout=subprocess.DEVNULL)
+    try:
+        wait_for(lambda: (told := guarding(cli.home)) is not None and told.pid != 0, "a watchdog")
+        ended = cli.run("train", "--budget", "1", "--yes")
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+        assert "started without a key for sandbox" in ended.stdout
+        assert "it is ended by: this client, dead-man switch." in ended.stdout
+    finally:
+        other.kill()
+        other.wait()
 
 
 def test_there_is_one_watchdog_for_all_runs(cli: Cli) -> None:

@@ -6,6 +6,7 @@ import os
 import pty
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from gpurent.clock import SystemClock
 from gpurent.errors import InDoubt
 from gpurent.jobs.boot import Patience
 from gpurent.jobs.progress import Notice, Progress, Trained
+from gpurent.sandbox.faults import Fault
+from gpurent_remote import SshConnector
 
 QUICK = Patience(boot_s=4, poll_s=0.1, connect_s=2, search_s=3, destroy_s=3, confirm_every_s=0.1)
 FULL = "No space left on device"
@@ -222,3 +225,55 @@ def test_sleep_of_the_computer_is_time_that_passed() -> None:
     clock = SystemClock(lambda: wall[0], lambda: elapsed[0])
     wall[0], elapsed[0] = wall[0] + 3600, elapsed[0] + 3600
     assert clock.now() == wall[0]
+
+
+@pytest.mark.usefixtures("market")
+def test_a_network_that_is_gone_is_waited_for(cli: Cli) -> None:
+    """Neither the machine nor its provider can be reached: training goes on there, and is followed again afterwards."""
+    faults = cli.sandbox.faults
+
+    def cut() -> None:
+        faults.set(Fault.DROP_SSH, times=1_000_000)
+        faults.set(Fault.HTTP_RESET, p=1.0)
+
+    def mend() -> None:
+        faults.clear()
+
+    listener = Listener(cut, "Lost the host", mend)
+    with Broker(home=cli.folder / "state", patience=QUICK, connector=SshConnector(patience_s=0.5)) as broker:
+        trained = broker.train(Job.from_config(make_job(cli.folder, steps=60)), budget=Usd.parse("1"), tell=listener)
+    assert any("Lost the host" in one for one in listener.said)
+    assert trained.receipt.outcome == "done" and trained.files[0].is_file()
+    assert cli.sandbox.truth() == []
+
+
+def test_a_laptop_that_sleeps_finds_its_result_when_it_wakes(cli: Cli) -> None:
+    """The command stands still while training ends on the machine, which keeps what it made; then it goes on."""
+    make_job(cli.folder, steps=60)
+    client = cli.start("train", "--budget", "1", "--yes")
+    wait_for(lambda: training(cli), "training")
+    client.send_signal(signal.SIGSTOP)
+    out = cli.sandbox.state_dir / "hosts"
+    wait_for(lambda: any(out.rglob("out/swatch.safetensors")), "the end of the training")
+    client.send_signal(signal.SIGCONT)
+    printed, _ = client.communicate(timeout=120)
+    assert client.returncode == 0, printed
+    assert (cli.folder / "output" / "swatch.safetensors").is_file()
+    assert cli.sandbox.truth() == []
+
+
+def test_a_third_signal_leaves_and_says_what_runs(cli: Cli) -> None:
+    """Whoever insists gets the prompt back: exit 5, the machine by name, and the command that ends it."""
+    cli.sandbox.faults.set(Fault.DESTROY_IGNORED, times=1_000_000)
+    make_job(cli.folder, steps=4000)
+    client = cli.start("train", "--budget", "1", "--yes")
+    wait_for(lambda: training(cli), "training")
+    for _ in range(3):
+        client.send_signal(signal.SIGINT)
+        time.sleep(0.3)
+    printed, _ = client.communicate(timeout=60)
+    (held,) = cli.sandbox.truth()
+    assert client.returncode == 5, printed
+    assert held.ref in printed and "gpurent reap" in printed
+    cli.sandbox.faults.clear()
+    assert cli.run("reap").returncode == 0 and cli.sandbox.truth() == []

@@ -60,6 +60,8 @@ class Cli:
     sandbox: Sandbox
     leads: Callable[[SandboxAddress], dict[str, str]] = SandboxAddress.env
     watchdog: str = "false"
+    state: Path | None = None
+    """Of ledger and runs; below ``folder`` when left out."""
 
     @property
     def env(self) -> dict[str, str]:
@@ -68,10 +70,14 @@ class Cli:
         return {
             **inherited,
             **self.leads(self.sandbox.address),
-            "GPURENT_STATE_DIR": str(self.folder / "state"),
+            "GPURENT_STATE_DIR": str(self.home),
             "OMP_NUM_THREADS": "1",
             "GPURENT_BUDGET_WATCHDOG": self.watchdog,
         }
+
+    @property
+    def home(self) -> Path:
+        return self.state or self.folder / "state"
 
     def argv(self, *arguments: str) -> list[str]:
         return [str(Path(sys.executable).parent / "gpurent"), *arguments]
@@ -94,7 +100,7 @@ class Cli:
         )  # fmt: skip
 
     def events(self) -> list[Event]:
-        path = self.folder / "state" / "ledger.db"
+        path = self.home / "ledger.db"
         if not path.exists():
             return []
         ledger = Ledger.open(path, SystemClock())
