@@ -12,7 +12,7 @@ import tomllib
 from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from platformdirs import user_config_path, user_state_path
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -341,6 +341,8 @@ def _kind(annotation: Any) -> str:
         return "dollars"
     if "list" in text:
         return "list of text"
+    if get_origin(annotation) is Literal:
+        return " or ".join(f"`{word}`" for word in get_args(annotation))
     return {str: "text", int: "whole number", bool: "true or false"}.get(annotation, "number")
 
 

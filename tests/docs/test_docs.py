@@ -161,6 +161,15 @@ def test_generated_pages_are_in_step() -> None:
     assert generated.stale() == []
 
 
+def test_every_trouble_of_this_computer_names_a_test_that_exists() -> None:
+    """Each row of the table says what is done, and which test orders exactly that."""
+    page = (ROOT / "docs/why/money.md").read_text(encoding="utf-8")
+    named = re.findall(r"^\|.*`(\S+)::(\S+)` \|$", page, re.MULTILINE)
+    assert len(named) >= 12
+    for where, test in named:
+        assert f"def {test}(" in (ROOT / "tests" / where).read_text(encoding="utf-8"), test
+
+
 def test_every_leak_names_a_test_that_exists() -> None:
     """All 47 are there, and what is said to keep them out is really run."""
     rows = [line for line in (ROOT / "docs/why/leaks.md").read_text(encoding="utf-8").splitlines() if "`" in line]

@@ -200,7 +200,8 @@ class Ledger:
     def latest(self) -> float | None:
         """When the newest line was written, in Unix seconds."""
         with self._database.reading() as connection:
-            return connection.scalar(sa.select(sa.func.max(_events.c.at)))
+            written: float | None = connection.scalar(sa.select(sa.func.max(_events.c.at)))
+        return written
 
     def open_rentals(self) -> tuple[Rental, ...]:
         """Everything that may still cost money, over all runs."""
