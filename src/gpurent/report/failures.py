@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 ENGINE_CODES = {
     "oom": "cuda_out_of_memory", "nan": "not_a_number", "disk_full": "disk_full_on_host", "spec": "configuration",
-    "data": "dataset", "model": "base_model", "protocol": "versions_differ",
+    "data": "dataset", "model": "base_model", "protocol": "versions_differ", "no_packages": "no_packages",
 }  # fmt: skip
 """Codes of the engine's own ``error`` event that name a failure below."""
 
@@ -54,6 +54,11 @@ TABLE: tuple[Failure, ...] = (
         "edit training_config.toml",
     ),
     Failure(
+        "disk_full_at_home", r"no room in .{1,300} on this computer|ledger .{1,300} cannot be written",
+        "The disk of this computer is full.", "Free some space; `gpurent status` says whether anything is still rented.",
+        "gpurent reap",
+    ),
+    Failure(
         "disk_full_on_host", r"No space left on device|Errno 28|disk quota exceeded",
         "The rented disk is full.", "Rent a larger one: [need] disk_gb in gpurent.toml.", "gpurent train --budget …",
     ),
@@ -94,7 +99,8 @@ TABLE: tuple[Failure, ...] = (
     ),
     Failure(
         "ssh_lost",
-        r"no SSH on|Lost the host|HostUnreachable|ended before SSH answered|connection .{0,40}(lost|reset|timed out)",
+        r"no SSH on|Lost the host|machine is gone|machine has not answered|machine was stopped|HostUnreachable|"
+        r"connection .{0,40}(lost|reset|timed out)",
         "The machine could not be reached any more.",
         "What was saved is at home. Another machine is chosen the next time.", "gpurent train --budget …",
     ),
