@@ -55,7 +55,7 @@ TABLE: tuple[Failure, ...] = (
     ),
     Failure(
         "disk_full_at_home", r"no room in .{1,300} on this computer|ledger .{1,300} cannot be written",
-        "The disk of this computer is full.", "Free some space; `gpurent status` says whether anything is still rented.",
+        "The disk of this computer is full.", "Free some space; `gpurent status` says what is still rented.",
         "gpurent reap",
     ),
     Failure(
