@@ -6,12 +6,13 @@ Adapters neither sleep nor retry nor cache: pacing, retries and logging are put 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from gpurent.clock import Clock
+from gpurent.errors import ProviderError
 from gpurent.model import Charges, Endpoint, Fuse, Identity, Instance, Launch, Need, Offer, SelfDestruct
 from gpurent.money import Usd
 
@@ -59,6 +60,25 @@ class Provider(Protocol):
 
     def close(self) -> None:
         """Release connections. May be called twice."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What machines show that can each be silent by itself."""
+
+    instances: Sequence[Instance]
+    silent: Mapping[str, ProviderError] = field(default_factory=dict)
+    """Why one did not answer: by what was asked about, else by the name of the machine."""
+
+
+@runtime_checkable
+class SupportsSurvey(Protocol):
+    """The machines are there anyway, and one that is switched off says nothing about the others."""
+
+    def survey(self, about: Collection[str], *, everywhere: bool = False) -> Survey:
+        """Look at the machines of these offers or instances (by id or ref), or ``everywhere``. What a machine that is
+        not ``silent`` does not show is not on it."""
         ...
 
 

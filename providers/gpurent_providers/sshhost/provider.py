@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -11,7 +11,7 @@ from gpurent.clock import Clock
 from gpurent.errors import AuthFailed, BadReply, CreateFailed, OfferGone, ProviderError, Unavailable
 from gpurent.hosts import OwnHost, load_hosts
 from gpurent.model import Endpoint, Instance, Launch, Need, Offer, Phase, Price
-from gpurent.spi import Probe, Provider, Shown, SupportsProbe
+from gpurent.spi import Probe, Provider, Shown, SupportsProbe, SupportsSurvey, Survey
 from gpurent_providers.sshhost import scripts, shell
 
 T = TypeVar("T")
@@ -85,18 +85,26 @@ class SshHostProvider:
         Raises:
             Unavailable: a machine does not answer; what cannot be asked might be in use.
         """
+        found = self.survey((), everywhere=True)
+        for error in found.silent.values():
+            raise error
+        return found.instances
+
+    def survey(self, about: Collection[str], *, everywhere: bool = False) -> Survey:
+        """Every lease on the machines that answer. One that is switched off hides only what is on itself."""
         hosts = load_hosts(self._path)
-        answers = self._ask_all(hosts)
-        for answer in answers.values():
-            if isinstance(answer, ProviderError):
-                raise answer
-        return [
-            _instance(name, host, _lease(line), line, Phase.RUNNING)
-            for name, host in hosts.items()
-            for answer in [answers[name]]
+        named = {one: one.partition("/")[0] for one in about}
+        wanted = {name: host for name, host in hosts.items() if everywhere or name in named.values()}
+        answers = self._ask_all(wanted)
+        silent = {name: answer for name, answer in answers.items() if isinstance(answer, ProviderError)}
+        seen = [
+            _instance(name, wanted[name], _lease(line), line, Phase.RUNNING)
+            for name, answer in answers.items()
             if not isinstance(answer, ProviderError)
             for line in answer
         ]
+        rest = {name: error for name, error in silent.items() if name not in named.values()}
+        return Survey(seen, rest | {one: silent[name] for one, name in named.items() if name in silent})
 
     def destroy(self, ref: str) -> None:
         """Stop our processes, remove our files and our key, give the lease back. Nothing else is touched."""
@@ -179,3 +187,4 @@ def _instance(name: str, host: OwnHost, tag: str, line: str, phase: Phase) -> In
 if TYPE_CHECKING:
     _: type[Provider] = SshHostProvider
     __: type[SupportsProbe] = SshHostProvider
+    ___: type[SupportsSurvey] = SshHostProvider

@@ -25,6 +25,7 @@ from gpurent.errors import (
     RateLimited,
 )
 from gpurent.jobs.deadman import DeadMan, fuse
+from gpurent.jobs.listing import survey
 from gpurent.jobs.progress import Notice, Rented, Stage, StageStarted
 from gpurent.jobs.teardown import Teardown
 from gpurent.jobs.watch import Tell, Watch
@@ -130,7 +131,7 @@ class Rentals:
         except CreateFailed as error:
             self.ledger.append(run_id, Kind.CREATE_UNCLEAR, tag=tag, ref=error.ref, reason=str(error))
             self.tell(Notice(f"The answer to create was lost ({error}); looking for {tag}.", warning=True))
-            found = self._search(provider, tag, error.ref)
+            found = self._search(provider, tag, error.ref, offer.id)
             if found is None:
                 raise InDoubt(
                     f"{provider.name} may have created {tag}; it was not found in {self.patience.search_s:.0f} s.",
@@ -146,13 +147,16 @@ class Rentals:
         )
         return instance
 
-    def _search(self, provider: Provider, tag: str, ref: str | None) -> Instance | None:
+    def _search(self, provider: Provider, tag: str, ref: str | None, place: str) -> Instance | None:
         until = self.clock.monotonic() + self.patience.search_s
         while True:
             try:
-                for instance in provider.instances():
+                found = survey(provider, [place])
+                for instance in found.instances:
                     if instance.tag == tag or (ref is not None and instance.ref == ref):
                         return instance
+                if place in found.silent:
+                    raise found.silent[place]
             except ProviderError as error:
                 self.tell(Notice(f"Cannot list {provider.name} yet: {error}"))
             if self.clock.monotonic() >= until:
