@@ -183,6 +183,8 @@ class Setting:
     default: str = ""
     own_file: Callable[[], tuple[str, Path] | None] | None = None
     """Reads what the service's own tools keep in a file: value and file. Raises MissingCredentials, quoting nothing."""
+    leads: bool = False
+    """The key is sent to where this says; so is it for every name that ends in ``url``."""
 
 
 @dataclass(frozen=True, slots=True)
