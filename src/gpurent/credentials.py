@@ -61,8 +61,9 @@ def _refuse_to_be_led(plugin: ProviderPlugin, found: Mapping[str, Found]) -> Non
         if not foreign or address is None or address.where != here or address.value == setting.default:
             continue
         if not setting.secret and (setting.leads or setting.name.endswith("url")):
+            key = f"providers.{plugin.name}.{setting.name}"
             raise ConfigError(
-                f"{FILE}: providers.{plugin.name}.{setting.name} would send the key from {foreign[0]} to {address.value}",
+                f"{FILE}: {key} would send the key from {foreign[0]} to {address.value}",
                 hint=f"If that is your wish, set {setting.env} instead; the file of a folder leads no key but its own.",
             )
 

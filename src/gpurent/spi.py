@@ -70,6 +70,8 @@ class Survey:
     instances: Sequence[Instance]
     silent: Mapping[str, ProviderError] = field(default_factory=dict)
     """Why one did not answer: by what was asked about, else by the name of the machine."""
+    asked: int = 0
+    """How many machines were."""
 
 
 @runtime_checkable

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from tests.session.world import ROOT
 
+from gpurent.sandbox.faults import Fault
 from gpurent.sandbox.server import Sandbox
 
 
@@ -29,7 +30,8 @@ class Person:
     def run(self, *arguments: str, stdin: str = "", **extra: str) -> subprocess.CompletedProcess[str]:
         """Run ``gpurent`` with nothing of this process's credentials."""
         env = {
-            "PATH": os.environ["PATH"], "PYTHONPATH": os.environ.get("PYTHONPATH", ""), "HOME": str(self.home), "GPURENT_STATE_DIR": str(self.home / "state"),
+            "PATH": os.environ["PATH"], "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
+            "HOME": str(self.home), "GPURENT_STATE_DIR": str(self.home / "state"),
             "GPURENT_CONFIG_DIR": str(self.home / "config"), "VAST_URL": self.sandbox.url,
             "RUNPOD_API_BASE_URL": self.sandbox.url, "XDG_DATA_HOME": str(self.home / "data"),
             "PYTHON_KEYRING_BACKEND": "keyrings.alt.file.PlaintextKeyring", **self.env, **extra,
@@ -94,6 +96,23 @@ def test_a_key_is_taken_from_the_first_place_that_has_one(person: Person) -> Non
     assert "VAST_API_KEY" in person.doctor("vastai", VAST_API_KEY=key)
 
 
+def test_the_doctor_is_not_green_when_the_key_opens_nothing(person: Person) -> None:
+    """Vast.ai's search needs no key: a key that wants a second factor, or is wrong, fails its check all the same."""
+    env = {"VAST_API_KEY": person.sandbox.account_key, "GPURENT_PROVIDERS": "vastai"}
+    person.sandbox.faults.set(Fault.SECOND_FACTOR, p=1.0)
+    try:
+        locked = person.run("doctor", **env)
+    finally:
+        person.sandbox.faults.clear()
+    assert locked.returncode == 1 and "--  vastai" in locked.stdout and "second factor" in locked.stdout
+    assert person.run("doctor", **{**env, "VAST_API_KEY": "f" * 64}).returncode == 1
+    before = len(person.sandbox.journal.entries())
+    well = person.run("doctor", **env)
+    assert well.returncode == 0 and "ok  vastai: answers, balance" in well.stdout
+    asked = [f"{one.method} {one.path}" for one in person.sandbox.journal.entries()[before:]]
+    assert len(asked) <= 2 and not any("bundles" in one for one in asked), asked
+
+
 URLS = {"vastai": ("VAST_API_KEY", "VAST_URL"), "runpod": ("RUNPOD_API_KEY", "RUNPOD_API_BASE_URL")}
 
 
@@ -112,7 +131,7 @@ class Thief:
 
             do_POST = do_GET
 
-            def log_message(self, format: str, *args: object) -> None: ...
+            def log_message(self, *_: object) -> None: ...
 
         self.heard = heard
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)

@@ -104,7 +104,7 @@ class SshHostProvider:
             for line in answer
         ]
         rest = {name: error for name, error in silent.items() if name not in named.values()}
-        return Survey(seen, rest | {one: silent[name] for one, name in named.items() if name in silent})
+        return Survey(seen, rest | {one: silent[name] for one, name in named.items() if name in silent}, len(wanted))
 
     def destroy(self, ref: str) -> None:
         """Stop our processes, remove our files and our key, give the lease back. Nothing else is touched."""
