@@ -17,21 +17,32 @@ from gpurent.money import ZERO, Usd
 _EXIT_STATUS = "\n\n".join(f"{code}  {meaning}" for code, meaning in exits.CODES)
 
 
-_WARNING = frozenset({"quote", "train", "attach", "stop", "logs", "receipt", "providers", "doctor", "init"})
-"""Commands that end by saying what may still run; the others say it themselves, or it is not their business."""
+_SILENT = (("sandbox", "up"), ("watchdog", "run"), ("login",))
+"""Commands that are not about rentals at all, or that go on and on: every other ends by naming what may still run."""
 
 
 class _Commands(TyperGroup):
     """Every command ends here: its result or error becomes the exit code."""
 
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Remember which command it is."""
+        ctx.meta[__name__] = not any(tuple(args[: len(words)]) == words for words in _SILENT)
+        return super().resolve_command(ctx, args)
+
     def invoke(self, ctx: Any) -> Any:
         """Run the command that was chosen."""
-        code = exits.run(lambda: super(_Commands, self).invoke(ctx), as_json="--json" in sys.argv)
-        if code == 0 and ctx.invoked_subcommand in _WARNING:
-            from gpurent.cli import common
+        as_json = "--json" in sys.argv
 
-            code = exits.run(common.warn_of_doubt, as_json="--json" in sys.argv)
-        raise typer.Exit(code)
+        def told(ended: exits.Ended) -> int:
+            return exits.after(ended, as_json=as_json) if ctx.meta.get(__name__, True) else ended.code
+
+        try:
+            ended = exits.run(lambda: super(_Commands, self).invoke(ctx), as_json=as_json)
+        except Exception as error:
+            if getattr(error, "exit_code", None) == 2:  # typer's own usage errors, which it shows itself
+                told(exits.Ended(2))
+            raise
+        raise typer.Exit(told(ended))
 
 
 app = typer.Typer(
