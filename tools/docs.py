@@ -43,14 +43,14 @@ def exit_codes() -> str:
     lines += ["With `--json` an error is one JSON object on standard error with `error`, `message`, `hint` and", ""]
     lines[-1:] = ["`exit_code`; where no offer fits the budget also `enough_micros`, the amount that would do.", ""]
     lines += [
-        "Every command but `sandbox up`, `watchdog run`, `login` and `--help` ends by naming on standard error what may run",
+        "Every command but `sandbox up`, `watchdog run` and `login` ends by naming on standard error what may run",
         "",
     ]
     lines[-1:] = [
-        "with nobody to look after it (with `--json` as an object with `warning` and `refs`), and then exits 5 whatever",
+        "with nobody to look after it (with `--json` as an object with `warning` and `refs`). Then it exits 5,",
         "",
     ]
-    lines[-1:] = ["else it would have said; only a 2 stays a 2.", ""]
+    lines[-1:] = ["whatever else it would have said; only a 2 stays a 2.", ""]
     lines += ["| code | meaning |", "| ---: | --- |"]
     return "\n".join([*lines, *(f"| {code} | {meaning} |" for code, meaning in exits.CODES), ""])
 

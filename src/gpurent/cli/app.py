@@ -248,7 +248,7 @@ def receipt(run_id: RunId = None, json: Json = False) -> int:
 
 @app.command()
 def why(run_id: RunId = None, json: Json = False) -> int:
-    """Say why a run failed, what to do about it, and where its logs are."""
+    """Say why a run failed, and what to do about it."""
     from gpurent.cli import why as command
 
     return command.run(run_id, as_json=json)
@@ -269,7 +269,7 @@ def costs(
     offline: Annotated[bool, typer.Option("--offline", help="Ask no provider for bills.")] = False,
     json: Json = False,
 ) -> int:
-    """Show what all runs cost, as reckoned and as billed, and charges that nothing here explains."""
+    """Show what all runs cost, and charges that nothing explains."""
     from gpurent.cli import costs as command
 
     chosen: Any = by.value
