@@ -9,7 +9,7 @@ from pathlib import Path
 
 import paramiko
 
-from gpurent.errors import AuthFailed, BadReply, ProviderError, Unavailable
+from gpurent.errors import AuthFailed, BadReply, ConfigError, ProviderError, Unavailable
 from gpurent.hosts import OwnHost
 
 PROVIDER = "ssh"
@@ -49,10 +49,9 @@ def run(host: OwnHost, script: str, *, timeout: float) -> list[str]:
         raise AuthFailed(
             f"{host.address} has no pinned host key", provider=PROVIDER, hint="`gpurent hosts test` pins it."
         )
-    kind, blob = host.host_key.split()
     client = paramiko.SSHClient()
     name = host.address if host.port == 22 else f"[{host.address}]:{host.port}"
-    client.get_host_keys().add(name, kind, paramiko.PKey.from_type_string(kind, base64.b64decode(blob)))
+    client.get_host_keys().add(name, host.host_key.split()[0], _pinned(host))
     client.set_missing_host_key_policy(paramiko.RejectPolicy())
     try:
         client.connect(
@@ -92,6 +91,17 @@ def _talk(host: OwnHost, client: paramiko.SSHClient, script: str, timeout: float
         raise BadReply(f"{host.address} answered {text[:80]!r}", provider=PROVIDER,
                        hint="The login shell must not print anything by itself.")  # fmt: skip
     return lines[1:]
+
+
+def _pinned(host: OwnHost) -> paramiko.PKey:
+    kind, blob = host.host_key.split()
+    try:
+        return paramiko.PKey.from_type_string(kind, base64.b64decode(blob))
+    except (paramiko.SSHException, paramiko.pkey.UnknownKeyType, ValueError) as error:
+        raise ConfigError(
+            f"hosts.toml: host_key of {host.address} is no usable key: {str(error) or type(error).__name__}",
+            hint="`gpurent hosts test NAME --pin` pins the one that the machine shows.",
+        ) from error
 
 
 def _line(key: paramiko.PKey) -> str:
