@@ -85,6 +85,15 @@ class SupportsSurvey(Protocol):
 
 
 @runtime_checkable
+class SupportsNotes(Protocol):
+    """The provider can say what it does not offer although the user counts on it."""
+
+    def notes(self) -> Sequence[str]:
+        """What the last ``offers`` left out and why, a sentence each."""
+        ...
+
+
+@runtime_checkable
 class SupportsBalance(Protocol):
     """The provider tells how much prepaid money is left."""
 

@@ -17,6 +17,9 @@ from pathlib import Path
 SSHD = shutil.which("sshd", path="/usr/sbin:/usr/bin") or ""
 SFTP = shutil.which("sftp-server", path="/usr/lib/openssh:/usr/libexec/openssh:/usr/lib/ssh") or ""
 
+GPU = "NVIDIA GeForce RTX 3090, 24576 MiB, 570.86\n"
+"""What its nvidia-smi says: no machine of the tests has a GPU."""
+
 _CONFIG = """\
 Port {port}
 ListenAddress 127.0.0.1
@@ -103,7 +106,12 @@ def machine(folder: Path) -> Iterator[Machine]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = int(free.getsockname()[1])
-    path = f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin"
+    tools = folder / "tools"
+    tools.mkdir()
+    (tools / "nvidia-smi").write_text(f"#!/bin/sh\ncat {folder}/gpus 2> /dev/null\n", encoding="utf-8")
+    (tools / "nvidia-smi").chmod(0o755)
+    (folder / "gpus").write_text(GPU, encoding="utf-8")
+    path = f"{tools}:{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin"
     (folder / "enter").write_text(_ENTER.format(folder=folder, home=home, path=path), encoding="utf-8")
     (folder / "enter").chmod(0o755)
     config = folder / "sshd_config"

@@ -6,16 +6,20 @@ import signal
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from tests.plan.world import JOB
 from tests.sshhost.machine import Machine, keygen
 
 from gpurent.clock import ManualClock, SystemClock
 from gpurent.errors import AuthFailed, OfferGone, ProviderError
 from gpurent.hosts import load_hosts, save_host
-from gpurent.model import Instance, Launch, Need
+from gpurent.model import Instance, Launch, Need, Price
+from gpurent.money import ZERO
+from gpurent.plan.quote import make_quote
 from gpurent_providers.sshhost.provider import SshHostProvider
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f run"
@@ -120,6 +124,19 @@ def test_a_rental_made_by_hand_ends_when_it_ends(listed: Path) -> None:
     assert offer.max_duration_s == 3600 and str(offer.price.gpu_hour) == "$0.20"
     clock.advance(3600)
     assert "box1" not in {offer.id for offer in provider.offers(Need())}
+
+
+def test_no_job_is_started_that_would_outlive_the_rental(listed: Path) -> None:
+    """The quote leaves a machine out whose end comes before the job's, says so, and takes it for a shorter job."""
+    clock = ManualClock()
+    save_host(listed, "box1", {"until": datetime.fromtimestamp(clock.now() + 3600, UTC)})
+    provider = SshHostProvider(listed, clock, timeout=2)
+    offers = [replace(offer, price=Price(ZERO)) for offer in provider.offers(Need())]
+    long, short = (make_quote(replace(JOB, steps=steps), Need(disk_gb=10), offers) for steps in (200_000, 100))
+    assert {row.offer.id for row in long.rows} == {"box0", "box2"}
+    (rejected,) = [one for one in long.rejected if one.offer.id == "box1"]
+    assert "to be had for 1.0 h at most" in rejected.reason
+    assert "box1" in {row.offer.id for row in short.rows}
 
 
 def test_a_machine_that_is_switched_off_is_no_offer(listed: Path) -> None:

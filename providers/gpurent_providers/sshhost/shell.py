@@ -82,7 +82,7 @@ def _talk(host: OwnHost, client: paramiko.SSHClient, script: str, timeout: float
     stdin.write(script)
     stdin.channel.shutdown_write()
     text = stdout.read(LIMIT).decode("utf-8", "replace")
-    status = stdout.channel.recv_exit_status()
+    status = _status(stdout.channel, timeout)
     if status != 0:
         said = stderr.read(2000).decode("utf-8", "replace").strip()
         raise Unavailable(f"{host.address}: the shell ended with status {status}: {said[:200]}", provider=PROVIDER)
@@ -91,6 +91,13 @@ def _talk(host: OwnHost, client: paramiko.SSHClient, script: str, timeout: float
         raise BadReply(f"{host.address} answered {text[:80]!r}", provider=PROVIDER,
                        hint="The login shell must not print anything by itself.")  # fmt: skip
     return lines[1:]
+
+
+def _status(channel: paramiko.Channel, timeout: float) -> int:
+    """How the command ended; paramiko's own call waits for ever on a link that has died."""
+    if not channel.status_event.wait(timeout):
+        raise TimeoutError(f"no exit status in {timeout:g} s")
+    return channel.recv_exit_status()
 
 
 def _pinned(host: OwnHost) -> paramiko.PKey:
@@ -109,6 +116,13 @@ def _line(key: paramiko.PKey) -> str:
 
 
 def _unavailable(host: OwnHost, error: Exception) -> ProviderError:
-    return Unavailable(
-        f"{host.user}@{host.address}:{host.port}: {str(error) or type(error).__name__}", provider=PROVIDER
-    )
+    if isinstance(error, socket.gaierror):
+        hint = "Nobody knows that name; is `address` right?"
+    elif isinstance(error, ConnectionRefusedError | paramiko.ssh_exception.NoValidConnectionsError):
+        hint = f"Nothing listens at port {host.port} there: does its SSH server run, and is `port` right?"
+    elif isinstance(error, TimeoutError):
+        hint = "Is it on, and does the network reach it? `ssh` with the same address and port tells more."
+    else:
+        hint = "`ssh -v` with the same address, port and user tells more."
+    told = str(error) or type(error).__name__
+    return Unavailable(f"{host.user}@{host.address}:{host.port}: {told}", provider=PROVIDER, hint=hint)

@@ -379,6 +379,7 @@ def hosts_add(
     key: Annotated[Path | None, typer.Option(help="Private key file; default: the agent and the usual files.")] = None,
     price: Annotated[str | None, typer.Option(metavar="DOLLARS", help="Per hour; default: 0.")] = None,
     disk: Annotated[int | None, typer.Option(min=1, help="GB to use; default: 50.")] = None,
+    gpu_count: Annotated[int | None, typer.Option(min=1, max=64, help="GPUs of that kind; default: 1.")] = None,
     until: Annotated[datetime | None, typer.Option(help="When a rental made by hand ends, UTC.")] = None,
     note: Annotated[str | None, typer.Option(help="For yourself.")] = None,
     yes: Yes = False,
@@ -390,6 +391,7 @@ def hosts_add(
     given = {
         "address": address, "gpu": gpu, "vram_gb": vram, "user": user, "port": port, "price": price,
         "key": None if key is None else str(key.expanduser().absolute()), "disk_gb": disk, "until": until, "note": note,
+        "gpu_count": gpu_count,
     }  # fmt: skip
     return command.add(name, given, yes=yes, as_json=json)
 
