@@ -131,7 +131,7 @@ class Thief:
 
             do_POST = do_GET
 
-            def log_message(self, *_: object) -> None: ...
+            def log_message(self, format: str, *args: object) -> None: ...  # noqa: A002
 
         self.heard = heard
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)

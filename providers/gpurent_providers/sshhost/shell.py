@@ -8,6 +8,8 @@ import socket
 from pathlib import Path
 
 import paramiko
+from paramiko.pkey import UnknownKeyType
+from paramiko.ssh_exception import NoValidConnectionsError
 
 from gpurent.errors import AuthFailed, BadReply, ConfigError, ProviderError, Unavailable
 from gpurent.hosts import OwnHost
@@ -104,7 +106,7 @@ def _pinned(host: OwnHost) -> paramiko.PKey:
     kind, blob = host.host_key.split()
     try:
         return paramiko.PKey.from_type_string(kind, base64.b64decode(blob))
-    except (paramiko.SSHException, paramiko.pkey.UnknownKeyType, ValueError) as error:
+    except (paramiko.SSHException, UnknownKeyType, ValueError) as error:
         raise ConfigError(
             f"hosts.toml: host_key of {host.address} is no usable key: {str(error) or type(error).__name__}",
             hint="`gpurent hosts test NAME --pin` pins the one that the machine shows.",
@@ -118,7 +120,7 @@ def _line(key: paramiko.PKey) -> str:
 def _unavailable(host: OwnHost, error: Exception) -> ProviderError:
     if isinstance(error, socket.gaierror):
         hint = "Nobody knows that name; is `address` right?"
-    elif isinstance(error, ConnectionRefusedError | paramiko.ssh_exception.NoValidConnectionsError):
+    elif isinstance(error, ConnectionRefusedError | NoValidConnectionsError):
         hint = f"Nothing listens at port {host.port} there: does its SSH server run, and is `port` right?"
     elif isinstance(error, TimeoutError):
         hint = "Is it on, and does the network reach it? `ssh` with the same address and port tells more."
