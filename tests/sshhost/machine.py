@@ -45,6 +45,7 @@ case "$trouble" in
   garbage) echo "Welcome to the cluster"; exit 0 ;;
   error) echo "no space left" >&2; exit 1 ;;
   hang) exec sleep 5 ;;
+  linger) echo "gpurent-host 1"; exec sleep 30 > /dev/null 2>&1 < /dev/null ;;
   cut) kill -9 $PPID; exit 0 ;;
   error-after) sh -c "$SSH_ORIGINAL_COMMAND" > /dev/null; exit 1 ;;
   cut-after) sh -c "$SSH_ORIGINAL_COMMAND" > /dev/null; kill -9 $PPID; exit 0 ;;
@@ -76,7 +77,7 @@ class Machine:
         return len(path.read_text(encoding="utf-8").splitlines()) if path.exists() else 0
 
     def order(self, *troubles: str) -> None:
-        """Let the next commands meet trouble, one each: none, garbage, error, hang, cut, error-after, cut-after."""
+        """Let the next commands meet trouble, one each: none, or a case of the script above."""
         (self.folder / "trouble").write_text("".join(f"{one}\n" for one in troubles), encoding="utf-8")
 
     def lease(self) -> str:

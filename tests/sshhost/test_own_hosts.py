@@ -15,7 +15,7 @@ from tests.plan.world import JOB
 from tests.sshhost.machine import Machine, keygen
 
 from gpurent.clock import ManualClock, SystemClock
-from gpurent.errors import AuthFailed, OfferGone, ProviderError
+from gpurent.errors import AuthFailed, OfferGone, ProviderError, Unavailable
 from gpurent.hosts import load_hosts, save_host
 from gpurent.model import Instance, Launch, Need, Price
 from gpurent.money import ZERO
@@ -152,3 +152,14 @@ def test_probe_tells_what_is_there(provider: SshHostProvider) -> None:
     found = provider.probe("box0")
     assert found.python.startswith("3.") and found.torch[0].isdigit()
     assert found.free_disk_gb > 0 and found.lease == "tag-1"
+
+
+def test_a_command_that_says_all_and_never_ends_is_not_waited_for(
+    provider: SshHostProvider, machines: list[Machine]
+) -> None:
+    """Its output is closed and no exit status comes: that is no answer, in the time that any answer is given."""
+    machines[0].order("linger")
+    before = time.monotonic()
+    with pytest.raises(Unavailable, match="no exit status"):
+        provider.get("box0/tag")
+    assert time.monotonic() - before < 10
