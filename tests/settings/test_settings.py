@@ -84,7 +84,7 @@ def test_everything_can_be_set(tmp_path: Path) -> None:
     )
     assert settings.budget.max == Usd.parse("7.5")
     assert settings.budget.max_hours == 3
-    assert settings.need.as_need() == Need(("rtx 4090",), vram_mb(24), 20, Usd.parse("0.60"), 1.0, True)
+    assert settings.need.as_need() == Need(("rtx 4090",), vram_mb(24), 20, Usd.parse("0.60"), 1.0, True, (12, 8))
     assert settings.providers.enabled == ["vastai", "sshhost"]
     assert settings.providers.options() == {"sshhost": {"host": "10.0.0.1", "port": "2222", "strict": "true"}}
 
