@@ -15,7 +15,7 @@ from typing import Self
 from gpurent import registry
 from gpurent.budget.avoid import Machine, avoided
 from gpurent.budget.client import claim, here, is_alive
-from gpurent.budget.errors import TagTaken
+from gpurent.budget.errors import LedgerError, TagTaken
 from gpurent.budget.events import Kind
 from gpurent.budget.ledger import DAY_S, Ledger
 from gpurent.budget.presence import believed_alive, elsewhere
@@ -52,6 +52,9 @@ from gpurent.spi import Billed, Connector, Provider, SupportsStatement
 
 MAX_ATTEMPTS = 4
 """Offers tried in one run before it is given up."""
+STOP_EVERY_S = 2.0
+STOP_PATIENCE_S = 120.0
+"""How often, and for how long, ``stop`` asks whether a dead client's machine is gone."""
 
 
 def _silent(_progress: Progress) -> None: ...
@@ -175,14 +178,21 @@ class Broker:
             play = all(opened.facts.play_money for opened in self.opened.values())
             source: Source = "sandbox" if play else "live"
             said = [*notes, *failed]
-            return make_quote(workload, need, offers, budget, notes=said, source=source, avoid=self._avoided())
+            avoid = self._avoided(said)
+            return make_quote(workload, need, offers, budget, notes=said, source=source, avoid=avoid)
         table = price_table()
         return make_quote(workload, need, table.offers, budget, notes=notes, source="table", dated=table.dated)
 
-    def _avoided(self) -> Mapping[Machine, str]:
-        if self._ledger is None and not (self.home / "ledger.db").exists():
+    def _avoided(self, notes: list[str]) -> Mapping[Machine, str]:
+        """Machines that failed lately, by this ledger. One that cannot be read is noted: a quote needs no ledger."""
+        if self._ledger is None and not ledger_url() and not (self.home / LEDGER_FILE).exists():
             return {}
-        return avoided(self.ledger.runs(), self.clock.now(), self.settings.need.avoid_failed_hours)
+        try:
+            runs = self.ledger.runs()
+        except LedgerError as error:
+            notes.append(f"Machines that failed lately are not left out: {error}")
+            return {}
+        return avoided(runs, self.clock.now(), self.settings.need.avoid_failed_hours)
 
     def _offers(self, need: Need) -> tuple[list[Offer], list[str]]:
         def ask(opened: Opened) -> Sequence[Offer] | str:
@@ -326,11 +336,15 @@ class Broker:
                 tell(Notice(f"Run {run_id} could not be followed to its end: {error}", warning=True))
         self.reap(tell=tell)
 
-    def stop(self, run_id: str, *, tell: Tell = _silent) -> Trained | None:
+    def stop(self, run_id: str, *, tell: Tell = _silent, interrupt: Interrupt | None = None) -> Trained | None:
         """Ask a run to save, collect and end. A live client does it; a dead one's work is taken over here.
 
         Returns:
-            None when the run's own client was told, else what was collected.
+            What was collected; None when the run's own client was told, or when nothing had been trained yet.
+
+        Raises:
+            InDoubt: a machine of it could not be confirmed gone; the ledger keeps it open for ``reap``.
+            and as ``attach``.
         """
         run = self.ledger.run(run_id)
         if not run.open_rentals:
@@ -338,9 +352,18 @@ class Broker:
         self.ledger.append(run_id, Kind.STOP_REQUESTED)
         if self._attended(run):
             return None
-        interrupt = Interrupt()
-        interrupt.request(Stop.ORDERLY)
-        return self.attach(run_id, tell=tell, interrupt=interrupt)
+        wish = interrupt or Interrupt()
+        wish.request(Stop.ORDERLY)
+        begun = any(None not in (one.job_id, one.ref, one.endpoint) for one in run.open_rentals)
+        trained = self.attach(run_id, tell=tell, interrupt=wish) if begun else None
+        teardown = Teardown(self.ledger, self.providers, self.clock, tell)
+        for rental in self.ledger.run(run_id).open_rentals:
+            teardown.finish(
+                run_id, rental.tag, every_s=STOP_EVERY_S, patience_s=STOP_PATIENCE_S,
+                give_up=lambda: wish.level >= Stop.LEAVE,
+            )  # fmt: skip
+        self._close_abandoned([self.ledger.run(run_id)])
+        return trained
 
     def status(self) -> tuple[RunView, ...]:
         """All runs, oldest first, with what they cost so far."""

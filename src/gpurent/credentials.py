@@ -1,6 +1,7 @@
 """Where the settings of an adapter come from, keys above all: the first of four places that holds one.
 
 Environment, ``gpurent.toml``, the system keyring (``gpurent login``), the file of the service's own tools.
+A ``gpurent.toml`` comes with a folder, and a folder may come from anybody: it leads no key away but its own.
 The keyring is asked only for what ``gpurent login`` has put there: it may want to be unlocked, and may take its time.
 """
 
@@ -12,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gpurent.errors import MissingCredentials, UsageError
-from gpurent.settings import config_dir
+from gpurent.errors import ConfigError, MissingCredentials, UsageError
+from gpurent.settings import FILE, config_dir
 from gpurent.spi import ProviderPlugin, Setting
 
 if TYPE_CHECKING:
@@ -43,16 +44,39 @@ def resolve(plugin: ProviderPlugin, given: Mapping[str, str]) -> dict[str, Found
 
     Raises:
         MissingCredentials: a place that should hold a key cannot be read.
+        ConfigError: that table would send a key to an address of its own which was not found beside it.
     """
-    found = {setting.name: _first(plugin.name, setting, given) for setting in plugin.settings}
-    return {name: one for name, one in found.items() if one is not None}
+    every = {setting.name: _first(plugin.name, setting, given) for setting in plugin.settings}
+    found = {name: one for name, one in every.items() if one is not None}
+    _refuse_to_be_led(plugin, found)
+    return found
+
+
+def _refuse_to_be_led(plugin: ProviderPlugin, found: Mapping[str, Found]) -> None:
+    here = _in_file(plugin.name)
+    keys = [found[one.name].where for one in plugin.settings if one.secret and one.name in found]
+    foreign = [where for where in keys if where != here]
+    for setting in plugin.settings:
+        address = found.get(setting.name)
+        if not foreign or address is None or address.where != here or address.value == setting.default:
+            continue
+        if not setting.secret and (setting.leads or setting.name.endswith("url")):
+            key = f"providers.{plugin.name}.{setting.name}"
+            raise ConfigError(
+                f"{FILE}: {key} would send the key from {foreign[0]} to {address.value}",
+                hint=f"If that is your wish, set {setting.env} instead; the file of a folder leads no key but its own.",
+            )
+
+
+def _in_file(provider: str) -> str:
+    return f"[providers.{provider}] in {FILE}"
 
 
 def _first(provider: str, setting: Setting, given: Mapping[str, str]) -> Found | None:
     if value := os.environ.get(setting.env):
         return Found(value, setting.env)
     if value := given.get(setting.name):
-        return Found(value, f"[providers.{provider}] in gpurent.toml")
+        return Found(value, _in_file(provider))
     if setting.secret and (provider, setting.name) in logins() and (value := _kept(provider, setting)):
         return Found(value, "the system keyring")
     if setting.own_file is not None and (own := setting.own_file()) is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import difflib
 import re
 from datetime import UTC, datetime
@@ -38,11 +39,28 @@ def _moment(value: object) -> datetime:
     return value if value.tzinfo else value.replace(tzinfo=UTC)
 
 
+KINDS = ("ssh-ed25519", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521", "ssh-rsa")
+_EXPECTED = "one line of a host key such as `ssh-ed25519 AAAA…` is expected"
+
+
 def _key_line(value: str) -> str:
     fields = value.split()
-    if value and (len(fields) < 2 or not fields[0].startswith(("ssh-", "ecdsa-"))):
-        raise ValueError("one line of a host key such as `ssh-ed25519 AAAA…` is expected")
-    return " ".join(fields[:2])
+    if not value:
+        return ""
+    if len(fields) < 2:
+        raise ValueError(_EXPECTED)
+    kind, blob = fields[:2]
+    if kind not in KINDS:
+        close = difflib.get_close_matches(kind, KINDS, n=1)
+        raise ValueError(f"{kind} is no kind of host key that is known here; {close[0] if close else ', '.join(KINDS)}")
+    try:
+        data = base64.b64decode(blob, validate=True)
+    except ValueError as error:
+        raise ValueError(f"{_EXPECTED}; what follows {kind} is no base64") from error
+    size = int.from_bytes(data[:4], "big")
+    if data[4 : 4 + size] != kind.encode() or (kind == "ssh-ed25519" and len(data) != 51):
+        raise ValueError(f"{_EXPECTED}; what follows {kind} is no whole key of that kind")
+    return f"{kind} {blob}"
 
 
 class OwnHost(BaseModel):
@@ -88,10 +106,13 @@ def load_hosts(path: Path) -> dict[str, OwnHost]:
     unknown = [key for key in document if key != "hosts"]
     if unknown:
         raise ConfigError(f"{path}, line {_line(text, unknown[0])}: {unknown[0]} is not a known table.",
-                          hint="Machines are tables such as [hosts.workstation].")  # fmt: skip
+                          hint=f"Machines are tables such as [hosts.{unknown[0]}].")  # fmt: skip
     found: dict[str, OwnHost] = {}
-    for name, table in document.unwrap().get("hosts", {}).items():
-        check_name(name)
+    for name, table in _tables(path, text, document).items():
+        if not _NAME.fullmatch(name):
+            raise ConfigError(
+                f"{path}, line {_line(text, name) or '?'}: {name!r} is no name for a machine.", hint=_NAMES
+            )
         try:
             found[name] = OwnHost.model_validate(table)
         except ValidationError as error:
@@ -99,10 +120,23 @@ def load_hosts(path: Path) -> dict[str, OwnHost]:
     return found
 
 
+_NAMES = "Letters, digits, dot, dash and underscore."
+
+
+def _tables(path: Path, text: str, document: tomlkit.TOMLDocument) -> dict[str, Any]:
+    tables = document.unwrap().get("hosts", {})
+    if not isinstance(tables, dict):
+        raise ConfigError(
+            f"{path}, line {_line(text, 'hosts') or '?'}: hosts is a table of machines, not {tables!r}.",
+            hint="A machine is a table such as [hosts.workstation].",
+        )
+    return tables
+
+
 def check_name(name: str) -> None:
     """Raise UsageError unless ``name`` can name a machine."""
     if not _NAME.fullmatch(name):
-        raise UsageError(f"{name!r} is no name for a machine", hint="Letters, digits, dot, dash and underscore.")
+        raise UsageError(f"{name!r} is no name for a machine", hint=_NAMES)
 
 
 def save_host(path: Path, name: str, given: dict[str, Any]) -> OwnHost:
@@ -113,6 +147,7 @@ def save_host(path: Path, name: str, given: dict[str, Any]) -> OwnHost:
     """
     check_name(name)
     text, document = _read(path)
+    _tables(path, text, document)
     hosts = document.setdefault("hosts", tomlkit.table(is_super_table=True))
     table = hosts.setdefault(name, tomlkit.table())
     table.update({key: value for key, value in given.items() if value is not None})
@@ -126,8 +161,8 @@ def save_host(path: Path, name: str, given: dict[str, Any]) -> OwnHost:
 
 def remove_host(path: Path, name: str) -> None:
     """Forget a machine. Raises UsageError if there is none of that name."""
-    _, document = _read(path)
-    known = document.unwrap().get("hosts", {})
+    text, document = _read(path)
+    known = _tables(path, text, document)
     if name not in known:
         raise UsageError(f"there is no machine {name!r}", hint=nearest(name, known))
     hosts: Any = document["hosts"]
@@ -164,7 +199,11 @@ def _explained(path: Path, text: str, name: str, error: ValidationError) -> Conf
     first = error.errors(include_url=False)[0]
     key = str(first["loc"][0]) if first["loc"] else ""
     line = _line(text, name, key)
-    place = f"{path}{f', line {line}' if line else ''}: hosts.{name}.{key}"
+    place = f"{path}{f', line {line}' if line else ''}: hosts.{name}{'.' if key else ''}{key}"
+    if not key:
+        return ConfigError(
+            f"{place} is a table, not {first['input']!r}.", hint=f"Write [hosts.{name}] and keys below it."
+        )
     if first["type"] == "extra_forbidden":
         return ConfigError(f"{place} is not a known key.", hint=nearest(key, list(OwnHost.model_fields)))
     if first["type"] == "missing":

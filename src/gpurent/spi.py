@@ -6,12 +6,13 @@ Adapters neither sleep nor retry nor cache: pacing, retries and logging are put 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from gpurent.clock import Clock
+from gpurent.errors import ProviderError
 from gpurent.model import Charges, Endpoint, Fuse, Identity, Instance, Launch, Need, Offer, SelfDestruct
 from gpurent.money import Usd
 
@@ -59,6 +60,36 @@ class Provider(Protocol):
 
     def close(self) -> None:
         """Release connections. May be called twice."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What machines show that can each be silent by itself."""
+
+    instances: Sequence[Instance]
+    silent: Mapping[str, ProviderError] = field(default_factory=dict)
+    """Why one did not answer: by what was asked about, else by the name of the machine."""
+    asked: int = 0
+    """How many machines were."""
+
+
+@runtime_checkable
+class SupportsSurvey(Protocol):
+    """The machines are there anyway, and one that is switched off says nothing about the others."""
+
+    def survey(self, about: Collection[str], *, everywhere: bool = False) -> Survey:
+        """Look at the machines of these offers or instances (by id or ref), or ``everywhere``. What a machine that is
+        not ``silent`` does not show is not on it."""
+        ...
+
+
+@runtime_checkable
+class SupportsNotes(Protocol):
+    """The provider can say what it does not offer although the user counts on it."""
+
+    def notes(self) -> Sequence[str]:
+        """What the last ``offers`` left out and why, a sentence each."""
         ...
 
 
@@ -163,6 +194,8 @@ class Setting:
     default: str = ""
     own_file: Callable[[], tuple[str, Path] | None] | None = None
     """Reads what the service's own tools keep in a file: value and file. Raises MissingCredentials, quoting nothing."""
+    leads: bool = False
+    """The key is sent to where this says; so is it for every name that ends in ``url``."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -271,7 +271,7 @@ def test_an_instance_that_ends_by_itself_is_noticed_before_the_patience_is_over(
     """The host is lost, or the credit is used up, at which services stop or end instances."""
     renter.harness.sandbox.faults.set(Fault.BOOT_STUCK)
     renter.harness.sandbox.faults.set(fault, value=1.0)
-    with pytest.raises(HostUnreachable, match="the machine (is gone|was stopped)"):
+    with pytest.raises(HostUnreachable, match=r"the machine (is gone|was stopped)"):
         renter.reach(renter.rent())
     renter.harness.sandbox.market._deposit += Usd.parse("100")
     renter.clock.ahead = UNSEEN_GRACE_S

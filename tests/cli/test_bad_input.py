@@ -198,3 +198,18 @@ def test_a_mistyped_command_is_answered_with_the_nearest(alone: Terminal, argume
     ended = alone.run(*arguments)
     assert (ended.returncode, ended.stdout) == (2, "")
     assert message in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("http_429:p=2", "p in 0..1"), ("http_429:0", "times must be at least 1"), ("list_lag=1.2.3", "no number"),
+        ("http_429:p=.", "no number"), ("http_429:p=", "no number"), ("http_429:x", "no number"),
+        ("http_42", "Did you mean http_429?"), ("list_lag=nan", "not negative"), ("", "is not a fault"),
+    ],
+)  # fmt: skip
+def test_a_wrong_fault_is_a_mistake_on_the_command_line(alone: Terminal, fault: str, said: str) -> None:
+    """Named with what was expected and an example; no market starts."""
+    ended = alone.run("sandbox", "up", "--fault", fault)
+    assert ended.returncode == 2 and "Traceback" not in ended.stderr
+    assert said in ended.stderr and f"--fault {fault}" in ended.stderr and "http_500:2" in ended.stderr

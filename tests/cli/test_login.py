@@ -6,13 +6,16 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from tests.session.world import ROOT
 
+from gpurent.sandbox.faults import Fault
 from gpurent.sandbox.server import Sandbox
 
 
@@ -27,7 +30,8 @@ class Person:
     def run(self, *arguments: str, stdin: str = "", **extra: str) -> subprocess.CompletedProcess[str]:
         """Run ``gpurent`` with nothing of this process's credentials."""
         env = {
-            "PATH": os.environ["PATH"], "HOME": str(self.home), "GPURENT_STATE_DIR": str(self.home / "state"),
+            "PATH": os.environ["PATH"], "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
+            "HOME": str(self.home), "GPURENT_STATE_DIR": str(self.home / "state"),
             "GPURENT_CONFIG_DIR": str(self.home / "config"), "VAST_URL": self.sandbox.url,
             "RUNPOD_API_BASE_URL": self.sandbox.url, "XDG_DATA_HOME": str(self.home / "data"),
             "PYTHON_KEYRING_BACKEND": "keyrings.alt.file.PlaintextKeyring", **self.env, **extra,
@@ -90,6 +94,98 @@ def test_a_key_is_taken_from_the_first_place_that_has_one(person: Person) -> Non
     (person.home / "gpurent.toml").write_text(f'[providers.vastai]\nkey = "{key}"\n', encoding="utf-8")
     assert "gpurent.toml" in person.doctor("vastai")
     assert "VAST_API_KEY" in person.doctor("vastai", VAST_API_KEY=key)
+
+
+def test_the_doctor_is_not_green_when_the_key_opens_nothing(person: Person) -> None:
+    """Vast.ai's search needs no key: a key that wants a second factor, or is wrong, fails its check all the same."""
+    env = {"VAST_API_KEY": person.sandbox.account_key, "GPURENT_PROVIDERS": "vastai"}
+    person.sandbox.faults.set(Fault.SECOND_FACTOR, p=1.0)
+    try:
+        locked = person.run("doctor", **env)
+    finally:
+        person.sandbox.faults.clear()
+    assert locked.returncode == 1 and "--  vastai" in locked.stdout and "second factor" in locked.stdout
+    assert person.run("doctor", **{**env, "VAST_API_KEY": "f" * 64}).returncode == 1
+    before = len(person.sandbox.journal.entries())
+    well = person.run("doctor", **env)
+    assert well.returncode == 0 and "ok  vastai: answers, balance" in well.stdout
+    asked = [f"{one.method} {one.path}" for one in person.sandbox.journal.entries()[before:]]
+    assert len(asked) <= 2 and not any("bundles" in one for one in asked), asked
+
+
+URLS = {"vastai": ("VAST_API_KEY", "VAST_URL"), "runpod": ("RUNPOD_API_KEY", "RUNPOD_API_BASE_URL")}
+
+
+class Thief:
+    """Listens on loopback and remembers every header it is sent."""
+
+    def __init__(self) -> None:
+        heard: list[str] = []
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                heard.append(str(self.headers))
+                self.send_response(200)
+                self.end_headers()
+                self.wfile.write(b"{}")
+
+            do_POST = do_GET
+
+            def log_message(self, format: str, *args: object) -> None: ...  # noqa: A002
+
+        self.heard = heard
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+
+
+@pytest.fixture
+def thief() -> Iterator[Thief]:
+    made = Thief()
+    yield made
+    made.server.shutdown()
+    made.server.server_close()
+
+
+@pytest.mark.parametrize("place", ["environment", "keyring", "own file"])
+@pytest.mark.parametrize("provider", ["vastai", "runpod"])
+def test_a_folder_cannot_lead_a_key_away(person: Person, thief: Thief, provider: str, place: str) -> None:
+    """A gpurent.toml that came with a download names an address: no key that it does not hold is sent there."""
+    variable, url = URLS[provider]
+    key, env = person.sandbox.account_key, {url: ""}
+    if place == "environment":
+        env[variable] = key
+    elif place == "keyring":
+        assert person.run("login", provider, "--stdin", stdin=key).returncode == 0
+    else:
+        own = {"vastai": (".config/vastai/vast_api_key", key), "runpod": (".runpod/config.toml", f'apikey = "{key}"')}
+        path = person.home / own[provider][0]
+        path.parent.mkdir(parents=True)
+        path.write_text(own[provider][1], encoding="utf-8")
+    (person.home / "gpurent.toml").write_text(f'[providers.{provider}]\nurl = "{thief.url}"\n', encoding="utf-8")
+    told = person.doctor(provider, **env)
+    assert f"gpurent.toml: providers.{provider}.url" in told and url in told
+    person.run("quote", "--images", "5", **env)
+    assert thief.heard == []
+
+
+def test_a_folder_may_lead_its_own_key(person: Person) -> None:
+    """Address and key from the same file belong together; with another key from the environment they do not."""
+    key = person.sandbox.account_key
+    (person.home / "gpurent.toml").write_text(
+        f'[providers.vastai]\nurl = "{person.sandbox.url}"\nkey = "{key}"\n', encoding="utf-8"
+    )
+    assert "answers" in person.doctor("vastai", VAST_URL="")
+    assert "VAST_API_KEY" in person.doctor("vastai", VAST_URL="", VAST_API_KEY="mine")
+
+
+def test_a_key_is_not_tried_where_a_folder_says(person: Person, thief: Thief) -> None:
+    """``login`` keeps a key for every folder, and tries it at the service's own address."""
+    (person.home / "gpurent.toml").write_text(f'[providers.vastai]\nurl = "{thief.url}"\n', encoding="utf-8")
+    kept = person.run("login", "vastai", "--stdin", stdin=person.sandbox.account_key)
+    assert kept.returncode == 0 and thief.heard == []
+    person.run("login", "vastai", "--stdin", stdin="x", VAST_URL="", HTTPS_PROXY="http://127.0.0.1:9")
+    assert thief.heard == []
 
 
 def test_without_a_keyring_login_says_what_to_do_instead(person: Person) -> None:

@@ -105,3 +105,33 @@ def test_one_interrupt_ends_the_sandbox(served: tuple[Terminal, subprocess.Popen
     assert "gpurent sandbox env" in out
     assert not Path(terminal.folder / "state" / "sandbox" / "sandbox.json").exists()
     assert terminal.run("sandbox", "env").returncode == 2
+
+
+def test_the_variables_of_the_look_alikes_lead_the_real_adapters_there(tmp_path: Path) -> None:
+    """``sandbox up --vast --runpod`` prints them; with nothing else both adapters log in and offer machines."""
+    terminal = Terminal(tmp_path)
+    server = subprocess.Popen(
+        [COMMAND, "sandbox", "up", "--vast", "--runpod"], env=terminal.env, text=True, stdout=subprocess.PIPE
+    )
+    try:
+        assert server.stdout is not None
+        exported: dict[str, str] = {}
+        while len(exported) < 6:
+            line = server.stdout.readline()
+            assert line, "the sandbox ended"
+            if line.startswith("export "):
+                name, _, value = line.removeprefix("export ").strip().partition("=")
+                exported[name] = value
+        assert set(exported) >= {"VAST_URL", "VAST_API_KEY", "RUNPOD_API_BASE_URL", "RUNPOD_API_KEY"}
+        (tmp_path / "elsewhere").mkdir()
+        elsewhere = Terminal(tmp_path / "elsewhere", exported | {"GPURENT_PROVIDERS": "vastai,runpod"})
+        well = elsewhere.run("doctor")
+        assert well.returncode == 0, well.stdout + well.stderr
+        assert "ok  vastai: answers, balance" in well.stdout and "key from VAST_API_KEY" in well.stdout
+        assert "ok  runpod: answers, balance" in well.stdout and "key from RUNPOD_API_KEY" in well.stdout
+        quote = elsewhere.run("quote", "--images", "5", "--limit", "500", "--json")
+        assert {one["provider"] for one in json.loads(quote.stdout)["offers"]} == {"vastai", "runpod"}
+    finally:
+        server.send_signal(signal.SIGINT)
+        server.communicate(timeout=30)
+    assert server.returncode == 0

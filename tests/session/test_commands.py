@@ -7,15 +7,20 @@ import json
 import signal
 import subprocess
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from tests.session.world import Cli, kill, make_job, wait_for
 
 from gpurent.budget.events import Kind
+from gpurent.clock import SystemClock
 from gpurent.sandbox.address import SandboxAddress
 from gpurent.sandbox.held import Order
 from gpurent.sandbox.server import Sandbox
+from gpurent.testing.conformance import ANY, launch
+from gpurent_providers.vastai.provider import VastProvider
 
 SERVICES = {"sandbox": SandboxAddress.env, "runpod": SandboxAddress.runpod_env, "vastai": SandboxAddress.vast_env}
 """Adapters before their look-alikes: what the four tests of one complete run show holds for each."""
@@ -158,3 +163,26 @@ def test_what_only_a_tag_connects_with_us_is_ended_with_all_accounts(cli: Cli) -
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert cli.sandbox.truth() == []
     assert [event.kind for event in cli.events()][:3] == [Kind.RUN_OPENED, Kind.INTENT, Kind.ADOPTED]
+
+
+class EarlierClock(SystemClock):
+    """The machine's clock, an hour behind until it is told otherwise."""
+
+    behind = 3600.0
+
+    def now(self) -> float:
+        return super().now() - self.behind
+
+
+def test_a_charge_with_our_tag_that_no_ledger_explains_is_no_success(tmp_path: Path) -> None:
+    """It may be an orphan that still runs: ``costs`` warns in words, and exits 5."""
+    clock = EarlierClock()
+    with Sandbox(clock=clock, boot_s=0.2, seed=7) as sandbox:
+        cli = Cli(tmp_path, sandbox, SandboxAddress.vast_env)
+        with closing(VastProvider(sandbox.url, sandbox.account_key, SystemClock())) as elsewhere:
+            elsewhere.create(elsewhere.offers(ANY)[0], launch("gpurent-20260101-000000-lost-1"))
+        clock.behind = 0.0
+        told = cli.run("costs")
+        assert told.returncode == 5 and "with our tag: possibly an orphan" in told.stderr, told.stdout + told.stderr
+        shown = cli.run("costs", "--json")
+        assert shown.returncode == 5 and json.loads(shown.stdout)["unknown"][0]["ours"]

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from tests.sshhost.machine import Machine, machine
+from tests.sshhost.machine import GPU, Machine, machine
 
 from gpurent.clock import SystemClock
 from gpurent.hosts import save_host
@@ -26,6 +26,7 @@ def machines(running: list[Machine]) -> Iterator[list[Machine]]:
     yield running
     for one in running:
         (one.folder / "trouble").unlink(missing_ok=True)
+        (one.folder / "gpus").write_text(GPU, encoding="utf-8")
         shutil.rmtree(one.home / ".gpurent", ignore_errors=True)
         first = (one.folder / "user_key.pub").read_text(encoding="utf-8").rstrip("\n")
         (one.home / ".ssh" / "authorized_keys").write_text(first, encoding="utf-8")

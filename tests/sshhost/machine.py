@@ -17,6 +17,9 @@ from pathlib import Path
 SSHD = shutil.which("sshd", path="/usr/sbin:/usr/bin") or ""
 SFTP = shutil.which("sftp-server", path="/usr/lib/openssh:/usr/libexec/openssh:/usr/lib/ssh") or ""
 
+GPU = "NVIDIA GeForce RTX 3090, 24576 MiB, 570.86\n"
+"""What its nvidia-smi says: no machine of the tests has a GPU."""
+
 _CONFIG = """\
 Port {port}
 ListenAddress 127.0.0.1
@@ -42,6 +45,7 @@ case "$trouble" in
   garbage) echo "Welcome to the cluster"; exit 0 ;;
   error) echo "no space left" >&2; exit 1 ;;
   hang) exec sleep 5 ;;
+  linger) echo "gpurent-host 1"; exec sleep 30 > /dev/null 2>&1 < /dev/null ;;
   cut) kill -9 $PPID; exit 0 ;;
   error-after) sh -c "$SSH_ORIGINAL_COMMAND" > /dev/null; exit 1 ;;
   cut-after) sh -c "$SSH_ORIGINAL_COMMAND" > /dev/null; kill -9 $PPID; exit 0 ;;
@@ -73,7 +77,7 @@ class Machine:
         return len(path.read_text(encoding="utf-8").splitlines()) if path.exists() else 0
 
     def order(self, *troubles: str) -> None:
-        """Let the next commands meet trouble, one each: none, garbage, error, hang, cut, error-after, cut-after."""
+        """Let the next commands meet trouble, one each: none, or a case of the script above."""
         (self.folder / "trouble").write_text("".join(f"{one}\n" for one in troubles), encoding="utf-8")
 
     def lease(self) -> str:
@@ -103,7 +107,12 @@ def machine(folder: Path) -> Iterator[Machine]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = int(free.getsockname()[1])
-    path = f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin"
+    tools = folder / "tools"
+    tools.mkdir()
+    (tools / "nvidia-smi").write_text(f"#!/bin/sh\ncat {folder}/gpus 2> /dev/null\n", encoding="utf-8")
+    (tools / "nvidia-smi").chmod(0o755)
+    (folder / "gpus").write_text(GPU, encoding="utf-8")
+    path = f"{tools}:{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin"
     (folder / "enter").write_text(_ENTER.format(folder=folder, home=home, path=path), encoding="utf-8")
     (folder / "enter").chmod(0o755)
     config = folder / "sshd_config"

@@ -6,16 +6,20 @@ import signal
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from tests.plan.world import JOB
 from tests.sshhost.machine import Machine, keygen
 
 from gpurent.clock import ManualClock, SystemClock
-from gpurent.errors import AuthFailed, OfferGone, ProviderError
+from gpurent.errors import AuthFailed, OfferGone, ProviderError, Unavailable
 from gpurent.hosts import load_hosts, save_host
-from gpurent.model import Instance, Launch, Need
+from gpurent.model import Instance, Launch, Need, Price
+from gpurent.money import ZERO
+from gpurent.plan.quote import make_quote
 from gpurent_providers.sshhost.provider import SshHostProvider
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f run"
@@ -122,6 +126,19 @@ def test_a_rental_made_by_hand_ends_when_it_ends(listed: Path) -> None:
     assert "box1" not in {offer.id for offer in provider.offers(Need())}
 
 
+def test_no_job_is_started_that_would_outlive_the_rental(listed: Path) -> None:
+    """The quote leaves a machine out whose end comes before the job's, says so, and takes it for a shorter job."""
+    clock = ManualClock()
+    save_host(listed, "box1", {"until": datetime.fromtimestamp(clock.now() + 3600, UTC)})
+    provider = SshHostProvider(listed, clock, timeout=2)
+    offers = [replace(offer, price=Price(ZERO)) for offer in provider.offers(Need())]
+    long, short = (make_quote(replace(JOB, steps=steps), Need(disk_gb=10), offers) for steps in (200_000, 100))
+    assert {row.offer.id for row in long.rows} == {"box0", "box2"}
+    (rejected,) = [one for one in long.rejected if one.offer.id == "box1"]
+    assert "to be had for 1.0 h at most" in rejected.reason
+    assert "box1" in {row.offer.id for row in short.rows}
+
+
 def test_a_machine_that_is_switched_off_is_no_offer(listed: Path) -> None:
     """The others are offered all the same."""
     save_host(listed, "off", {**load_hosts(listed)["box0"].model_dump(exclude={"until", "price"}), "port": 1})
@@ -135,3 +152,14 @@ def test_probe_tells_what_is_there(provider: SshHostProvider) -> None:
     found = provider.probe("box0")
     assert found.python.startswith("3.") and found.torch[0].isdigit()
     assert found.free_disk_gb > 0 and found.lease == "tag-1"
+
+
+def test_a_command_that_says_all_and_never_ends_is_not_waited_for(
+    provider: SshHostProvider, machines: list[Machine]
+) -> None:
+    """Its output is closed and no exit status comes: that is no answer, in the time that any answer is given."""
+    machines[0].order("linger")
+    before = time.monotonic()
+    with pytest.raises(Unavailable, match="no exit status"):
+        provider.get("box0/tag")
+    assert time.monotonic() - before < 10

@@ -13,12 +13,18 @@ import pytest
 from tests.session.world import make_job
 from tests.sshhost.machine import Machine
 
+from gpurent.hosts import save_host
+
 
 class Home:
     """A user's folder and configuration."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+
+    @property
+    def hosts(self) -> Path:
+        return self.folder / "config" / "hosts.toml"
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         env = {name: value for name, value in os.environ.items() if not name.startswith("GPURENT_")}
@@ -79,11 +85,21 @@ def test_hosts_are_listed_tested_and_forgotten(user: Home, machines: list[Machin
     assert json.loads(user.run("hosts", "list", "--json").stdout) == {}
 
 
+def test_the_doctor_names_the_machine_that_is_off(user: Home, machines: list[Machine]) -> None:
+    """One that answers is enough; with none nothing is ready."""
+    assert user.run(*add(machines[0], "--yes")).returncode == 0
+    save_host(user.hosts, "off", machines[1].entry(port=1))
+    well = user.run("doctor")
+    assert well.returncode == 0 and "ok  ssh: 1 of 2 machines answer; off: " in well.stdout, well.stdout
+    assert user.run("hosts", "remove", "box").returncode == 0
+    assert user.run("doctor").returncode == 1
+
+
 def test_a_fingerprint_is_not_agreed_to_by_nobody(user: Home, machines: list[Machine]) -> None:
-    """Without a terminal and without --yes the machine is shown and not pinned."""
+    """Without a terminal and without --yes the machine is shown, and neither pinned nor listed."""
     asked = user.run(*add(machines[0]))
     assert asked.returncode == 2 and "SHA256:" in asked.stdout and "--yes" in asked.stderr
-    assert json.loads(user.run("hosts", "list", "--json").stdout)["box"]["host_key"] == ""
+    assert json.loads(user.run("hosts", "list", "--json").stdout) == {}
 
 
 def test_a_mistake_in_the_file_is_named_with_its_line(user: Home) -> None:

@@ -9,7 +9,7 @@ from gpurent.clock import Clock
 from gpurent.errors import MissingCredentials
 from gpurent.spi import SPI_VERSION, Facts, Provider, ProviderPlugin, Setting
 
-URL = Setting("url", "RUNPOD_API_BASE_URL", "Where RunPod's API answers.", default="https://api.runpod.io")
+URL = Setting("url", "RUNPOD_API_BASE_URL", "Where RunPod's API answers.", leads=True, default="https://api.runpod.io")
 
 
 def _own_file() -> tuple[str, Path] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -11,7 +11,7 @@ from gpurent.clock import Clock
 from gpurent.errors import AuthFailed, BadReply, CreateFailed, OfferGone, ProviderError, Unavailable
 from gpurent.hosts import OwnHost, load_hosts
 from gpurent.model import Endpoint, Instance, Launch, Need, Offer, Phase, Price
-from gpurent.spi import Probe, Provider, Shown, SupportsProbe
+from gpurent.spi import Probe, Provider, Shown, SupportsNotes, SupportsProbe, SupportsSurvey, Survey
 from gpurent_providers.sshhost import scripts, shell
 
 T = TypeVar("T")
@@ -27,6 +27,7 @@ class SshHostProvider:
         self._path = path
         self._clock = clock
         self._timeout = timeout
+        self._notes: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return f"SshHostProvider({str(self._path)!r})"
@@ -43,12 +44,21 @@ class SshHostProvider:
         """Machines that answer and that nobody uses. One that is switched off is no offer, and no error."""
         hosts = load_hosts(self._path)
         offers = {name: _offer(name, host, self._clock.now()) for name, host in hosts.items()}
-        wanted = [name for name, offer in offers.items() if need.accepts(offer) and offer.max_duration_s != 0]
+        fitting = [name for name, offer in offers.items() if need.accepts(offer)]
+        wanted = [name for name in fitting if offers[name].max_duration_s != 0]
         answers = self._ask_all({name: hosts[name] for name in wanted})
+        over = [
+            f"{name}: its rental is over, by `until` in {self._path.name}" for name in fitting if name not in wanted
+        ]
+        self._notes = (*over, *(note for name in wanted for note in _note(name, answers[name])))
         refused = [answer for answer in answers.values() if isinstance(answer, AuthFailed)]
         if refused and len(refused) == len(answers):
             raise refused[0]
         return [offers[name] for name in wanted if isinstance(answers[name], list) and not answers[name]]
+
+    def notes(self) -> Sequence[str]:
+        """Machines that would have fitted, had they answered or been free, when offers were last asked for."""
+        return self._notes
 
     def create(self, offer: Offer, launch: Launch) -> Instance:
         """Take the lease and admit the run's key. The start-up script is not run: the host key stays its own."""
@@ -85,18 +95,26 @@ class SshHostProvider:
         Raises:
             Unavailable: a machine does not answer; what cannot be asked might be in use.
         """
+        found = self.survey((), everywhere=True)
+        for error in found.silent.values():
+            raise error
+        return found.instances
+
+    def survey(self, about: Collection[str], *, everywhere: bool = False) -> Survey:
+        """Every lease on the machines that answer. One that is switched off hides only what is on itself."""
         hosts = load_hosts(self._path)
-        answers = self._ask_all(hosts)
-        for answer in answers.values():
-            if isinstance(answer, ProviderError):
-                raise answer
-        return [
-            _instance(name, host, _lease(line), line, Phase.RUNNING)
-            for name, host in hosts.items()
-            for answer in [answers[name]]
+        named = {one: one.partition("/")[0] for one in about}
+        wanted = {name: host for name, host in hosts.items() if everywhere or name in named.values()}
+        answers = self._ask_all(wanted)
+        silent = {name: answer for name, answer in answers.items() if isinstance(answer, ProviderError)}
+        seen = [
+            _instance(name, wanted[name], _lease(line), line, Phase.RUNNING)
+            for name, answer in answers.items()
             if not isinstance(answer, ProviderError)
             for line in answer
         ]
+        rest = {name: error for name, error in silent.items() if name not in named.values()}
+        return Survey(seen, rest | {one: silent[name] for one, name in named.items() if name in silent}, len(wanted))
 
     def destroy(self, ref: str) -> None:
         """Stop our processes, remove our files and our key, give the lease back. Nothing else is touched."""
@@ -153,6 +171,12 @@ def _caught(ask: Callable[[], T]) -> T | ProviderError:
         return error
 
 
+def _note(name: str, answer: list[str] | ProviderError) -> list[str]:
+    if isinstance(answer, ProviderError):
+        return [f"{name} is not offered: {answer}. {answer.hint}".rstrip()]
+    return [f"{name} is not offered: in use by {_lease(line)}" for line in answer]
+
+
 def _offer(name: str, host: OwnHost, now: float) -> Offer:
     left = None if host.until is None else max(0, int(host.until.timestamp() - now))
     return Offer(
@@ -179,3 +203,5 @@ def _instance(name: str, host: OwnHost, tag: str, line: str, phase: Phase) -> In
 if TYPE_CHECKING:
     _: type[Provider] = SshHostProvider
     __: type[SupportsProbe] = SshHostProvider
+    ___: type[SupportsSurvey] = SshHostProvider
+    ____: type[SupportsNotes] = SshHostProvider

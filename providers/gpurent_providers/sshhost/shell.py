@@ -8,8 +8,10 @@ import socket
 from pathlib import Path
 
 import paramiko
+from paramiko.pkey import UnknownKeyType
+from paramiko.ssh_exception import NoValidConnectionsError
 
-from gpurent.errors import AuthFailed, BadReply, ProviderError, Unavailable
+from gpurent.errors import AuthFailed, BadReply, ConfigError, ProviderError, Unavailable
 from gpurent.hosts import OwnHost
 
 PROVIDER = "ssh"
@@ -49,10 +51,9 @@ def run(host: OwnHost, script: str, *, timeout: float) -> list[str]:
         raise AuthFailed(
             f"{host.address} has no pinned host key", provider=PROVIDER, hint="`gpurent hosts test` pins it."
         )
-    kind, blob = host.host_key.split()
     client = paramiko.SSHClient()
     name = host.address if host.port == 22 else f"[{host.address}]:{host.port}"
-    client.get_host_keys().add(name, kind, paramiko.PKey.from_type_string(kind, base64.b64decode(blob)))
+    client.get_host_keys().add(name, host.host_key.split()[0], _pinned(host))
     client.set_missing_host_key_policy(paramiko.RejectPolicy())
     try:
         client.connect(
@@ -83,7 +84,7 @@ def _talk(host: OwnHost, client: paramiko.SSHClient, script: str, timeout: float
     stdin.write(script)
     stdin.channel.shutdown_write()
     text = stdout.read(LIMIT).decode("utf-8", "replace")
-    status = stdout.channel.recv_exit_status()
+    status = _status(stdout.channel, timeout)
     if status != 0:
         said = stderr.read(2000).decode("utf-8", "replace").strip()
         raise Unavailable(f"{host.address}: the shell ended with status {status}: {said[:200]}", provider=PROVIDER)
@@ -94,11 +95,36 @@ def _talk(host: OwnHost, client: paramiko.SSHClient, script: str, timeout: float
     return lines[1:]
 
 
+def _status(channel: paramiko.Channel, timeout: float) -> int:
+    """How the command ended; paramiko's own call waits for ever on a link that has died."""
+    if not channel.status_event.wait(timeout):
+        raise TimeoutError(f"no exit status in {timeout:g} s")
+    return channel.recv_exit_status()
+
+
+def _pinned(host: OwnHost) -> paramiko.PKey:
+    kind, blob = host.host_key.split()
+    try:
+        return paramiko.PKey.from_type_string(kind, base64.b64decode(blob))
+    except (paramiko.SSHException, UnknownKeyType, ValueError) as error:
+        raise ConfigError(
+            f"hosts.toml: host_key of {host.address} is no usable key: {str(error) or type(error).__name__}",
+            hint="`gpurent hosts test NAME --pin` pins the one that the machine shows.",
+        ) from error
+
+
 def _line(key: paramiko.PKey) -> str:
     return f"{key.get_name()} {key.get_base64()}"
 
 
 def _unavailable(host: OwnHost, error: Exception) -> ProviderError:
-    return Unavailable(
-        f"{host.user}@{host.address}:{host.port}: {str(error) or type(error).__name__}", provider=PROVIDER
-    )
+    if isinstance(error, socket.gaierror):
+        hint = "Nobody knows that name; is `address` right?"
+    elif isinstance(error, ConnectionRefusedError | NoValidConnectionsError):
+        hint = f"Nothing listens at port {host.port} there: does its SSH server run, and is `port` right?"
+    elif isinstance(error, TimeoutError):
+        hint = "Is it on, and does the network reach it? `ssh` with the same address and port tells more."
+    else:
+        hint = "`ssh -v` with the same address, port and user tells more."
+    told = str(error) or type(error).__name__
+    return Unavailable(f"{host.user}@{host.address}:{host.port}: {told}", provider=PROVIDER, hint=hint)

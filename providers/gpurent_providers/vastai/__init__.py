@@ -9,7 +9,7 @@ from gpurent.clock import Clock
 from gpurent.errors import MissingCredentials
 from gpurent.spi import SPI_VERSION, Facts, Provider, ProviderPlugin, Setting
 
-URL = Setting("url", "VAST_URL", "Where Vast.ai's API answers.", default="https://console.vast.ai")
+URL = Setting("url", "VAST_URL", "Where Vast.ai's API answers.", leads=True, default="https://console.vast.ai")
 
 
 def _own_file() -> tuple[str, Path] | None:

@@ -81,6 +81,7 @@ def reconcile(
     now: float,
     live_runs: Collection[str],
     known_tags: Mapping[str, str] = MappingProxyType({}),
+    silent: Collection[str] = (),
 ) -> tuple[Action, ...]:
     """Decide for every open rental, and find orphans.
 
@@ -95,13 +96,15 @@ def reconcile(
         live_runs: runs whose client is alive and looks after its own.
         known_tags: runs of closed rentals by their tags: one that is listed again is adopted and destroyed, whoever is
             alive.
+        silent: tags of rentals whose own machine did not answer although others did: as if listing had failed.
     """
     actions: list[Action] = []
     for rental in rentals:
-        listing = listings.get(rental.provider)
+        listing = None if rental.tag in silent else listings.get(rental.provider)
         idle = rental.run_id not in live_runs or now >= rental.hard_deadline
         if listing is None and not (idle and rental.provider in listings and _unordered(rental)):
-            actions.append(Leave(rental.tag, rental.run_id, f"{rental.provider} could not be listed"))
+            what = "its machine does not answer" if rental.tag in silent else f"{rental.provider} could not be listed"
+            actions.append(Leave(rental.tag, rental.run_id, what))
             continue
         seen = next((one for one in listing or () if one.tag == rental.tag or one.ref == rental.ref), None)
         if not idle:

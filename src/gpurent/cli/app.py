@@ -17,21 +17,32 @@ from gpurent.money import ZERO, Usd
 _EXIT_STATUS = "\n\n".join(f"{code}  {meaning}" for code, meaning in exits.CODES)
 
 
-_WARNING = frozenset({"quote", "train", "attach", "stop", "logs", "receipt", "providers", "doctor", "init"})
-"""Commands that end by saying what may still run; the others say it themselves, or it is not their business."""
+_SILENT = (("sandbox", "up"), ("watchdog", "run"), ("login",))
+"""Commands that are not about rentals at all, or that go on and on: every other ends by naming what may still run."""
 
 
 class _Commands(TyperGroup):
     """Every command ends here: its result or error becomes the exit code."""
 
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Remember which command it is."""
+        ctx.meta[__name__] = not any(tuple(args[: len(words)]) == words for words in _SILENT)
+        return super().resolve_command(ctx, args)
+
     def invoke(self, ctx: Any) -> Any:
         """Run the command that was chosen."""
-        code = exits.run(lambda: super(_Commands, self).invoke(ctx), as_json="--json" in sys.argv)
-        if code == 0 and ctx.invoked_subcommand in _WARNING:
-            from gpurent.cli import common
+        as_json = "--json" in sys.argv
 
-            code = exits.run(common.warn_of_doubt, as_json="--json" in sys.argv)
-        raise typer.Exit(code)
+        def told(ended: exits.Ended) -> int:
+            return exits.after(ended, as_json=as_json) if ctx.meta.get(__name__, True) else ended.code
+
+        try:
+            ended = exits.run(lambda: super(_Commands, self).invoke(ctx), as_json=as_json)
+        except Exception as error:
+            if getattr(error, "exit_code", None) == 2:  # typer's own usage errors, which it shows itself
+                told(exits.Ended(2))
+            raise
+        raise typer.Exit(told(ended))
 
 
 app = typer.Typer(
@@ -237,7 +248,7 @@ def receipt(run_id: RunId = None, json: Json = False) -> int:
 
 @app.command()
 def why(run_id: RunId = None, json: Json = False) -> int:
-    """Say why a run failed, what to do about it, and where its logs are."""
+    """Say why a run failed, and what to do about it."""
     from gpurent.cli import why as command
 
     return command.run(run_id, as_json=json)
@@ -258,7 +269,7 @@ def costs(
     offline: Annotated[bool, typer.Option("--offline", help="Ask no provider for bills.")] = False,
     json: Json = False,
 ) -> int:
-    """Show what runs cost, and charges that nothing explains."""
+    """Show what all runs cost, and charges that nothing explains."""
     from gpurent.cli import costs as command
 
     chosen: Any = by.value
@@ -368,6 +379,7 @@ def hosts_add(
     key: Annotated[Path | None, typer.Option(help="Private key file; default: the agent and the usual files.")] = None,
     price: Annotated[str | None, typer.Option(metavar="DOLLARS", help="Per hour; default: 0.")] = None,
     disk: Annotated[int | None, typer.Option(min=1, help="GB to use; default: 50.")] = None,
+    gpu_count: Annotated[int | None, typer.Option(min=1, max=64, help="GPUs of that kind; default: 1.")] = None,
     until: Annotated[datetime | None, typer.Option(help="When a rental made by hand ends, UTC.")] = None,
     note: Annotated[str | None, typer.Option(help="For yourself.")] = None,
     yes: Yes = False,
@@ -379,6 +391,7 @@ def hosts_add(
     given = {
         "address": address, "gpu": gpu, "vram_gb": vram, "user": user, "port": port, "price": price,
         "key": None if key is None else str(key.expanduser().absolute()), "disk_gb": disk, "until": until, "note": note,
+        "gpu_count": gpu_count,
     }  # fmt: skip
     return command.add(name, given, yes=yes, as_json=json)
 

@@ -11,5 +11,7 @@ def run(run_id: str | None, *, as_json: bool) -> int:
     with open_broker() as broker:
         chosen = latest_run(broker, run_id)
         return conduct(
-            broker, lambda tell, interrupt: broker.attach(chosen, tell=tell, interrupt=interrupt), as_json=as_json
+            broker,
+            lambda front: broker.attach(chosen, tell=front.tell, interrupt=front.interrupt),
+            as_json=as_json,
         )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import sys
+from collections.abc import Collection
 from pathlib import Path
 
 from gpurent.broker import Broker
@@ -11,7 +14,7 @@ from gpurent.dataset.find import find_job
 from gpurent.dataset.job import Job
 from gpurent.errors import UsageError
 from gpurent.sandbox.address import discover
-from gpurent.settings import LEDGER_FILE, ledger_url, load_settings, state_dir
+from gpurent.settings import LEDGER_FILE, Settings, ledger_url, load_settings, state_dir
 
 
 def sandbox_dir() -> Path:
@@ -51,17 +54,24 @@ def latest_run(broker: Broker, run_id: str | None) -> str:
     return runs[-1].id
 
 
-def warn_of_doubt() -> int:
-    """Name on standard error what may run with nobody to look after it; 5 if there is any, else 0."""
+def warn_of_doubt(told: Collection[str] = (), *, as_json: bool = False) -> int:
+    """Name on standard error what may run with nobody to look after it; 5 if there is any, else 0.
+
+    Args:
+        told: what the user was just told of, as ``provider:ref``.
+        as_json: as one object.
+    """
     if not ledger_url() and not (state_dir() / LEDGER_FILE).exists():
         return 0
-    with Broker() as broker:
+    with Broker(settings=Settings()) as broker:  # what gpurent.toml says, or says wrongly, does not matter here
         doubtful = in_doubt(broker)
-    if doubtful:
-        consoles.make(stderr=True).print(
-            f"Nobody looks after {', '.join(doubtful)}: `gpurent attach` goes on with it, `gpurent reap` ends it.",
-            style="yellow",
-        )
+    known = {ref.partition(" ")[0] for ref in told}
+    news = [ref for ref in doubtful if ref.partition(" ")[0] not in known]
+    hint = "`gpurent attach` goes on with it, `gpurent reap` ends it."
+    if news and as_json:
+        print(json.dumps({"warning": "in doubt", "refs": news, "hint": hint, "exit_code": 5}), file=sys.stderr)
+    elif news:
+        consoles.make(stderr=True).print(f"Nobody looks after {', '.join(news)}: {hint}", style="yellow")
     return 5 if doubtful else 0
 
 

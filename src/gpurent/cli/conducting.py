@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from gpurent.broker import Broker, Trained
@@ -15,12 +15,34 @@ from gpurent.clock import SystemClock
 from gpurent.jobs.interrupt import Interrupt, Stop
 from gpurent.jobs.progress import Progress
 from gpurent.jobs.watch import Tell
+from gpurent.plan.quote import Quote, QuoteRow
 
 _WORDS = {
     Stop.ORDERLY: "Stopping: saving, collecting, destroying. Ctrl-C again destroys at once.",
     Stop.NOW: "Destroying at once. Ctrl-C again leaves the rental to its guards.",
     Stop.LEAVE: "Leaving the rental as it is.",
 }
+
+
+@dataclass
+class Foreground:
+    """What a command that conducts a run has at hand. Until ``begin``, Ctrl-C ends it at once: nothing is rented."""
+
+    tell: Tell
+    interrupt: Interrupt
+    begin: Callable[[], None]
+    """From now on signals are wishes, and the view is shown."""
+
+    def agreed(self, consent: Callable[[Quote, QuoteRow], bool]) -> Callable[[Quote, QuoteRow], bool]:
+        """``consent``, after which the run begins."""
+
+        def ask(quote: Quote, best: QuoteRow) -> bool:
+            if not consent(quote, best):
+                return False
+            self.begin()
+            return True
+
+        return ask
 
 
 @contextmanager
@@ -67,12 +89,29 @@ class _Listener:
             self.interrupt.request(Stop.ORDERLY)
 
 
-def conduct(broker: Broker, act: Callable[[Tell, Interrupt], Trained | None], *, as_json: bool) -> int:
-    """Run ``act`` under a view, show what came of it, and return the exit code."""
+def conduct(
+    broker: Broker, act: Callable[[Foreground], Trained | None], *, as_json: bool, asks_first: bool = False
+) -> int:
+    """Run ``act`` under a view, show what came of it, and return the exit code.
+
+    Args:
+        broker: whose run it is.
+        act: what to do.
+        as_json: events as JSON lines.
+        asks_first: ``act`` calls ``begin`` itself, once the user has agreed.
+    """
     clock = broker.clock
     interrupt = Interrupt(clock if isinstance(clock, SystemClock) else None)
-    with _signals(interrupt), JsonView() if as_json else LiveView() as view:
-        trained = act(_Listener(view, interrupt), interrupt)
+    view = JsonView() if as_json else LiveView()
+    with ExitStack() as stack:
+
+        def begin() -> None:
+            stack.enter_context(_signals(interrupt))
+            stack.enter_context(view)
+
+        if not asks_first:
+            begin()
+        trained = act(Foreground(_Listener(view, interrupt), interrupt, begin))
     if trained is None:
         return 0
     if as_json:

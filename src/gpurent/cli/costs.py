@@ -26,21 +26,26 @@ def run(by: By, *, offline: bool, as_json: bool) -> int:
             output.print_json(
                 {"by": by, "lines": [_dict(one) for one in lines], "unknown": [_told(one) for one in strange]}
             )
-            return 0
-        _print(by, lines)
-        for note in dict.fromkeys(note for note in notes if note):
-            output.notes.print(note)
+        else:
+            _print(by, lines)
+            for note in dict.fromkeys(note for note in notes if note):
+                output.notes.print(note)
         for one in strange:
-            what = (
-                "with our tag: possibly an orphan; `gpurent reap --all-accounts` ends it if it lives"
-                if one.ours
-                else ("without our tag: rented by hand?")
-            )
-            output.notes.print(
-                f"{one.provider} billed {one.bill.total.rounded(4)} for {one.bill.ref} {one.bill.tag}".rstrip()
-                + f", which is not in this ledger, {what}.", style="yellow" if one.ours else None,
-            )  # fmt: skip
-    return 0
+            if one.ours or not as_json:
+                _warn(one)
+    return 5 if any(one.ours for one in strange) else 0
+
+
+def _warn(one: Unknown) -> None:
+    what = (
+        "with our tag: possibly an orphan; `gpurent reap --all-accounts` ends it if it lives"
+        if one.ours
+        else "without our tag: rented by hand?"
+    )
+    output.notes.print(
+        f"{one.provider} billed {one.bill.total.rounded(4)} for {one.bill.ref} {one.bill.tag}".rstrip()
+        + f", which is not in this ledger, {what}.", style="yellow" if one.ours else None,
+    )  # fmt: skip
 
 
 def _print(by: By, lines: tuple[CostLine, ...]) -> None:

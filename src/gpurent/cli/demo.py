@@ -47,7 +47,9 @@ def run(example: Path, target: Path) -> int:
         with Broker(home=target / "state", settings=alone) as broker:
             status = conduct(
                 broker,
-                lambda tell, interrupt: broker.train(job, budget=BUDGET, consent=_show, tell=tell, interrupt=interrupt),
+                lambda front: broker.train(
+                    job, budget=BUDGET, consent=_show, tell=front.tell, interrupt=front.interrupt
+                ),
                 as_json=False,
             )
         alive = sandbox.truth()

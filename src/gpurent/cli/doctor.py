@@ -9,10 +9,9 @@ import shutil
 from gpurent import __version__
 from gpurent.cli import output
 from gpurent.cli.common import in_doubt, open_broker
-from gpurent.errors import ProviderError
-from gpurent.model import Need
+from gpurent.errors import AuthFailed, ProviderError
 from gpurent.registry import Opened
-from gpurent.spi import SupportsBalance
+from gpurent.spi import SupportsBalance, SupportsSurvey, Survey
 
 
 def run(*, as_json: bool) -> int:
@@ -47,19 +46,32 @@ def run(*, as_json: bool) -> int:
 
 
 def _provider(opened: Opened) -> tuple[str, bool, str]:
+    """One cheap question that takes the key, unlike a search: what the account runs."""
     key = f"; key from {opened.key_from}" if opened.key_from else ""
+    asked: object = opened.provider
     try:
-        count = len(opened.provider.offers(Need()))
+        if isinstance(asked, SupportsSurvey):
+            return _machines(opened.name, asked.survey((), everywhere=True))
+        opened.provider.instances()
+        return opened.name, True, f"answers{_balance(opened.provider)}{key}"
     except ProviderError as error:
         return opened.name, False, f"{error} {error.hint}{key}"
-    return opened.name, True, f"answers, {count} offers{_balance(opened.provider)}{key}"
+
+
+def _machines(name: str, found: Survey) -> tuple[str, bool, str]:
+    """One that is off keeps nobody from using the others."""
+    well = found.asked - len(found.silent)
+    troubles = "".join(f"; {machine}: {error} {error.hint}".rstrip() for machine, error in found.silent.items())
+    return name, well > 0, f"{well} of {found.asked} machines answer{troubles}"
 
 
 def _balance(provider: object) -> str:
-    """Not to know it keeps nobody from renting."""
+    """Not to know it keeps nobody from renting; a key that is refused does, and is raised."""
     if not isinstance(provider, SupportsBalance):
         return ""
     try:
         return f", balance {provider.balance()}"
+    except AuthFailed:
+        raise
     except ProviderError as error:
         return f", balance unknown ({error})"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from typing import NamedTuple
 
 from gpurent.budget.errors import LedgerError
 from gpurent.errors import BudgetReached, GpurentError, InDoubt, Interrupted, NoOffer, UsageError
@@ -12,10 +13,10 @@ from gpurent.errors import BudgetReached, GpurentError, InDoubt, Interrupted, No
 CODES: tuple[tuple[int, str], ...] = (
     (0, "Done; nothing runs any more."),
     (1, "Failed; nothing runs any more."),
-    (2, "The command line, a file or a key is wrong; nothing was rented."),
+    (2, "The command line, a file or a key is wrong; nothing was rented by this command."),
     (3, "No offer fits need and budget; nothing was rented."),
     (4, "The budget ended the run; what was finished is at home and nothing runs."),
-    (5, "Something may still run: `gpurent status` shows it, `gpurent reap` ends it."),
+    (5, "Something may still run, of whatever command: `gpurent status` shows it, `gpurent reap` ends it."),
     (130, "Interrupted by you; nothing runs any more."),
 )
 """Every exit code with its meaning. A code not listed here is a failure."""
@@ -31,20 +32,45 @@ def code_of(error: GpurentError) -> int:
     return next((code for kind, code in _BY_ERROR if isinstance(error, kind)), 1)
 
 
-def run(command: Callable[[], object], *, as_json: bool) -> int:
+class Ended(NamedTuple):
+    """How a command came out."""
+
+    code: int
+    error: GpurentError | None = None
+
+
+def run(command: Callable[[], object], *, as_json: bool, said: GpurentError | None = None) -> Ended:
     """Call a command; what it returns, or what it raises said on standard error, becomes the exit code.
 
     Mistakes on the command line itself are typer's to tell: it exits with 2 as well.
+
+    Args:
+        command: what to call.
+        as_json: errors become JSON.
+        said: an error that the user has read already.
     """
     try:
         result = command()
     except GpurentError as error:
-        _say(error, as_json)
-        return code_of(error)
+        if said is None or str(said) != str(error):
+            _say(error, as_json)
+        return Ended(code_of(error), error)
     except (KeyboardInterrupt, EOFError):
         print("Interrupted; nothing was rented by this command.", file=sys.stderr)
-        return 130
-    return result if isinstance(result, int) else 0
+        return Ended(130)
+    return Ended(result if isinstance(result, int) else 0)
+
+
+def after(ended: Ended, *, as_json: bool) -> int:
+    """The exit code, once what is in doubt from whatever command was named on standard error.
+
+    A mistake stays a 2; every other code gives way to 5.
+    """
+    from gpurent.cli import common  # only now: it loads what help does without
+
+    refs = ended.error.refs if isinstance(ended.error, InDoubt) else ()
+    doubt = run(lambda: common.warn_of_doubt(refs, as_json=as_json), as_json=as_json, said=ended.error)
+    return doubt.code if doubt.code and ended.code != 2 else ended.code
 
 
 def _say(error: GpurentError, as_json: bool) -> None:

@@ -10,7 +10,6 @@ from gpurent import credentials, registry
 from gpurent.cli import output
 from gpurent.clock import SystemClock
 from gpurent.errors import AuthFailed, ProviderError, UsageError
-from gpurent.settings import load_settings
 from gpurent.spi import ProviderPlugin, Setting
 
 
@@ -52,11 +51,11 @@ def _secret_of(provider: str) -> tuple[ProviderPlugin, Setting]:
 
 
 def _try(plugin: ProviderPlugin, setting: Setting, key: str) -> None:
-    """A key that is refused is not kept; a service that does not answer says nothing about it."""
-    from pathlib import Path
+    """A key that is refused is not kept; a service that does not answer says nothing about it.
 
-    table = load_settings(Path.cwd()).providers.options().get(plugin.name, {})
-    rest = {name: one.value for name, one in credentials.resolve(plugin, table).items()}
+    It is kept for every folder, so what this folder's ``gpurent.toml`` says does not count.
+    """
+    rest = {name: one.value for name, one in credentials.resolve(plugin, {}).items()}
     provider = plugin.open({**rest, setting.name: key}, SystemClock())
     try:
         provider.instances()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from gpurent.sandbox.faults import Rule
     from gpurent.sandbox.server import Sandbox
 
+
+_EXAMPLES = "e.g. http_500:2, http_429:p=0.1 or list_lag=3"
 
 Clients = Sequence[Callable[[SandboxAddress], dict[str, str]]]
 """Each yields the environment variables that lead one service's clients to a sandbox."""
@@ -67,12 +70,23 @@ def _export(address: SandboxAddress, clients: Clients) -> None:
 def _rule(text: str) -> Rule:
     from gpurent.sandbox.faults import Fault, Rule
 
-    match = re.fullmatch(r"([a-z_0-9]+)(?::(?:p=([0-9.]+)|(\d+)))?(?:=([0-9.]+))?", text)
+    match = re.fullmatch(r"([a-z_0-9]+)(?::(?:p=([^=:]*)|([^=:]*)))?(?:=(.*))?", text)
     names = sorted(fault.value for fault in Fault)
     if match is None or match[1] not in names:
+        name = match[1] if match else text
+        close = difflib.get_close_matches(name, names, n=1, cutoff=0.75)
+        known = f"Did you mean {close[0]}? " if close else ""
         raise UsageError(
-            f"{text!r} is not a fault", hint=f"Faults: {', '.join(names)}; e.g. http_500:2 or http_429:p=0.1."
+            f"--fault {text}: {name!r} is not a fault", hint=f"{known}Faults: {', '.join(names)}; {_EXAMPLES}."
         )
-    value = float(match[4]) if match[4] else None
-    probability = float(match[2]) if match[2] else None
-    return Rule(Fault(match[1]), times=int(match[3] or 1), p=probability, value=value)
+    try:
+        rule = Rule(
+            Fault(match[1]), times=1 if match[3] is None else int(match[3]),
+            p=None if match[2] is None else float(match[2]), value=None if match[4] is None else float(match[4]),
+        )  # fmt: skip
+    except ValueError as error:
+        raise UsageError(f"--fault {text}: that is no number", hint=f"{_EXAMPLES}.") from error
+    try:
+        return rule.checked()
+    except ValueError as error:
+        raise UsageError(f"--fault {text}: {error}", hint=f"{_EXAMPLES}.") from error

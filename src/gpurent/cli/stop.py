@@ -11,8 +11,10 @@ def run(run_id: str | None, *, as_json: bool) -> int:
     """Ask the run's own client, or do it here when that is gone."""
     with open_broker() as broker:
         chosen = latest_run(broker, run_id)
-        conduct(broker, lambda tell, _interrupt: broker.stop(chosen, tell=tell), as_json=as_json)
+        conduct(broker, lambda front: broker.stop(chosen, tell=front.tell, interrupt=front.interrupt), as_json=as_json)
         if not broker.ledger.run(chosen).open_rentals:
+            if not as_json:
+                output.console.print(f"Nothing of {chosen} runs any more.")
             return 0
         if as_json:
             output.print_json_line("stop_requested", {"run_id": chosen})

@@ -66,13 +66,13 @@ def run(options: TrainOptions) -> int:
 
         return conduct(
             broker,
-            lambda tell, interrupt: broker.train(
+            lambda front: broker.train(
                 job,
                 budget=budget,
                 need=need,
-                consent=consent,
-                tell=tell,
-                interrupt=interrupt,
+                consent=front.agreed(consent),
+                tell=front.tell,
+                interrupt=front.interrupt,
                 unguarded=options.unguarded,
                 hold_minutes=options.hold,
                 max_hours=options.max_hours,
@@ -80,6 +80,7 @@ def run(options: TrainOptions) -> int:
                 asker=Terminal() if sys.stdin.isatty() and not options.as_json else None,
             ),
             as_json=options.as_json,
+            asks_first=True,
         )
 
 

@@ -26,6 +26,7 @@ from gpurent.errors import (
 )
 from gpurent.jobs.boot import Boot, Held, Patience, check
 from gpurent.jobs.deadman import DeadMan, fuse
+from gpurent.jobs.listing import survey
 from gpurent.jobs.progress import Notice, Rented, Stage, StageStarted
 from gpurent.jobs.teardown import Teardown
 from gpurent.jobs.watch import Tell, Watch
@@ -99,7 +100,7 @@ class Rentals:
         except CreateFailed as error:
             self.ledger.append(run_id, Kind.CREATE_UNCLEAR, tag=tag, ref=error.ref, reason=str(error))
             self.tell(Notice(f"The answer to create was lost ({error}); looking for {tag}.", warning=True))
-            found = self._search(provider, tag, error.ref)
+            found = self._search(provider, tag, error.ref, offer.id)
             if found is None:
                 raise InDoubt(
                     f"{provider.name} may have created {tag}; it was not found in {self.patience.search_s:.0f} s.",
@@ -117,13 +118,16 @@ class Rentals:
         dearer = now.micros if now != offer.price.hourly(disk_gb) else None
         self.ledger.append(run_id, kind, tag=tag, ref=made.ref, created_at=made.created_at, hourly_micros=dearer)
 
-    def _search(self, provider: Provider, tag: str, ref: str | None) -> Instance | None:
+    def _search(self, provider: Provider, tag: str, ref: str | None, place: str) -> Instance | None:
         until = self.clock.monotonic() + self.patience.search_s
         while True:
             try:
-                for instance in provider.instances():
+                found = survey(provider, [place])
+                for instance in found.instances:
                     if instance.tag == tag or (ref is not None and instance.ref == ref):
                         return instance
+                if place in found.silent:
+                    raise found.silent[place]
             except ProviderError as error:
                 self.tell(Notice(f"Cannot list {provider.name} yet: {error}"))
             if self.clock.monotonic() >= until:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -14,9 +13,10 @@ from gpurent.budget.reaper import Action, Adopt, ConfirmGone, Destroy, Leave, Ma
 from gpurent.budget.state import Rental
 from gpurent.clock import Clock
 from gpurent.errors import InDoubt, ProviderError
+from gpurent.jobs.listing import listings
 from gpurent.jobs.progress import Gone, Notice
 from gpurent.jobs.watch import Tell
-from gpurent.model import Charges, Instance
+from gpurent.model import Charges
 from gpurent.spi import Provider, SupportsCharges
 
 Collect = Callable[[Destroy], None]
@@ -31,29 +31,13 @@ class Teardown:
     clock: Clock
     tell: Tell
 
-    def listings(self, names: Collection[str]) -> dict[str, Sequence[Instance] | None]:
-        """Complete listings of providers, asked side by side; None for one that did not answer.
-
-        One that cannot be used here (no key) is left out: it cannot be told to destroy anything either.
-        """
-        usable = [name for name in names if name in self.providers]
-        with ThreadPoolExecutor() as pool:
-            return dict(zip(usable, pool.map(self._listing, usable), strict=True))
-
-    def _listing(self, name: str) -> Sequence[Instance] | None:
-        try:
-            return self.providers[name].instances()
-        except ProviderError as error:
-            self.tell(Notice(f"{name} could not be listed: {error}", warning=True))
-            return None
-
     def decide(
         self, rentals: Sequence[Rental], live_runs: Collection[str],
         known_tags: Mapping[str, str] = MappingProxyType({}), also: Collection[str] = (),
     ) -> tuple[Action, ...]:  # fmt: skip
         """What is to be done now; asks every provider that holds a rental, and those in ``also``."""
-        names = sorted({rental.provider for rental in rentals} | set(also))
-        return reconcile(rentals, self.listings(names), self.clock.now(), live_runs, known_tags)
+        found = listings(self.providers, rentals, also, self.tell)
+        return reconcile(rentals, found.shown, self.clock.now(), live_runs, known_tags, found.silent)
 
     def act(self, actions: Sequence[Action], collect: Collect = lambda _order: None) -> None:
         """Carry out; what fails is recorded and comes up again in the next round."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import threading
 from dataclasses import asdict, dataclass, replace
@@ -130,6 +131,13 @@ class Rule:
         """``value``, or the fault's default."""
         return DEFAULTS.get(self.fault, 0.0) if self.value is None else self.value
 
+    def checked(self) -> Rule:
+        """Itself. Raises ValueError when a number is out of range."""
+        value = 0.0 if self.value is None else self.value
+        if self.times < 1 or (self.p is not None and not 0 <= self.p <= 1) or not 0 <= value < math.inf:
+            raise ValueError(f"{self.fault}: times must be at least 1, p in 0..1 and value not negative")
+        return self
+
 
 class Faults:
     """The faults that are armed. Thread-safe; random ones follow ``rng``, so a seed repeats a run."""
@@ -147,9 +155,7 @@ class Faults:
         Raises:
             ValueError: no fault has that name, or a number is out of range.
         """
-        rule = Rule(Fault(fault), times, p, value, on)
-        if times < 1 or (p is not None and not 0 <= p <= 1) or (value is not None and value < 0):
-            raise ValueError(f"{rule.fault}: times must be at least 1, p in 0..1 and value not negative")
+        rule = Rule(Fault(fault), times, p, value, on).checked()
         with self._lock:
             self._rules[rule.fault] = rule
         return rule
