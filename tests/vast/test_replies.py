@@ -94,6 +94,25 @@ def test_any_answer_to_a_create_is_an_instance_or_an_error_of_the_contract(
         assert canned.asked == 2  # the second only looks
 
 
+@pytest.mark.parametrize("status", [200, 202, 400, 500])
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"success": True}, {"success": True, "new_contract": "soon"}, {"success": False, "error": "odd"}, {},
+        {"x": "y" * 750},
+    ],
+)  # fmt: skip
+def test_an_instance_s_key_in_an_unclear_answer_to_a_create_is_never_quoted(
+    canned: Canned, api: VastProvider, status: int, body: dict[str, object]
+) -> None:
+    """Whatever else stands there, and wherever the excerpt ends."""
+    key = "9f" * 32
+    canned.status, canned.body = status, json.dumps({**body, "instance_api_key": key}).encode()
+    with pytest.raises(ProviderError) as caught:
+        api.create(OFFER, launch("tag-1"))
+    assert key[:8] not in f"{caught.value} {caught.value!r} {caught.value.hint} {caught.value.__cause__}"
+
+
 @given(name=st.sampled_from(sorted(CALLS)), status=st.sampled_from(STATUSES), body=bodies())
 @settings(max_examples=400, deadline=None)
 def test_any_answer_to_anything_else_is_a_value_or_a_typed_error(

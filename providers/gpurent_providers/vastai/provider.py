@@ -256,7 +256,7 @@ def _json_or_none(reply: Reply) -> object:
 
 def _closed(reply: Reply, problem: wire.Problem) -> ProviderError:
     """What a refused key and a route that is gone mean for any request."""
-    text = f"vastai: {reply.where}: status {reply.status}: {problem.message or reply.excerpt!r}"
+    text = f"vastai: {reply.where}: status {reply.status}: {reply.redact(problem.message) or reply.excerpt!r}"
     if reply.status == 410 and not problem.auth:
         return BadReply(text, provider=wire.PROVIDER, hint="Vast.ai switched this API off: upgrade gpurent.")
     hint = "Check VAST_API_KEY and what it may do; see docs/how-to/vast.md."
@@ -268,7 +268,8 @@ def _closed(reply: Reply, problem: wire.Problem) -> ProviderError:
 def _refusal(reply: Reply, value: object, ref: str | None) -> ProviderError:
     """What a reply to create means that is no success; anything not plainly a refusal may have made something."""
     problem = wire.problem(value)
-    text = f"vastai: create: status {reply.status}: {problem.message or problem.code or reply.excerpt!r}"
+    said = reply.redact(problem.message or problem.code)
+    text = f"vastai: create: status {reply.status}: {said or reply.unquoted}"
     plain = not wire.mentions_contract(value)
     if plain and reply.status == 429:
         return reply.error()
