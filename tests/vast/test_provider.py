@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
@@ -10,9 +11,10 @@ from pathlib import Path
 
 import pytest
 from tests.conformance.sandbox_harness import BOOT_S
-from tests.session.world import wait_for
+from tests.session.world import make_job, wait_for
 from tests.vast.harness import VastHarness, machines
 
+from gpurent import Broker, Job
 from gpurent.clock import ManualClock
 from gpurent.errors import (
     AuthFailed,
@@ -30,8 +32,9 @@ from gpurent.model import Instance, Need, Offer, Phase
 from gpurent.money import Usd
 from gpurent.sandbox.faults import Fault
 from gpurent.sandbox.server import Sandbox
+from gpurent.spi import Offers
 from gpurent.testing.conformance import ANY, PUBLIC_KEY, launch
-from gpurent_providers.vastai import PLUGIN
+from gpurent_providers.vastai import PLUGIN, search
 from gpurent_providers.vastai.keyfile import key_in_files
 from gpurent_providers.vastai.provider import PACES, VastProvider
 
@@ -50,6 +53,22 @@ def test_a_market_of_more_than_a_search_shows_is_seen_whole() -> None:
         assert len(harness.vast.offers(ANY)) == 150
         assert harness.vast.offers(replace(ANY, gpus=("480",))) == []
         assert {offer.gpu for offer in harness.vast.offers(replace(ANY, gpus=("4090",)))} == {"RTX 4090"}
+
+
+def test_a_market_that_was_not_seen_whole_is_told_to_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand machines with too old a driver fill all searches: the quote says that there may be more."""
+    with Sandbox(seed=1, machines=machines(search.MAX_PAGES * search.CAP + 1)) as large:
+        for name, value in large.address.vast_env().items():
+            monkeypatch.setenv(name, value)
+        with closing(VastHarness(large)) as harness:
+            found = harness.vast.offers(replace(ANY, min_cuda=(13, 0)))
+            assert isinstance(found, Offers) and found == []
+            (note,) = found.notes
+            assert "may be missing" in note
+            assert getattr(harness.vast.offers(replace(ANY, gpus=("5090",))), "notes", ()) == ()
+        with Broker(home=tmp_path / "state", clock=ManualClock(time.time())) as broker:
+            quote = broker.quote(Job.from_config(make_job(tmp_path)), replace(ANY, min_cuda=(13, 0)))
+            assert note in quote.notes and quote.rows == ()
 
 
 def test_a_search_that_ignores_filters_misleads_nobody(harness: VastHarness) -> None:

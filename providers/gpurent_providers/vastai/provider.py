@@ -25,6 +25,7 @@ from gpurent.model import Charges, Instance, Launch, Need, Offer, Phase, SelfDes
 from gpurent.money import Usd
 from gpurent.spi import (
     Billed,
+    Offers,
     Provider,
     SupportsBalance,
     SupportsCharges,
@@ -51,6 +52,10 @@ POLICY = Policy(answer_s=60.0, attempts=5, wait_s=2.0, longest_wait_s=60.0, pace
 SETTLED_S = 900.0
 """A bill counts as final this long after its last row's end: how late Vast.ai books is not known."""
 BILL_DAYS = 31
+_PARTIAL = (
+    "vastai: {pages} searches did not reach the end of the market: dearer {what} may be missing. "
+    "Name a GPU or a highest price to see all."
+)
 UNKNOWN = (200, 404)
 REFUSALS = (200, 400, 401, 402, 403, 404, 410)
 """Statuses of a create that may say, in Vast.ai's own words, that nothing was made."""
@@ -98,14 +103,19 @@ class VastProvider:
         names = self._names(need) if need.gpus else None
         if names == []:
             return []
-        found: dict[str, Offer] = {}
+
+        def read(row: search.Row) -> Offer | None:
+            offer = wire.offer(row) if wire.fits(row, unverified=self._unverified) else None
+            return offer if offer is not None and need.accepts(offer) else None
+
+        found = Offers()
         for bid in (False, True) if need.interruptible else (False,):
             wanted = search.filters(need, bid=bid, unverified=self._unverified, names=names or ())
-            for row in search.everything(wanted, self._search):
-                offer = wire.offer(row) if wire.fits(row, unverified=self._unverified) else None
-                if offer is not None and need.accepts(offer):
-                    found[offer.id] = offer
-        return list(found.values())
+            seen = search.everything(wanted, self._search, read)
+            found += {offer.id: offer for offer in seen.offers}.values()
+            if seen.partial:
+                found.notes += (_PARTIAL.format(pages=seen.pages, what="bids" if bid else "machines"),)
+        return found
 
     def _search(self, body: Mapping[str, object]) -> object:
         return self._read("/api/v0/bundles/", method="POST", body=body).json()

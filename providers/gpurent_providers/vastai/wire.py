@@ -12,6 +12,7 @@ from gpurent.fields import mapping, prose, rows, text, usd, whole
 from gpurent.model import Charges, Endpoint, Instance, Launch, Need, Offer, Phase, Price, squash
 from gpurent.money import ZERO, Usd
 from gpurent.spi import Billed
+from gpurent_providers.vastai.search import MIN_MBPS
 
 PROVIDER = "vastai"
 BID_ABOVE_FLOOR_PERCENT = 25
@@ -19,8 +20,6 @@ BID_ABOVE_FLOOR_PERCENT = 25
 BID_RELIABILITY = 0.8
 """Share of a machine's reliability that a bid is believed to have; nobody publishes how long bids last."""
 SMALLEST_DISK_GB = 8
-MIN_MBPS = 20.0
-"""Slower links make a machine useless for images and base models."""
 
 TERMINAL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 """Sequences that move the cursor and colour text."""
