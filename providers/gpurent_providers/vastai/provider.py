@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 PAGE = 25
 PACES = (
-    Pace("POST", "/api/v0/bundles/", 7.2, burst=4),
+    Pace("POST", "/api/v0/bundles/", 12.0, burst=4),
     Pace("PUT", r"/api/v0/asks/\d+/", 5.4),
     Pace("DELETE", "/api/v0/instances/[^/]+/", 3.6),
     Pace("GET", "/api/v0/instances/[^/]+/", 2.4),
@@ -47,7 +47,10 @@ PACES = (
     Pace("POST", "/api/v0/instances/[^/]+/ssh/", 1.2),
     Pace("GET", "/api/v0/charges/", 1.2),
 )
-"""The documented shortest times between requests and a fifth more; see docs/how-to/vast.md."""
+"""The documented shortest times between requests and a fifth more; see docs/how-to/vast.md.
+
+Ten searches a minute are allowed: four at once and then one in ten seconds never exceed that, in whatever minute.
+"""
 POLICY = Policy(answer_s=60.0, attempts=5, wait_s=2.0, longest_wait_s=60.0, paces=PACES)
 SETTLED_S = 900.0
 """A bill counts as final this long after its last row's end: how late Vast.ai books is not known."""
