@@ -210,7 +210,8 @@ def markets(draw: st.DrawFn) -> list[dict[str, Any]]:
     for _ in range(draw(st.integers(0, 6))):
         kind, start = f"GPU {draw(st.integers(0, 3))}", draw(st.sampled_from([0.1, 0.2, 0.5]))
         step, cuda = draw(st.sampled_from([0.0, 1e-7, 1e-6, 0.001])), draw(st.sampled_from([12.0, 12.8, 12.9]))
-        change = draw(st.sampled_from([{}, {}, {"inet_down": 5.0}, {"disk_space": 4.0}, {"num_gpus": 2}]))
+        changes: list[dict[str, Any]] = [{}, {}, {"inet_down": 5.0}, {"disk_space": 4.0}, {"num_gpus": 2}]
+        change = draw(st.sampled_from(changes))
         rows += [
             row(id=1000 + len(rows) + number, gpu_name=kind, dph_total=start + step * number, cuda_max_good=cuda)
             | change
@@ -244,7 +245,7 @@ def test_a_search_asks_for_what_the_need_says() -> None:
     assert body["gpu_ram"] == {"gte": 20_000} and body["disk_space"] == {"gte": 40}
     assert body["reliability2"] == {"gte": 0.97} and body["dph_total"] == {"lte": 0.5}
     assert body["datacenter"] == {"eq": True} and body["allocated_storage"] == 40
-    assert body["inet_down"] == body["inet_up"] == {"gte": wire.MIN_MBPS}
+    assert body["inet_down"] == body["inet_up"] == {"gte": search.MIN_MBPS}
     assert "cuda_max_good" not in body
     assert "verified" not in search.filters(need, bid=True, unverified=True)
 
@@ -315,6 +316,25 @@ def test_an_instance_answers_directly_or_through_the_proxy() -> None:
     jupyter["instances"]["image_runtype"] = "jupyter_direc ssh_direc ssh_proxy"
     beside = wire.show(jupyter)
     assert beside is not None and beside.endpoint == Endpoint("ssh5.vast.ai", 10006)
+
+
+@pytest.mark.parametrize("ports", [None, {}, [], {"22/tcp": None}, {"22/tcp": []}, {"22/tcp": [{"HostPort": "x"}]}])
+@pytest.mark.parametrize("address", [None, "", " ", "203.0.113.5 "])
+def test_ports_that_are_not_mapped_yet_leave_the_proxy(ports: object, address: object) -> None:
+    """However their absence is worded; port numbers come as texts, too."""
+    shown = copy.deepcopy(REPLIES["single"])
+    shown["instances"] |= {"ports": ports, "public_ipaddr": address, "ssh_host": "ssh5.vast.ai", "ssh_port": "10005"}
+    found = wire.show(shown)
+    assert found is not None and found.endpoint == Endpoint("ssh5.vast.ai", 10005)
+
+
+@pytest.mark.parametrize(("port", "usable"), [("65535", True), ("65536", False), (0, False)])
+def test_a_port_is_one_that_exists(port: object, usable: bool) -> None:
+    """The last one included."""
+    shown = copy.deepcopy(REPLIES["single"])
+    shown["instances"] |= {"ports": {"22/tcp": [{"HostPort": port}]}, "ssh_host": None}
+    found = wire.show(shown)
+    assert found is not None and (found.endpoint is not None) == usable
 
 
 def test_a_message_of_a_host_is_fit_for_a_terminal() -> None:

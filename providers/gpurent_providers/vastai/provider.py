@@ -158,6 +158,10 @@ class VastProvider:
         problem = wire.problem(_json_or_none(reply))
         if reply.status == 200 or (reply.status == 400 and "key already" in problem.message):
             return
+        if problem.no_keys:
+            hint = "The start-up script lets the key in all the same; Vast.ai may remove it after some hours."
+            text = f"vastai: {ref} takes no key: {reply.redact(problem.message or problem.code)}"
+            raise BadReply(text, provider=self.name, hint=hint)
         raise Unavailable(f"vastai: {ref} does not take a key yet: {reply.excerpt!r}", provider=self.name)
 
     def get(self, ref: str) -> Instance | None:

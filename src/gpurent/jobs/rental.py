@@ -28,7 +28,7 @@ from gpurent.jobs.deadman import DeadMan, fuse
 from gpurent.jobs.progress import Notice, Rented, Stage, StageStarted
 from gpurent.jobs.teardown import Teardown
 from gpurent.jobs.watch import Tell, Watch
-from gpurent.model import Endpoint, Identity, Instance, Launch, Offer, OnOverrun, Phase
+from gpurent.model import Endpoint, Identity, Instance, Launch, Offer, OnOverrun, Phase, squash
 from gpurent.money import ZERO, Usd
 from gpurent.spi import Connector, Facts, Host, Provider, SupportsKeys, SupportsSelfDestruct
 
@@ -319,14 +319,25 @@ def _check(offer: Offer, instance: Instance, disk_gb: int) -> None:
     """Compare what was made with what was offered.
 
     Raises:
-        OfferGone: it costs more than the tolerance allows, or has another number of GPUs.
+        OfferGone: it costs more than the tolerance allows, has another GPU or number of them, or stands elsewhere.
     """
-    agreed, now = offer.price.hourly(disk_gb), instance.price.hourly(disk_gb)
-    if now > agreed.scaled(100 + PRICE_TOLERANCE_PERCENT, 100):
-        raise OfferGone(f"{offer.gpu} at {offer.provider} costs {now}/h, offered at {agreed}/h; giving it back.")
+    agreed, now = offer.price, instance.price
+    for what, most, found in (
+        ("/h", agreed.hourly(disk_gb), now.hourly(disk_gb)),
+        (" per GB received", agreed.in_gb, now.in_gb),
+        (" per GB sent", agreed.out_gb, now.out_gb),
+    ):
+        if found > most.scaled(100 + PRICE_TOLERANCE_PERCENT, 100):
+            costs = f"costs {found}{what}, offered at {most}{what}"
+            raise OfferGone(f"{offer.gpu} at {offer.provider} {costs}; giving it back.")
     if instance.gpu_count not in (None, offer.gpu_count):
-        found, wanted = instance.gpu_count, offer.gpu_count
-        raise OfferGone(f"{offer.gpu} at {offer.provider} came with {found} GPUs, not {wanted}; giving it back.")
+        came = f"came with {instance.gpu_count} GPUs, not {offer.gpu_count}"
+        raise OfferGone(f"{offer.gpu} at {offer.provider} {came}; giving it back.")
+    if instance.gpu and squash(instance.gpu) != squash(offer.gpu):
+        raise OfferGone(f"{offer.gpu} at {offer.provider} came as {instance.gpu}; giving it back.")
+    if instance.region and offer.region and instance.region != offer.region:
+        came = f"came in {instance.region}, not in {offer.region}"
+        raise OfferGone(f"{offer.gpu} at {offer.provider} {came}; giving it back.")
 
 
 class _Ended(HostUnreachable):

@@ -128,7 +128,13 @@ class _Api:
         if (broken := pods.check_rules(body)) is not None:
             note_violation(request.scope, broken)
             raise Problem(400, broken)
+        if (rule := self._faults.take(Fault.CREATE_REFUSED)) is not None:
+            raise pods.refusal(int(rule.amount))
+        if self._faults.take(Fault.BAD_IMAGE):
+            raise Problem(422, f"image {body['image']} was not found in the registry")
         machine = pods.choose(self._market.offers(), body)
+        if self._faults.take(Fault.NO_CAPACITY, pods.place(machine)):
+            raise Problem(400, NO_INSTANCES)
         price = catalogue.pod_price(self._market.machines(), machine)
         order = pods.order(body, machine, price)
         if self._market.balance() < price.hourly(order.disk_gb):

@@ -83,7 +83,9 @@ class InstanceCalls:
         return all(holds(shown[column], condition) for column, condition in filters.items())
 
     async def old_listing(self, request: Request) -> Response:
-        """Switched off."""
+        """Switched off; with a fault it says that there is nothing, which is worse."""
+        if self._faults.take(Fault.OLD_LIST_EMPTY):
+            return JSONResponse({"success": True, "instances_found": 0, "instances": []})
         raise refuse(request, 410, "deprecated_endpoint", MOVED_LIST)
 
     async def filters(self, request: Request) -> Response:
@@ -194,6 +196,8 @@ class InstanceCalls:
         """Let a public key into an instance, at once."""
         body = await self._door.admit(request, body="key")
         held = self._find(request)
+        if self._faults.take(Fault.TEAM_KEYS):
+            raise Problem(400, "team_ssh_keys_not_supported", "SSH keys of teams are not supported.")
         key = body["ssh_key"].strip()
         if key in held.admitted:
             raise Problem(400, "invalid_args", "SSH key already associated with instance.")
