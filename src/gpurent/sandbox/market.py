@@ -109,6 +109,11 @@ class Market:
             held = self._held[ref]
             self._change(held, injected={**held.injected, **env})
 
+    def reprice(self, ref: str, price: Price) -> None:
+        """Let an instance cost something else, from its beginning."""
+        with self._lock:
+            self._change(self._held[ref], price=price)
+
     def _price(self, price: Price) -> Price:
         rule = self._faults.take(Fault.WRONG_PRICE)
         if rule is not None:

@@ -10,6 +10,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
+from gpurent.money import Usd
 from gpurent.sandbox.api import Context
 from gpurent.sandbox.faults import Fault
 from gpurent.sandbox.held import Held, Refusal
@@ -159,6 +160,29 @@ class InstanceCalls:
         await self._door.admit(request, body="empty")
         self._find(request)
         return JSONResponse({"success": True})
+
+    async def change_bid(self, request: Request) -> Response:
+        """Raise or lower a bid. The whole rental is billed at the new one here; without a price it stays."""
+        body = await self._door.admit(request, body="bid")
+        held = self._find(request)
+        price = body.get("price")
+        if not held.order.interruptible or (price is not None and price < offers.min_bid(held.machine)):
+            raise Problem(400, "invalid_price", "The bid is below the minimum, or this instance takes none.")
+        if price is not None:
+            self._market.reprice(held.id, replace(held.price, gpu_hour=Usd.from_wire(price)))
+        return JSONResponse({"success": True})
+
+    async def deposit(self, request: Request) -> Response:
+        """What was paid in advance: nothing, ever."""
+        await self._door.admit(request, query="show")
+        self._find(request)
+        return JSONResponse({"success": True, "balance": 0.0, "discount_rate": 0.0, "timescale": 0.0})
+
+    async def prepay(self, request: Request) -> Response:
+        """Refused: the sandbox keeps no deposits."""
+        await self._door.admit(request, body="prepay")
+        self._find(request)
+        raise Problem(411, "insufficient_credit", "insufficient credit")
 
     async def destroy(self, request: Request) -> Response:
         """Destroy an instance."""
