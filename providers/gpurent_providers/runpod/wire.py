@@ -61,6 +61,14 @@ class Place:
         """As an offer's id."""
         return f"{self.cloud}/{self.center}/{self.gpu_id}"
 
+    @property
+    def machine_id(self) -> str:
+        """What is left out for a while when a pod fails: RunPod names no machines, so it is the GPU type at that place.
+
+        Without a ``center`` it would be every such GPU of a whole cloud, so then it is nothing.
+        """
+        return self.id if self.center else ""
+
     @classmethod
     def parse(cls, offer_id: str) -> Place:
         """Read an offer's id.
@@ -106,6 +114,7 @@ def _offers_of(row: Mapping[str, object], cloud: str) -> list[Offer]:
             up_mbps=UP_MBPS,
             reliability=RELIABILITY[cloud],
             region=center,
+            machine_id=Place(cloud, gpu_id, center).machine_id,
             trusted=cloud == SECURE,
         )
         for center in _centers(row)
