@@ -1,12 +1,25 @@
-"""Shared ground: no user settings leak in, and CI can forbid skips."""
+"""Shared ground: no user settings leak in, no request of ours breaks a service's rules, and CI can forbid skips."""
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from gpurent.sandbox.journal import OWN_REPLY, VIOLATIONS
+
+KEPT = ("GPURENT_FORBID_SKIPS", VIOLATIONS)
+OUR_AGENTS = ("gpurent/", "gpurent-deadman/")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Marks of ours."""
+    config.addinivalue_line("markers", "breaks_rules: requests of ours break a service's rules here, on purpose")
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -31,11 +44,54 @@ def nobodys_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def clean_environ(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Tests see neither the user's keys nor the user's ledger."""
     for name in list(os.environ):
-        if name.startswith(("GPURENT_", "VAST_", "RUNPOD_")) and name != "GPURENT_FORBID_SKIPS":
+        if name.startswith(("GPURENT_", "VAST_", "RUNPOD_")) and name not in KEPT:
             monkeypatch.delenv(name)
     monkeypatch.setenv("GPURENT_STATE_DIR", str(tmp_path_factory.mktemp("state")))
     monkeypatch.setenv("GPURENT_BUDGET_WATCHDOG", "false")  # tests of the watchdog ask for one
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+def _ours(entry: dict[str, Any], violation: str) -> bool:
+    """Whether an adapter of ours, told by how it calls itself, or a look-alike is to blame."""
+    return violation.startswith(OWN_REPLY) or entry["headers"].get("user-agent", "").startswith(OUR_AGENTS)
+
+
+@dataclass
+class RuleBook:
+    """A file to which every sandbox, in whatever process, adds the requests that break its service's rules."""
+
+    path: Path
+    seen: int = 0
+
+    def news(self) -> list[str]:
+        """What we have done since the last look."""
+        if not self.path.exists():
+            return []
+        with self.path.open(encoding="utf-8") as file:
+            file.seek(self.seen)
+            lines = [json.loads(line) for line in file.read().splitlines()]
+            self.seen = file.tell()
+        ours = [(one, text) for one in lines for text in one["violations"] if _ours(one, text)]
+        return [f"{one['method']} {one['path']}: {text}" for one, text in ours]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def rule_book(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RuleBook]:
+    """Sandboxes of fixtures with a wide scope, and those of started commands, write into it as well."""
+    book = RuleBook(tmp_path_factory.mktemp("rules") / "violations.jsonl")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(VIOLATIONS, str(book.path))
+        yield book
+        assert book.news() == []
+
+
+@pytest.fixture(autouse=True)
+def rules_are_kept(request: pytest.FixtureRequest, rule_book: RuleBook) -> Iterator[None]:
+    """No adapter of ours sends what its service does not allow, in whatever test."""
+    yield
+    broken = rule_book.news()
+    if request.node.get_closest_marker("breaks_rules") is None:
+        assert broken == []
 
 
 @pytest.hookimpl(wrapper=True)

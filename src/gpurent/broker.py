@@ -48,7 +48,7 @@ from gpurent.registry import Opened, Problem
 from gpurent.report.costs import By, CostLine, Unknown, costs, unknown, unsettled
 from gpurent.report.receipt import Receipt, make_receipt
 from gpurent.settings import LEDGER_FILE, Settings, ledger_url, load_settings, state_dir
-from gpurent.spi import Billed, Connector, Provider, SupportsStatement
+from gpurent.spi import Billed, Connector, Offers, Provider, SupportsStatement
 
 MAX_ATTEMPTS = 4
 """Offers tried in one run before it is given up."""
@@ -204,7 +204,8 @@ class Broker:
         with ThreadPoolExecutor() as pool:
             answers = list(pool.map(ask, self.opened.values()))
         offers = [offer for answer in answers if not isinstance(answer, str) for offer in answer]
-        return offers, [answer for answer in answers if isinstance(answer, str)]
+        failed = [answer for answer in answers if isinstance(answer, str)]
+        return offers, failed + [note for answer in answers if isinstance(answer, Offers) for note in answer.notes]
 
     def train(
         self, job: Job, *, budget: Usd, need: Need | None = None,

@@ -27,6 +27,11 @@ EXCERPT = 200
 REDACTED = "[redacted]"
 MAX_RETRY_AFTER_S = 24 * 3600.0
 _QUOTA = re.compile(r";\s*([rt])=(\d{1,9})")
+_SECRET_FIELD = re.compile(
+    r"""([\w-]*(?:api[_-]?key|secret|passw(?:or)?d|token|authorization|private[_-]?key)[\w-]*\\*["']?\s*[:=]\s*)"""
+    r"""(?:Bearer\s+)?(\\*["'](?:[^"\\]|\\.)*\\?["']?|[^\s,;&{}<>"']+)""", re.IGNORECASE,
+)  # fmt: skip
+"""A field of JSON, of a query or of a header that is named like a secret, and its value, though it be cut off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +65,7 @@ class Policy:
 
 
 class Redactor:
-    """Takes known secrets out of any text."""
+    """Takes known secrets out of any text, and whatever stands in fields that are named like one."""
 
     def __init__(self, secrets: Collection[str]) -> None:
         self._secrets = sorted((secret for secret in secrets if secret), key=len, reverse=True)
@@ -72,7 +77,7 @@ class Redactor:
         """Return ``text`` with every secret blotted out."""
         for secret in self._secrets:
             text = text.replace(secret, REDACTED)
-        return text
+        return _SECRET_FIELD.sub(rf"\1{REDACTED}", text)
 
 
 _Make = Callable[[str], ProviderError]
@@ -130,10 +135,17 @@ class Reply:
     status: int
     body: bytes
     excerpt: str
+    redact: Redactor
+    """For whatever an adapter quotes from the body."""
     retry_after: float | None = None
 
     def __repr__(self) -> str:
         return f"Reply({self.where}: {self.status})"
+
+    @property
+    def unquoted(self) -> str:
+        """For the text of an error about a create: the excerpt, unless it succeeded; such bodies hold keys."""
+        return f"a body of {len(self.body)} bytes" if self.status < 300 else repr(self.excerpt)
 
     def json(self) -> object:
         """The body as JSON.
@@ -144,9 +156,8 @@ class Reply:
         try:
             return json.loads(self.body, strict=False)  # texts of hosts were seen with bare control characters
         except (ValueError, RecursionError) as error:
-            raise BadReply(
-                f"{self.provider}: {self.where}: no JSON: {self.excerpt!r}", provider=self.provider
-            ) from error
+            text = f"{self.provider}: {self.where}: no JSON: {self.excerpt!r}"
+            raise BadReply(text, provider=self.provider) from error
 
     def error(self) -> ProviderError:
         """What this status means when it was not expected."""
@@ -259,7 +270,7 @@ class Api:
         self._hold(used_up_for(response.headers.get("RateLimit")))
         retry_after = asked_to_wait(response, self._clock.now()) if response.status_code == 429 else None
         excerpt = self.redact(response.content[: 4 * EXCERPT].decode("utf-8", "replace"))[:EXCERPT]
-        return Reply(self.provider, where, response.status_code, response.content, excerpt, retry_after)
+        return Reply(self.provider, where, response.status_code, response.content, excerpt, self.redact, retry_after)
 
     def _wait_turn(self, method: str, path: str) -> None:
         paces = [pace for pace in self._policy.paces if pace.covers(method, path)]

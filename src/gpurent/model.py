@@ -153,6 +153,8 @@ class Instance:
     message: str = ""
     gpu_count: int | None = None
     """Where the provider tells; one that differs from the offer's is no machine to train on."""
+    region: str = ""
+    """Where the provider tells, spelled as in its offers; compared like ``gpu``, which has to be spelled alike too."""
 
 
 @dataclass(frozen=True, slots=True)

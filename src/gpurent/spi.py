@@ -19,6 +19,12 @@ from gpurent.money import Usd
 SPI_VERSION = 1
 
 
+class Offers(list[Offer]):
+    """Offers about which the user should be told something, such as that there are more."""
+
+    notes: tuple[str, ...] = ()
+
+
 class Provider(Protocol):
     """A service that rents GPUs. Safe to call from several threads."""
 
@@ -29,6 +35,7 @@ class Provider(Protocol):
 
     def offers(self, need: Need) -> Sequence[Offer]:
         """List what can be rented now. Read-only. ``need`` is a hint. Malformed entries are left out, never raised.
+        A listing that is not complete is returned as ``Offers`` whose notes say so.
 
         Raises: AuthFailed, RateLimited, Unavailable, BadReply.
         """

@@ -5,118 +5,27 @@ Afterwards the ledger holds nothing open, and the market's back door shows no in
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
 import pytest
-from tests.adapters.alike import AlikeHarness, LaterClock, obeyed
-from tests.runpod.harness import RunPodHarness
+from tests.adapters.alike import AlikeHarness
+from tests.adapters.renter import QUICK, Renter
 from tests.session.world import wait_for
-from tests.vast.harness import VastHarness, machines
 
 from gpurent.budget.events import Kind
-from gpurent.budget.guard import Deadlines
-from gpurent.budget.ledger import Ledger
 from gpurent.budget.reaper import UNCLEAR_GRACE_S, UNSEEN_GRACE_S
 from gpurent.errors import GuardFailed, HostKeyMismatch, HostUnreachable, InDoubt, NoCapacity, OfferGone, ProviderError
-from gpurent.http import Policy
-from gpurent.jobs.boot import Held, Patience
-from gpurent.jobs.interrupt import Interrupt
-from gpurent.jobs.rental import LaunchOrder, Rentals
-from gpurent.jobs.watch import Watch
-from gpurent.model import Offer
+from gpurent.jobs.rental import LaunchOrder
 from gpurent.money import Usd
 from gpurent.sandbox.faults import Fault
 from gpurent.sandbox.processes import processes_under
-from gpurent.sandbox.server import Sandbox
-from gpurent.spi import Host
 from gpurent.testing.conformance import ANY, launch
-from gpurent_providers.runpod import PLUGIN as runpod
-from gpurent_providers.vastai import PLUGIN as vastai
-from gpurent_remote import SshConnector
-
-QUICK = Patience(boot_s=6, poll_s=0.1, connect_s=2, appear_s=3, search_s=2, destroy_s=20, confirm_every_s=0.1, lost_s=5)
-POLICY = Policy(connect_s=2.0, answer_s=1.0, attempts=3, wait_s=0.1)
-
-
-@dataclass(frozen=True)
-class Renter:
-    """Someone with a ledger who rents one instance."""
-
-    harness: AlikeHarness
-    rentals: Rentals
-    ledger: Ledger
-    run_id: str
-    clock: LaterClock
-
-    @property
-    def tag(self) -> str:
-        return f"gpurent-{self.run_id}-1"
-
-    @property
-    def limits(self) -> Deadlines:
-        now = self.clock.now()
-        return Deadlines(now + 3000, now + 3600)
-
-    def offer(self) -> Offer:
-        return min(self.rentals.providers[self.harness.name].offers(ANY), key=lambda one: (one.price.gpu_hour, one.id))
-
-    def rent(self, image: str = "", offer: Offer | None = None) -> Held:
-        order = LaunchOrder(image or next(iter(self.harness.images.values())), 10)
-        return self.rentals.rent(self.run_id, self.tag, offer or self.offer(), order, self.limits, Usd.parse("1"))
-
-    def reach(self, held: Held) -> Host:
-        watch = Watch(self.ledger, self.run_id, self.limits, self.clock, Interrupt(), self.rentals.tell, Usd(0))
-        return self.rentals.reach(held, watch)
-
-    def end(self) -> None:
-        self.rentals.end(self.run_id, self.tag, None, reason="the test is over")
-
-    def kinds(self) -> list[Kind]:
-        return [event.kind for event in self.ledger.events()]
 
 
 def instance_key(renter: Renter) -> str:
     (held,) = renter.harness.sandbox.market.alive()
     return held.key
-
-
-SERVICES: dict[str, type[AlikeHarness]] = {"runpod": RunPodHarness, "vastai": VastHarness}
-PLUGINS = {"runpod": runpod, "vastai": vastai}
-
-
-@pytest.fixture(scope="module")
-def market() -> Iterator[Sandbox]:
-    with Sandbox(boot_s=0.3, seed=1, machines=machines(8)) as sandbox:
-        yield sandbox
-        obeyed(sandbox)
-
-
-@pytest.fixture(params=SERVICES)
-def harness(market: Sandbox, request: pytest.FixtureRequest) -> Iterator[AlikeHarness]:
-    with closing(SERVICES[request.param](market)) as made:
-        yield made
-
-
-@pytest.fixture
-def renter(harness: AlikeHarness, tmp_path: Path) -> Iterator[Renter]:
-    """Whatever the test did: once it has ended its rental, nothing is open and nothing is alive."""
-    clock = LaterClock()
-    provider = harness.open(harness.sandbox.account_key, POLICY)
-    with closing(provider), closing(Ledger.open(tmp_path / "ledger.db", clock)) as ledger:
-        run_id = ledger.open_run("job", Usd.parse("5"), output_dir=tmp_path, config={})
-        rentals = Rentals(
-            ledger, {harness.name: provider}, {harness.name: PLUGINS[harness.name].facts},
-            SshConnector(clock, patience_s=3.0), clock, tmp_path / "run", lambda _event: None, QUICK,
-        )  # fmt: skip
-        made = Renter(harness, rentals, ledger, run_id, clock)
-        yield made
-        made.end()
-        assert ledger.open_rentals() == ()
-        assert harness.machines() == {}
-        wait_for(lambda: harness.sandbox.truth() == [], "the end of the last process", 10)
 
 
 # Nothing is wrong
@@ -179,9 +88,10 @@ def test_a_lost_instance_that_is_listed_late_is_still_found(renter: Renter) -> N
     assert renter.harness.machines() == {held.ref: renter.tag}
 
 
-def test_a_create_that_was_never_carried_out_is_not_sent_again(renter: Renter) -> None:
+@pytest.mark.parametrize("fault", [Fault.HTTP_500, Fault.HTTP_502])
+def test_a_create_that_was_never_carried_out_is_not_sent_again(renter: Renter, fault: Fault) -> None:
     """A 500 may have made something: without an instance of that name the run is in doubt, and its watch goes on."""
-    renter.harness.sandbox.faults.set(Fault.HTTP_500, on=renter.harness.create_fault)
+    renter.harness.sandbox.faults.set(fault, on=renter.harness.create_fault)
     with pytest.raises(InDoubt):
         renter.rent()
     assert renter.harness.create_requests() == 1 and renter.harness.machines() == {}
@@ -199,16 +109,16 @@ def test_a_refused_create_leaves_nothing_to_look_for(renter: Renter, fault: Faul
     assert renter.ledger.open_rentals() == ()
 
 
-@pytest.mark.parametrize("fault", [Fault.WRONG_PRICE, Fault.WRONG_GPU_COUNT])
+@pytest.mark.parametrize("fault", [Fault.WRONG_PRICE, Fault.WRONG_GPU_COUNT, Fault.WRONG_GPU])
 def test_an_instance_that_is_not_what_was_offered_is_given_back(renter: Renter, fault: Fault) -> None:
-    """Dearer than agreed, or without its GPU: it is noticed in the reply to create."""
+    """Dearer than agreed, without its GPU or with another one: it is noticed at once, before anything is sent."""
     renter.harness.sandbox.faults.set(fault)
     with pytest.raises(OfferGone, match="giving it back"):
         renter.rent()
     assert len(renter.harness.machines()) == 1
 
 
-@pytest.mark.parametrize("fault", [Fault.WRONG_PRICE, Fault.WRONG_GPU_COUNT])
+@pytest.mark.parametrize("fault", [Fault.WRONG_PRICE, Fault.WRONG_GPU_COUNT, Fault.WRONG_GPU])
 def test_an_adopted_instance_is_compared_as_well(renter: Renter, fault: Fault) -> None:
     """Losing the reply does not hide what came of it."""
     renter.harness.sandbox.faults.set(Fault.CREATE_REPLY_LOST)
@@ -247,6 +157,7 @@ def test_an_instance_that_never_answers_is_given_up(renter: Renter, fault: Fault
         (Fault.SSHD_FIRST, 1.0),
         (Fault.RAW_CONTROL, None),
         (Fault.MIN_INTERVALS, 0.1),
+        (Fault.PORTS_LATE, 1.0),
     ],
 )
 def test_an_instance_that_is_slow_is_waited_for(renter: Renter, fault: Fault, value: float | None) -> None:
@@ -266,7 +177,23 @@ def test_an_instance_that_moves_is_followed(renter: Renter) -> None:
         assert host.run("echo again").stdout == "again\n"
 
 
-@pytest.mark.parametrize("fault", [Fault.HOST_VANISHES, Fault.CREDIT_EXHAUSTED])
+def test_a_link_that_is_cut_is_made_anew(renter: Renter) -> None:
+    """The machine is still the same one, and the work goes on."""
+    with closing(renter.reach(renter.rent())) as host:
+        renter.harness.sandbox.faults.set(Fault.DROP_SSH)
+        wait_for(lambda: renter.harness.sandbox.faults.armed(Fault.DROP_SSH) is None, "the cut", 20)
+        assert host.run("echo again").stdout == "again\n"
+
+
+def test_a_slow_link_is_only_slow(renter: Renter) -> None:
+    """A machine behind it is reached and used."""
+    renter.harness.sandbox.faults.set(Fault.SLOW_LINK, p=1.0, value=30_000)
+    with closing(renter.reach(renter.rent())) as host:
+        host.put_bytes(b"x" * 20_000, "blob")
+        assert host.read("blob", 0, 30_000) == b"x" * 20_000
+
+
+@pytest.mark.parametrize("fault", [Fault.HOST_VANISHES, Fault.CREDIT_EXHAUSTED, Fault.STOPS_UNASKED])
 def test_an_instance_that_ends_by_itself_is_noticed_before_the_patience_is_over(renter: Renter, fault: Fault) -> None:
     """The host is lost, or the credit is used up, at which services stop or end instances."""
     renter.harness.sandbox.faults.set(Fault.BOOT_STUCK)
@@ -321,7 +248,10 @@ def test_an_end_that_does_not_come_at_once_is_seen_to(renter: Renter, fault: Fau
         api.destroy(one.ref)
 
 
-@pytest.mark.parametrize("fault", [Fault.HTTP_500, Fault.HTTP_429, Fault.HTTP_RESET, Fault.HTTP_TIMEOUT])
+@pytest.mark.parametrize(
+    "fault",
+    [Fault.HTTP_500, Fault.HTTP_502, Fault.HTTP_429, Fault.RATE_LIMIT_IN_JSON, Fault.HTTP_RESET, Fault.HTTP_TIMEOUT],
+)
 def test_an_end_survives_an_api_that_fails(renter: Renter, fault: Fault) -> None:
     """Every request fails a few times; the rental is confirmed gone all the same."""
     renter.rent()

@@ -10,6 +10,8 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from gpurent.sandbox.journal import VIOLATIONS
+
 COMMAND = str(Path(sys.executable).parent / "gpurent")
 NO_NETWORK = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"), "http://127.0.0.1:9")
 """Nothing listens there: a request to anywhere but loopback would fail at once."""
@@ -26,7 +28,9 @@ class Terminal:
     @property
     def env(self) -> dict[str, str]:
         foreign = ("GPURENT_", "VAST_", "RUNPOD_", *_COLOURS)
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
+        inherited = {
+            name: value for name, value in os.environ.items() if not name.startswith(foreign) or name == VIOLATIONS
+        }
         state = {"GPURENT_STATE_DIR": str(self.folder / "state"), "OMP_NUM_THREADS": "1", "COLUMNS": "80"}
         return inherited | NO_NETWORK | state | self.extra
 

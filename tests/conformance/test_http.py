@@ -60,6 +60,31 @@ def test_an_error_names_the_provider_and_no_secret() -> None:
     assert (error.provider, "key-123" in str(error)) == ("acme", False)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"instance_api_key":"9f9f","success":true}',
+        '{"env": {"HF_TOKEN" : "9f9f \\"9f9f\\" 9f9f"}}',
+        '{"ssh_keys":"{\\"private_key\\": \\"9f9f\\"}"}',
+        "{'apiKey': '9f9f'}",
+        '{"api_key": 9191, "client_secret":"9f9f',
+        "GET /x?api_key=9f9f&limit=3",
+        "Authorization: 9f9f",
+        "authorization: Bearer 9f9f",
+    ],
+)
+def test_fields_that_are_named_like_secrets_are_blotted_out(text: str) -> None:
+    """Also secrets that nobody has told us about, and those whose end was cut off."""
+    shown = Redactor(())(text)
+    assert "9f9f" not in shown and "9191" not in shown and "[redacted]" in shown
+
+
+@pytest.mark.parametrize("text", ['{"error":"no_such_ask","msg":"Invalid user key"}', '{"PUBLIC_KEY":"ssh-ed25519 A"}'])
+def test_what_is_no_secret_stays(text: str) -> None:
+    """An error is still understood."""
+    assert Redactor(())(text) == text
+
+
 def test_reads_are_repeated_after_the_pause_that_was_asked_for(market: Sandbox, connect: Connect) -> None:
     """Two 429 with Retry-After 4 cost eight seconds of waiting and then answer."""
     clock = ManualClock()

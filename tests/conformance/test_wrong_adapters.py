@@ -19,6 +19,7 @@ EXPECTED = {
         "test_half_made_is_named_or_found[error_reply]",
     },
     "TestReadsOnePage": {"test_listing_is_complete_over_all_pages"},
+    "TestRenamesTheGpu": {"test_gpu_of_an_instance_is_spelled_like_its_offer_s"},
     "TestRetriesCreate": {
         f"test_create_is_sent_once_whatever_happens[{failure}]"
         for failure in ("server_error", "timeout", "reset", "garbage")

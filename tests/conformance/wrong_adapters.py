@@ -56,6 +56,11 @@ class HidesFailedListings(SandboxProvider):
             return []
 
 
+class RenamesTheGpu(SandboxProvider):
+    def instances(self) -> Sequence[Instance]:
+        return [replace(instance, gpu=f"NVIDIA {instance.gpu}") for instance in super().instances()]
+
+
 class _Wrong(ProviderConformance):
     adapter: ClassVar[type[SandboxProvider]]
 
@@ -71,6 +76,10 @@ class TestLosesTheTag(_Wrong):
 
 class TestReadsOnePage(_Wrong):
     adapter = ReadsOnePage
+
+
+class TestRenamesTheGpu(_Wrong):
+    adapter = RenamesTheGpu
 
 
 class TestRetriesCreate(_Wrong):

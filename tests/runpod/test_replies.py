@@ -88,6 +88,18 @@ def test_any_answer_to_a_create_is_a_pod_or_an_error_of_the_contract(
     assert canned.asked == 1
 
 
+@pytest.mark.parametrize("status", [200, 201, 400, 500])
+def test_what_a_pod_carries_is_never_quoted_from_an_unclear_answer_to_a_create(
+    canned: Canned, api: RunPodProvider, status: int
+) -> None:
+    """RunPod shows a pod's environment in clear, its passwords and keys as well."""
+    env = {"PUBLIC_KEY": "ssh-ed25519 AAAA", "JUPYTER_PASSWORD": "9f9f-pass", "RUNPOD_API_KEY": "rpa_9f9f", "XAPI": "x"}
+    canned.status, canned.body = status, json.dumps({"name": "tag-1", "env": env}).encode()
+    with pytest.raises(ProviderError) as caught:
+        api.create(OFFER, launch("tag-1"))
+    assert "9f9f" not in f"{caught.value} {caught.value!r} {caught.value.hint} {caught.value.__cause__}"
+
+
 @given(name=st.sampled_from(sorted(CALLS)), status=st.sampled_from(STATUSES), body=bodies())
 @settings(max_examples=300, deadline=None)
 def test_any_answer_to_anything_else_is_a_value_or_a_typed_error(

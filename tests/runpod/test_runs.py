@@ -31,7 +31,10 @@ def test_a_taken_offer_and_a_deaf_pod_are_followed_by_one_that_trains(
         sandbox.faults.set(Fault.OFFER_TAKEN)
         sandbox.faults.set(Fault.NO_SSHD)
         with Broker(home=tmp_path / "state", patience=QUICK) as broker:
-            trained = broker.train(Job.from_config(make_job(tmp_path)), budget=Usd.parse("1"))
+            job = Job.from_config(make_job(tmp_path))
+            trained = broker.train(job, budget=Usd.parse("1"))
+            left_out = [one for one in broker.quote(job).rejected if "failed" in one.reason]
+        assert len({one.offer.id for one in left_out}) == 1  # that GPU at that place, for a day
         kinds = [event.kind for event in Cli(tmp_path, sandbox, SandboxAddress.runpod_env).events()]
         assert [kinds.count(kind) for kind in (Kind.INTENT, Kind.CREATE_REFUSED, Kind.GONE)] == [3, 1, 2]
         assert [line.failed for line in trained.receipt.lines][-1:] == [False]

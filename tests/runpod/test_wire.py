@@ -50,11 +50,31 @@ def stocked(*centers: tuple[str, str]) -> dict[str, Any]:
 # What RunPod publishes
 
 
+def test_a_place_that_runpod_chooses_itself_is_never_left_out() -> None:
+    """It would be a whole cloud's stock of one GPU."""
+    (offer,) = wire.offers(stocked(), wire.SECURE)
+    assert (offer.region, offer.machine_id) == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("gpu_id", "name"),
+    [("NVIDIA H100 80GB HBM3", "H100 SXM"), ("NVIDIA A100 80GB PCIe", "A100 PCIe"), ("NVIDIA A40", "A40"),
+     ("NVIDIA GeForce RTX 3090 Ti", "RTX 3090 Ti"), ("NVIDIA RTX 6000 Ada Generation", "RTX 6000 Ada")],
+)  # fmt: skip
+def test_a_gpu_has_one_name_in_offers_and_in_pods(gpu_id: str, name: str) -> None:
+    """Pods tell the id only; it is compared with what was offered."""
+    value = copy.deepcopy(REPLIES["gpus"])
+    value["gpus"][0]["id"] = gpu_id
+    (offer, *_) = wire.offers(value, wire.SECURE)
+    assert offer.gpu == wire.instance(changed("pod", gpu={"id": gpu_id, "count": 1})).gpu == name
+
+
 def test_a_gpu_type_is_an_offer_for_each_data_centre_with_stock() -> None:
     """Cloud, data centre and GPU are in the id; the disk has RunPod's price; the secure cloud is trusted."""
     (offer,) = wire.offers(REPLIES["gpus"], wire.SECURE)
     assert wire.Place.parse(offer.id) == wire.Place("SECURE", "NVIDIA GeForce RTX 4090", "US-KS-2")
     assert (offer.gpu, offer.region, offer.trusted, offer.gpu_count) == ("RTX 4090", "US-KS-2", True, 1)
+    assert offer.machine_id == "SECURE/US-KS-2/NVIDIA GeForce RTX 4090"
     assert offer.price == Price(Usd.parse("0.44"), Usd.parse("0.10"))
     assert 22_000 <= offer.vram_mb <= 24_564
     (cheap,) = wire.offers(REPLIES["gpus"], wire.COMMUNITY)

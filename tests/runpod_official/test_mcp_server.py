@@ -121,9 +121,29 @@ def test_no_capacity_is_told_and_not_asked_for_again(server: McpServer, sandbox:
     assert len(sandbox.journal.entries()) == before + 1
 
 
-def test_a_rate_limit_is_waited_for(server: McpServer, sandbox: Sandbox) -> None:
-    """Two 429, then the list: it believes our Retry-After."""
+ERRORS: dict[str, list[dict[str, Any]]] = {}
+for line in (Path(__file__).parent / "data" / "errors.jsonl").read_text(encoding="utf-8").splitlines():
+    ERRORS.setdefault(json.loads(line)["call"], []).append(json.loads(line))
+ORDERS: dict[str, Callable[[Sandbox], object]] = {
+    "create-pod-err400": lambda sandbox: None,  # nobody has that GPU
+    "create-pod-err422": lambda sandbox: sandbox.faults.set(Fault.BAD_IMAGE),
+    "list-pods-err429": lambda sandbox: sandbox.faults.set(Fault.HTTP_429, times=2, value=1, on="GET /v2/pods"),
+    "list-pods-err502": lambda sandbox: sandbox.faults.set(Fault.HTTP_502, on="GET /v2/pods"),
+}
+"""How the look-alike is brought to answer as the service did in the log."""
+
+
+@pytest.mark.parametrize("case", sorted(ERRORS))
+def test_errors_are_met_as_they_were_before(server: McpServer, sandbox: Sandbox, case: str) -> None:
+    """Refusals are told and not repeated; a rate limit and a gateway's page are waited out: request by request."""
+    assert set(ORDERS) == set(ERRORS)
     before = len(sandbox.journal.entries())
-    sandbox.faults.set(Fault.HTTP_429, times=2, value=1, on="GET /v2/pods")
-    assert server.call("list-pods").json()["pods"] == []
-    assert [entry.status for entry in sandbox.journal.entries()[before:]] == [429, 429, 200]
+    ORDERS[case](sandbox)
+    tool, last = case.rpartition("-err")[0], ERRORS[case][-1]
+    answer = server.call(tool, **({"body": parsed(last["body"])} if last["body"] else {}))
+    assert answer.failed == (last["reply_status"] >= 400)
+    asked = [
+        {"call": case, "method": one.method, "path": one.path, "body": parsed(one.body), "reply_status": one.status}
+        for one in sandbox.journal.entries()[before:]
+    ]
+    assert asked == [{**one, "body": parsed(one["body"])} for one in ERRORS[case]]

@@ -17,6 +17,7 @@ from gpurent.budget.events import Event
 from gpurent.budget.ledger import Ledger
 from gpurent.clock import SystemClock
 from gpurent.sandbox.address import SandboxAddress
+from gpurent.sandbox.journal import VIOLATIONS
 from gpurent.sandbox.server import Sandbox
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -66,7 +67,9 @@ class Cli:
     @property
     def env(self) -> dict[str, str]:
         foreign = ("GPURENT_", "VAST_", "RUNPOD_")
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
+        inherited = {
+            name: value for name, value in os.environ.items() if not name.startswith(foreign) or name == VIOLATIONS
+        }
         return {
             **inherited,
             **self.leads(self.sandbox.address),

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tests.adapters.canned import Canned, serving
 
 from gpurent.clock import ManualClock
-from gpurent.errors import AuthFailed, CreateFailed, NoCapacity, OfferGone, ProviderError, RateLimited
+from gpurent.errors import AuthFailed, BadReply, CreateFailed, NoCapacity, OfferGone, ProviderError, RateLimited
 from gpurent.http import Policy
 from gpurent.model import Instance, Need, Offer, Price
 from gpurent.money import Usd
@@ -92,6 +92,45 @@ def test_any_answer_to_a_create_is_an_instance_or_an_error_of_the_contract(
     else:
         assert isinstance(made, Instance) and status == 200
         assert canned.asked == 2  # the second only looks
+
+
+@pytest.mark.parametrize("name", sorted(CALLS))
+def test_a_session_that_expired_is_a_matter_of_the_key(canned: Canned, api: VastProvider, name: str) -> None:
+    """A 404 that is no missing thing, whatever was asked for: nothing is concluded from it but that."""
+    said = {"success": False, "msg": "Session expired. Please log in again."}
+    canned.status, canned.body = 404, json.dumps(said).encode()
+    with pytest.raises(AuthFailed, match="Session expired"):
+        CALLS[name](api)
+    with pytest.raises(AuthFailed):
+        api.create(OFFER, launch("tag-1"))
+
+
+def test_keys_that_can_never_be_attached_are_not_asked_for_again(canned: Canned, api: VastProvider) -> None:
+    """Of teams, and what is no key: permanent; of an instance that is not there yet: not."""
+    for code in ("team_ssh_keys_not_supported", "no_ssh_key"):
+        canned.status, canned.body = 400, json.dumps({"success": False, "error": code}).encode()
+        with pytest.raises(BadReply) as caught:
+            CALLS["attach"](api)
+        assert not caught.value.transient
+
+
+@pytest.mark.parametrize("status", [200, 202, 400, 500])
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"success": True}, {"success": True, "new_contract": "soon"}, {"success": False, "error": "odd"}, {},
+        {"x": "y" * 750},
+    ],
+)  # fmt: skip
+def test_an_instance_s_key_in_an_unclear_answer_to_a_create_is_never_quoted(
+    canned: Canned, api: VastProvider, status: int, body: dict[str, object]
+) -> None:
+    """Whatever else stands there, and wherever the excerpt ends."""
+    key = "9f" * 32
+    canned.status, canned.body = status, json.dumps({**body, "instance_api_key": key}).encode()
+    with pytest.raises(ProviderError) as caught:
+        api.create(OFFER, launch("tag-1"))
+    assert key[:8] not in f"{caught.value} {caught.value!r} {caught.value.hint} {caught.value.__cause__}"
 
 
 @given(name=st.sampled_from(sorted(CALLS)), status=st.sampled_from(STATUSES), body=bodies())

@@ -226,7 +226,7 @@ REFUSED = {
 
 def _refusal(reply: Reply, problem: wire.Problem, ref: str | None) -> ProviderError:
     """What a reply to create means that is no success; anything not plainly a refusal may have made something."""
-    text = f"runpod: create: status {reply.status}: {problem.detail or reply.excerpt!r}"
+    text = f"runpod: create: status {reply.status}: {reply.redact(problem.detail) or reply.unquoted}"
     if ref is None and reply.status in (401, 429):
         return reply.error()
     if ref is None and reply.status == 403 and not problem.known:

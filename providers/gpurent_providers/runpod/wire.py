@@ -61,6 +61,14 @@ class Place:
         """As an offer's id."""
         return f"{self.cloud}/{self.center}/{self.gpu_id}"
 
+    @property
+    def machine_id(self) -> str:
+        """What is left out for a while when a pod fails: RunPod names no machines, so it is the GPU type at that place.
+
+        Without a ``center`` it would be every such GPU of a whole cloud, so then it is nothing.
+        """
+        return self.id if self.center else ""
+
     @classmethod
     def parse(cls, offer_id: str) -> Place:
         """Read an offer's id.
@@ -98,7 +106,7 @@ def _offers_of(row: Mapping[str, object], cloud: str) -> list[Offer]:
         Offer(
             provider=PROVIDER,
             id=Place(cloud, gpu_id, center).id,
-            gpu=text(row.get("name")) or gpu_name(gpu_id),
+            gpu=gpu_name(gpu_id),
             vram_mb=memory * MIB_PER_SOLD_GB,
             price=Price(hour, DISK_GB_MONTH),
             disk_gb=MAX_DISK_GB,
@@ -106,6 +114,7 @@ def _offers_of(row: Mapping[str, object], cloud: str) -> list[Offer]:
             up_mbps=UP_MBPS,
             reliability=RELIABILITY[cloud],
             region=center,
+            machine_id=Place(cloud, gpu_id, center).machine_id,
             trusted=cloud == SECURE,
         )
         for center in _centers(row)
@@ -130,9 +139,19 @@ def _stock(row: Mapping[str, object]) -> int:
     return STOCK.index(word) + 1 if word in STOCK else len(STOCK)
 
 
+NAMES = {
+    "NVIDIA A100 80GB PCIe": "A100 PCIe",
+    "NVIDIA A100-SXM4-80GB": "A100 SXM4",
+    "NVIDIA B300 SXM6 AC": "B300",
+    "NVIDIA H100 80GB HBM3": "H100 SXM",
+}
+"""GPUs that nobody calls by their ids."""
+
+
 def gpu_name(gpu_id: str) -> str:
-    """The id without the maker's names."""
-    return gpu_id.removeprefix("NVIDIA ").removeprefix("GeForce ")
+    """The id without the maker's names. Pods tell only the id: offers are named after it too, to be compared."""
+    bare = gpu_id.removeprefix("NVIDIA ").removeprefix("GeForce ").removeprefix("Tesla ")
+    return NAMES.get(gpu_id, bare.removesuffix(" Generation"))
 
 
 # Create
@@ -204,6 +223,10 @@ def instance(value: object) -> Instance:
     if not ref:
         raise BadReply("runpod: a pod without an id", provider=PROVIDER)
     status = text(given.get("status")).upper()
+    runtime = mapping(given.get("runtime"))
+    message = f"the pod is {status}" if status in PHASES else ""
+    if status == "RUNNING" and runtime.get("uptime") == 0 and not runtime.get("ports"):
+        message += ", and its container has not come up"
     phase, gpu, cost = PHASES.get(status, Phase.STARTING), mapping(given.get("gpu")), usd(given.get("cost"))
     return Instance(
         provider=PROVIDER,
@@ -215,8 +238,9 @@ def instance(value: object) -> Instance:
         disk_gb=max(0, whole(given.get("disk")) or 0),
         created_at=moment(given.get("createdAt")),
         endpoint=_endpoint(given) if phase is Phase.RUNNING else None,
-        message=f"the pod is {status}" if status in PHASES else "",
+        message=message,
         gpu_count=whole(gpu.get("count")),
+        region=text(given.get("dataCenterId")),
     )
 
 

@@ -148,7 +148,7 @@ def _named_in(reply: Reply) -> str | None:
 
 def _refusal(reply: Reply, ref: str | None) -> ProviderError:
     """What a reply to create means that is no success; anything not plainly a refusal may have made something."""
-    text = f"sandbox: create: status {reply.status}: {reply.excerpt!r}"
+    text = f"sandbox: create: status {reply.status}: {reply.unquoted}"
     if ref is None:
         match reply.status:
             case 409:

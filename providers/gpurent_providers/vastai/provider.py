@@ -26,6 +26,7 @@ from gpurent.model import Charges, Instance, Launch, Need, Offer, Phase, SelfDes
 from gpurent.money import Usd
 from gpurent.spi import (
     Billed,
+    Offers,
     Provider,
     SupportsBalance,
     SupportsCharges,
@@ -39,7 +40,7 @@ log = logging.getLogger(__name__)
 
 PAGE = 25
 PACES = (
-    Pace("POST", "/api/v0/bundles/", 7.2, burst=4),
+    Pace("POST", "/api/v0/bundles/", 12.0, burst=4),
     Pace("PUT", r"/api/v0/asks/\d+/", 5.4),
     Pace("DELETE", "/api/v0/instances/[^/]+/", 3.6),
     Pace("GET", "/api/v0/instances/[^/]+/", 2.4),
@@ -47,11 +48,18 @@ PACES = (
     Pace("POST", "/api/v0/instances/[^/]+/ssh/", 1.2),
     Pace("GET", "/api/v0/charges/", 1.2),
 )
-"""The documented shortest times between requests and a fifth more; see docs/how-to/vast.md."""
+"""The documented shortest times between requests and a fifth more; see docs/how-to/vast.md.
+
+Ten searches a minute are allowed: four at once and then one in ten seconds never exceed that, in whatever minute.
+"""
 POLICY = Policy(answer_s=60.0, attempts=5, wait_s=2.0, longest_wait_s=60.0, paces=PACES)
 SETTLED_S = 900.0
 """A bill counts as final this long after its last row's end: how late Vast.ai books is not known."""
 BILL_DAYS = 31
+_PARTIAL = (
+    "vastai: {pages} searches did not reach the end of the market: dearer {what} may be missing. "
+    "Name a GPU or a highest price to see all."
+)
 UNKNOWN = (200, 404)
 REFUSALS = (200, 400, 401, 402, 403, 404, 410)
 """Statuses of a create that may say, in Vast.ai's own words, that nothing was made."""
@@ -99,14 +107,19 @@ class VastProvider:
         names = self._names(need) if need.gpus else None
         if names == []:
             return []
-        found: dict[str, Offer] = {}
+
+        def read(row: search.Row) -> Offer | None:
+            offer = wire.offer(row) if wire.fits(row, unverified=self._unverified) else None
+            return offer if offer is not None and need.accepts(offer) else None
+
+        found = Offers()
         for bid in (False, True) if need.interruptible else (False,):
             wanted = search.filters(need, bid=bid, unverified=self._unverified, names=names or ())
-            for row in search.everything(wanted, self._search):
-                offer = wire.offer(row) if wire.fits(row, unverified=self._unverified) else None
-                if offer is not None and need.accepts(offer):
-                    found[offer.id] = offer
-        return list(found.values())
+            seen = search.everything(wanted, self._search, read)
+            found += {offer.id: offer for offer in seen.offers}.values()
+            if seen.partial:
+                found.notes += (_PARTIAL.format(pages=seen.pages, what="bids" if bid else "machines"),)
+        return found
 
     def _search(self, body: Mapping[str, object]) -> object:
         return self._read("/api/v0/bundles/", method="POST", body=body).json()
@@ -146,6 +159,10 @@ class VastProvider:
         problem = wire.problem(_json_or_none(reply))
         if reply.status == 200 or (reply.status == 400 and "key already" in problem.message):
             return
+        if problem.no_keys:
+            hint = "The start-up script lets the key in all the same; Vast.ai may remove it after some hours."
+            text = f"vastai: {ref} takes no key: {reply.redact(problem.message or problem.code)}"
+            raise BadReply(text, provider=self.name, hint=hint)
         raise Unavailable(f"vastai: {ref} does not take a key yet: {reply.excerpt!r}", provider=self.name)
 
     def get(self, ref: str) -> Instance | None:
@@ -257,7 +274,7 @@ def _json_or_none(reply: Reply) -> object:
 
 def _closed(reply: Reply, problem: wire.Problem) -> ProviderError:
     """What a refused key and a route that is gone mean for any request."""
-    text = f"vastai: {reply.where}: status {reply.status}: {problem.message or reply.excerpt!r}"
+    text = f"vastai: {reply.where}: status {reply.status}: {reply.redact(problem.message) or reply.excerpt!r}"
     if reply.status == 410 and not problem.auth:
         return BadReply(text, provider=wire.PROVIDER, hint="Vast.ai switched this API off: upgrade gpurent.")
     hint = "Check VAST_API_KEY and what it may do; see docs/how-to/vast.md."
@@ -269,7 +286,8 @@ def _closed(reply: Reply, problem: wire.Problem) -> ProviderError:
 def _refusal(reply: Reply, value: object, ref: str | None) -> ProviderError:
     """What a reply to create means that is no success; anything not plainly a refusal may have made something."""
     problem = wire.problem(value)
-    text = f"vastai: create: status {reply.status}: {problem.message or problem.code or reply.excerpt!r}"
+    said = reply.redact(problem.message or problem.code)
+    text = f"vastai: create: status {reply.status}: {said or reply.unquoted}"
     plain = not wire.mentions_contract(value)
     if plain and reply.status == 429:
         return reply.error()

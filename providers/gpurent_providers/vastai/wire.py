@@ -12,6 +12,7 @@ from gpurent.fields import mapping, prose, rows, text, usd, whole
 from gpurent.model import Charges, Endpoint, Instance, Launch, Need, Offer, Phase, Price, squash
 from gpurent.money import ZERO, Usd
 from gpurent.spi import Billed
+from gpurent_providers.vastai.search import MIN_MBPS
 
 PROVIDER = "vastai"
 BID_ABOVE_FLOOR_PERCENT = 25
@@ -19,8 +20,7 @@ BID_ABOVE_FLOOR_PERCENT = 25
 BID_RELIABILITY = 0.8
 """Share of a machine's reliability that a bid is believed to have; nobody publishes how long bids last."""
 SMALLEST_DISK_GB = 8
-MIN_MBPS = 20.0
-"""Slower links make a machine useless for images and base models."""
+LAST_PORT = 65_535
 
 TERMINAL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 """Sequences that move the cursor and colour text."""
@@ -181,7 +181,9 @@ class Problem:
     @property
     def auth(self) -> bool:
         """Whether it is about the key, whatever the status: an unknown key is a 404 on some routes."""
-        return self.code in ("auth_error", "Unauthorized") or "Two Factor" in self.message or self._says("user key")
+        return self.code in ("auth_error", "Unauthorized") or any(
+            self._says(words) for words in ("Two Factor", "user key", "Session expired")
+        )
 
     @property
     def gone(self) -> bool:
@@ -194,6 +196,11 @@ class Problem:
         return self.code in ("insufficient_credit", "spend_rate_limit") or any(
             self._says(words) for words in ("lacks credit", "spend_rate_limit", "insufficient_credit")
         )
+
+    @property
+    def no_keys(self) -> bool:
+        """Whether keys of SSH cannot be attached, however often that is asked for."""
+        return self.code in ("team_ssh_keys_not_supported", "no_ssh_key") or self._says("team_ssh_keys_not_supported")
 
     @property
     def missing(self) -> bool:
@@ -286,12 +293,12 @@ def _endpoint(given: Mapping[str, object]) -> Endpoint | None:
     proxy, port = text(given.get("ssh_host")), _port(given.get("ssh_port"))
     if not proxy or not port:
         return None
-    return Endpoint(proxy, port + ("jupyter" in text(given.get("image_runtype"))))
+    return Endpoint(proxy, port + ("jupyter" in text(given.get("image_runtype")) and port < LAST_PORT))
 
 
 def _port(value: object) -> int | None:
     number = int(value) if isinstance(value, str) and re.fullmatch(r"[0-9]{1,5}", value) else whole(value)
-    return number if number is not None and 0 < number < 65535 else None
+    return number if number is not None and 0 < number <= LAST_PORT else None
 
 
 def page(value: object) -> tuple[list[object], str | None]:

@@ -12,7 +12,7 @@ from gpurent.errors import HostKeyMismatch, HostUnreachable, NotAsOffered, Provi
 from gpurent.jobs.lifecycle import Machine
 from gpurent.jobs.progress import Notice
 from gpurent.jobs.watch import Tell, Watch
-from gpurent.model import Endpoint, Identity, Instance, Offer, Phase
+from gpurent.model import Endpoint, Identity, Instance, Offer, Phase, squash
 from gpurent.spi import Connector, Host, Provider, SupportsKeys
 
 TAKE_OVER_S = 60.0
@@ -176,11 +176,23 @@ def check(offer: Offer, instance: Instance, disk_gb: int) -> None:
     """Compare what was made with what was offered.
 
     Raises:
-        NotAsOffered: it costs more than the tolerance allows, or has another number of GPUs.
+        NotAsOffered: it costs more than the tolerance allows, has another GPU or number of them, or stands elsewhere.
     """
-    agreed, now = offer.price.hourly(disk_gb), instance.price.hourly(disk_gb)
-    if now > tolerated(agreed):
-        raise NotAsOffered(f"{offer.gpu} at {offer.provider} costs {now}/h, offered at {agreed}/h; giving it back.")
+    agreed, now = offer.price, instance.price
+    for what, most, found in (
+        ("/h", agreed.hourly(disk_gb), now.hourly(disk_gb)),
+        (" per GB received", agreed.in_gb, now.in_gb),
+        (" per GB sent", agreed.out_gb, now.out_gb),
+    ):
+        if found > tolerated(most):
+            raise _not(offer, f"costs {found}{what}, offered at {most}{what}")
     if instance.gpu_count not in (None, offer.gpu_count):
-        found, wanted = instance.gpu_count, offer.gpu_count
-        raise NotAsOffered(f"{offer.gpu} at {offer.provider} came with {found} GPUs, not {wanted}; giving it back.")
+        raise _not(offer, f"came with {instance.gpu_count} GPUs, not {offer.gpu_count}")
+    if instance.gpu and squash(instance.gpu) != squash(offer.gpu):
+        raise _not(offer, f"came as {instance.gpu}")
+    if instance.region and offer.region and instance.region != offer.region:
+        raise _not(offer, f"came in {instance.region}, not in {offer.region}")
+
+
+def _not(offer: Offer, why: str) -> NotAsOffered:
+    return NotAsOffered(f"{offer.gpu} at {offer.provider} {why}; giving it back.")

@@ -219,7 +219,7 @@ class Conductor:
             max_hours = hours if max_hours is None else min(max_hours, hours)
         limits = deadlines(
             budget=run.budget, spent=run_spent(run, start), hourly=tolerated(row.hourly),
-            traffic=traffic(row.offer.price, job.workload), start=start,
+            traffic=tolerated(traffic(row.offer.price, job.workload)), start=start,
             finish_s=row.timeline.collect_s.high + 15, teardown_s=row.timeline.destroy_s.high,
             max_hours=max_hours, granularity_s=facts.billing_granularity_s,
         )  # fmt: skip

@@ -90,6 +90,37 @@ class Fault(StrEnum):
     """The look-alike of Vast wants a session with a second factor for everything but a search."""
     CHARGES_LATE = "charges_late"
     """The look-alike of Vast has not yet booked the last ``value`` seconds (60)."""
+    WRONG_GPU = "wrong_gpu"
+    """The instance has another GPU than its offer said; the look-alike APIs tell."""
+    WRONG_DATA_CENTER = "wrong_data_center"
+    """The look-alike of RunPod puts the pod into another data centre than the one that was asked for."""
+    WRONG_TRAFFIC_PRICE = "wrong_traffic_price"
+    """Traffic costs ``value`` per cent (50) more than its offer said; the look-alike of Vast tells."""
+    HTTP_502 = "http_502"
+    """The request is not handled; 502 with the HTML page of a gateway."""
+    RATE_LIMIT_IN_JSON = "rate_limit_in_json"
+    """The look-alike of Vast does not handle the request; 429 with JSON that asks for ``value`` seconds (1)."""
+    CREATE_REFUSED = "create_refused"
+    """A create of the look-alikes is refused with status ``value`` (400) in the words of its service: RunPod's 400
+    (a rule), 402 and 403; Vast's 200 (without success), 400 and 403."""
+    NO_CAPACITY = "no_capacity"
+    """The look-alike of RunPod has no machine for that create; ``on`` narrows it to a ``CLOUD/data centre/GPU id``."""
+    BAD_IMAGE = "bad_image"
+    """There is no such image: the look-alike of RunPod refuses the create, that of Vast boots for ever and says so."""
+    HOST_OFFLINE = "host_offline"
+    """The look-alike of Vast calls an instance ``offline`` for the first ``value`` seconds (5) in which it runs."""
+    PORTS_LATE = "ports_late"
+    """The look-alikes tell an instance's ports ``value`` seconds (2) after it runs; Vast's proxy is told before."""
+    OUTBID_RETURNS = "outbid_returns"
+    """An instance that is outbid gets its GPU back ``value`` seconds (2) later, and boots anew."""
+    OLD_LIST_EMPTY = "old_list_empty"
+    """The look-alike of Vast answers the old list of instances with an empty one."""
+    TEAM_KEYS = "team_keys"
+    """The look-alike of Vast attaches no key to an instance, as for an account of a team."""
+    STOPS_UNASKED = "stops_unasked"
+    """The look-alikes stop an instance ``value`` seconds (1) after it was to run; its disk goes on billing."""
+    CRASH_LOOP = "crash_loop"
+    """The look-alike of RunPod calls a pod running whose container starts again and again: no ports, no uptime."""
 
 
 DEFAULTS: dict[Fault, float] = {
@@ -110,6 +141,13 @@ DEFAULTS: dict[Fault, float] = {
     Fault.HEARTBEAT_LOST: 5.0,
     Fault.MIN_INTERVALS: 1.0,
     Fault.CHARGES_LATE: 60.0,
+    Fault.WRONG_TRAFFIC_PRICE: 50.0,
+    Fault.RATE_LIMIT_IN_JSON: 1.0,
+    Fault.CREATE_REFUSED: 400.0,
+    Fault.HOST_OFFLINE: 5.0,
+    Fault.PORTS_LATE: 2.0,
+    Fault.OUTBID_RETURNS: 2.0,
+    Fault.STOPS_UNASKED: 1.0,
 }
 
 
@@ -117,7 +155,7 @@ DEFAULTS: dict[Fault, float] = {
 class Rule:
     """When a fault strikes: the next ``times``, or each time with probability ``p``.
 
-    ``on`` narrows HTTP faults to requests whose ``"METHOD /path"`` contains it.
+    ``on`` narrows HTTP faults to requests whose ``"METHOD /path"`` contains it, others to what they say.
     """
 
     fault: Fault

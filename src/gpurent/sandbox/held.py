@@ -78,6 +78,14 @@ class Troubles:
     outbid_after_s: float | None = None
     unknown_s: float = 0.0
     sshd_first_s: float = 0.0
+    bad_image: bool = False
+    back_after_s: float | None = None
+    stops_after_s: float | None = None
+    offline_s: float = 0.0
+    ports_late_s: float = 0.0
+    other_gpu: str = ""
+    elsewhere: bool = False
+    crash_loop: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +114,8 @@ class Held:
     in_bytes: int = 0
     out_bytes: int = 0
     message: str = ""
+    idle_s: float = 0.0
+    """How long it was without its GPU, before it got it back."""
 
     def __repr__(self) -> str:
         return f"Held({self.id!r}, {self.order.label!r}, {self.machine.gpu!r})"
@@ -116,10 +126,32 @@ class Held:
         return self.stopped_at is None and self.ended_at is None
 
     @property
+    def up_at(self) -> float:
+        """When it is to run."""
+        return self.created_at + self.boot_s
+
+    @property
     def outbid_at(self) -> float | None:
         """When somebody tops its bid."""
         after = self.troubles.outbid_after_s
-        return None if after is None else self.created_at + self.boot_s + after
+        return None if after is None else self.up_at + after
+
+    @property
+    def back_at(self) -> float | None:
+        """When it gets its GPU back, if it was outbid."""
+        outbid, after = self.outbid_at, self.troubles.back_after_s
+        return None if outbid is None or after is None or self.message != OUTBID else outbid + after
+
+    @property
+    def stops_at(self) -> float | None:
+        """When it stops without being asked to."""
+        after = self.troubles.stops_after_s
+        return None if after is None else self.up_at + after
+
+    @property
+    def gpu(self) -> str:
+        """The GPU that it really has."""
+        return self.troubles.other_gpu or self.machine.gpu
 
     @property
     def gpu_count(self) -> int:
@@ -136,7 +168,7 @@ class Held:
         share = (now - self.created_at) / self.boot_s if self.boot_s > 0 else 1.0
         if share < 0.1:
             return State.CREATED
-        if share < 0.5 or self.troubles.boot_stuck or self.troubles.boot_fails:
+        if share < 0.5 or self.troubles.boot_stuck or self.troubles.boot_fails or self.troubles.bad_image:
             return State.LOADING
         return State.RUNNING if share >= 1 and self.port is not None else State.STARTING
 
@@ -145,7 +177,7 @@ class Held:
         end = now if self.ended_at is None else self.ended_at
         gpu_end = end if self.stopped_at is None else min(end, self.stopped_at)
         usage = Usage(
-            gpu_s=whole_seconds(self.created_at, gpu_end),
+            gpu_s=whole_seconds(self.created_at, gpu_end - self.idle_s),
             disk_s=whole_seconds(self.created_at, end),
             in_bytes=self.in_bytes,
             out_bytes=self.out_bytes,

@@ -14,6 +14,9 @@ BODY_LIMIT = 65536
 VIOLATIONS = "GPURENT_SANDBOX_VIOLATIONS"
 """Names a file to which every sandbox on this computer adds the requests that break a service's specification."""
 
+OWN_REPLY = "the look-alike's own reply"
+"""Begins a violation that is no client's: the look-alike itself does not keep to its service's specification."""
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:

@@ -15,8 +15,9 @@ from gpurent.clock import Clock
 from gpurent.model import Charges, Price
 from gpurent.money import ZERO, Usd
 from gpurent.sandbox.catalogue import Machine
-from gpurent.sandbox.faults import Fault, Faults
+from gpurent.sandbox.faults import Fault, Faults, Rule
 from gpurent.sandbox.held import OUTBID, Held, Order, Refusal, State, Troubles
+from gpurent.sandbox.troubles import deal
 
 __all__ = ["Held", "Market", "Order", "Refusal", "State", "Troubles"]
 
@@ -94,7 +95,7 @@ class Market:
                 price=self._price(order.price or machine.price),
                 created_at=now,
                 boot_s=machine.boot_s if self._boot_s is None else self._boot_s,
-                troubles=self._deal(now, order),
+                troubles=deal(self._faults, now, order, machine),
             )
             self._held[held.id] = held
             broke = self._faults.take(Fault.CREDIT_EXHAUSTED)
@@ -108,11 +109,19 @@ class Market:
             held = self._held[ref]
             self._change(held, injected={**held.injected, **env})
 
+    def reprice(self, ref: str, price: Price) -> None:
+        """Let an instance cost something else, from its beginning."""
+        with self._lock:
+            self._change(self._held[ref], price=price)
+
     def _price(self, price: Price) -> Price:
         rule = self._faults.take(Fault.WRONG_PRICE)
-        if rule is None:
-            return price
-        return replace(price, gpu_hour=price.gpu_hour.scaled(round((100 + rule.amount) * 100), 10_000))
+        if rule is not None:
+            price = replace(price, gpu_hour=_dearer(price.gpu_hour, rule))
+        traffic = self._faults.take(Fault.WRONG_TRAFFIC_PRICE)
+        if traffic is not None:
+            price = replace(price, in_gb=_dearer(price.in_gb, traffic), out_gb=_dearer(price.out_gb, traffic))
+        return price
 
     def admit(self, ref: str, keys: Sequence[str]) -> None:
         """Set the public keys that open a host besides the ordered one; a running host obeys too."""
@@ -129,32 +138,6 @@ class Market:
         with self._lock:
             held = self._held[ref]
             self._change(held, order=replace(held.order, label=label))
-
-    def _deal(self, now: float, order: Order) -> Troubles:
-        lag = self._faults.take(Fault.LIST_LAG)
-        refuse = self._faults.take(Fault.SSHD_REFUSES_KEY_FOR)
-        vanish = self._faults.take(Fault.HOST_VANISHES)
-        count = self._faults.take(Fault.WRONG_GPU_COUNT)
-        move = self._faults.take(Fault.ENDPOINT_MOVES)
-        outbid = self._faults.take(Fault.OUTBID) if order.interruptible else None
-        silent = self._faults.take(Fault.HEARTBEAT_LOST)
-        early = self._faults.take(Fault.SSHD_FIRST)
-        return Troubles(
-            listed_from=now + lag.amount if lag else now,
-            boot_stuck=self._faults.take(Fault.BOOT_STUCK) is not None,
-            no_sshd=self._faults.take(Fault.NO_SSHD) is not None,
-            refuse_key_s=refuse.amount if refuse else 0.0,
-            vanish_at=now + vanish.amount if vanish else None,
-            no_address=self._faults.take(Fault.NO_ADDRESS) is not None,
-            price_late=self._faults.take(Fault.PRICE_LATE) is not None,
-            gpu_count=int(count.amount) if count else None,
-            move_after_s=move.amount if move else None,
-            no_key=self._faults.take(Fault.NO_INSTANCE_KEY) is not None,
-            boot_fails=self._faults.take(Fault.BOOT_FAILS) is not None,
-            outbid_after_s=outbid.amount if outbid else None,
-            unknown_s=silent.amount if silent else 0.0,
-            sshd_first_s=early.amount if early else 0.0,
-        )
 
     def instances(self, api: str = "sandbox") -> list[Held]:
         """All that a customer of ``api`` can see in a listing, oldest first."""
@@ -329,8 +312,14 @@ class Market:
             self._change(held, ended_at=vanish_at, gone=True)
         elif held.destroy_at is not None and held.destroy_at <= now:
             self._change(held, ended_at=held.destroy_at)
-        elif held.stopped_at is None and held.outbid_at is not None and held.outbid_at <= now:
+        elif held.active and not held.idle_s and held.outbid_at is not None and held.outbid_at <= now:
             self._change(held, stopped_at=held.outbid_at, message=OUTBID)
+        elif held.active and held.stops_at is not None and held.stops_at <= now:
+            self._change(held, stopped_at=held.stops_at, message="stopped by the host")
+        elif held.stopped_at is not None and held.back_at is not None and held.back_at <= now:
+            # Its host boots anew, and the GPU was not billed meanwhile.
+            idle_s = held.back_at - held.stopped_at
+            self._change(held, stopped_at=None, idle_s=idle_s, port=None, message="")
         elif held.stopped_at is None and expiry <= now:
             self._change(held, stopped_at=expiry, message="stopped: the longest rental of this machine is over")
 
@@ -348,3 +337,7 @@ class Market:
     def _change(self, held: Held, **changes: object) -> None:
         current = self._held[held.id]
         self._held[held.id] = replace(current, **changes)  # type: ignore[arg-type]
+
+
+def _dearer(amount: Usd, rule: Rule) -> Usd:
+    return amount.scaled(round((100 + rule.amount) * 100), 10_000)

@@ -14,6 +14,7 @@ from gpurent.sandbox.journal import Journal
 GARBAGE = b"<!doctype html><title>Maintenance</title><h1>We will be right back</h1>"
 
 
+GATEWAY = b"<html><head><title>502 Bad Gateway</title></head><body><h1>502 Bad Gateway</h1></body></html>"
 CUT = "gpurent.cut"
 VIOLATIONS = "gpurent.violations"
 
@@ -109,6 +110,8 @@ class Wire:
             lose_reply(scope)
         elif self._faults.take(Fault.HTTP_500, request):
             await self._refuse(send, scope["path"], 500)
+        elif self._faults.take(Fault.HTTP_502, request):
+            await _answer(send, 502, {"content-type": "text/html"}, GATEWAY)
         elif self._faults.take(Fault.HTTP_410, request):
             await self._refuse(send, scope["path"], 410)
         elif rule := self._faults.take(Fault.HTTP_429, request):

@@ -26,7 +26,7 @@ from gpurent.errors import (
     RateLimited,
     Unavailable,
 )
-from gpurent.model import Instance, Launch, Need, Offer, Phase
+from gpurent.model import Instance, Launch, Need, Offer, Phase, squash
 from gpurent.money import ZERO, Usd
 from gpurent.spi import Provider, SupportsBalance, SupportsCharges, SupportsSelfDestruct
 from gpurent.testing.harness import Failure, HalfSuccess, ProviderHarness
@@ -172,6 +172,13 @@ class ProviderConformance:
         """What was offered is what the instance reports."""
         offer, made = rent(provider, "tag-1")
         assert made.price == offer.price
+
+    def test_gpu_of_an_instance_is_spelled_like_its_offer_s(self, provider: Provider) -> None:
+        """Where it is told: another name is taken for another GPU, and the machine is given back."""
+        offer, made = rent(provider, "tag-1")
+        shown = next(one for one in provider.instances() if one.ref == made.ref)
+        assert {squash(one.gpu) for one in (made, shown)} <= {"", squash(offer.gpu)}
+        assert {one.region for one in (made, shown)} <= {"", offer.region}
 
     def test_dearer_price_is_reported(self, harness: ProviderHarness, provider: Provider) -> None:
         """An instance that costs more than its offer says so."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from starlette.applications import Starlette
@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gpurent.sandbox.api import Context, bearer, equal
 from gpurent.sandbox.faults import Fault
 from gpurent.sandbox.held import Held, Refusal
+from gpurent.sandbox.journal import OWN_REPLY
 from gpurent.sandbox.runpod import billing, catalogue, document, pods
 from gpurent.sandbox.runpod.catalogue import Wanted
 from gpurent.sandbox.runpod.problems import NO_INSTANCES, Problem, RateLimits, respond
@@ -24,6 +25,7 @@ from gpurent.sandbox.wire import lose_reply, note_violation
 
 PREFIXES = ("/v2/", "/graphql")
 PAGE = 10
+SPOILED = "gpurent.spoiled"
 BLOCKED_AGENT = "Python-urllib"
 NOT_STARTED = "There are not enough free GPUs on the host machine to start this pod."
 FILTERS = ("product", "count", "cloud", "countryCodes", "cudaVersions", "minCudaVersion")
@@ -69,11 +71,16 @@ class _FrontDoor:
         over = self._limits.count(now)
         named = {"x-request-id": secrets.token_hex(8), **self._limits.headers(now)}
         extra = [(name.lower().encode(), value.encode()) for name, value in named.items()]
+        held: list[Message] = []
 
         async def with_headers(message: Message) -> None:
+            held.append(message)
             if message["type"] == "http.response.start":
                 message["headers"] = [*message["headers"], *extra]
-            await send(message)
+            elif not message.get("more_body", False):
+                _judge_reply(scope, held)
+                for one in held:
+                    await send(one)
 
         if over is None:
             await self._app(scope, receive, with_headers)
@@ -81,6 +88,16 @@ class _FrontDoor:
             wait = {"Retry-After": str(self._limits.retry_after(over, now))}
             problem = Problem(429, f"rate limit exceeded for the {over} window", **wait)
             await respond(problem)(scope, receive, with_headers)
+
+
+def _judge_reply(scope: Scope, sent: Sequence[Message]) -> None:
+    """What the look-alike itself answers is held to the document as well; faults that spoil a reply say so."""
+    start, body = sent[0], b"".join(one["body"] for one in sent[1:])
+    template = document.template_of(scope["path"])
+    if template is None or not body or scope.get(SPOILED):
+        return
+    for text in document.judge_reply(template, scope["method"], start["status"], json.loads(body)):
+        note_violation(scope, f"{OWN_REPLY}: {text}")
 
 
 class _Api:
@@ -97,6 +114,7 @@ class _Api:
         query = await self._judged(request)
         shown = catalogue.gpu_types(self._market.machines(), self._market.offers(), _availability(query))
         if self._faults.take(Fault.ODD_OFFERS):
+            request.scope[SPOILED] = True
             shown = [_odd(number, row) for number, row in enumerate(shown)]
         return JSONResponse({"gpus": shown})
 
@@ -128,7 +146,13 @@ class _Api:
         if (broken := pods.check_rules(body)) is not None:
             note_violation(request.scope, broken)
             raise Problem(400, broken)
+        if (rule := self._faults.take(Fault.CREATE_REFUSED)) is not None:
+            raise pods.refusal(int(rule.amount))
+        if self._faults.take(Fault.BAD_IMAGE):
+            raise Problem(422, f"image {body['image']} was not found in the registry")
         machine = pods.choose(self._market.offers(), body)
+        if self._faults.take(Fault.NO_CAPACITY, pods.place(machine)):
+            raise Problem(400, NO_INSTANCES)
         price = catalogue.pod_price(self._market.machines(), machine)
         order = pods.order(body, machine, price)
         if self._market.balance() < price.hourly(order.disk_gb):

@@ -17,9 +17,8 @@ _IDS = {"A100 SXM4": "NVIDIA A100-SXM4-80GB", "H100 SXM": "NVIDIA H100 80GB HBM3
 _EUROPE = frozenset({"BG", "CZ", "DE", "FI", "FR", "GB", "IS", "NL", "NO", "PL", "RO", "SE"})
 
 
-def gpu_id(machine: Machine) -> str:
+def gpu_id(name: str) -> str:
     """RunPod's spelling of a GPU."""
-    name = machine.gpu
     consumer = name.startswith("RTX ") and name[4:5].isdigit()
     return _IDS.get(name, f"NVIDIA GeForce {name}" if consumer else f"NVIDIA {name}")
 
@@ -68,14 +67,14 @@ def _version(text: str) -> tuple[int, ...]:
 
 def list_price(machines: Sequence[Machine], gpu: str, cloud: str) -> Usd:
     """USD per GPU and hour: of single-GPU machines where there are any, else a share of larger ones; 0: not offered."""
-    own = [one for one in machines if gpu_id(one) == gpu and cloud_of(one) == cloud]
+    own = [one for one in machines if gpu_id(one.gpu) == gpu and cloud_of(one) == cloud]
     single = [one for one in own if one.gpu_count == 1]
     return max((one.price.gpu_hour.scaled(1, one.gpu_count) for one in single or own), default=ZERO)
 
 
 def pod_price(machines: Sequence[Machine], machine: Machine) -> Price:
     """What a pod on ``machine`` is billed: list price for all its GPUs, disk at one rate, no traffic."""
-    return Price(list_price(machines, gpu_id(machine), cloud_of(machine)) * machine.gpu_count, DISK_GB_MONTH)
+    return Price(list_price(machines, gpu_id(machine.gpu), cloud_of(machine)) * machine.gpu_count, DISK_GB_MONTH)
 
 
 def stock(count: int) -> str:
@@ -85,12 +84,12 @@ def stock(count: int) -> str:
 
 def gpu_types(machines: Sequence[Machine], free: Sequence[Machine], wanted: Wanted | None) -> list[dict[str, object]]:
     """The catalogue; with ``wanted`` also what is available for it."""
-    ids = sorted({gpu_id(one) for one in machines})
-    return [_gpu_type([one for one in machines if gpu_id(one) == gpu], free, wanted) for gpu in ids]
+    ids = sorted({gpu_id(one.gpu) for one in machines})
+    return [_gpu_type([one for one in machines if gpu_id(one.gpu) == gpu], free, wanted) for gpu in ids]
 
 
 def _gpu_type(own: Sequence[Machine], free: Sequence[Machine], wanted: Wanted | None) -> dict[str, object]:
-    gpu = gpu_id(own[0])
+    gpu = gpu_id(own[0].gpu)
     clouds = {"secure": "SECURE", "community": "COMMUNITY"}
     here = {key: [one for one in own if cloud_of(one) == cloud] for key, cloud in clouds.items()}
     shown: dict[str, object] = {
@@ -103,7 +102,7 @@ def _gpu_type(own: Sequence[Machine], free: Sequence[Machine], wanted: Wanted | 
         "price": {key: float(list_price(own, gpu, cloud).decimal()) for key, cloud in clouds.items()},
         "maxCount": {key: max((one.gpu_count for one in found), default=0) for key, found in here.items()},
     }
-    return shown if wanted is None else shown | _availability([one for one in free if gpu_id(one) == gpu], wanted)
+    return shown if wanted is None else shown | _availability([one for one in free if gpu_id(one.gpu) == gpu], wanted)
 
 
 def _availability(free: Sequence[Machine], wanted: Wanted) -> dict[str, object]:
@@ -139,12 +138,12 @@ def data_centers(machines: Sequence[Machine], free: Sequence[Machine], *, gpus: 
 
 
 def _gpus_at(machines: Sequence[Machine], free: Sequence[Machine], place: str) -> list[dict[str, object]]:
-    names = {gpu_id(one): one.gpu for one in machines if data_center(one) == place}
+    names = {gpu_id(one.gpu): one.gpu for one in machines if data_center(one) == place}
     return [
         {
             "id": gpu,
             "name": name,
-            "availability": stock(sum(gpu_id(one) == gpu and data_center(one) == place for one in free)),
+            "availability": stock(sum(gpu_id(one.gpu) == gpu and data_center(one) == place for one in free)),
         }
         for gpu, name in sorted(names.items())
     ]

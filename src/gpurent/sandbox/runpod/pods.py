@@ -29,6 +29,7 @@ ACTIONS = {
     "EXITED": ["start", "terminate"],
     "TERMINATED": [],
 }
+ELSEWHERE = "OC-AU-1"
 SSHD_WANTED = "var/sshd.wanted"
 DEFAULT_DISK_GB = 50
 
@@ -91,9 +92,24 @@ def choose(free: Sequence[Machine], body: Mapping[str, Any]) -> Machine:
         cuda_exactly=tuple(gpu.get("allowedCudaVersions", ())),
     )
     for machine in free:
-        if gpu_id(machine) == gpu["id"] and wanted.fits(machine) and disk <= machine.disk_gb:
+        if gpu_id(machine.gpu) == gpu["id"] and wanted.fits(machine) and disk <= machine.disk_gb:
             return machine
     raise Problem(400, NO_INSTANCES)
+
+
+def place(machine: Machine) -> str:
+    """Cloud, data centre and GPU of a machine, as one text."""
+    return f"{cloud_of(machine)}/{data_center(machine)}/{gpu_id(machine.gpu)}"
+
+
+def refusal(status: int) -> Problem:
+    """What a create may be refused with, by status."""
+    details = {
+        400: "dataCenterIds cannot be combined with this product",
+        402: "insufficient balance",
+        403: "this key has no access to this GPU pool",
+    }
+    return Problem(status, details[status])
 
 
 def order(body: Mapping[str, Any], machine: Machine, price: Price) -> Order:
@@ -154,7 +170,9 @@ def pod_json(held: Held, now: float) -> dict[str, object]:
     """A pod as its owner sees it."""
     word = status(held, now)
     running = word == "RUNNING"
-    reachable = running and "22/tcp" in held.order.shown["ports"] and not held.troubles.no_address
+    told = running and now >= held.up_at + held.troubles.ports_late_s
+    hidden = held.troubles.no_address or held.troubles.crash_loop
+    reachable = told and "22/tcp" in held.order.shown["ports"] and not hidden
     port = held.port if reachable else None
     return {
         "id": pod_id(held),
@@ -167,9 +185,9 @@ def pod_json(held: Held, now: float) -> dict[str, object]:
         "mounts": {},
         "env": dict(held.order.env),
         "registry": None,
-        "gpu": {"id": gpu_id(held.machine), "count": held.gpu_count},
+        "gpu": {"id": gpu_id(held.gpu), "count": held.gpu_count},
         "cloud": cloud_of(held.machine),
-        "dataCenterId": data_center(held.machine),
+        "dataCenterId": ELSEWHERE if held.troubles.elsewhere else data_center(held.machine),
         "cudaVersion": CUDA,
         "ssh": _ssh(held, port, word),
         "template": None,
@@ -202,7 +220,7 @@ def _ssh(held: Held, port: int | None, word: str) -> dict[str, object]:
 def _runtime(held: Held, port: int | None, now: float) -> dict[str, object]:
     ports = [] if port is None else [{"private": 22, "public": port, "type": "tcp", "ip": "127.0.0.1"}]
     return {
-        "uptime": max(0, int(now - held.created_at - held.boot_s)),
+        "uptime": 0 if held.troubles.crash_loop else max(0, int(now - held.up_at)),
         "gpus": [{"util": 0, "memoryUtil": 0}] * held.gpu_count,
         "cpu": {"util": 1},
         "memory": {"util": 3},

@@ -11,7 +11,7 @@ from gpurent.sandbox.api import Context, bearer, equal
 from gpurent.sandbox.faults import Fault
 from gpurent.sandbox.vast.fields import judge_body, judge_query
 from gpurent.sandbox.vast.instances import ref_of
-from gpurent.sandbox.vast.problems import Intervals, Problem
+from gpurent.sandbox.vast.problems import TOO_FREQUENT, Intervals, Problem
 from gpurent.sandbox.wire import note_violation
 
 SECOND_FACTOR = "This action requires you to have logged in using Two Factor Authentication"
@@ -61,6 +61,9 @@ class Door:
             self._check_key(given, request, bad_key, own=own)
             if not free and self._faults.take(Fault.SECOND_FACTOR):
                 raise Problem(401, "auth_error", SECOND_FACTOR)
+        where = f"{request.method} {request.url.path}"
+        if hasty := self._faults.take(Fault.RATE_LIMIT_IN_JSON, where):
+            raise Problem(429, "rate_limit_exceeded", TOO_FREQUENT, more={"retry_after": hasty.amount})
         rule = self._faults.armed(Fault.MIN_INTERVALS)
         if rule is not None:
             self._intervals.check(given, request.method, request.url.path, self._market.now(), rule.amount)

@@ -1,7 +1,8 @@
 """Vast.ai's REST API, v0 and v1, as far as a renter of one instance needs it, over the sandbox's market.
 
-Left out: templates, volumes, virtual machines, several instances at once, changed bids, prepayment and everything
-that only hosts use. A request for one of them is a 404, and a violation in the journal.
+Left out, and listed in ``docs/reference/sandbox.md``: templates, volumes, virtual machines, renting several offers at
+once, commands without SSH, copies, and everything that only hosts use. A request for one of them is a 404 in Vast.ai's
+format, and a violation in the journal.
 """
 
 from __future__ import annotations
@@ -52,6 +53,9 @@ def build(context: Context) -> ASGIApp:
         ("PUT", "/api/v0/instances/reboot/{id}/", rented.restart),
         ("PUT", "/api/v0/instances/recycle/{id}/", rented.restart),
         ("PUT", "/api/v0/instances/request_logs/{id}/", rented.logs),
+        ("PUT", "/api/v0/instances/bid_price/{id}/", rented.change_bid),
+        ("GET", "/api/v0/instances/balance/{id}/", rented.deposit),
+        ("PUT", "/api/v0/instances/prepay/{id}/", rented.prepay),
         ("GET", "/api/v0/instances/{id}/ssh/", rented.keys),
         ("POST", "/api/v0/instances/{id}/ssh/", rented.attach),
         ("DELETE", "/api/v0/instances/{id}/ssh/{key}/", rented.detach),

@@ -80,6 +80,8 @@ BODIES: Mapping[str, Schema] = {
     "key": _key,
     "key_update": _strict({"id": {"type": "integer"}, "ssh_key": {"type": "string"}}, "ssh_key"),
     "logs": _strict({"tail": {"type": "string"}, "filter": {"type": "string"}, "daemon_logs": {"const": "true"}}),
+    "bid": _strict({"client_id": {"const": "me"}, "price": _order["price"]}, "client_id"),
+    "prepay": _strict({"amount": {"type": "number", "exclusiveMinimum": 0}}, "amount"),
     "empty": _empty,
 }
 

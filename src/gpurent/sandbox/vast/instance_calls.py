@@ -10,6 +10,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
+from gpurent.money import Usd
 from gpurent.sandbox.api import Context
 from gpurent.sandbox.faults import Fault
 from gpurent.sandbox.held import Held, Refusal
@@ -83,7 +84,9 @@ class InstanceCalls:
         return all(holds(shown[column], condition) for column, condition in filters.items())
 
     async def old_listing(self, request: Request) -> Response:
-        """Switched off."""
+        """Switched off; with a fault it says that there is nothing, which is worse."""
+        if self._faults.take(Fault.OLD_LIST_EMPTY):
+            return JSONResponse({"success": True, "instances_found": 0, "instances": []})
         raise refuse(request, 410, "deprecated_endpoint", MOVED_LIST)
 
     async def filters(self, request: Request) -> Response:
@@ -158,6 +161,29 @@ class InstanceCalls:
         self._find(request)
         return JSONResponse({"success": True})
 
+    async def change_bid(self, request: Request) -> Response:
+        """Raise or lower a bid. The whole rental is billed at the new one here; without a price it stays."""
+        body = await self._door.admit(request, body="bid")
+        held = self._find(request)
+        price = body.get("price")
+        if not held.order.interruptible or (price is not None and price < offers.min_bid(held.machine)):
+            raise Problem(400, "invalid_price", "The bid is below the minimum, or this instance takes none.")
+        if price is not None:
+            self._market.reprice(held.id, replace(held.price, gpu_hour=Usd.from_wire(price)))
+        return JSONResponse({"success": True})
+
+    async def deposit(self, request: Request) -> Response:
+        """What was paid in advance: nothing, ever."""
+        await self._door.admit(request, query="show")
+        self._find(request)
+        return JSONResponse({"success": True, "balance": 0.0, "discount_rate": 0.0, "timescale": 0.0})
+
+    async def prepay(self, request: Request) -> Response:
+        """Refused: the sandbox keeps no deposits."""
+        await self._door.admit(request, body="prepay")
+        self._find(request)
+        raise Problem(411, "insufficient_credit", "insufficient credit")
+
     async def destroy(self, request: Request) -> Response:
         """Destroy an instance."""
         await self._door.admit(request, body="empty", own=True)
@@ -194,6 +220,8 @@ class InstanceCalls:
         """Let a public key into an instance, at once."""
         body = await self._door.admit(request, body="key")
         held = self._find(request)
+        if self._faults.take(Fault.TEAM_KEYS):
+            raise Problem(400, "team_ssh_keys_not_supported", "SSH keys of teams are not supported.")
         key = body["ssh_key"].strip()
         if key in held.admitted:
             raise Problem(400, "invalid_args", "SSH key already associated with instance.")

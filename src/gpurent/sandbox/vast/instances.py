@@ -103,6 +103,8 @@ def words(held: Held, now: float) -> Words:
         return Words(
             "created", "stopped", "running", "stopped", "Error response from daemon: failed to inject CDI devices"
         )
+    if held.troubles.bad_image and state is State.LOADING:
+        return Words("loading", message=f"Error response from daemon: manifest for {held.order.image} not found")
     match state:
         case State.CREATED:
             return Words(None)
@@ -114,8 +116,10 @@ def words(held: Held, now: float) -> Words:
             return Words("stopped", "running", "stopped", "running")
         case State.STOPPED:
             return Words("exited", "stopped", "stopped", "stopped", held.message)
-        case State.RUNNING if now < held.created_at + held.boot_s + held.troubles.unknown_s:
+        case State.RUNNING if now < held.up_at + held.troubles.unknown_s:
             return Words("unknown", message=up)
+        case State.RUNNING if now < held.up_at + held.troubles.offline_s:
+            return Words("offline", message=up)
         case _:
             return Words("running", message=up)
 
@@ -135,6 +139,9 @@ def instance_json(held: Held, ask: Ask, now: float) -> dict[str, Any]:
         "label": held.order.label or None,
         **offers.hardware(ask),
         **offers.prices(held.machine, float(held.price.gpu_hour.decimal()), disk),
+        "gpu_name": held.gpu,
+        "inet_down_cost": float(held.price.in_gb.decimal()),
+        "inet_up_cost": float(held.price.out_gb.decimal()),
         "num_gpus": held.gpu_count,
         "gpu_totalram": held.machine.vram_mb * held.gpu_count,
         "is_bid": held.order.interruptible,
@@ -143,7 +150,7 @@ def instance_json(held: Held, ask: Ask, now: float) -> dict[str, Any]:
         "end_date": held.created_at + held.machine.max_duration_s,
         "duration": held.created_at + held.machine.max_duration_s - now,
         **_request(held),
-        **_address(held, ask, running=running),
+        **_address(held, ask, running=running, ports=now >= held.up_at + held.troubles.ports_late_s),
         **_telemetry(held, now, running=running),
     }
 
@@ -166,7 +173,7 @@ def _request(held: Held) -> dict[str, Any]:
     }
 
 
-def _address(held: Held, ask: Ask, *, running: bool) -> dict[str, Any]:
+def _address(held: Held, ask: Ask, *, running: bool, ports: bool) -> dict[str, Any]:
     """The proxy's address stands there long before it leads anywhere; ports come with running; blanks trail."""
     known = not held.troubles.no_address
     proxy = CLOSED_PORT if held.port is None else held.port
@@ -183,7 +190,7 @@ def _address(held: Held, ask: Ask, *, running: bool) -> dict[str, Any]:
         "direct_port_end": -1,
     }
     if running:
-        direct = known and held.order.shown["direct"] and held.port is not None
+        direct = known and ports and held.order.shown["direct"] and held.port is not None
         both = [{"HostIp": address, "HostPort": str(held.port)} for address in ("0.0.0.0", "::")]  # noqa: S104
         shown["ports"] = {"22/tcp": both} if direct else {}
     return shown

@@ -15,7 +15,7 @@ from gpurent.sandbox.vast.account import KeyRing
 from gpurent.sandbox.vast.admission import Door, read_json, refuse
 from gpurent.sandbox.vast.fields import judge_order
 from gpurent.sandbox.vast.offers import Ask
-from gpurent.sandbox.vast.problems import Problem
+from gpurent.sandbox.vast.problems import Problem, respond
 from gpurent.sandbox.wire import lose_reply, note_violation
 
 DAY_S = 86_400
@@ -104,6 +104,8 @@ class OfferCalls:
             note_violation(request.scope, text)
         if refused:
             raise Problem(400, "invalid_args", refused[0])
+        if rule := self._faults.take(Fault.CREATE_REFUSED):
+            return respond(_REFUSALS[int(rule.amount)])
         if body.get("price") is not None and body["price"] < offers.min_bid(ask.machine):
             raise _no_such_ask(400, ask.id)
         # Left out, the flag means true for a rental on demand and false for a bid.
@@ -133,6 +135,14 @@ class OfferCalls:
             if refusal.code == "offer_gone":
                 raise Problem(410, "no_such_ask", _gone(ask.id)) from refusal
             raise
+
+
+_REFUSALS = {
+    200: Problem(200, "insufficient_credit", "Your account lacks credit; see the billing page."),
+    400: Problem(400, "invalid_args", "error 400/3471: Invalid args"),
+    403: Problem(403, "invalid_request", "error 403/3586: Offer is not your own"),
+}
+"""What a create may be refused with, by status."""
 
 
 def _gone(number: int) -> str:

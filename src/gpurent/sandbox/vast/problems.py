@@ -48,41 +48,65 @@ def dress(_path: str, status: int) -> tuple[str, bytes] | None:
     return "text/html", b"<html><head><title>500 Internal Server Error</title></head></html>"
 
 
-INTERVALS_S = (
-    ("PUT", r"/api/v0/asks/\d+/", 4.5),
-    ("PUT", r"/api/v0/launch_instance/", 5.0),
-    ("DELETE", r"/api/v0/instances/\w+/", 3.0),
-    ("GET", r"/api/v0/instances/\w+/", 2.0),
-    ("PUT", r"/api/v0/instances/\w+/", 1.0),
-    ("GET", r"/api/v1/instances/", 1.0),
-    ("PUT", r"/api/v0/instances/(reboot|recycle)/\w+/", 1.0),
-    ("GET", r"/api/v0/charges/", 1.0),
-    ("GET", r"/api/v1/invoices/", 3.0),
-    ("POST", r"/api/v0/ssh/", 1.0),
-    ("DELETE", r"/api/v0/instances/\w+/ssh/\w+/", 2.0),
-    ("POST", r"/api/v0/bundles/", 6.0),
-    ("PUT", r"/api/v0/search/asks/", 6.0),
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """At most ``count`` requests of one caller to one route within ``seconds``."""
+
+    method: str
+    path: str
+    seconds: float
+    count: int = 1
+    penalty_s: float = 0.0
+    """How long a caller that came too soon is refused from then on."""
+    by_address: bool = False
+    """All callers of one computer count together, whatever their keys."""
+
+
+_ID = r"/api/v0/instances/\d+/"
+LIMITS = (
+    Limit("PUT", r"/api/v0/asks/\d+/", 4.5, penalty_s=12.0),
+    Limit("PUT", r"/api/v0/launch_instance/", 5.0),
+    Limit("DELETE", _ID, 3.0),
+    Limit("GET", _ID, 2.0),
+    Limit("PUT", _ID, 1.0),
+    Limit("GET", r"/api/v1/instances/", 1.0),
+    Limit("PUT", r"/api/v0/instances/(reboot|recycle)/\d+/", 1.0),
+    Limit("PUT", r"/api/v0/instances/bid_price/\d+/", 5.5),
+    Limit("PUT", r"/api/v0/instances/prepay/\d+/", 2.0),
+    Limit("PUT", r"/api/v0/instances/command/\d+/", 1.5),
+    Limit("GET", r"/api/v0/instances/balance/\d+/", 3.0),
+    Limit("GET", r"/api/v0/charges/", 1.0),
+    Limit("GET", r"/api/v1/invoices/", 3.0),
+    Limit("POST", r"/api/v0/ssh/", 1.0),
+    Limit("PUT", r"/api/v0/ssh/\d+/", 1.0),
+    Limit("POST", rf"{_ID}ssh/", 1.0),
+    Limit("DELETE", rf"{_ID}ssh/\w+/", 2.0),
+    Limit("POST", r"/api/v0/bundles/", 60.0, count=10, by_address=True),
+    Limit("PUT", r"/api/v0/search/asks/", 60.0, count=10, by_address=True),
 )
-"""Seconds between two requests of one caller to one route: method, path, interval."""
+"""The documented shortest times between two requests; a search has a number by the minute instead. That a key is
+attached no faster than one is registered is a guess."""
 
 
 @dataclass
 class Intervals:
     """When each caller may come again."""
 
-    _last: dict[tuple[str, int], float] = field(default_factory=dict)
+    _asked: dict[tuple[str, Limit], list[float]] = field(default_factory=dict)
+    _barred: dict[tuple[str, Limit], float] = field(default_factory=dict)
 
     def check(self, caller: str, method: str, path: str, now: float, scale: float) -> None:
         """Count a request.
 
         Raises:
-            Problem: 429; it comes too soon after the one before.
+            Problem: 429; it comes too soon after those before.
         """
-        for number, (verb, pattern, seconds) in enumerate(INTERVALS_S):
-            if verb != method or not re.fullmatch(pattern, path):
-                continue
-            last = self._last.get((caller, number))
-            if last is not None and now < last + seconds * scale:
-                raise Problem(429, "", f"{TOO_FREQUENT}: endpoint threshold={seconds:g}")
-            self._last[caller, number] = now
+        limit = next((one for one in LIMITS if one.method == method and re.fullmatch(one.path, path)), None)
+        if limit is None:
             return
+        key = ("" if limit.by_address else caller, limit)
+        lately = [moment for moment in self._asked.get(key, ()) if now < moment + limit.seconds * scale]
+        if len(lately) >= limit.count or now < self._barred.get(key, now):
+            self._barred[key] = now + limit.penalty_s * scale
+            raise Problem(429, "", f"{TOO_FREQUENT}: endpoint threshold={limit.seconds / limit.count:g}")
+        self._asked[key] = [*lately, now]
