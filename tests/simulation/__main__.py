@@ -48,8 +48,9 @@ def _report(found: Findings, *, complete: bool) -> int:
     tally = found.tally
     for title, counter in (
         ("faults that struck", tally.faults), ("lines of the ledger written", tally.lines),
+        ("transitions of the ledger", tally.moves), ("what was checked", tally.checked),
         ("where clients died", tally.deaths), ("how the first command ended", tally.endings),
-        ("counted apart: neither client nor machine could act", tally.apart),
+        ("counted apart: nobody of ours could act", tally.apart),
     ):  # fmt: skip
         _table(title, counter)
     for fault, why in ELSEWHERE.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -53,6 +54,8 @@ def _memory() -> str | None:
 def play(seeds: Sequence[int], mutant: str = "", stop_at_first: bool = False) -> Findings:
     """Play these seeds in this process."""
     found = Findings()
+    gc.freeze()
+    gc.set_threshold(100_000)  # lives make little that refers to itself
     with tempfile.TemporaryDirectory(dir=_memory(), prefix="gpurent-simulation-") as name:
         folder = Path(name)
         (folder / "job").mkdir()
