@@ -173,7 +173,7 @@ OFFER = Offer("sandbox", "tight", "RTX 6000 Ada", 49152, Price(HOURLY, ZERO, ZER
 def test_with_client_and_watchdog_dead_the_machine_ends_itself_in_time(
     cli: Cli, record_property: Callable[[str, object], None]
 ) -> None:
-    """The real switch destroys it over HTTP by the hard deadline, which the budget alone sets, and within the budget."""
+    """The real switch destroys it over HTTP by the hard deadline, which the budget alone sets; nothing over budget."""
     cli = watched(cli)
     budget = tight(cli, Job.from_config(make_job(cli.folder, steps=20_000)))
     client = cli.start("train", "--budget", str(budget.decimal()), "--gpu", OFFER.gpu, "--yes")

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 from tests.simulation.campaign import Findings, campaign, play
+from tests.simulation.coverage import ODD, possible
 from tests.simulation.mutants import MUTANTS
 from tests.simulation.schedule import ELSEWHERE, draw
 
@@ -57,11 +58,14 @@ def _report(found: Findings, *, complete: bool) -> int:
         console.print(f"not here: {fault.value}: {why}")
     for seed, violations in found.broken:
         console.print(f"seed {seed}: {'; '.join(violations)}", style="red")
-    never = found.never if complete else []
-    for name in never:
-        console.print(f"never happened: {name}", style="red")
+    for step, why in {**possible()[1], **ODD}.items():
+        console.print(f"{'odd' if step in ODD else 'no life takes'}: {step}: {why}")
+    wrong = [f"never happened: {name}" for name in found.never if complete]
+    wrong += [f"nobody had foreseen: {step}" for step in found.surprises]
+    for line in wrong:
+        console.print(line, style="red")
     console.print(f"{len(found.broken)} of {found.lives} lives broke an invariant")
-    return 1 if found.broken or never else 0
+    return 1 if found.broken or wrong else 0
 
 
 def _table(title: str, counter: Counter[str]) -> None:

@@ -11,18 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.session.world import make_job
+from tests.simulation.coverage import surprising, untried
 from tests.simulation.life import Tally, live
 from tests.simulation.mutants import MUTANTS
-from tests.simulation.schedule import FAULTS, draw
+from tests.simulation.schedule import FAULTS, TROUBLES, draw
 
-from gpurent.budget.events import Kind
 from gpurent.dataset.job import Job
 
 BATCH = 50
-UNWRITTEN = {
-    Kind.NOTE: "for readers of the ledger; nothing depends on it",
-}
-"""Kinds of lines that no life writes, and why."""
 
 
 @dataclass
@@ -41,9 +37,13 @@ class Findings:
 
     @property
     def never(self) -> list[str]:
-        """Faults that never struck and lines that were never written: what no life has tried."""
-        faults = [fault.value for fault in FAULTS if not self.tally.faults[fault.value]]
-        return faults + [kind.value for kind in Kind if kind not in UNWRITTEN and not self.tally.lines[kind.value]]
+        """Faults that never struck and steps of the ledger that were never taken: what no life has tried."""
+        return [fault for fault in (*FAULTS, *TROUBLES) if not self.tally.faults[fault]] + untried(self.tally.moves)
+
+    @property
+    def surprises(self) -> list[str]:
+        """Steps of the ledger that nobody had foreseen."""
+        return surprising(self.tally.moves)
 
 
 def _memory() -> str | None:

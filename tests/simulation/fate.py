@@ -1,4 +1,4 @@
-"""What happens to a client: death at any step, sleep, a clock that is set, a disk that is full, a ledger out of reach."""
+"""What happens to a client: death at any step, sleep, a clock that is set, a full disk, a ledger out of reach."""
 
 from __future__ import annotations
 
@@ -27,8 +27,12 @@ class Crash(BaseException):
 class Fate:
     """One client's steps. Each call of a port is two: before its effect, and after."""
 
-    def __init__(self, clock: VirtualClock, *, crash_at: int | None = None, naps: Mapping[int, float] | None = None):
+    def __init__(
+        self, clock: VirtualClock, *, crash_at: int | None = None, naps: Mapping[int, float] | None = None,
+        dies_at: tuple[Kind, str] | None = None,
+    ) -> None:  # fmt: skip
         self._clock = clock
+        self._dies = "" if dies_at is None else f"{dies_at[1]} {dies_at[0]}"
         self._crash_at = crash_at
         self._naps = dict(naps or {})
         self.steps = 0
@@ -45,7 +49,7 @@ class Fate:
         if self.dead:
             raise Crash(what)
         self.steps += 1
-        if self.steps == self._crash_at:
+        if self.steps == self._crash_at or what == self._dies:
             self.dead, self.died_in, self.ended = True, what, self._clock.now()
             raise Crash(what)
         nap = self._naps.pop(self.steps, 0.0)
@@ -98,7 +102,7 @@ class Books:
 
 
 class MortalLedger(Ledger):
-    """A ledger whose writer may die before a line is committed, or right after. What did not change is not read twice."""
+    """A ledger whose writer may die before a line is committed or right after. What did not change is read once."""
 
     fate: Fate
     world: World

@@ -41,12 +41,9 @@ NETWORK_S_PER_MB = 0.1
 OVERHEAD_PERMILLE = 1050
 """What SSH adds to the bytes that the service counts."""
 NONSENSE = (
-    lambda: http.client.BadStatusLine("\0\xff"),
-    lambda: http.client.RemoteDisconnected("closed"),
-    lambda: http.client.IncompleteRead(b"<html"),
-    lambda: UnicodeDecodeError("ascii", b"\xff", 0, 1, "not in range"),
-    lambda: ConnectionResetError(104, "reset"),
-)
+    http.client.BadStatusLine("\0\xff"), http.client.RemoteDisconnected("closed"), http.client.IncompleteRead(b"<html"),
+    UnicodeDecodeError("ascii", b"\xff", 0, 1, "not in range"), ConnectionResetError(104, "reset"),
+)  # fmt: skip
 """What the standard library makes of a connection that is cut, or of an answer that is no HTTP."""
 
 
@@ -104,6 +101,8 @@ class Machine:
         argv = arguments(SelfDestruct(**script["self_destruct"]), Fuse(**script["fuse"]))
         options = deadman.parse([*argv, "--init", str(self._environment())])
         self.files.pop(ORDER, None)
+        if self.world.schedule.host_skew:
+            self.world.tally.faults["a machine's clock is wrong"] += 1
         self.program = Program(self, options, *self._clocks())
         self._turn(self.program)
 
@@ -160,7 +159,7 @@ class Machine:
             raise TimeoutError("timed out")
         if status == 0:
             world.tally.faults["answer to a machine that is no HTTP"] += 1
-            raise NONSENSE[len(self.heard_no) % len(NONSENSE)]()
+            raise NONSENSE[len(self.heard_no) % len(NONSENSE)]
         if status >= 300:
             raise urllib.error.HTTPError(request.full_url, status, "", Message(), BytesIO())
         return nullcontext(SimpleNamespace(status=status))

@@ -234,7 +234,7 @@ def _first_lives(world: World, violations: list[str]) -> str:
     plan, endings = world.schedule, [""]
 
     def first() -> None:
-        fate = Fate(world.clock, crash_at=plan.crash_at, naps=dict(plan.naps))
+        fate = Fate(world.clock, crash_at=plan.crash_at, naps=dict(plan.naps), dies_at=plan.dies_at)
         endings[0] = _train(world, fate, plan.budget, "out", violations)
 
     def second() -> None:

@@ -54,6 +54,8 @@ class Schedule:
     naps: tuple[tuple[int, float], ...]
     """Step before which the laptop sleeps, and how long."""
     crash_at: int | None
+    dies_at: tuple[Kind, str] | None
+    """The kind of line before or after whose first one the client dies."""
     aftermath: Aftermath
     delay_s: float
     """From the death to whoever comes after."""
@@ -100,6 +102,13 @@ TOLERATED = 2.0
 """Per cent by which a machine may be dearer than its offer: small rises matter as much as great ones."""
 SLOW_BYTES_S = 30_000.0
 FAULTS = (*SINGLE, *COUNTED, *VALUED, *LIKELY, Fault.SLOW_LINK)
+TROUBLES = (
+    "provider's API down", "link to the machines down", "link died in a fetch", "laptop asleep", "clock set back",
+    "clock set forward", "ledger's disk full", "disk full at a certain line", "ledger out of reach",
+    "disk for results full", "a second run at the same time", "machine cut off from its provider",
+    "answer to a machine that is no HTTP", "a machine's clock is wrong",
+)  # fmt: skip
+"""What goes wrong without the market's doing."""
 ELSEWHERE = {
     Fault.NO_ADDRESS: "the look-alikes of Vast.ai and RunPod only",
     Fault.PRICE_LATE: "the look-alike of RunPod only",
@@ -131,8 +140,8 @@ def draw(seed: int) -> Schedule:
         # A small rise is money only after hours, and where nobody reckons with it.
         course = replace(drawn.course, hangs_at=drawn.course.steps // 2, fails_at=None, dies_at=None)
         return replace(
-            drawn, budget=Usd(rng.randint(500_000, 2_000_000)), course=course, rules=(dearer,), crash_at=rng.randint(80, 200),
-            aftermath=Aftermath.NOBODY, naps=(), second=None, per_day=None,
+            drawn, budget=Usd(rng.randint(500_000, 2_000_000)), course=course, rules=(dearer,), naps=(), second=None,
+            crash_at=rng.randint(80, 200), aftermath=Aftermath.NOBODY, per_day=None,
         )  # fmt: skip
     return drawn
 
@@ -140,7 +149,7 @@ def draw(seed: int) -> Schedule:
 def _draw(seed: int) -> Schedule:
     rng = random.Random(seed)
     steps = rng.randint(10, 200)
-    crash_at = None if rng.random() < 0.45 else _crash(rng)
+    crash_at = None if rng.random() < 0.55 else _crash(rng)
     budget = Usd(rng.randint(40_000, 200_000) if rng.random() < 0.6 else rng.randint(200_000, 700_000))
     second = _second(rng) if rng.random() < 0.1 else None
     unit_s, minimum_s = rng.choice(((1, 0), (1, 0), (1, 0), (1, 0), (1, 0), (1, 0), (60, 0), (1, 300), (900, 0)))
@@ -161,6 +170,7 @@ def _draw(seed: int) -> Schedule:
         cuts=tuple((rng.uniform(0, 4000), rng.uniform(5, 1200)) for _ in range(rng.choice((0, 0, 0, 1, 2)))),
         naps=tuple((rng.randint(1, 120), rng.uniform(60, 8000)) for _ in range(rng.choice((0, 0, 0, 0, 1)))),
         crash_at=crash_at,
+        dies_at=(rng.choice(tuple(Kind)), rng.choice(("before", "after"))) if rng.random() < 0.15 else None,
         aftermath=rng.choice(tuple(Aftermath)),
         delay_s=rng.choice((1.0, 60.0, 1000.0, 10_000.0)) * rng.uniform(0.5, 1.5),
         later_crashes=tuple(rng.randint(1, 60) for _ in range(rng.randint(1, 2))),
@@ -176,12 +186,17 @@ def _draw(seed: int) -> Schedule:
             (rng.uniform(0, 3000), rng.uniform(5, 900), rng.choice(tuple(Home)))
             for _ in range(rng.choice((0,) * 7 + (1, 2)))
         ),
-        deaf_at=(rng.choice(tuple(Kind)), rng.uniform(1, 300)) if rng.random() < 0.2 else None,
+        deaf_at=_deaf(rng) if rng.random() < 0.2 else None,
         cut_in_fetch=(rng.randint(1, 4), rng.uniform(5, 800)) if rng.random() < 0.15 else None,
         host_skew=_jump(rng) if rng.random() < 0.08 else 0.0,
         second=second,
         per_day=None if second is None else Usd(budget.micros + rng.randint(0, second.budget.micros * 2)),
     )
+
+
+def _deaf(rng: random.Random) -> tuple[Kind, float]:
+    kind = Kind.DESTROY_SENT if rng.random() < 0.5 else rng.choice(tuple(Kind))
+    return kind, rng.choice((0.1, 0.1, 10.0, 300.0)) * rng.uniform(0.5, 1.5)
 
 
 def _second(rng: random.Random) -> Second:
