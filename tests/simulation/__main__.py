@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections import Counter
+from collections.abc import Mapping
 
 from rich.console import Console
 from rich.progress import Progress
@@ -58,14 +59,20 @@ def _report(found: Findings, *, complete: bool) -> int:
         console.print(f"not here: {fault.value}: {why}")
     for seed, violations in found.broken:
         console.print(f"seed {seed}: {'; '.join(violations)}", style="red")
-    for step, why in {**possible()[1], **ODD}.items():
-        console.print(f"{'odd' if step in ODD else 'no life takes'}: {step}: {why}")
+    _explain("no life takes", possible()[1])
+    _explain("odd", ODD)
     wrong = [f"never happened: {name}" for name in found.never if complete]
     wrong += [f"nobody had foreseen: {step}" for step in found.surprises]
     for line in wrong:
         console.print(line, style="red")
     console.print(f"{len(found.broken)} of {found.lives} lives broke an invariant")
     return 1 if found.broken or wrong else 0
+
+
+def _explain(what: str, reasons: Mapping[str, str]) -> None:
+    for reason in dict.fromkeys(reasons.values()):
+        steps = ", ".join(step for step, why in reasons.items() if why == reason)
+        console.print(f"{what}: {steps}: {reason}")
 
 
 def _table(title: str, counter: Counter[str]) -> None:

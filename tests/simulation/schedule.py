@@ -152,6 +152,8 @@ def _draw(seed: int) -> Schedule:
     crash_at = None if rng.random() < 0.55 else _crash(rng)
     budget = Usd(rng.randint(40_000, 200_000) if rng.random() < 0.6 else rng.randint(200_000, 700_000))
     second = _second(rng) if rng.random() < 0.1 else None
+    dies_at = _line(rng) if rng.random() < 0.15 else None
+    destroying = dies_at is not None and dies_at[0] is Kind.DESTROY_SENT
     unit_s, minimum_s = rng.choice(((1, 0), (1, 0), (1, 0), (1, 0), (1, 0), (1, 0), (60, 0), (1, 300), (900, 0)))
     return Schedule(
         seed=seed,
@@ -161,7 +163,7 @@ def _draw(seed: int) -> Schedule:
             step_s=rng.choice((0.2, 1.0, 4.0, 20.0, 80.0)) * rng.uniform(0.5, 2.0),
             every=max(1, steps // rng.randint(1, 5)),
             size=rng.choice((1 << 12, 1 << 16)),
-            fails_at=rng.randint(1, steps) if rng.random() < 0.06 else None,
+            fails_at=rng.randint(1, steps) if rng.random() < 0.1 else None,
             hangs_at=rng.randint(1, steps) if rng.random() < 0.06 else None,
             dies_at=rng.randint(1, steps) if rng.random() < 0.04 else None,
         ),
@@ -170,8 +172,8 @@ def _draw(seed: int) -> Schedule:
         cuts=tuple((rng.uniform(0, 4000), rng.uniform(5, 1200)) for _ in range(rng.choice((0, 0, 0, 1, 2)))),
         naps=tuple((rng.randint(1, 120), rng.uniform(60, 8000)) for _ in range(rng.choice((0, 0, 0, 0, 1)))),
         crash_at=crash_at,
-        dies_at=(rng.choice(tuple(Kind)), rng.choice(("before", "after"))) if rng.random() < 0.15 else None,
-        aftermath=rng.choice(tuple(Aftermath)),
+        dies_at=dies_at,
+        aftermath=Aftermath.STOP if destroying and rng.random() < 0.5 else rng.choice(tuple(Aftermath)),
         delay_s=rng.choice((1.0, 60.0, 1000.0, 10_000.0)) * rng.uniform(0.5, 1.5),
         later_crashes=tuple(rng.randint(1, 60) for _ in range(rng.randint(1, 2))),
         cut_off=rng.random() < 0.05,
@@ -194,9 +196,17 @@ def _draw(seed: int) -> Schedule:
     )
 
 
+def _kind(rng: random.Random) -> Kind:
+    """Before a destroy is answered, most can go wrong."""
+    return Kind.DESTROY_SENT if rng.random() < 0.5 else rng.choice(tuple(Kind))
+
+
+def _line(rng: random.Random) -> tuple[Kind, str]:
+    return _kind(rng), rng.choice(("before", "after"))
+
+
 def _deaf(rng: random.Random) -> tuple[Kind, float]:
-    kind = Kind.DESTROY_SENT if rng.random() < 0.5 else rng.choice(tuple(Kind))
-    return kind, rng.choice((0.1, 0.1, 10.0, 300.0)) * rng.uniform(0.5, 1.5)
+    return _kind(rng), rng.choice((0.1, 0.1, 10.0, 300.0)) * rng.uniform(0.5, 1.5)
 
 
 def _second(rng: random.Random) -> Second:
