@@ -9,7 +9,12 @@ import re
 import sys
 import time
 import urllib.request
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
+
+YEAR = 31_536_000
 
 
 class Switch:
@@ -30,11 +35,13 @@ class Switch:
         """Take a client's order: how many seconds are left, and for how long results are kept without it."""
         if not isinstance(order, dict):
             return
-        nonce, seconds, hold = str(order.get("nonce", "")), order.get("seconds"), order.get("hold")
-        if not nonce or nonce == self.nonce or not isinstance(seconds, int) or not isinstance(hold, int):
+        nonce, seconds, hold = order.get("nonce"), order.get("seconds"), order.get("hold")
+        if not isinstance(nonce, str) or not isinstance(seconds, int) or not isinstance(hold, int):
             return
-        self.nonce, self.heard, self.hold = nonce, now, hold
-        self.end = min(self.cap, now + seconds)
+        if nonce in ("", self.nonce):
+            return
+        self.nonce, self.heard, self.hold = nonce, now, max(0, min(hold, YEAR))
+        self.end = min(self.cap, now + max(0, min(seconds, YEAR)))
 
     def left(self, now: float, busy: bool) -> float:
         """Seconds until the end."""
@@ -43,21 +50,87 @@ class Switch:
         return min(self.end, self.heard + self.hold) - now
 
 
+def begin(options: argparse.Namespace, now: float, wall: float, shown: object) -> Switch:
+    """The switch at a start of this program; ``shown`` is what an earlier one showed last: a restart never lengthens.
+
+    ``--at`` counts from creation, and holds if this clock is right; ``--after`` counts from here, whatever it says.
+    """
+    cap, end = wall + options.after, wall + options.first
+    if isinstance(shown, dict) and isinstance(shown.get("cap"), float) and isinstance(shown.get("end"), float):
+        cap, end = min(cap, shown["cap"]), shown["end"]
+    cap = min(cap, options.at)
+    return Switch(now, max(0.0, cap - wall), max(0.0, end - wall), options.hold)
+
+
+class Program:
+    """The switch at work, turn after turn."""
+
+    every = 1.0
+    """Most seconds between two looks for an order."""
+
+    def __init__(self, options: argparse.Namespace, now: float, wall: float) -> None:
+        self.options = options
+        self.switch = begin(options, now, wall, self.read("alive.json"))
+        self.pause = 1.0
+        self.over = False
+
+    def turn(self, now: float, wall: float) -> float:
+        """Do what is due now; return for how many seconds nothing is."""
+        if not self.over:
+            switch = self.switch
+            switch.obey(self.read("order.json"), now)
+            left = switch.left(now, self.busy())
+            self.show({
+                "pid": os.getpid(), "left": round(left, 1), "nonce": switch.nonce, "armed": armed(self.options),
+                "cap": switch.cap - now + wall, "end": switch.end - now + wall,
+            })  # fmt: skip
+            if left > 0:
+                return min(left, self.every)
+            self.over = True
+        self.pause = 30.0 if self.destroy() else min(60.0, self.pause * 2)
+        return self.pause
+
+    def read(self, name: str) -> object:
+        """What a file holds; None for one that is missing, damaged or not ours."""
+        try:
+            with Path(name).open("rb") as file:
+                return json.loads(file.read(4096))
+        except (OSError, ValueError, RecursionError):
+            return None
+
+    def show(self, state: dict[str, object]) -> None:
+        """Tell the client how things stand; a full disk must not end us."""
+        try:
+            Path("alive.part").write_text(json.dumps(state))
+            Path("alive.part").replace("alive.json")
+        except OSError as error:
+            complain(error)
+
+    def busy(self) -> bool:
+        """Whether a job of ours is at work."""
+        for pid in self.options.jobs.glob("*/pid"):
+            try:
+                os.kill(int(pid.read_text()), 0)
+            except (OSError, ValueError, OverflowError):
+                continue
+            if not (pid.parent / "status").exists():
+                return True
+        return False
+
+    def destroy(self) -> bool:
+        """Ask the provider for our end."""
+        return destroy(self.options)
+
+
+def complain(error: Exception) -> None:
+    """Leave a word in the log, if that can be written: the disk may be full. What errors say may hold the key."""
+    with suppress(OSError, ValueError):
+        print(type(error).__name__, getattr(error, "code", ""), file=sys.stderr, flush=True)
+
+
 def steady() -> float:
     """Seconds that also pass while the machine is suspended."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
-
-
-def busy(jobs: Path) -> bool:
-    """Whether a job of ours is at work."""
-    for pid in jobs.glob("*/pid"):
-        try:
-            os.kill(int(pid.read_text()), 0)
-        except (OSError, ValueError):
-            continue
-        if not (pid.parent / "status").exists():
-            return True
-    return False
 
 
 def environment(init: str) -> dict[str, str]:
@@ -85,13 +158,13 @@ def request(options: argparse.Namespace) -> urllib.request.Request:
     return made
 
 
-def destroy(options: argparse.Namespace) -> bool:
+def destroy(options: argparse.Namespace, send: Callable[..., Any] = urllib.request.urlopen) -> bool:
     """Ask the provider for our end; True when it accepted."""
     try:
-        with urllib.request.urlopen(request(options), timeout=20) as reply:  # noqa: S310
+        with send(request(options), timeout=20) as reply:
             return bool(reply.status < 300)
     except Exception as error:  # noqa: BLE001 - an answer that nobody foresaw must not end the switch before the machine
-        print(type(error).__name__, getattr(error, "code", ""), file=sys.stderr, flush=True)
+        complain(error)
         return False
 
 
@@ -104,25 +177,8 @@ def armed(options: argparse.Namespace) -> bool:
     return True
 
 
-def order() -> object:
-    """What the client wrote last."""
-    try:
-        return json.loads(Path("order.json").read_bytes())
-    except (OSError, ValueError):
-        return None
-
-
-def show(state: dict[str, object]) -> None:
-    """Tell the client how things stand; a full disk must not end us."""
-    try:
-        Path("alive.part").write_text(json.dumps(state))
-        Path("alive.part").replace("alive.json")
-    except OSError as error:
-        print(type(error).__name__, file=sys.stderr, flush=True)
-
-
-def main() -> None:
-    """Wait, answering every order; then destroy until this process is destroyed itself."""
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """What the start-up script says."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--after", type=float, required=True)
     parser.add_argument("--at", type=float, default=float("inf"))
@@ -134,20 +190,14 @@ def main() -> None:
     parser.add_argument("--body", default="")
     parser.add_argument("--init", default="/proc/1/environ")
     parser.add_argument("--jobs", type=Path, default=Path("../jobs"))
-    options = parser.parse_args()
-    first = min(options.first, max(0.0, options.at - time.time()))
-    switch = Switch(steady(), options.after, first, options.hold)
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    """Wait, answering every order; then destroy until this process is destroyed itself."""
+    program = Program(parse(), steady(), time.time())
     while True:
-        switch.obey(order(), steady())
-        left = switch.left(steady(), busy(options.jobs))
-        show({"pid": os.getpid(), "left": round(left, 1), "nonce": switch.nonce, "armed": armed(options)})
-        if left <= 0:
-            break
-        time.sleep(min(left, 1.0))
-    pause = 1.0
-    while True:
-        pause = 30.0 if destroy(options) else min(60.0, pause * 2)
-        time.sleep(pause)
+        time.sleep(program.turn(steady(), time.time()))
 
 
 if __name__ == "__main__":

@@ -34,7 +34,8 @@ if [ -z "$R" ]; then pkill -HUP -x sshd || true; fi
 _DEADMAN = """\
 P=$(command -v python3 || command -v python)
 U='import base64,sys,zlib;sys.stdout.buffer.write(zlib.decompress(base64.b85decode(sys.stdin.read().strip())))'
-echo {source} | "$P" -c "$U" > "$D/deadman.py"
+echo {source} | "$P" -c "$U" > "$D/new" && mv "$D/new" "$D/deadman.py"
+rm -f "$D/order.json"
 (cd "$D" && setsid "$P" deadman.py {arguments} > log.txt 2>&1 < /dev/null &)"""
 
 
@@ -55,23 +56,30 @@ def script(identity: Identity, self_destruct: SelfDestruct | None, fuse: Fuse) -
     return text
 
 
-def _deadman(order: SelfDestruct, fuse: Fuse) -> str:
-    arguments = [
+def arguments(order: SelfDestruct, fuse: Fuse) -> list[str]:
+    """What the dead-man switch of a machine is started with."""
+    made = [
         "--after", str(fuse.after_s), "--at", str(fuse.at), "--first", str(fuse.first_s), "--hold", str(fuse.hold_s),
         "--method", order.method, "--url", order.url,
     ]  # fmt: skip
     for name, value in order.headers:
-        arguments += ["--header", f"{name}={value}"]
-    if order.body:
-        arguments += ["--body", order.body]
+        made += ["--header", f"{name}={value}"]
+    return [*made, "--body", order.body] if order.body else made
+
+
+def _deadman(order: SelfDestruct, fuse: Fuse) -> str:
     packed = base64.b85encode(zlib.compress(_source(), 9)).decode()
-    return _DEADMAN.format(source=shlex.quote(packed), arguments=shlex.join(arguments))
+    return _DEADMAN.format(source=shlex.quote(packed), arguments=shlex.join(arguments(order, fuse)))
 
 
 def _source() -> bytes:
-    """The switch without its comments: every byte counts here, and the host does not read."""
+    """The switch without comments and types: every byte counts here, and the host does not read."""
     tree = ast.parse((files("gpurent_deadman") / "deadman.py").read_bytes())
     for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef):
+            node.returns = None
+        if isinstance(node, ast.arg):
+            node.annotation = None
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
             node.body = node.body[1:]
     return ast.unparse(tree).encode()

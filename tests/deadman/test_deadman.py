@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
 import ast
 import json
 import os
+import resource
+import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -61,7 +64,7 @@ def service() -> Iterator[Service]:
 
 @contextmanager
 def switch(
-    repository: Path, folder: Path, service: Service, after: float, **more: str
+    repository: Path, folder: Path, service: Service, after: float, *, full: bool = False, **more: str
 ) -> Iterator[subprocess.Popen[bytes]]:
     """The program as the start-up script runs it."""
     program = repository / "remote" / "gpurent_deadman" / "deadman.py"
@@ -72,10 +75,12 @@ def switch(
     environ = {"PATH": os.environ["PATH"], "CONTAINER_ID": "i-77"}
     if "init" not in more:
         environ["CONTAINER_API_KEY"] = KEY
+    limit = (resource.RLIMIT_FSIZE, (0, 0) if full else resource.getrlimit(resource.RLIMIT_FSIZE))
     with (folder / "log.txt").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-I", str(program), *arguments], cwd=folder, env=environ, stdout=log, stderr=log
-        )
+            [sys.executable, "-I", str(program), *arguments], cwd=folder, env=environ, stdout=log, stderr=log,
+            preexec_fn=lambda: resource.setrlimit(*limit),
+        )  # fmt: skip
     try:
         yield process
     finally:
@@ -113,6 +118,56 @@ def test_its_key_comes_from_process_one_and_is_nowhere_to_be_seen(
         service.wait(2)
     assert service.asked[0][3] == f"Bearer {KEY}"
     assert KEY not in (tmp_path / "log.txt").read_text()
+
+
+NONSENSE = (b"", b"\0\xff garbage\r\n\r\n", b"HTTP/1.1 twohundred OK\r\n\r\n", b"HTTP/1.1 200" + b" x" * 40_000,
+            b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 500, b"HTTP/1.1 302 Found\r\nLocation: gopher://[::1\r\n\r\n",
+            b"<!doctype html><title>Maintenance</title>")  # fmt: skip
+
+
+@contextmanager
+def babbler(answers: Sequence[bytes]) -> Iterator[tuple[str, list[float]]]:
+    """A port that answers with these bytes, one after the other, and hangs up."""
+    asked: list[float] = []
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def serve() -> None:
+            for answer in answers:
+                talk, _ = listening.accept()
+                with talk:
+                    talk.recv(65536)
+                    asked.append(time.monotonic())
+                    with suppress(OSError):
+                        talk.sendall(answer)
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}", asked
+
+
+@pytest.mark.parametrize("answer", NONSENSE, ids=range(len(NONSENSE)))
+def test_an_answer_that_is_no_http_is_a_failure_like_any_other(answer: bytes) -> None:
+    """Whatever comes back, asking ends in no: never in an error that would end the switch before its machine."""
+    with babbler([answer]) as (url, asked):
+        assert not deadman.destroy(deadman.parse(["--after", "0", "--url", url]))
+    assert len(asked) == 1
+
+
+def test_it_outlives_answers_that_are_no_http(repository: Path, tmp_path: Path) -> None:
+    """The real program goes on asking after garbage, and after a service that only hangs up."""
+    with babbler([NONSENSE[1], NONSENSE[0]]) as (url, asked), switch(repository, tmp_path, Service(url=url), 0.0):
+        until = time.monotonic() + 30
+        while len(asked) < 2:
+            assert time.monotonic() < until, "it asked once and never again"
+            time.sleep(0.02)
+
+
+def test_it_outlives_a_full_disk(repository: Path, tmp_path: Path, service: Service) -> None:
+    """Not a byte of state or log can be written, and it destroys in time all the same, a refusal in between."""
+    service.codes = [500]
+    with switch(repository, tmp_path, service, 1.5, full=True) as process:
+        service.wait(2)
+        assert process.poll() is None
+    assert not (tmp_path / "alive.json").exists() and (tmp_path / "log.txt").read_bytes() == b""
 
 
 def test_it_shows_that_it_lives(repository: Path, tmp_path: Path, service: Service) -> None:
@@ -179,8 +234,11 @@ def test_a_client_that_falls_silent_leaves_time_for_the_job_and_then_for_its_res
 
 @pytest.mark.parametrize(
     "order",
-    [None, [], "x", {}, {"nonce": "a"}, {"nonce": "a", "seconds": "9", "hold": 1}, {"nonce": "a", "seconds": None}],
-)
+    [
+        None, [], "x", {}, {"nonce": "a"}, {"nonce": "a", "seconds": "9", "hold": 1}, {"nonce": "a", "seconds": None},
+        {"nonce": 10**5000, "seconds": 9, "hold": 9}, {"nonce": "a", "seconds": float("nan"), "hold": 9},
+    ],
+)  # fmt: skip
 def test_an_order_that_makes_no_sense_changes_nothing(order: object) -> None:
     """Half a file, another file, other types: the former order stands."""
     switch = deadman.Switch(0.0, 100, 100, 50)
@@ -219,6 +277,113 @@ def test_it_says_when_it_has_no_key(repository: Path, tmp_path: Path, service: S
             assert time.monotonic() < until
             time.sleep(0.02)
         assert json.loads((tmp_path / "alive.json").read_text())["armed"] is False
+
+
+@pytest.mark.parametrize("seconds", [10**400, -(10**400)])
+@pytest.mark.parametrize("hold", [10**400, -(10**400)])
+def test_numbers_that_no_clock_knows_are_cut_to_what_it_does(seconds: int, hold: int) -> None:
+    """An order of absurd size neither ends the switch with an error nor moves the end beyond the budget."""
+    switch = deadman.Switch(0.0, 1000, 1000, 50)
+    switch.obey({"nonce": "a", "seconds": seconds, "hold": hold}, 10.0)
+    assert switch.nonce == "a" and -10.0 <= switch.left(10.0, busy=False) <= 990
+
+
+def options(after: int, at: float, first: int, hold: int) -> argparse.Namespace:
+    fuse = ["--after", str(after), "--at", str(at), "--first", str(first), "--hold", str(hold)]
+    return deadman.parse([*fuse, "--url", "http://127.0.0.1:1/"])
+
+
+@given(
+    after=st.integers(0, 10**6), late=st.integers(-(10**6), 10**6), first=st.integers(0, 10**6),
+    skew=st.integers(-(10**6), 10**6),
+)  # fmt: skip
+def test_no_start_reaches_beyond_the_wall_clock_or_its_own_seconds(
+    after: int, late: int, first: int, skew: int
+) -> None:
+    """Creation counts, not boot, where the host's clock is right; a wrong one never lengthens beyond boot + after."""
+    created = 1_800_000_000.0
+    at, booted = created + after, created + late
+    switch = deadman.begin(options(after, at, first, 10**7), 50.0, booted + skew, None)
+    switch.obey({"nonce": "a", "seconds": 10**7, "hold": 10**7}, 50.0)
+    left = switch.left(50.0, busy=True)
+    assert left <= after
+    assert left <= max(0.0, at - booted - skew)
+
+
+@given(
+    after=st.integers(1, 10**5), first=st.integers(1, 10**5), skew=st.integers(-(10**6), 10**6),
+    lives=st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 5000), st.booleans()), max_size=8),
+)  # fmt: skip
+def test_no_number_of_restarts_lengthens_anything(
+    after: int, first: int, skew: int, lives: list[tuple[int, int, bool]]
+) -> None:
+    """A container that starts anew again and again ends when its first start said, even where the clock is wrong."""
+    begun = wall = 1_800_000_000.0
+    said: object = None
+    until = begun + min(after, first)
+    for number, (down, up, ordered) in enumerate(lives):
+        wall += down if said is not None else 0
+        switch = deadman.begin(options(after, begun + after, first, 10**7), 0.0, wall + skew, said)
+        assert wall + switch.left(0.0, busy=True) <= max(until, wall) + 1e-3
+        wall += up
+        if ordered:
+            switch.obey({"nonce": f"n{number}", "seconds": 10**7, "hold": 10**7}, up)
+            until = max(until, begun + after)
+        assert wall + switch.left(up, busy=True) <= max(until, wall) + 1e-3
+        said = {"cap": switch.cap - up + wall + skew, "end": switch.end - up + wall + skew}
+    assert until <= begun + after
+
+
+@pytest.mark.parametrize("shown", [None, [], {"cap": "x", "end": 1.0}, {"cap": 10**400, "end": 10**400}, {"end": 5.0}])
+def test_what_an_earlier_start_left_damaged_changes_nothing(shown: object) -> None:
+    """Half a file, or one of an older version: as if the machine had just started."""
+    switch = deadman.begin(options(100, 1000.0, 60, 10**6), 5.0, 900.0, shown)
+    assert switch.left(5.0, busy=True) == 60
+    assert switch.cap == 105.0
+
+
+def alive(folder: Path, process: subprocess.Popen[bytes]) -> dict[str, object]:
+    """What this very process shows."""
+    until = time.monotonic() + 20
+    while True:
+        try:
+            state = json.loads((folder / "alive.json").read_text())
+        except (OSError, ValueError):
+            state = {}
+        if state.get("pid") == process.pid:
+            assert isinstance(state, dict)
+            return state
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def test_a_container_that_starts_anew_is_not_given_the_time_again(
+    repository: Path, tmp_path: Path, service: Service
+) -> None:
+    """The real program, twice: an order that lies there from before the restart lengthens nothing."""
+    at = time.time() + 600
+    (tmp_path / "order.json").write_text(json.dumps({"nonce": "before", "seconds": 3600, "hold": 3600}))
+    with switch(repository, tmp_path, service, 3600.0, at=str(at)) as process:
+        left = alive(tmp_path, process)["left"]
+        assert isinstance(left, float) and 500 < left <= 600
+    (tmp_path / "order.json").write_text(json.dumps({"nonce": "after", "seconds": 3600, "hold": 3600}))
+    with switch(repository, tmp_path, service, 3600.0, at=str(at)) as process:
+        state = alive(tmp_path, process)
+        assert isinstance(state["left"], float) and state["left"] <= at - time.time() + 1
+    assert service.asked == []
+
+
+def test_a_restart_where_the_clock_is_wrong_is_not_given_the_time_again(
+    repository: Path, tmp_path: Path, service: Service
+) -> None:
+    """The host believes in another day: what the first start showed holds for the second."""
+    with switch(repository, tmp_path, service, 3.0, at=str(time.time() + 10**6)) as process:
+        first = alive(tmp_path, process)["end"]
+    time.sleep(1.0)
+    with switch(repository, tmp_path, service, 3.0, at=str(time.time() + 10**6)) as process:
+        second = alive(tmp_path, process)["end"]
+        assert isinstance(first, float) and isinstance(second, float) and second <= first + 0.1
+        service.wait(1)
 
 
 def test_the_bill_starts_before_the_switch_does(repository: Path, tmp_path: Path, service: Service) -> None:

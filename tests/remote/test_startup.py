@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
+import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -51,3 +55,22 @@ def test_one_that_would_not_fit_is_refused_before_it_is_sent(tmp_path: Path) -> 
     long = SelfDestruct("DELETE", "https://example.ai/" + "x" * 4000, ())
     with pytest.raises(ValueError, match="more than 4096"):
         script(SshConnector().new_identity(tmp_path), long, FUSE)
+
+
+def test_a_container_that_starts_anew_forgets_the_orders_of_before(tmp_path: Path) -> None:
+    """What a client ordered before the restart is stale: its seconds counted from another moment."""
+    root = tmp_path / "root"
+    folder = root / "root/.gpurent/deadman"
+    folder.mkdir(parents=True)
+    (folder / "order.json").write_text('{"nonce": "stale", "seconds": 80000, "hold": 80000}')
+    identity = SshConnector().new_identity(tmp_path / "keys")
+    subprocess.run(["sh", "-eu"], input=script(identity, ORDER, FUSE), text=True, check=True,
+                   env={"PATH": os.environ["PATH"], "GPURENT_ROOT": str(root)})  # fmt: skip
+    assert not (folder / "order.json").exists()
+    until = time.monotonic() + 20
+    while not (folder / "alive.json").exists():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    state = json.loads((folder / "alive.json").read_text())
+    os.kill(state["pid"], signal.SIGKILL)
+    assert state["nonce"] == "" and state["left"] <= FUSE.hold_s

@@ -134,3 +134,11 @@ def test_a_vanished_host_bills_no_more() -> None:
     clock.advance(100)
     assert rented.instances() == []
     assert rented.charges(ref).gpu == PRICE.gpu_hour.scaled(5, 3600)
+
+
+@given(st.floats(0, 2e9), st.floats(0, 1e6), st.sampled_from((1, 60, 3600)), st.sampled_from((0, 600)))
+def test_a_begun_unit_is_paid_and_a_minimum_at_least(start: float, length: float, unit_s: int, minimum_s: int) -> None:
+    """Never less than what passed, never a whole unit more, and whole units above the minimum."""
+    seconds = whole_seconds(start, start + length, unit_s, minimum_s)
+    assert max(minimum_s, length - 0.01) <= seconds <= max(minimum_s, length + unit_s + 0.01)
+    assert seconds == minimum_s or seconds % unit_s == 0

@@ -7,11 +7,13 @@ import os
 import sys
 import time
 from collections import Counter
+from collections.abc import Mapping
 
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 from tests.simulation.campaign import Findings, campaign, play
+from tests.simulation.coverage import ODD, possible
 from tests.simulation.mutants import MUTANTS
 from tests.simulation.schedule import ELSEWHERE, draw
 
@@ -48,19 +50,29 @@ def _report(found: Findings, *, complete: bool) -> int:
     tally = found.tally
     for title, counter in (
         ("faults that struck", tally.faults), ("lines of the ledger written", tally.lines),
+        ("transitions of the ledger", tally.moves), ("what was checked", tally.checked),
         ("where clients died", tally.deaths), ("how the first command ended", tally.endings),
-        ("counted apart: neither client nor machine could act", tally.apart),
+        ("counted apart: nobody of ours could act", tally.apart),
     ):  # fmt: skip
         _table(title, counter)
     for fault, why in ELSEWHERE.items():
         console.print(f"not here: {fault.value}: {why}")
     for seed, violations in found.broken:
         console.print(f"seed {seed}: {'; '.join(violations)}", style="red")
-    never = found.never if complete else []
-    for name in never:
-        console.print(f"never happened: {name}", style="red")
+    _explain("no life takes", possible()[1])
+    _explain("odd", ODD)
+    wrong = [f"never happened: {name}" for name in found.never if complete]
+    wrong += [f"nobody had foreseen: {step}" for step in found.surprises]
+    for line in wrong:
+        console.print(line, style="red")
     console.print(f"{len(found.broken)} of {found.lives} lives broke an invariant")
-    return 1 if found.broken or never else 0
+    return 1 if found.broken or wrong else 0
+
+
+def _explain(what: str, reasons: Mapping[str, str]) -> None:
+    for reason in dict.fromkeys(reasons.values()):
+        steps = ", ".join(step for step, why in reasons.items() if why == reason)
+        console.print(f"{what}: {steps}: {reason}")
 
 
 def _table(title: str, counter: Counter[str]) -> None:

@@ -1,16 +1,23 @@
-"""The death of a client: at any step, before or after it took effect, and for good."""
+"""What happens to a client: death at any step, sleep, a clock that is set, a full disk, a ledger out of reach."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tests.simulation.clock import VirtualClock
+from tests.simulation.coverage import transition
 
+from gpurent.budget.errors import LedgerError
 from gpurent.budget.events import Event, Kind
 from gpurent.budget.ledger import Ledger
+from gpurent.budget.state import Run
+from gpurent.clock import SystemClock
+
+if TYPE_CHECKING:
+    from tests.simulation.life import World
 
 
 class Crash(BaseException):
@@ -20,80 +27,145 @@ class Crash(BaseException):
 class Fate:
     """One client's steps. Each call of a port is two: before its effect, and after."""
 
-    def __init__(self, clock: VirtualClock, *, crash_at: int | None = None, naps: Mapping[int, float] | None = None):
+    def __init__(
+        self, clock: VirtualClock, *, crash_at: int | None = None, naps: Mapping[int, float] | None = None,
+        dies_at: tuple[Kind, str] | None = None,
+    ) -> None:  # fmt: skip
         self._clock = clock
+        self._dies = "" if dies_at is None else f"{dies_at[1]} {dies_at[0]}"
         self._crash_at = crash_at
         self._naps = dict(naps or {})
         self.steps = 0
         self.dead = False
         self.died_in = ""
+        self.run_id: str | None = None
+        """The run that it opened; it looks after no other."""
+        self.began = clock.now()
+        self.ended: float | None = None
+        self.asleep: list[tuple[float, float]] = []
 
     def step(self, what: str) -> None:
         """Take a step, unless death comes first. A nap is a laptop that was closed meanwhile."""
         if self.dead:
             raise Crash(what)
         self.steps += 1
-        if self.steps == self._crash_at:
-            self.dead, self.died_in = True, what
+        if self.steps == self._crash_at or what == self._dies:
+            self.dead, self.died_in, self.ended = True, what, self._clock.now()
             raise Crash(what)
         nap = self._naps.pop(self.steps, 0.0)
         if nap:
+            begun = self._clock.now()
+            self.asleep.append((begun, begun + nap))
             self._clock.sleep(nap)
 
+    def awake(self, start: float, end: float) -> bool:
+        """Whether it lived, and was awake, from ``start`` to ``end``."""
+        if self.began > start or (self.ended is not None and self.ended < end):
+            return False
+        return all(begun > end or over < start for begun, over in self.asleep)
 
-class MortalClock:
-    """The clock as a client sees it: it may die in its sleep."""
+    def first_awake(self, moment: float) -> float | None:
+        """The first moment from ``moment`` on at which it acts."""
+        found = max(moment, self.began)
+        for begun, over in self.asleep:
+            if begun <= found < over:
+                found = over
+        return None if self.ended is not None and found >= self.ended else found
 
-    def __init__(self, clock: VirtualClock, fate: Fate) -> None:
-        self._clock = clock
+
+class MortalClock(SystemClock):
+    """The real clock of a client, on virtual time: somebody may set it, and the client may die in its sleep."""
+
+    def __init__(self, world: World, fate: Fate) -> None:
+        clock = world.clock
+        super().__init__(lambda: clock.now() + world.offset, clock.monotonic)
+        self._virtual = clock
         self._fate = fate
 
-    def now(self) -> float:
-        return self._clock.now()
-
     def monotonic(self) -> float:
-        return self._clock.monotonic()
+        return self._virtual.monotonic()
 
     def sleep(self, seconds: float) -> None:
         self._fate.step("sleep")
-        self._clock.sleep(seconds)
+        self._virtual.sleep(seconds)
+
+
+class Books:
+    """What all clients of a world know of its ledger's file: whether it is as they read it last."""
+
+    def __init__(self) -> None:
+        self.version = 0
+        self.unwritable = False
+        self.unreadable = False
+        self.lines: Counter[str] = Counter()
+        self.moves: Counter[str] = Counter()
 
 
 class MortalLedger(Ledger):
-    """A ledger whose writer may die before a line is committed, or right after."""
+    """A ledger whose writer may die before a line is committed or right after. What did not change is read once."""
 
     fate: Fate
-    written: Counter[str]
-    witness: Callable[[Kind, str | None], None]
-    """Hears of every line that was committed."""
+    world: World
+    books: Books
+    _known: dict[str | None, tuple[int, tuple[Run, ...]]]
 
     def append(self, run_id: str, kind: Kind, *, tag: str | None = None, **data: object) -> Event:
         self.fate.step(f"before {kind}")
+        self.world.attempted(kind)
+        self._reachable(writing=True)
+        before = self._run(run_id)
         event = super().append(run_id, kind, tag=tag, **data)
-        self.written[kind.value] += 1
-        self.witness(kind, tag)
+        self.books.version += 1
+        self.books.lines[kind.value] += 1
+        self.books.moves[transition(before, kind, tag)] += 1
+        self.world.witness(event, self._clock.now())
         self.fate.step(f"after {kind}")
         return event
 
     def open_run(self, *arguments: Any, **options: Any) -> str:
         self.fate.step("before run_opened")
+        self._reachable(writing=True)
         run_id = super().open_run(*arguments, **options)
-        self.written[Kind.RUN_OPENED.value] += 1
+        self.fate.run_id = run_id
+        self.books.version += 1
+        self.books.lines[Kind.RUN_OPENED.value] += 1
+        self.books.moves[transition(None, Kind.RUN_OPENED, None)] += 1
         self.fate.step("after run_opened")
         return run_id
 
-    def events(self, run_id: str | None = None) -> list[Event]:
+    def _reachable(self, *, writing: bool = False) -> None:
         if self.fate.dead:
-            raise Crash("reading the ledger")
+            raise Crash("the ledger")
+        if self.books.unreadable or (writing and self.books.unwritable):
+            self.world.tally.faults["ledger out of reach" if self.books.unreadable else "ledger's disk full"] += 1
+            raise LedgerError("database or disk is full", passing=True)
+
+    def _run(self, run_id: str) -> Run | None:
+        return next(iter(self._folded(run_id)), None)
+
+    def _folded(self, run_id: str | None) -> tuple[Run, ...]:
+        version, runs = self._known.get(run_id, (-1, ()))
+        if version != self.books.version:
+            runs = super().runs() if run_id is None else (super().run(run_id),)
+            self._known[run_id] = self.books.version, runs
+        return runs
+
+    def run(self, run_id: str) -> Run:
+        self._reachable()
+        return self._folded(run_id)[0]
+
+    def runs(self) -> tuple[Run, ...]:
+        self._reachable()
+        return self._folded(None)
+
+    def events(self, run_id: str | None = None) -> list[Event]:
+        self._reachable()
         return super().events(run_id)
 
     @classmethod
-    def mortal(
-        cls, path: Path, clock: MortalClock, fate: Fate, written: Counter[str], chooser: Any,
-        witness: Callable[[Kind, str | None], None],
-    ) -> MortalLedger:  # fmt: skip
+    def mortal(cls, path: Path, clock: MortalClock, fate: Fate, world: World, chooser: Any) -> MortalLedger:
         """Open the ledger of ``path`` for a client with this fate."""
         ledger = cls.open(path, clock, chooser)
         assert isinstance(ledger, MortalLedger)
-        ledger.fate, ledger.written, ledger.witness = fate, written, witness
+        ledger.fate, ledger.world, ledger.books, ledger._known = fate, world, world.books, {}
         return ledger

@@ -1,34 +1,76 @@
-"""Rented machines in memory: the real dead-man switch on virtual time, files, an engine, and a link that fails."""
+"""Rented machines in memory: the real dead-man program on virtual time, files, an engine, and a link that fails."""
 
 from __future__ import annotations
 
+import argparse
 import hashlib
+import http.client
 import json
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
+from email.message import Message
+from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from tests.simulation.clock import VirtualClock
-from tests.simulation.engine import Course, Engine
+from tests.simulation.engine import Engine
 from tests.simulation.fate import Fate
-from tests.simulation.service import URL, Service
+from tests.simulation.service import URL
 
-from gpurent.errors import HostUnreachable, TransferFailed
+from gpurent.errors import HomeFull, HostUnreachable, TransferFailed
 from gpurent.model import Endpoint, Fuse, Identity, SelfDestruct
-from gpurent.sandbox.faults import Fault, Faults
+from gpurent.sandbox.faults import Fault
 from gpurent.sandbox.held import Held, State
-from gpurent.sandbox.market import Market
 from gpurent.spi import Completed, Host, LocalFile
-from gpurent_deadman.deadman import Switch
+from gpurent_deadman import deadman
+from gpurent_remote.startup import arguments
+
+if TYPE_CHECKING:
+    from tests.simulation.life import World
 
 ORDER, ALIVE = ".gpurent/deadman/order.json", ".gpurent/deadman/alive.json"
-TURN_S = 10.0
+TURN_S = 30.0
 """Between two looks of the switch; it looks at once at an order."""
-CHUNK = 1 << 18
+CHUNK = 1 << 14
 NETWORK_S_PER_MB = 0.1
 OVERHEAD_PERMILLE = 1050
 """What SSH adds to the bytes that the service counts."""
+NONSENSE = (
+    http.client.BadStatusLine("\0\xff"), http.client.RemoteDisconnected("closed"), http.client.IncompleteRead(b"<html"),
+    UnicodeDecodeError("ascii", b"\xff", 0, 1, "not in range"), ConnectionResetError(104, "reset"),
+)  # fmt: skip
+"""What the standard library makes of a connection that is cut, or of an answer that is no HTTP."""
+
+
+class Program(deadman.Program):
+    """The program as it runs on a machine of this world: files in memory, requests to this world's market."""
+
+    every = TURN_S
+
+    def __init__(self, machine: Machine, options: argparse.Namespace, now: float, wall: float) -> None:
+        self.machine = machine
+        super().__init__(options, now, wall)
+
+    def read(self, name: str) -> object:
+        data = self.machine.files.get(f".gpurent/deadman/{name}", b"")
+        try:
+            return json.loads(data)
+        except ValueError:
+            return None
+
+    def show(self, state: dict[str, object]) -> None:
+        self.machine.files[ALIVE] = json.dumps(state).encode()
+
+    def busy(self) -> bool:
+        return self.machine.busy()
+
+    def destroy(self) -> bool:
+        return deadman.destroy(self.options, self.machine.send)
 
 
 @dataclass
@@ -36,91 +78,121 @@ class Machine:
     """One host that has begun to boot."""
 
     held: Held
-    clock: VirtualClock
-    market: Market
-    service: Service
-    course: Course
-    cut_off: bool
-    """Cannot reach its provider's API."""
-    switch: Switch | None = None
-    order: SelfDestruct | None = None
+    world: World
+    program: Program | None = None
     files: dict[str, bytes] = field(default_factory=dict)
     engine: Engine | None = None
-    job_id: str = ""
-    _pause: float = 1.0
+    fired_at: float | None = None
+    """When its switch decided that time is up."""
+    fired_busy: bool = False
+    heard_no: list[float] = field(default_factory=list)
+    """When it asked its provider for its end in vain."""
 
     @property
     def alive(self) -> bool:
         """Whether its provider still runs it."""
-        return any(one.id == self.held.id and one.active for one in self.market.alive())
+        return any(one.id == self.held.id and one.active for one in self.world.market.alive())
 
     def boot(self) -> None:
-        """Run the start-up script: start the switch."""
+        """Run the start-up script: start the switch. Also what a restart of its container does."""
         script = json.loads(self.held.order.startup)
-        if script["self_destruct"] is not None:
-            fuse = Fuse(**script["fuse"])
-            self.order = SelfDestruct(**script["self_destruct"])
-            first = min(fuse.first_s, max(0.0, fuse.at - self.clock.now()))
-            self.switch = Switch(self.clock.now(), fuse.after_s, first, fuse.hold_s)
-            self._turn()
-
-    def _turn(self) -> None:
-        if not self.alive or self.switch is None:
+        if script["self_destruct"] is None:
             return
-        now = self.clock.now()
-        left = self.switch.left(now, self._busy())
-        self.files[ALIVE] = json.dumps(
-            {"pid": 1, "left": left, "nonce": self.switch.nonce, "armed": not self.held.troubles.no_key}
-        ).encode()
-        if left <= 0:
-            self._destroy()
-        else:
-            self.clock.at(now + min(left, TURN_S), self._turn)
+        argv = arguments(SelfDestruct(**script["self_destruct"]), Fuse(**script["fuse"]))
+        options = deadman.parse([*argv, "--init", str(self._environment())])
+        self.files.pop(ORDER, None)
+        if self.world.schedule.host_skew:
+            self.world.tally.faults["a machine's clock is wrong"] += 1
+        self.program = Program(self, options, *self._clocks())
+        self._turn(self.program)
 
-    def _busy(self) -> bool:
-        return self.engine is not None and self.engine.working(self.clock.now())
+    def _environment(self) -> Path:
+        """What its provider puts into the environment of its first process."""
+        path = self.world.folder / f"{self.held.id}.environ"
+        pairs = {"SANDBOX_API_URL": URL, "SANDBOX_INSTANCE_ID": self.held.id}
+        if not self.held.troubles.no_key:
+            pairs["SANDBOX_INSTANCE_KEY"] = self.held.key
+        path.write_bytes(b"\0".join(f"{name}={value}".encode() for name, value in pairs.items()))
+        return path
+
+    def _clocks(self) -> tuple[float, float]:
+        """A steady clock, and the wall's, which may be wrong here."""
+        now = self.world.clock.now()
+        return now, now + self.world.schedule.host_skew
+
+    def _turn(self, program: Program) -> None:
+        if program is not self.program or not self.alive:
+            return
+        pause = self._look(program)
+        self.world.clock.at(self.world.clock.now() + pause, lambda: self._turn(program))
+
+    def _look(self, program: Program) -> float:
+        busy = self.busy()
+        now, wall = self._clocks()
+        if not program.over and program.switch.left(now, busy) <= 0 and self.fired_at is None:
+            self.fired_at, self.fired_busy = now, busy
+        return program.turn(now, wall)
+
+    def busy(self) -> bool:
+        """Whether its engine is at work."""
+        return self.engine is not None and self.engine.working(self.world.clock.now())
 
     def obey(self) -> None:
-        """The client wrote an order."""
-        if self.switch is not None:
-            self.switch.obey(json.loads(self.files[ORDER]), self.clock.now())
-            left = self.switch.left(self.clock.now(), self._busy())
-            state = {"pid": 1, "left": left, "nonce": self.switch.nonce, "armed": not self.held.troubles.no_key}
-            self.files[ALIVE] = json.dumps(state).encode()
+        """The client wrote an order: the program looks every second."""
+        if self.program is not None and not self.program.over and self.alive:
+            self._look(self.program)
 
-    def _destroy(self) -> None:
-        if not self.alive or self.order is None:
-            return
-        status = -1
-        if not self.cut_off and not self.held.troubles.no_key:
-            path = urlsplit(self.order.url.format(SANDBOX_API_URL=URL, SANDBOX_INSTANCE_ID=self.held.id)).path
-            headers = {name: value.format(SANDBOX_INSTANCE_KEY=self.held.key) for name, value in self.order.headers}
-            status, _, _ = self.service.ask(self.order.method, path, headers, b"")
-        self._pause = 30.0 if 200 <= status < 300 else min(60.0, self._pause * 2)
-        self.clock.at(self.clock.now() + self._pause + (20.0 if status == -1 else 0.0), self._destroy)
+    def send(self, request: urllib.request.Request, timeout: float) -> AbstractContextManager[SimpleNamespace]:
+        """What ``urllib.request.urlopen`` does here."""
+        world = self.world
+        if world.schedule.cut_off:
+            world.tally.faults["machine cut off from its provider"] += 1
+            self._refused()
+            raise urllib.error.URLError("no route to host")
+        headers = dict(request.header_items())
+        path = urlsplit(request.full_url).path
+        status, _, _ = world.service.ask(request.get_method(), path, headers, b"")
+        if not 200 <= status < 300:
+            self._refused()
+        if status == -1:
+            world.clock.sleep(timeout)
+            raise TimeoutError("timed out")
+        if status == 0:
+            world.tally.faults["answer to a machine that is no HTTP"] += 1
+            raise NONSENSE[len(self.heard_no) % len(NONSENSE)]
+        if status >= 300:
+            raise urllib.error.HTTPError(request.full_url, status, "", Message(), BytesIO())
+        return nullcontext(SimpleNamespace(status=status))
+
+    def _refused(self) -> None:
+        self.heard_no.append(self.world.clock.now())
 
 
 @dataclass
 class Network:
     """All machines, and the state of the client's own line."""
 
-    clock: VirtualClock
-    market: Market
-    service: Service
-    course: Callable[[], Course]
-    faults: Faults
-    cut_off: bool
+    world: World
     machines: dict[str, Machine] = field(default_factory=dict)
     down_until: float = 0.0
+    down: list[tuple[float, float]] = field(default_factory=list)
+    """When it was, and until when."""
+    fetches: int = 0
     _ports: int = 20_000
+
+    def cut(self, seconds: float) -> None:
+        """The client's line dies for a while."""
+        now = self.world.clock.now()
+        self.down.append((now, now + seconds))
+        self.down_until = max(self.down_until, now + seconds)
 
     def notice(self) -> None:
         """Start hosts for instances that are due; called after every request."""
-        for held in self.market.alive():
+        for held in self.world.market.alive():
             if held.id not in self.machines:
-                machine = Machine(held, self.clock, self.market, self.service, self.course(), self.cut_off)
+                machine = Machine(held, self.world)
                 self.machines[held.id] = machine
-                self.clock.at(held.created_at + held.boot_s * 0.5, lambda machine=machine: self._boot(machine))  # type: ignore[misc]
+                self.world.clock.at(held.created_at + held.boot_s * 0.5, lambda machine=machine: self._boot(machine))  # type: ignore[misc]
 
     def _boot(self, machine: Machine) -> None:
         if machine.alive and not machine.held.troubles.boot_stuck:
@@ -128,22 +200,32 @@ class Network:
             self._move(machine)
             moves = machine.held.troubles.move_after_s
             if moves is not None:
-                self.clock.at(self.clock.now() + machine.held.boot_s + moves, lambda: self._move(machine))
+                self.world.clock.at(
+                    self.world.clock.now() + machine.held.boot_s + moves, lambda: self._restart(machine)
+                )
+
+    def _restart(self, machine: Machine) -> None:
+        """Its container starts anew elsewhere on the host: another port, the start-up script again, its job at work."""
+        if machine.alive:
+            machine.boot()
+            self._move(machine)
 
     def _move(self, machine: Machine) -> None:
         self._ports += 1
         if machine.alive:
-            self.market.booted(machine.held.id, self._ports)
+            self.world.market.booted(machine.held.id, self._ports)
 
     def answering(self, port: int) -> Machine:
         """The machine behind ``port``. Raises HostUnreachable."""
-        now = self.clock.now()
-        if now >= self.down_until and self.faults.take(Fault.DROP_SSH) is None:
-            for held in self.market.alive():
+        now = self.world.clock.now()
+        if now < self.down_until:
+            self.world.tally.faults["link to the machines down"] += 1
+        elif self.world.faults.take(Fault.DROP_SSH) is None:
+            for held in self.world.market.alive():
                 up = held.state(now) is State.RUNNING and not held.troubles.no_sshd
                 if up and held.port == port and now >= held.created_at + held.boot_s + held.troubles.refuse_key_s:
                     return self.machines[held.id]
-        self.clock.sleep(5.0)
+        self.world.clock.sleep(5.0)
         raise HostUnreachable("connection refused")
 
 
@@ -152,6 +234,7 @@ class SimHost:
 
     def __init__(self, network: Network, port: int, fate: Fate, moved: Callable[[], Endpoint | None]) -> None:
         self._network = network
+        self._world = network.world
         self._port = port
         self._moved_to = moved
         self._fate = fate
@@ -169,13 +252,13 @@ class SimHost:
 
     def _moved(self, machine: Machine, count: int, *, out: bool) -> None:
         wire = -(-count * OVERHEAD_PERMILLE // 1000)
-        self._network.market.traffic(machine.held.id, **{"out_bytes" if out else "in_bytes": wire})
-        slow = self._network.faults.take(Fault.SLOW_LINK)
-        self._network.clock.sleep(count / slow.amount if slow else count / 1e6 * NETWORK_S_PER_MB)
+        self._world.market.traffic(machine.held.id, **{"out_bytes" if out else "in_bytes": wire})
+        slow = self._world.faults.take(Fault.SLOW_LINK)
+        self._world.clock.sleep(count / slow.amount if slow else count / 1e6 * NETWORK_S_PER_MB)
 
     def run(self, command: str, *, stdin: bytes | None = None, timeout: float = 60.0) -> Completed:
         self._machine("run")
-        self._network.clock.sleep(2.0)
+        self._world.clock.sleep(2.0)
         return Completed(0, "/root\n" if command == "pwd" else "{}", "")
 
     def put(
@@ -193,7 +276,7 @@ class SimHost:
         if path == ORDER:
             machine.obey()
         if path.endswith("/stop") and machine.engine is not None and machine.engine.stop_at is None:
-            machine.engine.stop_at = self._network.clock.now()
+            machine.engine.stop_at = self._world.clock.now()
         if path.endswith("/plan.json") and machine.engine is not None:
             machine.engine.shorter = int(json.loads(data)["steps"])
 
@@ -203,9 +286,19 @@ class SimHost:
         machine = self._machine("fetch")
         assert machine.engine is not None
         data, _ = machine.engine.files[path.rpartition("/")[2]]
-        self._moved(machine, len(data), out=True)
-        on_bytes(len(data))
+        self._network.fetches += 1
+        dies = self._world.schedule.cut_in_fetch
+        for start in range(0, len(data), CHUNK):
+            if start and dies is not None and dies[0] == self._network.fetches:
+                self._world.tally.faults["link died in a fetch"] += 1
+                self._network.cut(dies[1])
+                raise HostUnreachable("the link died in the middle of a file")
+            self._moved(machine, len(data[start : start + CHUNK]), out=True)
+            on_bytes(len(data[start : start + CHUNK]))
         self._fate.step("fetched")
+        if self._world.books.unwritable:
+            self._world.tally.faults["disk for results full"] += 1
+            raise HomeFull("no space left on device")
         if hashlib.sha256(data).hexdigest() != sha256 or len(data) != size:
             raise TransferFailed("damaged")
         target.write_bytes(data)
@@ -213,22 +306,22 @@ class SimHost:
     def read(self, path: str, offset: int, limit: int) -> bytes:
         machine = self._machine("read")
         if path.endswith("events.jsonl") and machine.engine is not None:
-            machine.engine.advance(self._network.clock.now())
+            machine.engine.advance(self._world.clock.now())
             machine.files[path] = machine.engine.log
         return machine.files.get(path, b"")[offset : offset + limit]
 
     def start_job(self, job_id: str, argv: Sequence[str], env: Mapping[str, str]) -> None:
         machine = self._machine("start_job")
         if machine.engine is None:
-            machine.job_id = job_id
-            machine.engine = Engine(machine.course, "swatch", self._network.clock.now(), epochs=4)
+            now = self._world.clock.now()
+            machine.engine = Engine(self._world.schedule.course, "swatch", now, epochs=4)
         self._fate.step("started job")
 
     def job_status(self, job_id: str) -> int | None:
         machine = self._machine("job_status")
         if machine.engine is None:
             return -1
-        machine.engine.advance(self._network.clock.now())
+        machine.engine.advance(self._world.clock.now())
         return machine.engine.status()
 
     def kill_job(self, job_id: str) -> None:

@@ -1,24 +1,26 @@
-"""One schedule played against the whole broker, and what must hold afterwards."""
+"""One schedule played against the whole broker."""
 
 from __future__ import annotations
 
 import random
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from tests.simulation import checks
 from tests.simulation.clock import START, VirtualClock
-from tests.simulation.fate import Crash, Fate, MortalClock, MortalLedger
+from tests.simulation.fate import Books, Crash, Fate, MortalClock, MortalLedger
 from tests.simulation.hosts import Network, SimConnector
-from tests.simulation.schedule import Aftermath, Schedule
-from tests.simulation.service import ACCOUNT, URL, CountingFaults, Service, Transport
+from tests.simulation.schedule import Aftermath, Home, Schedule
+from tests.simulation.service import ACCOUNT, URL, CountingFaults, Service, Transport, one_by_one, swapped
 
 from gpurent.broker import Broker
-from gpurent.budget.events import Kind
-from gpurent.budget.state import RentalState
+from gpurent.budget.events import Event, Kind
+from gpurent.budget.ledger import Ledger
+from gpurent.budget.state import Run
 from gpurent.dataset.job import Job
 from gpurent.errors import GpurentError
 from gpurent.http import Policy
@@ -29,12 +31,10 @@ from gpurent.registry import Opened
 from gpurent.sandbox.catalogue import Machine
 from gpurent.sandbox.held import Held
 from gpurent.sandbox.market import Market
-from gpurent.settings import Settings
+from gpurent.settings import LimitsSection, Settings
 from gpurent.spi import Facts
+from gpurent_deadman import deadman
 from gpurent_providers.sandbox.provider import SandboxProvider
-
-PATIENCE = Patience(poll_s=5, confirm_every_s=5, follow_s=15)
-FACTS = Facts(billing_granularity_s=1, minimum_s=0, boot_s=60, play_money=True)
 
 
 @dataclass
@@ -43,8 +43,10 @@ class Tally:
 
     faults: Counter[str] = field(default_factory=Counter)
     lines: Counter[str] = field(default_factory=Counter)
+    moves: Counter[str] = field(default_factory=Counter)
     deaths: Counter[str] = field(default_factory=Counter)
     endings: Counter[str] = field(default_factory=Counter)
+    checked: Counter[str] = field(default_factory=Counter)
     apart: Counter[str] = field(default_factory=Counter)
 
     def add(self, other: Tally) -> None:
@@ -55,7 +57,7 @@ class Tally:
 
 @dataclass
 class World:
-    """A market with machines, and one run's ledger."""
+    """A market with machines, and one ledger."""
 
     schedule: Schedule
     job: Job
@@ -64,65 +66,127 @@ class World:
 
     def __post_init__(self) -> None:
         self.lies: list[str] = []
+        self.offset = 0.0
+        """By how much the clock of the client's computer is wrong."""
+        self.offset_at: dict[str, float] = {}
+        """By how much it was when a rental's deadlines were reckoned."""
+        self.fates: list[Fate] = []
+        self.over = False
+        self._deaf_at = self.schedule.deaf_at
+        self.hindered = [(START + start, START + start + length) for start, length, _ in self.schedule.home]
+        """When something was wrong at home, and until when."""
+        self._read: tuple[int, tuple[Run, ...]] = (-1, ())
         rng = random.Random(self.schedule.seed + 1)
         self.clock = VirtualClock()
+        self.books = Books()
+        self.books.lines, self.books.moves = self.tally.lines, self.tally.moves
         self.faults = CountingFaults(random.Random(self.schedule.seed + 2))
         self.faults.struck = self.tally.faults
         self.market = Market(
-            _machines(rng, self.schedule.boot_s), clock=self.clock, faults=self.faults, rng=rng, balance=Usd(20_000_000)
+            _machines(rng, self.schedule), clock=self.clock, faults=self.faults, rng=rng, balance=Usd(20_000_000)
         )
-        self.service = Service(self.market, self.faults, self.clock)
-        self.network = Network(
-            self.clock, self.market, self.service, lambda: self.schedule.course, self.faults, self.schedule.cut_off
-        )
+        self.service = Service(self.market, self.faults, self.clock, self.tally.faults)
+        self.network = Network(self)
         for rule in self.schedule.rules:
             self.faults.set(rule.fault, times=rule.times, p=rule.p, value=rule.value)
-        for start, length in self.schedule.outages:
-            self.clock.at(START + start, lambda: setattr(self.service, "down", True))
-            self.clock.at(START + start + length, lambda: setattr(self.service, "down", False))
-        for start, length in self.schedule.cuts:
-            self.clock.at(START + start, lambda end=START + start + length: setattr(self.network, "down_until", end))  # type: ignore[misc]
+        self._plan()
+
+    def _plan(self) -> None:
+        """Put the troubles that come with time on the clock."""
+        plan = self.schedule
+        for start, length in plan.outages:
+            self._during(start, length, lambda down: setattr(self.service, "down", down))
+        for start, length in plan.cuts:
+            self._later(start, lambda length=length: self.network.cut(length))  # type: ignore[misc]
+        for start, delta in plan.jumps:
+            self._later(start, lambda delta=delta: self._set_clock(delta))  # type: ignore[misc]
+        for start, length, trouble in plan.home:
+            name = "unwritable" if trouble is Home.DISK else "unreadable"
+            self._during(start, length, lambda on, name=name: setattr(self.books, name, on))  # type: ignore[misc]
+
+    def _later(self, start: float, act: Callable[[], None]) -> None:
+        self.clock.at(START + start, lambda: None if self.over else act())
+
+    def _during(self, start: float, length: float, switch: Callable[[bool], None]) -> None:
+        self._later(start, lambda: switch(True))
+        self._later(start + length, lambda: switch(False))
+
+    def _set_clock(self, delta: float) -> None:
+        self.offset += delta
+        self.tally.faults["clock set back" if delta < 0 else "clock set forward"] += 1
+
+    def good_day(self) -> None:
+        """From now on nothing fails."""
+        self.over, self.offset = True, 0.0
+        self.faults.clear()
+        self.service.down, self.network.down_until = False, 0.0
+        self.books.unwritable = self.books.unreadable = False
 
     @contextmanager
     def client(self, fate: Fate) -> Iterator[Broker]:
         """A process of gpurent, with its own death."""
-        clock = MortalClock(self.clock, fate)
+        self.fates.append(fate)
+        clock = MortalClock(self, fate)
         transport = Transport(self.service, self.clock, fate, self.network.notice)
         policy = Policy(attempts=3)
         provider = SandboxProvider(URL, ACCOUNT, clock, policy=policy, transport=transport)
+        patience = Patience(poll_s=5, confirm_every_s=5, follow_s=self.schedule.follow_s)
+        facts = Facts(self.schedule.unit_s, self.schedule.minimum_s, boot_s=60, play_money=True)
         broker = Broker(
-            settings=Settings(), home=self.folder, connector=SimConnector(self.network, fate), clock=clock,
-            providers={"sandbox": Opened("sandbox", provider, FACTS)}, patience=PATIENCE,
+            settings=Settings(limits=LimitsSection(per_day=self.schedule.per_day)), home=self.folder,
+            connector=SimConnector(self.network, fate), clock=clock,
+            providers={"sandbox": Opened("sandbox", provider, facts)}, patience=patience,
         )  # fmt: skip
         chooser = random.Random(self.schedule.seed + 3)
-        broker._ledger = MortalLedger.mortal(
-            self.folder / "ledger.db", clock, fate, self.tally.lines, chooser, self._witness
-        )
+        broker._ledger = MortalLedger.mortal(self.folder / "ledger.db", clock, fate, self, chooser)
         try:
             yield broker
         finally:
             broker.close()
+            fate.ended = self.clock.now() if fate.ended is None else fate.ended
+            if fate.asleep:
+                self.tally.faults["laptop asleep"] += len(fate.asleep)
 
-    def _witness(self, kind: Kind, tag: str | None) -> None:
-        if kind is Kind.GONE and any(held.order.label == tag for held in self.market.alive()):
-            self.lies.append(f"{tag} was called gone while it was alive")
+    def attempted(self, kind: Kind) -> None:
+        """Hear that a line is about to be written: the disk may be full just now."""
+        if self._deaf_at is None or self.over or kind is not self._deaf_at[0]:
+            return
+        (_, length), self._deaf_at = self._deaf_at, None
+        self.tally.faults["disk full at a certain line"] += 1
+        self.hindered.append((self.clock.now(), self.clock.now() + length))
+        self.books.unwritable = True
+        self._during(self.clock.now() - START, length, lambda on: setattr(self.books, "unwritable", on))
+
+    def witness(self, event: Event, believed: float) -> None:
+        """Hear of a line that was committed, and what its writer believed the time to be."""
+        if event.tag is not None and event.kind is Kind.INTENT:
+            self.offset_at[event.tag] = believed - self.clock.now()
+        if event.kind is Kind.GONE and any(held.order.label == event.tag for held in self.market.alive()):
+            self.lies.append(f"{event.tag} was called gone while it was alive")
+
+    def runs(self) -> tuple[Run, ...]:
+        """What the ledger says, read by nobody of this world."""
+        if self._read[0] == self.books.version:
+            return self._read[1]
+        ledger = Ledger.open(self.folder / "ledger.db", self.clock)
+        try:
+            self._read = self.books.version, ledger.runs()
+        finally:
+            ledger.close()
+        return self._read[1]
 
     def history(self) -> list[Held]:
         """All instances that were ever made."""
         return self.market.history("sandbox")
 
-    def billed(self) -> Usd:
-        """What the market charged for them."""
-        return Usd.total([self.market.charges(held.id).total for held in self.history()])
 
-
-def _machines(rng: random.Random, boot_s: float) -> list[Machine]:
+def _machines(rng: random.Random, plan: Schedule) -> list[Machine]:
     return [
         Machine(
             f"m{number}", "RTX 3090", 24576,
             Price(Usd(rng.randint(60_000, 500_000)), Usd(rng.choice((0, 150_000))), Usd(rng.choice((0, 20_000))),
                   Usd(rng.choice((0, 20_000)))),
-            boot_s=boot_s,
+            boot_s=plan.boot_s, unit_s=plan.unit_s, minimum_s=plan.minimum_s,
         )
         for number in range(4)
     ]  # fmt: skip
@@ -141,41 +205,59 @@ class Verdict:
 def live(schedule: Schedule, job: Job, folder: Path) -> Verdict:
     """Play a schedule to its very end and check every invariant."""
     shutil.rmtree(folder, ignore_errors=True)
-    (folder / "out").mkdir(parents=True)
-    world = World(schedule, replace(job, output_dir=folder / "out"), folder, Tally())
+    folder.mkdir(parents=True)
+    world = World(schedule, job, folder, Tally())
     violations: list[str] = []
-    fate = Fate(world.clock, crash_at=schedule.crash_at, naps=dict(schedule.naps))
-    ending = _first_life(world, fate, violations)
-    ends_at = world.clock.now()
-    if fate.dead:
-        _aftermath(world, violations)
-    hard = _last_deadline(world)
-    alone = fate.dead and schedule.aftermath is Aftermath.NOBODY
-    if alone:
-        world.clock.run_until(max(hard, world.clock.now()) + 600)
-    helpless = _helpless(world)
-    if alone and world.market.alive() and not helpless:
-        violations.append("the dead-man switch left something alive")
-    _final_reap(world, violations)
-    visits = 1 + len(schedule.later_crashes) if schedule.aftermath is Aftermath.DYING_REAPS else 1
-    away = bool(schedule.naps) or (fate.dead and (alone or ends_at + visits * schedule.delay_s > hard - 60))
-    if helpless and away:
-        world.tally.apart[helpless] += 1
-    else:
-        _check_money(world, violations)
-    _check_books(world, violations)
-    if not fate.dead and not schedule.naps and not schedule.cuts and ending in ("done", "budget"):
-        _check_results(world, violations)
+
+    def complain(error: Exception) -> None:
+        world.tally.faults[f"a switch hears {type(error).__name__}"] += 1
+
+    with one_by_one(), swapped(deadman, "complain", complain):
+        ending = _first_lives(world, violations)
+        if any(fate.dead for fate in world.fates):
+            _aftermath(world, violations)
+        if schedule.aftermath is Aftermath.NOBODY:
+            ends = [held.ended_at or world.clock.now() for held in world.history()]
+            hard = [one.hard_deadline - world.offset_at[one.tag] for run in world.runs() for one in run.rentals]
+            world.clock.run_until(max([*ends, *hard, world.clock.now()]) + 600)
+            checks.ended_alone(world, violations)
+        _final_reap(world, violations)
+    for check in checks.ALL:
+        check(world, violations)
     world.tally.endings[ending] += 1
-    world.tally.deaths[fate.died_in or "none"] += 1
+    world.tally.deaths[world.fates[0].died_in or "none"] += 1
     return Verdict(schedule.seed, violations, world.tally, ending)
 
 
-def _first_life(world: World, fate: Fate, violations: list[str]) -> str:
+def _first_lives(world: World, violations: list[str]) -> str:
+    """One run, or two side by side; how the first ended."""
+    plan, endings = world.schedule, [""]
+
+    def first() -> None:
+        fate = Fate(world.clock, crash_at=plan.crash_at, naps=dict(plan.naps), dies_at=plan.dies_at)
+        endings[0] = _train(world, fate, plan.budget, "out", violations)
+
+    def second() -> None:
+        assert plan.second is not None
+        ending = _train(world, Fate(world.clock, crash_at=plan.second.crash_at), plan.second.budget, "out2", violations)
+        world.tally.endings[f"{ending} (a second run)"] += 1
+
+    if plan.second is None:
+        first()
+    else:
+        world.tally.faults["a second run at the same time"] += 1
+        world.clock.together((START, first), (START + plan.second.after_s, second))
+    return endings[0]
+
+
+def _train(world: World, fate: Fate, budget: Usd, name: str, violations: list[str]) -> str:
+    plan = world.schedule
+    (world.folder / name).mkdir()
+    job = replace(world.job, output_dir=world.folder / name)
     with world.client(fate) as broker:
         try:
             done = broker.train(
-                world.job, budget=world.schedule.budget, on_overrun="shrink" if world.schedule.shrinks else "stop"
+                job, budget=budget, on_overrun="shrink" if plan.shrinks else "stop", hold_minutes=plan.hold_minutes
             )
         except Crash:
             return "crash"
@@ -214,68 +296,13 @@ def _aftermath(world: World, violations: list[str]) -> None:
 
 def _final_reap(world: World, violations: list[str]) -> None:
     """Somebody comes at last, on a day on which nothing fails."""
-    world.faults.clear()
-    world.service.down, world.network.down_until = False, 0.0
+    world.good_day()
+    pause = 1500.0 if world.schedule.jumps else 120.0  # what was written by a clock that ran ahead is waited for
     with world.client(Fate(world.clock)) as broker:
         for _ in range(12):
             broker.reap()
             if all(run.outcome is not None and not run.open_rentals for run in broker.ledger.runs()):
+                broker.settle()
                 return
-            world.clock.sleep(120)
+            world.clock.sleep(pause)
         violations.append("the final reap leaves something open")
-
-
-def _last_deadline(world: World) -> float:
-    with world.client(Fate(world.clock)) as broker:
-        deadlines = [one.hard_deadline for run in broker.ledger.runs() for one in run.rentals]
-    return max(deadlines, default=world.clock.now())
-
-
-def _helpless(world: World) -> str:
-    """Why a machine of this world could not end itself, or nothing."""
-    for held in world.history():
-        if held.troubles.no_key:
-            return "client away, machine without a key of its own"
-        if held.troubles.boot_stuck:
-            return "client away, machine never booted"
-        if held.stopped_at is not None:
-            return "client away, machine stopped by its provider: the disk bills on"
-    if world.schedule.cut_off and world.history():
-        return "client away, machine cut off from its provider"
-    return ""
-
-
-def _check_money(world: World, violations: list[str]) -> None:
-    if world.billed() > world.schedule.budget:
-        violations.append(f"billed {world.billed()} of {world.schedule.budget}")
-
-
-def _check_books(world: World, violations: list[str]) -> None:
-    violations += world.lies
-    if world.market.alive():
-        violations.append(f"alive after the final reap: {[held.id for held in world.market.alive()]}")
-    tags = Counter(held.order.label for held in world.history())
-    violations += [f"{count} rentals for the intent {tag}" for tag, count in tags.items() if count > 1]
-    with world.client(Fate(world.clock)) as broker:
-        runs = broker.ledger.runs()
-    known = {rental.tag: rental for run in runs for rental in run.rentals}
-    for held in world.history():
-        rental = known.get(held.order.label)
-        if rental is None:
-            violations.append(f"{held.order.label} is not in the ledger")
-        elif rental.state is not RentalState.GONE:
-            violations.append(f"{held.order.label} was rented, and the ledger calls it {rental.state}")
-        elif rental.charged is not None and rental.charged.final:
-            real = world.market.charges(held.id)
-            if rental.charged.total != real.total:
-                violations.append(f"{held.order.label}: the ledger says {rental.charged}, the market {real}")
-
-
-def _check_results(world: World, violations: list[str]) -> None:
-    """Everything written before the soft deadline of its machine is at home."""
-    home = {path.name for path in (world.folder / "out").iterdir()}
-    for machine in world.network.machines.values():
-        if machine.engine is None or machine.held.troubles.vanish_at is not None:
-            continue
-        lost = {name for name, (_, at) in machine.engine.files.items() if at <= _last_deadline(world)} - home
-        violations += [f"lost {name}" for name in sorted(lost)]

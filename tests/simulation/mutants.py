@@ -9,23 +9,15 @@ from typing import Any
 
 from tests.simulation.fate import MortalLedger
 from tests.simulation.hosts import SimConnector
+from tests.simulation.service import swapped
 
 from gpurent.budget import reaper
 from gpurent.budget.events import Kind
 from gpurent.budget.guard import Deadlines, deadlines
 from gpurent.jobs import conduct, teardown
+from gpurent.jobs.deadman import DeadMan
 from gpurent.model import Fuse, Identity, SelfDestruct
 from gpurent.money import ZERO
-
-
-@contextmanager
-def _swapped(owner: Any, name: str, other: object) -> Iterator[None]:
-    own = getattr(owner, name)
-    setattr(owner, name, other)
-    try:
-        yield
-    finally:
-        setattr(owner, name, own)
 
 
 @contextmanager
@@ -42,7 +34,7 @@ def without_intent() -> Iterator[None]:
             append(self, run_id, Kind.INTENT, tag=tag, **held_back.pop(tag))
         return append(self, run_id, kind, tag=tag, **data)
 
-    with _swapped(MortalLedger, "append", late):
+    with swapped(MortalLedger, "append", late):
         yield
 
 
@@ -56,7 +48,7 @@ def without_absence() -> Iterator[None]:
         sure = [reaper.ConfirmGone(one.tag, one.run_id, one.ref) for one in gone]
         return (*sure, *reaper.reconcile(rest, *arguments))
 
-    with _swapped(teardown, "reconcile", trusting):
+    with swapped(teardown, "reconcile", trusting):
         yield
 
 
@@ -67,20 +59,30 @@ def without_reserve() -> Iterator[None]:
     def greedy(**given: Any) -> Deadlines:
         return deadlines(**{**given, "teardown_s": 0.0, "traffic": ZERO})
 
-    with _swapped(conduct, "deadlines", greedy), _swapped(conduct, "teardown_reserve", lambda *_: ZERO):
+    with swapped(conduct, "deadlines", greedy), swapped(conduct, "teardown_reserve", lambda *_: ZERO):
         yield
 
 
 @contextmanager
-def without_arming() -> Iterator[None]:
-    """The dead-man switch is started and nobody sets it: it believes in a week."""
+def without_fuse() -> Iterator[None]:
+    """The dead-man switch is started without a deadline of its own: until somebody sets it, it believes in a week."""
     startup = SimConnector.startup
 
     def slack(self: SimConnector, identity: Identity, order: SelfDestruct | None, fuse: Fuse) -> str:
         week = 7 * 86_400
         return startup(self, identity, order, replace(fuse, after_s=week, at=fuse.at + week, first_s=week, hold_s=week))
 
-    with _swapped(SimConnector, "startup", slack):
+    with swapped(SimConnector, "startup", slack):
+        yield
+
+
+@contextmanager
+def without_arming() -> Iterator[None]:
+    """No client sets the dead-man switch, or asks whether it lives."""
+
+    def nothing(self: DeadMan) -> None: ...
+
+    with swapped(DeadMan, "prove", nothing), swapped(DeadMan, "_set", nothing):
         yield
 
 
@@ -88,5 +90,6 @@ MUTANTS = {
     "intent": without_intent,
     "absence": without_absence,
     "reserve": without_reserve,
+    "fuse": without_fuse,
     "arming": without_arming,
 }

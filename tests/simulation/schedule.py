@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from tests.simulation.engine import Course
 
+from gpurent.budget.events import Kind
 from gpurent.money import Usd
 from gpurent.sandbox.faults import Fault, Rule
 
@@ -20,6 +21,22 @@ class Aftermath(StrEnum):
     STOP = "stop"
     DYING_REAPS = "reaps that die too"
     NOBODY = "nobody"
+
+
+class Home(StrEnum):
+    """What may fail at home for a while."""
+
+    DISK = "disk full"
+    LEDGER = "ledger out of reach"
+
+
+@dataclass(frozen=True)
+class Second:
+    """Another run of the same ledger, at the same time."""
+
+    after_s: float
+    budget: Usd
+    crash_at: int | None
 
 
 @dataclass(frozen=True)
@@ -37,6 +54,8 @@ class Schedule:
     naps: tuple[tuple[int, float], ...]
     """Step before which the laptop sleeps, and how long."""
     crash_at: int | None
+    dies_at: tuple[Kind, str] | None
+    """The kind of line before or after whose first one the client dies."""
     aftermath: Aftermath
     delay_s: float
     """From the death to whoever comes after."""
@@ -46,6 +65,24 @@ class Schedule:
     boot_s: float
     shrinks: bool
     """A job that will not fit is shortened."""
+    follow_s: float
+    """Between two looks of a client at its training."""
+    hold_minutes: float | None
+    unit_s: int
+    minimum_s: int
+    """How the provider bills."""
+    jumps: tuple[tuple[float, float], ...]
+    """When somebody sets the client's clock, and by how much."""
+    home: tuple[tuple[float, float, Home], ...]
+    """Troubles of the client's own computer: from when, for how long."""
+    deaf_at: tuple[Kind, float] | None
+    """The line at whose first attempt the disk of the ledger is full, and for how long."""
+    cut_in_fetch: tuple[int, float] | None
+    """The file in the middle of which the link dies, and for how long."""
+    host_skew: float
+    """By how much the clocks of machines are wrong."""
+    second: Second | None
+    per_day: Usd | None
 
 
 SINGLE = (
@@ -61,8 +98,17 @@ VALUED = {
 LIKELY = {
     Fault.HTTP_500: 0.6, Fault.HTTP_429: 0.3, Fault.HTTP_TIMEOUT: 0.3, Fault.HTTP_RESET: 0.2, Fault.GARBAGE_REPLY: 0.1,
 }  # fmt: skip
+TOLERATED = 2.0
+"""Per cent by which a machine may be dearer than its offer: small rises matter as much as great ones."""
 SLOW_BYTES_S = 30_000.0
 FAULTS = (*SINGLE, *COUNTED, *VALUED, *LIKELY, Fault.SLOW_LINK)
+TROUBLES = (
+    "provider's API down", "link to the machines down", "link died in a fetch", "laptop asleep", "clock set back",
+    "clock set forward", "ledger's disk full", "disk full at a certain line", "ledger out of reach",
+    "disk for results full", "a second run at the same time", "machine cut off from its provider",
+    "answer to a machine that is no HTTP", "a machine's clock is wrong",
+)  # fmt: skip
+"""What goes wrong without the market's doing."""
 ELSEWHERE = {
     Fault.NO_ADDRESS: "the look-alikes of Vast.ai and RunPod only",
     Fault.PRICE_LATE: "the look-alike of RunPod only",
@@ -101,18 +147,36 @@ ELSEWHERE = {
 
 def draw(seed: int) -> Schedule:
     """The schedule of a seed."""
+    drawn, rng = _draw(seed), random.Random(seed + 4)
+    dearer = next((rule for rule in drawn.rules if rule.fault is Fault.WRONG_PRICE), None)
+    if dearer is not None and dearer.amount <= TOLERATED and rng.random() < 0.5:
+        # A small rise is money only after hours, and where nobody reckons with it.
+        course = replace(drawn.course, hangs_at=drawn.course.steps // 2, fails_at=None, dies_at=None)
+        return replace(
+            drawn, budget=Usd(rng.randint(500_000, 2_000_000)), course=course, rules=(dearer,), naps=(), second=None,
+            crash_at=rng.randint(80, 200), aftermath=Aftermath.NOBODY, per_day=None,
+        )  # fmt: skip
+    return drawn
+
+
+def _draw(seed: int) -> Schedule:
     rng = random.Random(seed)
     steps = rng.randint(10, 200)
-    crash_at = None if rng.random() < 0.25 else _crash(rng)
+    crash_at = None if rng.random() < 0.55 else _crash(rng)
+    budget = Usd(rng.randint(40_000, 200_000) if rng.random() < 0.6 else rng.randint(200_000, 700_000))
+    second = _second(rng) if rng.random() < 0.1 else None
+    dies_at = _line(rng) if rng.random() < 0.15 else None
+    destroying = dies_at is not None and dies_at[0] is Kind.DESTROY_SENT
+    unit_s, minimum_s = rng.choice(((1, 0), (1, 0), (1, 0), (1, 0), (1, 0), (1, 0), (60, 0), (1, 300), (900, 0)))
     return Schedule(
         seed=seed,
-        budget=Usd(rng.randint(60_000, 700_000)),
+        budget=budget,
         course=Course(
             steps=steps,
-            step_s=rng.choice((0.2, 1.0, 4.0, 20.0)) * rng.uniform(0.5, 2.0),
+            step_s=rng.choice((0.2, 1.0, 4.0, 20.0, 80.0)) * rng.uniform(0.5, 2.0),
             every=max(1, steps // rng.randint(1, 5)),
             size=rng.choice((1 << 12, 1 << 16)),
-            fails_at=rng.randint(1, steps) if rng.random() < 0.06 else None,
+            fails_at=rng.randint(1, steps) if rng.random() < 0.1 else None,
             hangs_at=rng.randint(1, steps) if rng.random() < 0.06 else None,
             dies_at=rng.randint(1, steps) if rng.random() < 0.04 else None,
         ),
@@ -121,13 +185,50 @@ def draw(seed: int) -> Schedule:
         cuts=tuple((rng.uniform(0, 4000), rng.uniform(5, 1200)) for _ in range(rng.choice((0, 0, 0, 1, 2)))),
         naps=tuple((rng.randint(1, 120), rng.uniform(60, 8000)) for _ in range(rng.choice((0, 0, 0, 0, 1)))),
         crash_at=crash_at,
-        aftermath=rng.choice(tuple(Aftermath)),
+        dies_at=dies_at,
+        aftermath=Aftermath.STOP if destroying and rng.random() < 0.5 else rng.choice(tuple(Aftermath)),
         delay_s=rng.choice((1.0, 60.0, 1000.0, 10_000.0)) * rng.uniform(0.5, 1.5),
         later_crashes=tuple(rng.randint(1, 60) for _ in range(rng.randint(1, 2))),
         cut_off=rng.random() < 0.05,
         boot_s=rng.uniform(5, 200),
         shrinks=rng.random() < 0.4,
+        follow_s=rng.choice((4.0, 15.0, 15.0)),
+        hold_minutes=rng.choice((None, None, 1.0, 5.0, 60.0)),
+        unit_s=unit_s,
+        minimum_s=minimum_s,
+        jumps=tuple((rng.uniform(0, 4000), _jump(rng)) for _ in range(rng.choice((0,) * 9 + (1, 2)))),
+        home=tuple(
+            (rng.uniform(0, 3000), rng.uniform(5, 900), rng.choice(tuple(Home)))
+            for _ in range(rng.choice((0,) * 7 + (1, 2)))
+        ),
+        deaf_at=_deaf(rng) if rng.random() < 0.2 else None,
+        cut_in_fetch=(rng.randint(1, 4), rng.uniform(5, 800)) if rng.random() < 0.15 else None,
+        host_skew=_jump(rng) if rng.random() < 0.08 else 0.0,
+        second=second,
+        per_day=None if second is None else Usd(budget.micros + rng.randint(0, second.budget.micros * 2)),
     )
+
+
+def _kind(rng: random.Random) -> Kind:
+    """Before a destroy is answered, most can go wrong."""
+    return Kind.DESTROY_SENT if rng.random() < 0.5 else rng.choice(tuple(Kind))
+
+
+def _line(rng: random.Random) -> tuple[Kind, str]:
+    return _kind(rng), rng.choice(("before", "after"))
+
+
+def _deaf(rng: random.Random) -> tuple[Kind, float]:
+    return _kind(rng), rng.choice((0.1, 0.1, 10.0, 300.0)) * rng.uniform(0.5, 1.5)
+
+
+def _second(rng: random.Random) -> Second:
+    crash_at = _crash(rng) if rng.random() < 0.4 else None
+    return Second(rng.uniform(0, 1500), Usd(rng.randint(60_000, 400_000)), crash_at)
+
+
+def _jump(rng: random.Random) -> float:
+    return rng.choice((-1, 1)) * rng.choice((2.0, 60.0, 1200.0, 7200.0)) * rng.uniform(0.5, 1.5)
 
 
 def _crash(rng: random.Random) -> int:
@@ -136,6 +237,8 @@ def _crash(rng: random.Random) -> int:
 
 
 def _rule(fault: Fault, rng: random.Random) -> Rule:
+    if fault is Fault.WRONG_PRICE and rng.random() < 0.5:
+        return Rule(fault, value=round(rng.uniform(1, TOLERATED), 2))
     if fault in COUNTED:
         return Rule(fault, times=rng.randint(1, COUNTED[fault]))
     if fault in VALUED:

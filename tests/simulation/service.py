@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx
 from tests.simulation.clock import VirtualClock
 from tests.simulation.fate import Fate
 
+from gpurent import broker
+from gpurent.jobs import teardown
 from gpurent.sandbox.api import Context, Keys, build_api
 from gpurent.sandbox.faults import Fault, Faults, Rule
 from gpurent.sandbox.journal import Journal
@@ -47,8 +50,9 @@ class _NoJournal(Journal):
 class Service:
     """The market's front door, its outages included."""
 
-    def __init__(self, market: Market, faults: Faults, clock: VirtualClock) -> None:
+    def __init__(self, market: Market, faults: Faults, clock: VirtualClock, struck: Counter[str]) -> None:
         self._market = market
+        self._struck = struck
         self._clock = clock
         self.down = False
         context = Context(market, faults, Keys(account=ACCOUNT, control="-"), self._killed, lambda _ref: "")
@@ -65,6 +69,7 @@ class Service:
         """One request and its answer; status 0 is a cut connection, -1 silence."""
         self._clock.sleep(LATENCY_S)
         if self.down:
+            self._struck["provider's API down"] += 1
             return -1, [], b""
         sent: list[dict[str, Any]] = []
         scope: dict[str, Any] = {
@@ -96,6 +101,35 @@ def _drive(task: Coroutine[Any, Any, None]) -> None:
     except StopIteration:
         return
     raise RuntimeError("a handler of the sandbox waits for something that virtual time does not bring")
+
+
+class _OneByOne:
+    """A pool whose only worker is whoever asks: with one provider that is what happens anyway, but for a thread."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    map = staticmethod(map)
+
+
+@contextmanager
+def swapped(owner: Any, name: str, other: object) -> Iterator[None]:
+    """For a while ``owner`` has another attribute of this name."""
+    own = getattr(owner, name)
+    setattr(owner, name, other)
+    try:
+        yield
+    finally:
+        setattr(owner, name, own)
+
+
+@contextmanager
+def one_by_one() -> Iterator[None]:
+    """Let the broker ask its only provider in its own thread."""
+    with swapped(broker, "ThreadPoolExecutor", _OneByOne), swapped(teardown, "ThreadPoolExecutor", _OneByOne):
+        yield
 
 
 class Transport(httpx.BaseTransport):

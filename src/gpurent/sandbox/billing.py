@@ -20,10 +20,10 @@ class Usage:
     out_bytes: int = 0
 
 
-def whole_seconds(start: float, end: float) -> int:
-    """Seconds begun between two moments; none if ``end`` lies before ``start``."""
+def whole_seconds(start: float, end: float, unit_s: int = 1, minimum_s: int = 0) -> int:
+    """Seconds billed from ``start`` to ``end``: whole units, the begun one included, and at least ``minimum_s``."""
     milliseconds = round((end - start) * 1000)
-    return max(0, -(-milliseconds // 1000))
+    return max(minimum_s, 0, -(-milliseconds // (unit_s * 1000)) * unit_s)
 
 
 def bill(price: Price, disk_gb: int, usage: Usage, *, final: bool) -> Charges:

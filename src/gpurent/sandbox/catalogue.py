@@ -13,7 +13,10 @@ DAY_S = 24 * 3600
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """One rentable machine. ``stock`` instances of it may live at once; ``boot_s`` is what it really takes here."""
+    """One rentable machine. ``stock`` instances of it may live at once; ``boot_s`` is what it really takes here.
+
+    It is billed in begun units of ``unit_s`` seconds, and for ``minimum_s`` at least.
+    """
 
     id: str
     gpu: str
@@ -29,6 +32,8 @@ class Machine:
     boot_s: float = 2.0
     max_duration_s: int = 30 * DAY_S
     stock: int = 1
+    unit_s: int = 1
+    minimum_s: int = 0
 
 
 # gpu, count, VRAM MiB, $/h, disk $/GB-month, in $/GB, out $/GB, down, up Mbit/s, reliability, region, data centre

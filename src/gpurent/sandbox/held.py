@@ -176,9 +176,10 @@ class Held:
         """The bill up to ``now``."""
         end = now if self.ended_at is None else self.ended_at
         gpu_end = end if self.stopped_at is None else min(end, self.stopped_at)
+        unit_s, minimum_s = self.machine.unit_s, self.machine.minimum_s
         usage = Usage(
-            gpu_s=whole_seconds(self.created_at, gpu_end - self.idle_s),
-            disk_s=whole_seconds(self.created_at, end),
+            gpu_s=whole_seconds(self.created_at, gpu_end - self.idle_s, unit_s, minimum_s),
+            disk_s=whole_seconds(self.created_at, end, unit_s, minimum_s),
             in_bytes=self.in_bytes,
             out_bytes=self.out_bytes,
         )

@@ -1,0 +1,227 @@
+"""What must hold after every life."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from gpurent.budget.spend import run_spent
+from gpurent.budget.state import Rental, RentalState, Run
+from gpurent.money import ZERO, Usd
+from gpurent.sandbox.held import Held
+
+if TYPE_CHECKING:
+    from tests.simulation.fate import Fate
+    from tests.simulation.hosts import Machine
+    from tests.simulation.life import World
+
+RESERVE_S = 300.0
+"""What is kept back of every budget for a destroy that takes long."""
+GRACE_S = 120.0
+"""A client that is awake, with a link and a disk, brings a finished file home within this time."""
+LOST_S = 700.0
+"""Links that are dead for longer may end a run."""
+
+
+def unable(world: World, held: Held) -> str:
+    """Why this machine cannot reach its provider's API to end itself, or nothing."""
+    if world.schedule.cut_off:
+        return "its network is cut"
+    if held.troubles.no_key:
+        return "it was given no key"
+    if held.troubles.boot_stuck:
+        return "it never booted"
+    if held.stopped_at is not None:
+        return "its provider stopped it"
+    return ""
+
+
+def ended_alone(world: World, violations: list[str]) -> None:
+    """Nobody came: every machine that could reach its provider has ended itself."""
+    for held in world.market.alive():
+        if not unable(world, held):
+            violations.append(f"the dead-man switch left {held.id} alive")
+
+
+def money(world: World, violations: list[str]) -> None:
+    """No run costs more than its budget, and all together no more than the limit.
+
+    Set apart is what a machine costs after its money was used up *while nobody of ours could act*: its client gone,
+    and itself unable to reach its provider's API. A client that comes back has to end it like any other.
+    """
+    total = ZERO
+    for run in world.runs():
+        own = [held for held in world.history() if held.order.label.startswith(f"gpurent-{run.id}-")]
+        billed = Usd.total([held.charges(world.clock.now()).total for held in own])
+        total += billed
+        if billed <= run.budget:
+            continue
+        parts = {held.id: _apart(world, run, own, held) for held in own}
+        if billed - Usd.total(list(parts.values())) > run.budget:
+            violations.append(f"billed {billed} of {run.budget}")
+            continue
+        for reason in {unable(world, held) for held in own if parts[held.id] > ZERO}:
+            world.tally.apart[f"client gone, machine without its provider's API: {reason}"] += 1
+    limit = world.schedule.per_day
+    if limit is not None and total > limit and not world.tally.apart:
+        violations.append(f"billed {total} of {limit} a day")
+
+
+def _apart(world: World, run: Run, own: Sequence[Held], held: Held) -> Usd:
+    """What it cost after the money was used up, in the time in which nobody could act."""
+    if not unable(world, held):
+        return ZERO
+    rental = next(one for one in run.rentals if one.tag == held.order.label)
+    end = world.clock.now() if held.ended_at is None else held.ended_at
+    others = Usd.total([one.charges(world.clock.now()).total for one in own if one.id != held.id])
+    reserve = _cost(held, held.created_at + RESERVE_S)
+    used_up = min(
+        rental.hard_deadline - world.offset_at[rental.tag], _reached(held, run.budget - others - reserve, end)
+    )
+    apart, moment = ZERO, max(used_up, held.created_at)
+    while moment < end:
+        back = min(
+            (one for fate in _guardians(world, run) if (one := fate.first_awake(moment)) is not None), default=end
+        )
+        if back > moment:
+            apart += _cost(held, min(back, end)) - _cost(held, moment)
+        moment = _away(world, run, back)
+    return apart
+
+
+def _guardians(world: World, run: Run) -> list[Fate]:
+    """Clients that look after it: its own, and whoever came to reap."""
+    return [fate for fate in world.fates if fate.run_id in (None, run.id)]
+
+
+def _away(world: World, run: Run, moment: float) -> float:
+    """When nobody of those awake at ``moment`` is any more."""
+    ends = [moment + 1.0]
+    for fate in _guardians(world, run):
+        if fate.first_awake(moment) == moment:
+            ends.append(min([begun for begun, _ in fate.asleep if begun >= moment], default=fate.ended or float("inf")))
+    return max(ends)
+
+
+def _cost(held: Held, moment: float) -> Usd:
+    return replace(held, ended_at=max(moment, held.created_at)).charges(moment).total
+
+
+def _reached(held: Held, amount: Usd, end: float) -> float:
+    """When its bill passes ``amount``."""
+    low, high = held.created_at, end
+    while high - low > 1.0:
+        middle = (low + high) / 2
+        low, high = (low, middle) if _cost(held, middle) > amount else (middle, high)
+    return high
+
+
+def books(world: World, violations: list[str]) -> None:
+    """Nothing alive, nothing forgotten, nothing twice, and the ledger says what the market says."""
+    violations += world.lies
+    if world.market.alive():
+        violations.append(f"alive after the final reap: {[held.id for held in world.market.alive()]}")
+    tags = Counter(held.order.label for held in world.history())
+    violations += [f"{count} rentals for the intent {tag}" for tag, count in tags.items() if count > 1]
+    runs = world.runs()
+    known = {rental.tag: rental for run in runs for rental in run.rentals}
+    for held in world.history():
+        rental = known.get(held.order.label)
+        if rental is None:
+            violations.append(f"{held.order.label} is not in the ledger")
+        elif rental.state is not RentalState.GONE:
+            violations.append(f"{held.order.label} was rented, and the ledger calls it {rental.state}")
+        else:
+            _bill(world, held, rental, violations)
+    for run in runs:
+        own = [held for held in world.history() if held.order.label.startswith(f"gpurent-{run.id}-")]
+        if any(known[held.order.label].ref is None for held in own if held.order.label in known):
+            continue
+        real = Usd.total([world.market.charges(held.id).total for held in own])
+        if run_spent(run, world.clock.now()) != real:
+            violations.append(f"{run.id}: the ledger says {run_spent(run, world.clock.now())}, the market {real}")
+
+
+def _bill(world: World, held: Held, rental: Rental, violations: list[str]) -> None:
+    real, said = world.market.charges(held.id), rental.charged
+    if rental.ref is None:
+        # It ended itself before any client that came back could see what the lost reply had named.
+        world.tally.checked["bills that only the provider knows: nobody ever saw the machine"] += 1
+        return
+    world.tally.checked["final bills compared to the micro-dollar"] += 1
+    if said != real:
+        violations.append(f"{rental.tag}: the ledger says {said}, the market {real}")
+
+
+def results(world: World, violations: list[str]) -> None:
+    """Whatever was written before the soft deadline is at home, if its client lived and could fetch it."""
+    plan = world.schedule
+    if plan.jumps or plan.host_skew > 0:
+        return  # a clock that is set forward, here or there, is believed: it ends the run early
+    for run, rental, machine in _trained(world):
+        home = {path.name for path in run.output_dir.iterdir()}
+        for name, (_, at) in machine.engine.files.items() if machine.engine is not None else ():
+            if at <= rental.soft_deadline and _fetchable(world, run, rental, machine, at):
+                world.tally.checked["finished files looked for at home"] += 1
+                if name not in home:
+                    violations.append(f"lost {name}")
+
+
+def _trained(world: World) -> list[tuple[Run, Rental, Machine]]:
+    known = {rental.tag: (run, rental) for run in world.runs() for rental in run.rentals}
+    return [
+        (*known[machine.held.order.label], machine)
+        for machine in world.network.machines.values()
+        if machine.engine is not None and machine.held.order.label in known
+    ]
+
+
+def _fetchable(world: World, run: Run, rental: Rental, machine: Machine, at: float) -> bool:
+    """Whether the run's client had every chance to fetch what was finished at ``at``."""
+    held = next(one for one in world.history() if one.id == machine.held.id)
+    moment = at
+    for begun, over, patience in _troubles(world):
+        if begun < moment + GRACE_S and over > moment:
+            if over - begun > patience:
+                return False
+            moment = over
+    until = moment + GRACE_S
+    if until > rental.hard_deadline or any(
+        end is not None and end < until for end in (held.troubles.vanish_at, held.stopped_at)
+    ):
+        return False
+    fate = next(fate for fate in world.fates if fate.run_id == run.id)
+    return not (fate.dead and (fate.ended or 0.0) < until) and all(
+        begun > until or over < at for begun, over in fate.asleep
+    )
+
+
+def _troubles(world: World) -> list[tuple[float, float, float]]:
+    """When link, disk or ledger were of no use, until when, and how long that may last without loss."""
+    plan = world.schedule
+    hold_s = 1800.0 if plan.hold_minutes is None else plan.hold_minutes * 60
+    patience = min(LOST_S, hold_s - GRACE_S)
+    found = [*world.network.down, *world.hindered]
+    merged: list[tuple[float, float, float]] = []
+    for begun, over in sorted(found):
+        if merged and begun < merged[-1][1] + GRACE_S:
+            begun, over = merged[-1][0], max(over, merged.pop()[1])
+        merged.append((begun, over, patience))
+    return merged
+
+
+def switches(world: World, violations: list[str]) -> None:
+    """A switch ends no machine at work before the time that its budget pays for: its client set it."""
+    if world.schedule.jumps or world.schedule.host_skew:
+        return
+    for _, rental, machine in _trained(world):
+        if machine.fired_at is not None and machine.fired_busy:
+            early = rental.hard_deadline - machine.fired_at
+            world.tally.checked["switches that ended a machine at work"] += 1
+            if early > 60.0:
+                violations.append(f"the switch ended {machine.held.id} at work {early:.0f} s before its deadline")
+
+
+ALL: tuple[Callable[[World, list[str]], None], ...] = (money, books, results, switches)

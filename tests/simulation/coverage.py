@@ -1,0 +1,94 @@
+"""Every step that the ledger can take, enumerated from the code that folds it: none may go untried in a campaign."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping
+
+from gpurent.budget.events import OF_A_RUN, OF_EITHER, Kind
+from gpurent.budget.state import AFTER_THE_END, FROM, RentalState, Run
+
+NOTHING, RUN, CLOSED = "nothing", "run", "closed run"
+S = RentalState
+_MET = (S.TRAINING, S.DESTROYING)
+_BY_ATTACH = "only a client that reached the machine writes it, and `attach` reaches one that trained"
+_NO_LISTING_LIES = (
+    "a listing shows it under another number, or again after its end: no fault of this market does that "
+    "(budget/test_reaper.py orders both)"
+)
+_ORDER_LOST = (
+    "only where the order to destroy went out and its line did not: tried with machines whose create was answered; "
+    "of the others the adoption is written first"
+)
+HERE: Mapping[Kind, tuple[Collection[RentalState], str]] = {
+    Kind.CREATED: ((S.INTENT,), "an answer that was unclear once is searched for, and adopted"),
+    Kind.CREATE_REFUSED: ((S.INTENT,), "a create is answered once"),
+    Kind.ADOPTED: ((S.INTENT, S.UNCLEAR, S.CREATED, S.DESTROYING), _NO_LISTING_LIES),
+    Kind.REACHABLE: ((S.CREATED, *_MET), "written once by whoever rented it, and once by whoever takes it over"),
+    Kind.PREPARED: ((S.REACHABLE,), "the step after the first contact"),
+    Kind.JOB_STARTED: ((S.REACHABLE,), "a job is started once"),
+    Kind.PROGRESS: (_MET, _BY_ATTACH),
+    Kind.CHECKPOINT_HOME: (_MET, f"{_BY_ATTACH}; one client at a time on this computer"),
+    Kind.JOB_DONE: (_MET, _BY_ATTACH),
+    Kind.JOB_FAILED: (_MET, _BY_ATTACH),
+    Kind.REPLANNED: ((S.TRAINING,), "the client that rented it alone shortens its job"),
+    Kind.DESTROY_SENT: ((S.UNCLEAR, S.CREATED, S.REACHABLE, *_MET), "a machine without a number is adopted first"),
+    Kind.DESTROY_ACCEPTED: ((S.CREATED, S.REACHABLE, *_MET), _ORDER_LOST),
+    Kind.DESTROY_FAILED: ((S.DESTROYING,), _ORDER_LOST),
+    Kind.SEEN_ABSENT: ((S.INTENT, S.UNCLEAR, S.CREATED, S.REACHABLE, *_MET), "one reaper at a time on this computer"),
+    Kind.GONE: ((S.INTENT, S.UNCLEAR, S.CREATED, S.REACHABLE, *_MET), "only what is open ends"),
+    Kind.CHARGED: ((S.CREATED, S.REACHABLE, *_MET, S.GONE), "without a number nothing can be asked"),
+    Kind.MACHINE_FAILED: ((S.GONE,), "written when the machine is given back"),
+}
+"""Where a kind of line can be written at all in this world, and why nowhere else."""
+ODD: Mapping[str, str] = dict.fromkeys(
+    (f"{S.GONE} -> {kind}" for kind in (Kind.DESTROY_SENT, Kind.DESTROY_ACCEPTED, Kind.DESTROY_FAILED)),
+    "collecting ended it, and the order that had been decided before is sent all the same: an anomaly, and harmless",
+)
+"""Steps that `budget.state` calls anomalies and that happen nevertheless."""
+UNWRITTEN = {Kind.NOTE: "for readers of the ledger; nothing depends on it"}
+"""Kinds of lines that no life writes, and why."""
+
+
+def transition(run: Run | None, kind: Kind, tag: str | None) -> str:
+    """Name the step that a line takes: where its rental, or its run, stood, and the kind of line."""
+    if tag is None:
+        return f"{NOTHING if run is None else CLOSED if run.outcome is not None else RUN} -> {kind}"
+    rental = next((one for one in run.rentals if one.tag == tag), None) if run is not None else None
+    return f"{NOTHING if rental is None else rental.state} -> {kind}"
+
+
+def _taken(kind: Kind) -> list[str]:
+    """Where ``budget.state`` takes this kind of line without calling it an anomaly."""
+    if kind in OF_A_RUN or kind in OF_EITHER:
+        return [NOTHING if kind is Kind.RUN_OPENED else RUN]
+    if kind is Kind.INTENT:
+        return [NOTHING]
+    states = FROM.get(kind, frozenset(RentalState))
+    return [one for one in RentalState if one in states and (not one.over or kind in (*AFTER_THE_END, Kind.ADOPTED))]
+
+
+def possible() -> tuple[set[str], dict[str, str]]:
+    """Steps that have to be tried, and those that the code would take and nothing here does, with the reason."""
+    tried: set[str] = set()
+    ruled_out: dict[str, str] = {}
+    for kind in Kind:
+        here, why = HERE.get(kind, (_taken(kind), ""))
+        for state in _taken(kind):
+            if kind in UNWRITTEN:
+                ruled_out[f"{state} -> {kind}"] = UNWRITTEN[kind]
+            elif state in here:
+                tried.add(f"{state} -> {kind}")
+            else:
+                ruled_out[f"{state} -> {kind}"] = why
+    return tried, ruled_out
+
+
+def untried(moves: Counter[str]) -> list[str]:
+    """Steps that no life took."""
+    return sorted(step for step in possible()[0] if not moves[step])
+
+
+def surprising(moves: Counter[str]) -> list[str]:
+    """Steps that were taken and that nobody had foreseen."""
+    return sorted(set(moves) - possible()[0] - set(ODD))
