@@ -13,7 +13,7 @@ from tests.simulation.clock import VirtualClock
 from tests.simulation.fate import Fate
 
 from gpurent import broker
-from gpurent.jobs import teardown
+from gpurent.jobs import listing
 from gpurent.sandbox.api import Context, Keys, build_api
 from gpurent.sandbox.faults import Fault, Faults, Rule
 from gpurent.sandbox.journal import Journal
@@ -128,7 +128,7 @@ def swapped(owner: Any, name: str, other: object) -> Iterator[None]:
 @contextmanager
 def one_by_one() -> Iterator[None]:
     """Let the broker ask its only provider in its own thread."""
-    with swapped(broker, "ThreadPoolExecutor", _OneByOne), swapped(teardown, "ThreadPoolExecutor", _OneByOne):
+    with swapped(broker, "ThreadPoolExecutor", _OneByOne), swapped(listing, "ThreadPoolExecutor", _OneByOne):
         yield
 
 
