@@ -69,3 +69,11 @@ def test_the_environment_moves_the_ledger_of_every_broker(tmp_path: Path, monkey
         assert [run.id for run in other.ledger.runs()] == [run_id]
     assert not (tmp_path / "a" / "ledger.db").exists()
     assert (tmp_path / "shared" / "ledger.db").exists()
+
+
+def test_a_ledger_below_a_file_is_refused(tmp_path: Path) -> None:
+    """A folder that cannot be made is named, with the variables that name another."""
+    (tmp_path / "file").touch()
+    with pytest.raises(LedgerError, match="cannot be made") as refused:
+        Ledger.open(tmp_path / "file" / "ledger.db", ManualClock())
+    assert "GPURENT_STATE_DIR" in refused.value.hint

@@ -51,7 +51,13 @@ class Database:
     @classmethod
     def at_file(cls, path: Path) -> Database:
         """The SQLite file ``path``, which is made when it is missing."""
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise LedgerError(
+                f"the folder of the ledger {path} cannot be made: {error.strerror}",
+                hint="Name another with GPURENT_STATE_DIR or GPURENT_LEDGER_URL.",
+            ) from error
         url = sa.URL.create("sqlite", database=str(path))
         engine = sa.create_engine(url, connect_args={"timeout": _PATIENCE_S}, isolation_level="AUTOCOMMIT")
         event.listen(engine, "connect", _pragmas)
