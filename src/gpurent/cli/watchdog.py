@@ -33,7 +33,8 @@ def status(*, as_json: bool) -> int:
     elif told is None:
         output.console.print("No watchdog runs; the next `gpurent train` starts one.")
     else:
-        output.console.print(f"Process {told.pid}, for {(now - told.since) / 60:.0f} min.")
+        keys = ", ".join(sorted(told.providers)) or "no provider"
+        output.console.print(f"Process {told.pid}, for {(now - told.since) / 60:.0f} min, with keys for {keys}.")
         for run in told.tending:
             output.console.print(f"Looks after {run}, whose command died.")
         for run in told.watching:
