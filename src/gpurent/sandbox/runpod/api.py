@@ -25,6 +25,8 @@ from gpurent.sandbox.wire import lose_reply, note_violation
 
 PREFIXES = ("/v2/", "/graphql")
 PAGE = 10
+NO_GPU = "gpu.count: 0 is less than the minimum"
+"""A pod without its GPU: the document knows of none, and the service was seen to make them."""
 SPOILED = "gpurent.spoiled"
 BLOCKED_AGENT = "Python-urllib"
 NOT_STARTED = "There are not enough free GPUs on the host machine to start this pod."
@@ -97,7 +99,8 @@ def _judge_reply(scope: Scope, sent: Sequence[Message]) -> None:
     if template is None or not body or scope.get(SPOILED):
         return
     for text in document.judge_reply(template, scope["method"], start["status"], json.loads(body)):
-        note_violation(scope, f"{OWN_REPLY}: {text}")
+        if NO_GPU not in text:
+            note_violation(scope, f"{OWN_REPLY}: {text}")
 
 
 class _Api:
