@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from tests.simulation.fate import MortalLedger
@@ -16,6 +17,8 @@ from gpurent.budget.events import Kind
 from gpurent.budget.guard import Deadlines, deadlines
 from gpurent.jobs import conduct, teardown
 from gpurent.jobs.deadman import DeadMan
+from gpurent.jobs.events import Checkpoint
+from gpurent.jobs.home import Home
 from gpurent.model import Fuse, Identity, SelfDestruct
 from gpurent.money import ZERO
 
@@ -86,10 +89,23 @@ def without_arming() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def without_collecting() -> Iterator[None]:
+    """Only the last file of a training is brought home."""
+    collect = Home.collect
+
+    def lazy(self: Home, checkpoint: Checkpoint) -> Path:
+        return collect(self, checkpoint) if checkpoint.final else self.output_dir / checkpoint.path
+
+    with swapped(Home, "collect", lazy):
+        yield
+
+
 MUTANTS = {
     "intent": without_intent,
     "absence": without_absence,
     "reserve": without_reserve,
     "fuse": without_fuse,
     "arming": without_arming,
+    "collecting": without_collecting,
 }
