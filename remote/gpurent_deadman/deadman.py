@@ -81,7 +81,8 @@ class Program:
             switch.obey(self.read("order.json"), now)
             left = switch.left(now, self.busy())
             self.show({
-                "pid": os.getpid(), "left": round(left, 1), "nonce": switch.nonce, "armed": armed(self.options),
+                "pid": os.getpid(), "left": round(left, 1), "ends": round(switch.end - now, 1),
+                "nonce": switch.nonce, "armed": armed(self.options),
                 "cap": switch.cap - now + wall, "end": switch.end - now + wall,
             })  # fmt: skip
             if left > 0:

@@ -155,7 +155,8 @@ class Conductor:
                     raise
                 last = error
                 useless.add(machine)
-                self.ledger.append(self.run_id, Kind.MACHINE_FAILED, tag=tag, reason=str(error)[:200])
+                if any(one.tag == tag for one in self.ledger.run(self.run_id).rentals):
+                    self.ledger.append(self.run_id, Kind.MACHINE_FAILED, tag=tag, reason=str(error)[:200])
             except (OfferGone, NoCapacity) as error:
                 last = error
             self.tell(Notice(f"{row.offer.gpu} on {provider}: {last} Trying the next offer.", warning=True))

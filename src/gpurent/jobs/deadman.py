@@ -25,6 +25,8 @@ PREPARING_S = 1800.0
 """Least patience before a job runs."""
 LATE_S = 5.0
 """By so much its idea of the time left may exceed ours."""
+EARLY_S = 120.0
+"""By so much it may fall short: work would be lost for nothing."""
 
 
 def fuse(limits: Deadlines, now: float, *, hold_s: float, boot_s: float) -> Fuse:
@@ -43,6 +45,8 @@ class _Alive(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     left: float = Field(allow_inf_nan=False)
+    ends: float = Field(allow_inf_nan=False)
+    """Seconds until it ends the machine even if we show signs of life."""
     nonce: str = Field(max_length=100)
     armed: bool
 
@@ -81,6 +85,8 @@ class DeadMan:
             raise GuardFailed("the dead-man switch has no key to destroy its machine with")
         if alive.left > self.hard() - self.clock.now() + LATE_S:
             raise GuardFailed(f"the dead-man switch would wait for {alive.left:.0f} s, longer than the budget lasts")
+        if alive.ends < self.hard() - self.clock.now() - EARLY_S:
+            raise GuardFailed(f"the dead-man switch would end the machine in {alive.ends:.0f} s: its clock is wrong")
 
     def beat(self) -> None:
         """Show a sign of life if one is due; tells once if the switch has fallen silent. Raises HostUnreachable."""
