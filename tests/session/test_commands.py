@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import closing
@@ -95,7 +94,7 @@ def test_logs_and_receipt_are_there_after_the_run(finished: Finished) -> None:
     assert json.loads(finished.cli.run("receipt", "--json").stdout)["outcome"] == "done"
 
 
-@pytest.mark.parametrize("moment", [Kind.INTENT, Kind.CREATED, Kind.JOB_STARTED, Kind.PROGRESS, Kind.DESTROY_SENT])
+@pytest.mark.parametrize("moment", [Kind.INTENT, Kind.PROGRESS])
 def test_kill_9_is_found_by_status_and_mended_by_reap(cli: Cli, moment: Kind) -> None:
     """Wherever the client dies, status tells the truth, reap destroys, and nothing runs."""
     make_job(cli.folder, steps=400 if moment is Kind.PROGRESS else 3)
@@ -125,18 +124,6 @@ def test_attach_goes_on_where_a_killed_client_left_off(cli: Cli) -> None:
     attached = cli.run("attach")
     assert attached.returncode == 0, attached.stdout + attached.stderr
     assert (cli.folder / "output" / "swatch.safetensors").is_file()
-    assert cli.sandbox.truth() == []
-
-
-def test_one_interrupt_saves_collects_and_destroys(cli: Cli) -> None:
-    """Ctrl-C loses nothing that was learnt: a checkpoint comes home before the rental ends; exit 130."""
-    make_job(cli.folder, steps=4000)
-    client = cli.start("train", "--budget", "1", "--yes")
-    wait_for(lambda: any(event.kind is Kind.PROGRESS for event in cli.events()), "training")
-    client.send_signal(signal.SIGINT)
-    out, _ = client.communicate(timeout=120)
-    assert client.returncode == 130, out
-    assert list((cli.folder / "output").glob("swatch-step*.safetensors"))
     assert cli.sandbox.truth() == []
 
 
