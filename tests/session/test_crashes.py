@@ -15,6 +15,7 @@ import pytest
 from tests.session.world import ROOT, Cli, kill, make_job, wait_for
 
 from gpurent.budget.events import Kind
+from gpurent.budget.guard import PRICE_TOLERANCE_PERCENT
 from gpurent.dataset.job import Job
 from gpurent.jobs.detached import guarding
 from gpurent.model import Need, Offer, Price
@@ -212,9 +213,11 @@ def tight(cli: Cli, job: Job) -> Usd:
     all of it has to be kept back for makes them so.
     """
     reserved = job.workload.upload_bytes * 2 + job.workload.base_download_bytes + 500_000_000
-    per_gb = HOURLY.scaled(int(predict(job.workload, OFFER).total_s.high - DESTROY_S.high - LIFE_S), 3600)
+    kept = 100 + PRICE_TOLERANCE_PERCENT  # deadlines are reckoned from the dearest price that is put up with
+    spare = int(100 * predict(job.workload, OFFER).total_s.high - kept * (DESTROY_S.high + LIFE_S))
     sent = job.workload.upload_bytes + job.workload.base_download_bytes
-    price = Price(HOURLY, ZERO, per_gb.scaled(1_000_000_000, reserved - sent), ZERO)
+    per_gb = HOURLY.scaled(spare, 3600).scaled(1_000_000_000, kept * reserved - 100 * sent)
+    price = Price(HOURLY, ZERO, per_gb, ZERO)
     cli.sandbox.market.add_machine(Machine("tight", OFFER.gpu, OFFER.vram_mb, price, boot_s=0.2))
     quote = make_quote(job.workload, Need(gpus=(OFFER.gpu,)), [replace(OFFER, price=price)])
     (row,) = quote.rows
@@ -231,9 +234,11 @@ def test_with_client_and_watchdog_dead_the_machine_ends_itself_in_time(
     cli = watched(cli)
     budget = tight(cli, Job.from_config(make_job(cli.folder, steps=20_000)))
     client = cli.start("train", "--budget", str(budget.decimal()), "--gpu", OFFER.gpu, "--yes")
-    wait_for(lambda: any(event.kind is Kind.JOB_STARTED for event in cli.events()), "training")
-    end_watchdog(cli.folder / "state")
-    kill(client)
+    try:
+        wait_for(lambda: any(event.kind is Kind.JOB_STARTED for event in cli.events()), "training")
+    finally:
+        end_watchdog(cli.folder / "state")
+        kill(client)
     wait_for(lambda: cli.sandbox.truth() == [], "the end of the machine", LIFE_S + 60)
     (intent,) = [event.data for event in cli.events() if event.kind is Kind.INTENT]
     (held,) = cli.sandbox.market.history("sandbox")
