@@ -15,7 +15,7 @@ from gpurent.budget.events import Kind
 from gpurent.budget.guard import Deadlines, allow_create, deadlines, teardown_reserve, tolerated
 from gpurent.budget.ledger import Ledger
 from gpurent.budget.spend import run_spent
-from gpurent.budget.state import Rental
+from gpurent.budget.state import Rental, RentalState
 from gpurent.clock import Clock
 from gpurent.dataset.job import Job
 from gpurent.errors import (
@@ -183,7 +183,7 @@ class Conductor:
         held = Held(self.run_id, rental.tag, rental.ref, rental.offer, identity)
         limits = Deadlines(rental.soft_deadline, rental.hard_deadline)
         watch = self._watch(limits, rental.hourly, rental.provider)
-        watch.state = rental.state
+        watch.state = RentalState.TRAINING  # what its job made is worth a look, even after an order to destroy
         with _Ending(self, rental.tag, held), closing(self.rentals.reach(held, watch, fresh=False)) as host:
             (self.run_dir / "events.jsonl").unlink(missing_ok=True)
             guard = self.rentals.guard(host, rental.provider, rental.hard_deadline, replace(order, unguarded=True))
