@@ -50,11 +50,9 @@ from gpurent.report.receipt import Receipt, make_receipt
 from gpurent.settings import LEDGER_FILE, Settings, ledger_url, load_settings, state_dir
 from gpurent.spi import Billed, Connector, Offers, Provider, SupportsStatement
 
-MAX_ATTEMPTS = 4
-"""Offers tried in one run before it is given up."""
-STOP_EVERY_S = 2.0
-STOP_PATIENCE_S = 120.0
-"""How often, and for how long, ``stop`` asks whether a dead client's machine is gone."""
+REAP_EVERY_S = 2.0
+REAP_PATIENCE_S = 120.0
+"""How often, and for how long, it is asked whether a dead client's machine is gone."""
 
 
 def _silent(_progress: Progress) -> None: ...
@@ -360,7 +358,7 @@ class Broker:
         teardown = Teardown(self.ledger, self.providers, self.clock, tell)
         for rental in self.ledger.run(run_id).open_rentals:
             teardown.finish(
-                run_id, rental.tag, every_s=STOP_EVERY_S, patience_s=STOP_PATIENCE_S,
+                run_id, rental.tag, every_s=REAP_EVERY_S, patience_s=REAP_PATIENCE_S,
                 give_up=lambda: wish.level >= Stop.LEAVE,
             )  # fmt: skip
         self._close_abandoned([self.ledger.run(run_id)])
@@ -407,8 +405,8 @@ class Broker:
         return elsewhere(run, here(self.home)) and believed_alive(run, self.clock.now())
 
     def reap(
-        self, *, dry_run: bool = False, all_accounts: bool = False, tell: Tell = _silent, patience_s: float = 120.0,
-        every_s: float = 2.0,
+        self, *, dry_run: bool = False, all_accounts: bool = False, tell: Tell = _silent,
+        patience_s: float = REAP_PATIENCE_S, every_s: float = REAP_EVERY_S,
     ) -> tuple[Action, ...]:  # fmt: skip
         """Make reality agree with the ledger: collect from and destroy what no live client looks after.
 

@@ -6,7 +6,7 @@ Adapters neither sleep nor retry nor cache: pacing, retries and logging are put 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -20,9 +20,11 @@ SPI_VERSION = 1
 
 
 class Offers(list[Offer]):
-    """Offers about which the user should be told something, such as that there are more."""
+    """Offers about which the user should be told something: that there are more, or what is missing and why."""
 
-    notes: tuple[str, ...] = ()
+    def __init__(self, offers: Iterable[Offer] = (), notes: Iterable[str] = ()) -> None:
+        super().__init__(offers)
+        self.notes = tuple(notes)
 
 
 class Provider(Protocol):
@@ -88,15 +90,6 @@ class SupportsSurvey(Protocol):
     def survey(self, about: Collection[str], *, everywhere: bool = False) -> Survey:
         """Look at the machines of these offers or instances (by id or ref), or ``everywhere``. What a machine that is
         not ``silent`` does not show is not on it."""
-        ...
-
-
-@runtime_checkable
-class SupportsNotes(Protocol):
-    """The provider can say what it does not offer although the user counts on it."""
-
-    def notes(self) -> Sequence[str]:
-        """What the last ``offers`` left out and why, a sentence each."""
         ...
 
 

@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 
 from gpurent.broker import Broker
 from gpurent.clock import Clock
-from gpurent.errors import GpurentError
+from gpurent.errors import ConfigError, GpurentError
 from gpurent.jobs.detached import LOCK, STATE, Guarding
 
 TURN_S = 10.0
@@ -50,9 +50,16 @@ class Watchdog:
                 finally:
                     (self.home / STATE).unlink(missing_ok=True)
                     lock.release()
-                # Whoever began a run before the lock was free relies on this process.
-                if not self._open(broker):
+                if not self._needed(broker):
                     return True
+
+    def _needed(self, broker: Broker) -> bool:
+        """Whoever began a run before the lock was free relies on this process."""
+        try:
+            return bool(self._open(broker))
+        except GpurentError as error:
+            _log(f"this look failed: {error}")
+            return True
 
     def _guard(self, broker: Broker) -> None:
         since = idle_since = self.clock.now()
@@ -64,7 +71,7 @@ class Watchdog:
             except (GpurentError, OSError) as error:
                 # A full disk or a database out of reach is the worst moment to stop guarding.
                 _log(f"this turn failed: {error}")
-                open_runs = {"unknown": self.home}
+                open_runs = {"unknown": self.home}  # something may be rented, as far as can be told
             idle_since = now if open_runs or self._tending else idle_since
             if now - idle_since >= LINGER_S:
                 return
@@ -95,13 +102,21 @@ class Watchdog:
     def _learn(self, needed: set[str], folders: Iterable[Path]) -> None:
         """A key that was kept since this process began counts from now on."""
         for folder in folders if needed - {*self._providers} else ():
-            with self.open_broker(folder) as broker:
+            with self._broker(folder) as broker:
                 self._providers = tuple({*self._providers, *broker.opened})
+
+    def _broker(self, folder: Path) -> Broker:
+        """With the run's own settings; whoever breaks that file meanwhile does not keep a machine alive."""
+        try:
+            return self.open_broker(folder)
+        except ConfigError as error:
+            _log(f"{error} Going by the defaults.")
+            return self.open_broker(self.home)
 
     def _tend(self, run_id: str, folder: Path) -> None:
         _log(f"taking over {run_id}")
         try:
-            with self.open_broker(folder) as broker:
+            with self._broker(folder) as broker:
                 broker.tend(run_id, tell=lambda event: _log(f"{run_id}: {event}"))
         except (GpurentError, OSError) as error:
             _log(f"{run_id}: {error}")  # it is still open in the ledger, so the next turn tries again

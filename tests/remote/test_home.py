@@ -41,7 +41,7 @@ def home(host: Host, tmp_path: Path) -> Iterator[Home]:
     ledger.append(run_id, Kind.CREATED, tag=TAG, ref="i-1", created_at=0.0)
     yield Home(
         host, f".gpurent/jobs/{JOB}", tmp_path / "out", tmp_path, run_id, TAG, JOB, ledger, clock,
-        lambda _event: None, "cat", lambda: None,
+        lambda _event: None, "cat", lambda: None, hold_s=1.0,
     )  # fmt: skip
     ledger.close()
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tests.session.world import Cli, kill, make_job, wait_for
+from tests.session.world import Cli, kill, make_job
 
 from gpurent.budget.events import Kind
 from gpurent.clock import SystemClock
@@ -98,8 +98,7 @@ def test_logs_and_receipt_are_there_after_the_run(finished: Finished) -> None:
 def test_kill_9_is_found_by_status_and_mended_by_reap(cli: Cli, moment: Kind) -> None:
     """Wherever the client dies, status tells the truth, reap destroys, and nothing runs."""
     make_job(cli.folder, steps=400 if moment is Kind.PROGRESS else 3)
-    client = cli.start("train", "--budget", "1", "--yes")
-    wait_for(lambda: any(event.kind is moment for event in cli.events()), f"{moment}")
+    client = cli.begin(moment)
     kill(client)
     status = cli.run("status", "--json")
     shown = json.loads(status.stdout)
@@ -118,8 +117,7 @@ def test_kill_9_is_found_by_status_and_mended_by_reap(cli: Cli, moment: Kind) ->
 def test_attach_goes_on_where_a_killed_client_left_off(cli: Cli) -> None:
     """Training outlives its client; attach collects the result, destroys, and the run ends as done."""
     make_job(cli.folder, steps=60)
-    client = cli.start("train", "--budget", "1", "--yes")
-    wait_for(lambda: any(event.kind is Kind.PROGRESS for event in cli.events()), "training")
+    client = cli.begin()
     kill(client)
     attached = cli.run("attach")
     assert attached.returncode == 0, attached.stdout + attached.stderr
@@ -130,8 +128,7 @@ def test_attach_goes_on_where_a_killed_client_left_off(cli: Cli) -> None:
 def test_stop_from_another_terminal_ends_a_run_in_order(cli: Cli) -> None:
     """gpurent stop tells the live client, which saves, collects and destroys."""
     make_job(cli.folder, steps=4000)
-    client = cli.start("train", "--budget", "1", "--yes")
-    wait_for(lambda: any(event.kind is Kind.PROGRESS for event in cli.events()), "training")
+    client = cli.begin()
     assert cli.run("stop").returncode == 0
     client.communicate(timeout=120)
     assert list((cli.folder / "output").glob("swatch-step*.safetensors"))

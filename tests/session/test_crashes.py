@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from tests.session.world import ROOT, Cli, kill, make_job, wait_for
 
 from gpurent.budget.events import Kind
 from gpurent.budget.guard import PRICE_TOLERANCE_PERCENT
+from gpurent.budget.ledger import Ledger
+from gpurent.clock import SystemClock
 from gpurent.dataset.job import Job
 from gpurent.jobs.detached import guarding
 from gpurent.model import Need, Offer, Price
@@ -104,6 +107,8 @@ def test_a_client_that_dies_at_a_line_leaves_nothing_running(cli: Cli, kind: Kin
         assert cli.run("status").returncode == 0
     if death.home:
         assert (cli.folder / "output" / "swatch.safetensors").is_file()
+    with closing(Ledger.open(cli.home / "ledger.db", SystemClock())) as ledger:
+        assert [odd for run in ledger.runs() for odd in run.anomalies] == []
     assert len(cli.sandbox.market.history("sandbox")) <= 1
 
 
@@ -123,11 +128,11 @@ def test_a_watchdog_sees_a_dead_clients_training_to_its_end(cli: Cli) -> None:
     make_job(cli.folder, steps=60)
     client = cli.start("train", "--budget", "1", "--yes")
     try:
-        wait_for(lambda: any(event.kind is Kind.PROGRESS for event in cli.events()), "training")
+        cli.wait(Kind.PROGRESS)
         assert '"running": true' in cli.run("watchdog", "status", "--json").stdout
         os.killpg(client.pid, signal.SIGHUP)
         kill(client)
-        wait_for(lambda: any(event.kind is Kind.RUN_CLOSED for event in cli.events()), "the watchdog's work")
+        cli.wait(Kind.RUN_CLOSED)
         assert (cli.folder / "output" / "swatch.safetensors").is_file()
         assert cli.sandbox.truth() == []
         assert cli.run("watchdog", "status").returncode == 0
@@ -135,17 +140,21 @@ def test_a_watchdog_sees_a_dead_clients_training_to_its_end(cli: Cli) -> None:
         end_watchdog(cli.folder / "state")
 
 
-def test_a_watchdog_needs_no_working_folder(cli: Cli, tmp_path: Path) -> None:
-    """The folder in which the command was started is gone: the files come home into a new one all the same."""
+@pytest.mark.parametrize("how", ["gone", "its gpurent.toml broken"])
+def test_a_watchdog_needs_no_working_folder(cli: Cli, tmp_path: Path, how: str) -> None:
+    """Whatever happened to the folder in which the command was started: the files come home, the machine ends."""
     work = replace(watched(cli), folder=tmp_path / "work", state=tmp_path / "state")
     work.folder.mkdir()
     make_job(work.folder, steps=60)
     client = work.start("train", "--budget", "1", "--yes")
     try:
-        wait_for(lambda: any(event.kind is Kind.PROGRESS for event in work.events()), "training")
+        work.wait(Kind.PROGRESS)
         kill(client)
-        shutil.rmtree(work.folder)
-        wait_for(lambda: any(event.kind is Kind.RUN_CLOSED for event in work.events()), "the watchdog's work")
+        if how == "gone":
+            shutil.rmtree(work.folder)
+        else:
+            (work.folder / "gpurent.toml").write_text("[budget", encoding="utf-8")
+        work.wait(Kind.RUN_CLOSED)
         assert (work.folder / "output" / "swatch.safetensors").is_file()
         assert cli.sandbox.truth() == []
     finally:
@@ -158,7 +167,7 @@ def test_a_watchdog_that_died_is_started_again_by_the_next_rental_that_lives(cli
     make_job(cli.folder, steps=4000)
     client = cli.start("train", "--budget", "1", "--yes")
     try:
-        wait_for(lambda: any(event.kind is Kind.PROGRESS for event in cli.events()), "training")
+        cli.wait(Kind.PROGRESS)
         first = guarding(cli.home)
         assert first is not None
         end_watchdog(cli.home)
@@ -235,7 +244,7 @@ def test_with_client_and_watchdog_dead_the_machine_ends_itself_in_time(
     budget = tight(cli, Job.from_config(make_job(cli.folder, steps=20_000)))
     client = cli.start("train", "--budget", str(budget.decimal()), "--gpu", OFFER.gpu, "--yes")
     try:
-        wait_for(lambda: any(event.kind is Kind.JOB_STARTED for event in cli.events()), "training")
+        cli.wait(Kind.JOB_STARTED)
     finally:
         end_watchdog(cli.folder / "state")
         kill(client)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from tests.cli.world import Terminal
-from tests.session.world import Cli, kill, make_job, wait_for
+from tests.session.world import Cli, kill, make_job
 
 from gpurent.budget.events import Kind
 from gpurent.sandbox.faults import Fault
@@ -23,7 +23,7 @@ def left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cli]:
         make_job(cli.folder)
         sandbox.faults.set(Fault.BOOT_STUCK, times=1)
         client = cli.start("train", "--budget", "1", "--yes")
-        wait_for(lambda: any(event.kind is Kind.CREATED for event in cli.events()), "a machine")
+        cli.wait(Kind.CREATED)
         kill(client)
         yield cli
         assert len(sandbox.truth()) == 1, "no command here was to end it"

@@ -15,8 +15,9 @@ from gpurent.budget.events import Kind
 from gpurent.budget.guard import PRICE_TOLERANCE_PERCENT
 from gpurent.budget.state import RentalState
 from gpurent.clock import SystemClock
-from gpurent.errors import HostError, InDoubt, JobFailed
+from gpurent.errors import HostError, InDoubt, Interrupted, JobFailed
 from gpurent.jobs.boot import Patience
+from gpurent.jobs.interrupt import Interrupt
 from gpurent.jobs.progress import Notice, Progress, Spending, Stage, StageStarted, Trained
 from gpurent.model import Price
 from gpurent.sandbox.catalogue import default_machines
@@ -322,3 +323,18 @@ def test_two_reapers_take_an_orphan_in_once(cli: Cli, broker: Broker) -> None:
             done.result()
         assert len([one for run in broker.ledger.runs() for one in run.rentals]) == 1
     assert cli.sandbox.truth() == []
+
+
+def test_who_stops_between_two_offers_rents_no_second(cli: Cli, broker: Broker) -> None:
+    """Ctrl-C while a useless machine is given back, or while a service wants a pause, is heard before the next."""
+    cli.sandbox.faults.set(Fault.NO_SSHD, times=1)
+    interrupt = Interrupt()
+
+    def tell(event: Progress) -> None:
+        if isinstance(event, Notice) and "Trying the next offer" in event.message:
+            interrupt.press()
+
+    with broker, pytest.raises(Interrupted):
+        broker.train(Job.from_config(make_job(cli.folder)), budget=Usd.parse("1"), tell=tell, interrupt=interrupt)
+    assert [event.kind for event in cli.events()].count(Kind.INTENT) == 1
+    assert len(cli.sandbox.market.history("sandbox")) == 1 and cli.sandbox.truth() == []

@@ -125,16 +125,11 @@ def test_a_ledger_that_cannot_be_written_stops_no_destroy(cli: Cli, disk: Disk) 
         assert not broker.ledger.open_rentals()
 
 
-def training(cli: Cli) -> bool:
-    return any(event.kind is Kind.PROGRESS for event in cli.events())
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_saves_collects_and_destroys(cli: Cli, number: signal.Signals) -> None:
     """Ctrl-C, a shutdown, a lost login: nothing that was learnt is lost; exit 130."""
     make_job(cli.folder, steps=4000)
-    client = cli.start("train", "--budget", "1", "--yes")
-    wait_for(lambda: training(cli), "training")
+    client = cli.begin()
     client.send_signal(number)
     printed, _ = client.communicate(timeout=120)
     assert client.returncode == 130, printed
@@ -146,8 +141,7 @@ def test_a_signal_saves_collects_and_destroys(cli: Cli, number: signal.Signals) 
 def test_a_second_signal_destroys_at_once(cli: Cli) -> None:
     """Whoever is in a hurry is obeyed: nothing is collected, nothing runs."""
     make_job(cli.folder, steps=4000)
-    client = cli.start("train", "--budget", "1", "--yes")
-    wait_for(lambda: training(cli), "training")
+    client = cli.begin()
     client.send_signal(signal.SIGTERM)
     client.send_signal(signal.SIGINT)
     printed, _ = client.communicate(timeout=60)
@@ -173,7 +167,7 @@ def test_a_terminal_that_is_closed_saves_collects_and_destroys(cli: Cli) -> None
                 pass
         except BlockingIOError:
             pass
-        return training(cli)
+        return any(event.kind is Kind.PROGRESS for event in cli.events())
 
     wait_for(looked, "training")
     os.close(ours)
@@ -186,7 +180,7 @@ def test_a_reader_that_leaves_ends_the_run_in_order(cli: Cli) -> None:
     """``gpurent train --json | head`` is somebody who lost interest, not a reason to throw a training away."""
     make_job(cli.folder, steps=4000)
     client = cli.start("train", "--budget", "1", "--yes", "--json")
-    wait_for(lambda: training(cli), "training")
+    cli.wait(Kind.PROGRESS)
     assert client.stdout is not None
     client.stdout.close()
     assert client.wait(timeout=120) == 130
@@ -201,7 +195,7 @@ def test_what_nohup_protects_goes_on(cli: Cli) -> None:
         ["nohup", *cli.argv("train", "--budget", "1", "--yes")], cwd=cli.folder, env=cli.env,
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
-    wait_for(lambda: training(cli), "training")
+    cli.wait(Kind.PROGRESS)
     client.send_signal(signal.SIGHUP)
     assert client.wait(timeout=120) == 0
     assert (cli.folder / "output" / "swatch.safetensors").is_file()
@@ -250,8 +244,7 @@ def test_a_network_that_is_gone_is_waited_for(cli: Cli) -> None:
 def test_a_laptop_that_sleeps_finds_its_result_when_it_wakes(cli: Cli) -> None:
     """The command stands still while training ends on the machine, which keeps what it made; then it goes on."""
     make_job(cli.folder, steps=60)
-    client = cli.start("train", "--budget", "1", "--yes")
-    wait_for(lambda: training(cli), "training")
+    client = cli.begin()
     client.send_signal(signal.SIGSTOP)
     out = cli.sandbox.state_dir / "hosts"
     wait_for(lambda: any(out.rglob("out/swatch.safetensors")), "the end of the training")
@@ -266,8 +259,7 @@ def test_a_third_signal_leaves_and_says_what_runs(cli: Cli) -> None:
     """Whoever insists gets the prompt back: exit 5, the machine by name, and the command that ends it."""
     cli.sandbox.faults.set(Fault.DESTROY_IGNORED, times=1_000_000)
     make_job(cli.folder, steps=4000)
-    client = cli.start("train", "--budget", "1", "--yes")
-    wait_for(lambda: training(cli), "training")
+    client = cli.begin()
     for _ in range(3):
         client.send_signal(signal.SIGINT)
         time.sleep(0.3)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.session.world import Cli, kill, make_job, wait_for
+from tests.session.world import Cli, kill, make_job
 
 from gpurent.budget.events import Kind
 from gpurent.sandbox.faults import Fault
@@ -12,8 +12,7 @@ def test_stop_ends_what_had_not_begun_to_train(cli: Cli) -> None:
     """There is nothing to save: the machine that boots is destroyed and confirmed gone; exit 0, and the run is over."""
     make_job(cli.folder)
     cli.sandbox.faults.set(Fault.BOOT_STUCK, times=1)
-    client = cli.start("train", "--budget", "1", "--yes")
-    wait_for(lambda: any(event.kind is Kind.CREATED for event in cli.events()), "a machine")
+    client = cli.begin(Kind.CREATED)
     kill(client)
     ended = cli.run("stop")
     assert ended.returncode == 0, ended.stdout + ended.stderr
@@ -26,8 +25,7 @@ def test_stop_ends_what_had_not_begun_to_train(cli: Cli) -> None:
 def test_stop_saves_what_a_dead_command_had_trained(cli: Cli) -> None:
     """It is taken over, saved, collected and destroyed from here."""
     make_job(cli.folder, steps=4000)
-    client = cli.start("train", "--budget", "1", "--yes")
-    wait_for(lambda: any(event.kind is Kind.PROGRESS for event in cli.events()), "training")
+    client = cli.begin()
     kill(client)
     ended = cli.run("stop")
     assert ended.returncode == 0, ended.stdout + ended.stderr

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from gpurent.budget.events import Event
+from gpurent.budget.events import Event, Kind
 from gpurent.budget.ledger import Ledger
 from gpurent.clock import SystemClock
 from gpurent.sandbox.address import SandboxAddress
@@ -101,6 +101,16 @@ class Cli:
             self.argv(*arguments), cwd=self.folder, env=self.env, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
+
+    def begin(self, moment: Kind = Kind.PROGRESS) -> subprocess.Popen[str]:
+        """A run in a process of its own that has come as far as ``moment``."""
+        client = self.start("train", "--budget", "1", "--yes")
+        self.wait(moment)
+        return client
+
+    def wait(self, moment: Kind) -> None:
+        """Until the ledger has a line of this kind."""
+        wait_for(lambda: any(event.kind is moment for event in self.events()), str(moment))
 
     def events(self) -> list[Event]:
         path = self.home / "ledger.db"

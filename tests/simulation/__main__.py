@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 from tests.simulation.campaign import Findings, campaign, play
-from tests.simulation.coverage import ODD, possible
+from tests.simulation.coverage import possible
 from tests.simulation.mutants import MUTANTS
 from tests.simulation.schedule import ELSEWHERE, draw
 
@@ -60,7 +60,6 @@ def _report(found: Findings, *, complete: bool) -> int:
     for seed, violations in found.broken:
         console.print(f"seed {seed}: {'; '.join(violations)}", style="red")
     _explain("no life takes", possible()[1])
-    _explain("odd", ODD)
     wrong = [f"never happened: {name}" for name in found.never if complete]
     wrong += [f"nobody had foreseen: {step}" for step in found.surprises]
     for line in wrong:

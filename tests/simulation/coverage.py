@@ -38,11 +38,6 @@ HERE: Mapping[Kind, tuple[Collection[RentalState], str]] = {
     Kind.MACHINE_FAILED: ((S.GONE,), "written when the machine is given back"),
 }
 """Where a kind of line can be written at all in this world, and why nowhere else."""
-ODD: Mapping[str, str] = dict.fromkeys(
-    (f"{S.GONE} -> {kind}" for kind in (Kind.DESTROY_SENT, Kind.DESTROY_ACCEPTED, Kind.DESTROY_FAILED)),
-    "collecting ended it, and the order that had been decided before is sent all the same: an anomaly, and harmless",
-)
-"""Steps that `budget.state` calls anomalies and that happen nevertheless."""
 RARE: Mapping[str, str] = dict.fromkeys(
     (
         *(
@@ -103,4 +98,4 @@ def untried(moves: Counter[str]) -> list[str]:
 
 def surprising(moves: Counter[str]) -> list[str]:
     """Steps that were taken and that nobody had foreseen."""
-    return sorted(set(moves) - possible()[0] - set(ODD) - set(RARE))
+    return sorted(set(moves) - possible()[0] - set(RARE))

@@ -11,7 +11,7 @@ from gpurent.clock import Clock
 from gpurent.errors import AuthFailed, BadReply, CreateFailed, OfferGone, ProviderError, Unavailable
 from gpurent.hosts import OwnHost, load_hosts
 from gpurent.model import Endpoint, Instance, Launch, Need, Offer, Phase, Price
-from gpurent.spi import Probe, Provider, Shown, SupportsNotes, SupportsProbe, SupportsSurvey, Survey
+from gpurent.spi import Offers, Probe, Provider, Shown, SupportsProbe, SupportsSurvey, Survey
 from gpurent_providers.sshhost import scripts, shell
 
 T = TypeVar("T")
@@ -27,7 +27,6 @@ class SshHostProvider:
         self._path = path
         self._clock = clock
         self._timeout = timeout
-        self._notes: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return f"SshHostProvider({str(self._path)!r})"
@@ -41,7 +40,7 @@ class SshHostProvider:
         """Nothing is kept open."""
 
     def offers(self, need: Need) -> Sequence[Offer]:
-        """Machines that answer and that nobody uses. One that is switched off is no offer, and no error."""
+        """Machines that answer and that nobody uses. One that is switched off is no offer and no error, but a note."""
         hosts = load_hosts(self._path)
         offers = {name: _offer(name, host, self._clock.now()) for name, host in hosts.items()}
         fitting = [name for name, offer in offers.items() if need.accepts(offer)]
@@ -50,15 +49,11 @@ class SshHostProvider:
         over = [
             f"{name}: its rental is over, by `until` in {self._path.name}" for name in fitting if name not in wanted
         ]
-        self._notes = (*over, *(note for name in wanted for note in _note(name, answers[name])))
+        notes = (*over, *(note for name in wanted for note in _note(name, answers[name])))
         refused = [answer for answer in answers.values() if isinstance(answer, AuthFailed)]
         if refused and len(refused) == len(answers):
             raise refused[0]
-        return [offers[name] for name in wanted if isinstance(answers[name], list) and not answers[name]]
-
-    def notes(self) -> Sequence[str]:
-        """Machines that would have fitted, had they answered or been free, when offers were last asked for."""
-        return self._notes
+        return Offers((offers[name] for name in wanted if answers[name] == []), notes)
 
     def create(self, offer: Offer, launch: Launch) -> Instance:
         """Take the lease and admit the run's key. The start-up script is not run: the host key stays its own."""
@@ -204,4 +199,3 @@ if TYPE_CHECKING:
     _: type[Provider] = SshHostProvider
     __: type[SupportsProbe] = SshHostProvider
     ___: type[SupportsSurvey] = SshHostProvider
-    ____: type[SupportsNotes] = SshHostProvider

@@ -15,7 +15,6 @@ from gpurent.money import Usd
 from gpurent.plan.quote import require_offer
 from gpurent.plan.typical import typical_workload
 from gpurent.settings import vram_mb
-from gpurent.spi import SupportsNotes
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,6 @@ def run(options: QuoteOptions) -> int:
     """Quote, show, and with a budget say whether it suffices."""
     with open_broker() as broker:
         found = broker.quote(_job(broker, options), options.need.over(broker.need), budget=options.budget)
-        found = replace(found, notes=(*found.notes, *_left_out(broker)))
         if options.as_json:
             output.print_json(output.quote_dict(found, options.limit))
         else:
@@ -66,12 +64,6 @@ def run(options: QuoteOptions) -> int:
         if options.budget is not None or not found.rows:
             require_offer(found, options.budget or Usd(0))
     return 0
-
-
-def _left_out(broker: Broker) -> list[str]:
-    """Why machines that the user counts on are no offers."""
-    asked: list[object] = [*broker.providers.values()]
-    return [note for one in asked if isinstance(one, SupportsNotes) for note in one.notes()]
 
 
 def _job(broker: Broker, options: QuoteOptions) -> Job | Workload:

@@ -13,6 +13,7 @@ from gpurent.jobs.lifecycle import Machine
 from gpurent.jobs.progress import Notice
 from gpurent.jobs.watch import Tell, Watch
 from gpurent.model import Endpoint, Identity, Instance, Offer, Phase, squash
+from gpurent.money import ZERO, Usd
 from gpurent.spi import Connector, Host, Provider, SupportsKeys
 
 TAKE_OVER_S = 60.0
@@ -60,12 +61,13 @@ class Boot:
     clock: Clock
     watch: Watch
     tell: Tell
-    waits: Patience
+    patience: Patience
     fresh: bool
     _since: float = field(default=0.0, init=False)
     _last: str = field(default="it never became reachable", init=False)
     _appeared: bool = field(default=False, init=False)
     _admitted: bool = field(default=False, init=False)
+    _booked: Usd = field(default=ZERO, init=False)
     _strange_since: float | None = field(default=None, init=False)
 
     def reach(self) -> Host:
@@ -78,7 +80,7 @@ class Boot:
             Halt: the user or the budget ended it.
         """
         self._since = self.clock.monotonic()
-        patience_s = self.waits.boot_s if self.fresh else TAKE_OVER_S
+        patience_s = self.patience.boot_s if self.fresh else TAKE_OVER_S
         machine = Machine.UNASKED
         while True:
             try:
@@ -101,7 +103,7 @@ class Boot:
             except HostKeyMismatch as error:
                 self._stranger(error)
             if machine in (Machine.UNASKED, Machine.LISTED):
-                self.clock.sleep(self.waits.poll_s)
+                self.clock.sleep(self.patience.poll_s)
 
     def _machine(self, instance: Instance | None) -> Machine:
         """A new machine may be missing from look-ups for a while; one that was seen may not."""
@@ -109,7 +111,7 @@ class Boot:
             self._appeared = True
             self._last = instance.message or instance.phase
             return Machine.STOPPED if instance.phase is Phase.STOPPED else Machine.LISTED
-        young = self.fresh and self.clock.monotonic() < self._since + self.waits.appear_s
+        young = self.fresh and self.clock.monotonic() < self._since + self.patience.appear_s
         if young and not self._appeared:
             self._last = "it is not listed yet"
             return Machine.UNASKED
@@ -123,17 +125,16 @@ class Boot:
         if instance.endpoint is None:
             return None
         host = self.connector.connect(
-            instance.endpoint, self.held.identity, timeout=self.waits.connect_s, moved=self._endpoint
+            instance.endpoint, self.held.identity, timeout=self.patience.connect_s, moved=self._endpoint
         )
         self.ledger.append(self.held.run_id, Kind.REACHABLE, tag=self.held.tag, endpoint=instance.endpoint)
         return host
 
     def _book(self, instance: Instance) -> None:
         """A price that came late, a little above the offer's, is what the reckoning goes by from now on."""
-        run = self.ledger.run(self.held.run_id)
-        rental = next(one for one in run.rentals if one.tag == self.held.tag)
         hourly = instance.price.hourly(instance.disk_gb)
-        if hourly > rental.hourly:
+        if hourly > max(self._booked, self.held.offer.price.hourly(instance.disk_gb)):
+            self._booked = hourly
             self.ledger.append(
                 self.held.run_id, Kind.ADOPTED, tag=self.held.tag, ref=self.held.ref, hourly_micros=hourly.micros
             )
@@ -158,7 +159,7 @@ class Boot:
         """Nothing was sent: the key is compared before we log in. sshd can be up before our start-up script ran."""
         now = self.clock.monotonic()
         self._strange_since = now if self._strange_since is None else self._strange_since
-        if not self.fresh or now - self._strange_since > self.waits.rekey_s:
+        if not self.fresh or now - self._strange_since > self.patience.rekey_s:
             raise error
         self._last = str(error)
 

@@ -165,6 +165,7 @@ class Conductor:
     def _attempt(self, tag: str, job: Job, row: QuoteRow, order: LaunchOrder, max_hours: float | None) -> Outcome:
         limits = self._limits(job, row, max_hours)
         watch = self._watch(limits, row.hourly, row.offer.provider)
+        watch.tick()  # who has asked to stop meanwhile wants no machine
         offer = row.offer
         self.tell(StageStarted(Stage.RENT, f"{offer.gpu} on {offer.provider} at {row.hourly.rounded(3)}/h"))
         with _Ending(self, tag) as ending:
@@ -208,7 +209,7 @@ class Conductor:
         return Session(
             host, job_id, output_dir, self.run_id, held.tag, self.ledger, self.clock, watch, self.tell, self.run_dir,
             lost_s=self.rentals.patience.lost_s, follow_s=self.rentals.patience.follow_s,
-            exists=lambda: self.rentals.exists(held), guard=guard, replan=replan, hold_s=hold_s,
+            exists=lambda: self.rentals.exists(held), hold_s=hold_s, guard=guard, replan=replan,
         )  # fmt: skip
 
     def _limits(self, job: Job, row: QuoteRow, max_hours: float | None) -> Deadlines:

@@ -51,7 +51,7 @@ class Home:
     """Of the LoRA: what every file that comes home is called, but for its step."""
     mind: Callable[[], None]
     """Minds deadlines, money and the user's wish, and shows the machine a sign of life; may raise."""
-    hold_s: float = 1800.0
+    hold_s: float
     """How long a full disk, or a ledger out of reach, is waited for."""
     traffic: Traffic = field(default_factory=Traffic)
     _missed: set[str] = field(default_factory=set, init=False)

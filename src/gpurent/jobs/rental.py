@@ -114,9 +114,12 @@ class Rentals:
 
     def _made(self, kind: Kind, run_id: str, tag: str, offer: Offer, made: Instance, disk_gb: int) -> None:
         """Record what exists, and what it costs if that is not what was offered."""
-        now = made.price.hourly(disk_gb)
-        dearer = now.micros if now != offer.price.hourly(disk_gb) else None
-        self.ledger.append(run_id, kind, tag=tag, ref=made.ref, created_at=made.created_at, hourly_micros=dearer)
+        hourly = made.price.hourly(disk_gb)
+        differs = hourly != offer.price.hourly(disk_gb)
+        self.ledger.append(
+            run_id, kind, tag=tag, ref=made.ref, created_at=made.created_at,
+            hourly_micros=hourly.micros if differs else None,
+        )  # fmt: skip
 
     def _search(self, provider: Provider, tag: str, ref: str | None, place: str) -> Instance | None:
         until = self.clock.monotonic() + self.patience.search_s

@@ -62,10 +62,10 @@ class Session:
     """Between two looks at the host."""
     exists: Callable[[], bool]
     """Asks the provider, when the link is dead, whether the machine is there at all."""
+    hold_s: float
+    """How long a full disk at home is waited for."""
     guard: DeadMan | None = None
     replan: Replanner | None = None
-    hold_s: float = 1800.0
-    """How long a full disk at home is waited for."""
     home: Home = field(init=False)
     _lines: deque[str] = field(default_factory=deque, init=False)
     """Of the engine, not yet acted upon."""

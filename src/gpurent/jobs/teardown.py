@@ -48,7 +48,8 @@ class Teardown:
                 case Destroy():
                     if action.collect_first:
                         collect(action)
-                    self.destroy(action)
+                    if not (action.collect_first and self._over(action)):
+                        self.destroy(action)
                 case MarkAbsent(tag, run_id):
                     self._note(run_id, Kind.SEEN_ABSENT, tag)
                 case ConfirmGone(tag, run_id, ref):
@@ -61,11 +62,24 @@ class Teardown:
         try:
             self.ledger.append(run_id, kind, tag=tag, **data)
         except LedgerError as error:
-            if not error.passing:
-                raise
-            self.tell(Notice(f"{error}. {error.hint} Ending {tag} goes on.", warning=True))
+            self._bear(error, tag)
             return False
         return True
+
+    def _bear(self, error: LedgerError, tag: str) -> None:
+        """Tell of a ledger that cannot be used just now; one that never can be is raised."""
+        if not error.passing:
+            raise error
+        self.tell(Notice(f"{error}. {error.hint} Ending {tag} goes on.", warning=True))
+
+    def _over(self, order: Destroy) -> bool:
+        """Whether collecting has ended it already. What cannot be read is destroyed, once too often at worst."""
+        try:
+            rentals = self.ledger.run(order.run_id).rentals
+        except LedgerError as error:
+            self._bear(error, order.tag)
+            return False
+        return any(one.tag == order.tag and one.state.over for one in rentals)
 
     def destroy(self, order: Destroy) -> None:
         """Send one order to destroy; what became of it is recorded and told, never raised."""
@@ -109,9 +123,9 @@ class Teardown:
         try:
             return next(one for one in self.ledger.run(run_id).rentals if one.tag == tag)
         except LedgerError as error:
-            if last is None or not error.passing:
+            if last is None:
                 raise
-            self.tell(Notice(f"{error}. {error.hint} Ending {tag} goes on.", warning=True))
+            self._bear(error, tag)
             return last
 
     def finish(
