@@ -172,8 +172,10 @@ def remove_host(path: Path, name: str) -> None:
 
 def nearest(name: str, known: Any) -> str:
     """A hint: the nearest known name, or all."""
+    if not known:
+        return "No machine is listed; `gpurent hosts add --help` says how to list one."
     close = difflib.get_close_matches(name, known, n=1)
-    return f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(known) or 'none'}."
+    return f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(known)}."
 
 
 def _read(path: Path) -> tuple[str, tomlkit.TOMLDocument]:

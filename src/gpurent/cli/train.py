@@ -14,6 +14,7 @@ from gpurent.cli.common import in_doubt, open_broker, read_job
 from gpurent.cli.conducting import conduct
 from gpurent.cli.quote import NeedOptions
 from gpurent.dataset.job import Job
+from gpurent.dataset.pictures import counted
 from gpurent.errors import UsageError
 from gpurent.model import OnOverrun
 from gpurent.money import Usd
@@ -108,7 +109,8 @@ def describe(job: Job) -> None:
     """What will be trained, and what is doubtful about it."""
     length, spec = job.length, job.spec
     output.console.print(
-        f"{job.name}: {len(job.dataset.images)} images, {length.epochs} epochs of {length.steps_per_epoch} steps, "
+        f"{job.name}: {counted(len(job.dataset.images), 'image')}, {counted(length.epochs, 'epoch')} of "
+        f"{counted(length.steps_per_epoch, 'step')}, "
         f"batch {spec.train_batch_size}, rank {spec.network_dim}, base model {job.base_model.name}"
     )
     for warning in job.warnings:

@@ -85,17 +85,17 @@ def _twins(decoded: list[_Decoded]) -> list[str]:
 def _advice(dataset: Dataset, spec: TrainSpec) -> list[str]:
     images, advice = dataset.images, []
     if len(images) < FEW:
-        advice.append(f"Only {_count(len(images), 'image')}: 20 to 40 are usual for a simple concept.")
+        advice.append(f"Only {counted(len(images), 'image')}: 20 to 40 are usual for a simple concept.")
     width, height = spec.resolution
     small = [one.path.name for one in images if one.width * one.height < width * height * SMALL]
     if small and not (spec.enable_bucket and spec.bucket_no_upscale):
         verb = "is" if len(small) == 1 else "are"
         advice.append(
-            f"{_count(len(small), 'image')} {verb} smaller than {width}×{height} and will look soft: {_named(small)}."
+            f"{counted(len(small), 'image')} {verb} smaller than {width}×{height} and will look soft: {_named(small)}."
         )
     bare = [one.path.name for one in images if one.caption_path is None]
     if bare:
-        advice.append(f"{_count(len(bare), 'image')} without a caption: the folder's name is used for {_named(bare)}.")
+        advice.append(f"{counted(len(bare), 'image')} without a caption: the folder's name is used for {_named(bare)}.")
     advice += [missing for folder in dataset.folders for missing in _without_trigger(folder)]
     if dataset.skipped:
         advice.append(f"Not used, because not in a <repeats>_<concept> folder: {_named(list(dataset.skipped))}.")
@@ -109,9 +109,10 @@ def _without_trigger(folder: Folder) -> list[str]:
     lacking = [image.path.name for image in folder.images if trigger not in image.caption]
     if not lacking or firsts.count(trigger) * 2 <= len(firsts):
         return []
-    count = _count(len(lacking), "caption")
+    count = counted(len(lacking), "caption")
     return [f"The trigger phrase {trigger!r} is missing from {count} of {folder.name}: {_named(lacking)}."]
 
 
-def _count(number: int, noun: str) -> str:
+def counted(number: int, noun: str) -> str:
+    """``1 image``, ``2 images``."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
