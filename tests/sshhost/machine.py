@@ -24,7 +24,7 @@ _CONFIG = """\
 Port {port}
 ListenAddress 127.0.0.1
 HostKey {folder}/host_key
-PidFile none
+PidFile {folder}/sshd.pid
 UsePAM no
 StrictModes no
 PasswordAuthentication no
@@ -45,6 +45,7 @@ case "$trouble" in
   garbage) echo "Welcome to the cluster"; exit 0 ;;
   error) echo "no space left" >&2; exit 1 ;;
   hang) exec sleep 5 ;;
+  last) sh -c "$SSH_ORIGINAL_COMMAND"; kill "$(cat {folder}/sshd.pid)"; exit 0 ;;
   linger) echo "gpurent-host 1"; exec sleep 30 > /dev/null 2>&1 < /dev/null ;;
   cut) kill -9 $PPID; exit 0 ;;
   error-after) sh -c "$SSH_ORIGINAL_COMMAND" > /dev/null; exit 1 ;;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -10,9 +11,11 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import paramiko
 import pytest
+from paramiko.common import AUTH_FAILED
 from tests.plan.world import JOB
-from tests.sshhost.machine import Machine, keygen
+from tests.sshhost.machine import Machine, keygen, machine
 
 from gpurent.clock import ManualClock, SystemClock
 from gpurent.errors import AuthFailed, OfferGone, ProviderError, Unavailable
@@ -29,6 +32,22 @@ def order(tag: str, lifetime_s: int | None = None) -> Launch:
     return Launch(tag, "", 10, KEY, "touch /never", lifetime_s=lifetime_s)
 
 
+class Slow(paramiko.ServerInterface):
+    """Thinks about every key for longer than anybody waits."""
+
+    def check_auth_publickey(self, username: str, key: paramiko.PKey) -> int:
+        time.sleep(3)
+        return AUTH_FAILED
+
+
+def serve_slowly(listener: socket.socket, host_key: paramiko.PKey) -> paramiko.Transport:
+    link, _ = listener.accept()
+    transport = paramiko.Transport(link)
+    transport.add_server_key(host_key)
+    transport.start_server(server=Slow())
+    return transport
+
+
 def start_job(machine: Machine, tag: str) -> subprocess.Popen[bytes]:
     """A job as a session leaves it: its own process group, and a pid file."""
     folder = machine.home / ".gpurent" / "jobs" / tag
@@ -38,8 +57,9 @@ def start_job(machine: Machine, tag: str) -> subprocess.Popen[bytes]:
     return job
 
 
-def test_two_runs_never_share_a_machine(provider: SshHostProvider, machines: list[Machine]) -> None:
+def test_two_runs_never_share_a_machine(listed: Path, machines: list[Machine]) -> None:
     """Ten at once, as from ten computers: one gets the lease, and its key alone is admitted."""
+    provider = SshHostProvider(listed, SystemClock(), timeout=30)
     offer = provider.offers(Need())[0]
 
     def attempt(number: int) -> Instance | ProviderError:
@@ -51,10 +71,34 @@ def test_two_runs_never_share_a_machine(provider: SshHostProvider, machines: lis
     with ThreadPoolExecutor(10) as pool:
         answers = list(pool.map(attempt, range(10)))
     won = [one for one in answers if isinstance(one, Instance)]
-    assert len(won) == 1 and all(isinstance(one, OfferGone) for one in answers if one not in won)
+    assert len(won) == 1 and {type(one) for one in answers if one not in won} == {OfferGone}
     admitted = (machines[0].home / ".ssh" / "authorized_keys").read_text().splitlines()
     assert len(admitted) == 2 and admitted[1].endswith(f"gpurent:{won[0].tag}")
     assert offer.id not in {one.id for one in provider.offers(Need())}
+
+
+def test_a_machine_lost_before_the_lease_is_no_rental_in_doubt(tmp_path: Path) -> None:
+    """It answers once and never again: nothing was run there, so the next offer may be taken at once."""
+    with machine(tmp_path) as one:
+        save_host(tmp_path / "hosts.toml", "box0", one.entry())
+        provider = SshHostProvider(tmp_path / "hosts.toml", SystemClock(), timeout=2)
+        offer = provider.offers(Need())[0]
+        one.order("last")
+        with pytest.raises(OfferGone, match="port"):
+            provider.create(offer, order("tag-1"))
+        assert one.lease() == ""
+
+
+def test_a_machine_too_busy_for_our_key_has_not_refused_it(listed: Path, machines: list[Machine]) -> None:
+    """A login that takes too long is a machine that cannot be reached, not a wrong key."""
+    machine = machines[0]
+    host_key = paramiko.Ed25519Key.from_private_key_file(str(machine.folder / "host_key"))
+    with socket.create_server(("127.0.0.1", 0)) as busy, ThreadPoolExecutor(1) as pool:
+        save_host(listed, "busy", machine.entry(port=busy.getsockname()[1]))
+        serving = pool.submit(serve_slowly, busy, host_key)
+        with pytest.raises(Unavailable, match="timeout"):
+            SshHostProvider(listed, SystemClock(), timeout=1).get("busy/tag")
+        serving.result().close()
 
 
 def test_destroy_ends_our_processes_and_leaves_everything_else(

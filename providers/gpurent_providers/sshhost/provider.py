@@ -60,14 +60,16 @@ class SshHostProvider:
         host = load_hosts(self._path).get(offer.id)
         if host is None:
             raise OfferGone(f"{offer.id} is not listed any more", provider=self.name)
+        ref = f"{offer.id}/{launch.tag}"
         try:
             self._look(host)
         except (Unavailable, BadReply) as error:  # whoever cannot be reached has made nothing
             raise OfferGone(str(error), provider=self.name) from error
-        ref = f"{offer.id}/{launch.tag}"
         try:
             lines = self._run(host, scripts.create(launch.tag, launch.public_key, launch.lifetime_s))
-        except ProviderError as error:
+        except shell.Unreached as error:
+            raise OfferGone(str(error), provider=self.name) from error
+        except (Unavailable, BadReply) as error:
             raise CreateFailed(str(error), provider=self.name, ref=ref) from error
         if lines == ["taken"]:
             raise OfferGone(f"{offer.id} is in use", provider=self.name)

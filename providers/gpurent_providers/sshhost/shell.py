@@ -5,17 +5,22 @@ from __future__ import annotations
 import base64
 import hashlib
 import socket
+from contextlib import closing
 from pathlib import Path
 
 import paramiko
 from paramiko.pkey import UnknownKeyType
 from paramiko.ssh_exception import NoValidConnectionsError
 
-from gpurent.errors import AuthFailed, BadReply, ConfigError, ProviderError, Unavailable
+from gpurent.errors import AuthFailed, BadReply, ConfigError, Unavailable
 from gpurent.hosts import OwnHost
 
 PROVIDER = "ssh"
 LIMIT = 64 * 1024
+
+
+class Unreached(Unavailable):
+    """No login came about, so nothing was run there."""
 
 
 def fingerprint(line: str) -> str:
@@ -35,7 +40,7 @@ def host_key(host: OwnHost, timeout: float) -> str:
             finally:
                 transport.close()
     except (OSError, EOFError, paramiko.SSHException) as error:
-        raise _unavailable(host, error) from error
+        raise _unavailable(host, error, Unreached) from error
     return f"{key.get_name()} {key.get_base64()}"
 
 
@@ -43,7 +48,8 @@ def run(host: OwnHost, script: str, *, timeout: float) -> list[str]:
     """Run ``script`` with ``sh`` and return its lines after the greeting.
 
     Raises:
-        AuthFailed: the machine refuses our key, or is not the one that was pinned.
+        AuthFailed: the machine refuses our key, or is not the one that was pinned; nothing was run.
+        Unreached: no login in ``timeout`` seconds; nothing was run.
         Unavailable: no answer in ``timeout`` seconds, a cut link, or the script failed.
         BadReply: something else answered.
     """
@@ -51,7 +57,15 @@ def run(host: OwnHost, script: str, *, timeout: float) -> list[str]:
         raise AuthFailed(
             f"{host.address} has no pinned host key", provider=PROVIDER, hint="`gpurent hosts test` pins it."
         )
-    client = paramiko.SSHClient()
+    with closing(paramiko.SSHClient()) as client:
+        _login(host, client, timeout)
+        try:
+            return _talk(host, client, script, timeout)
+        except (OSError, EOFError, paramiko.SSHException) as error:
+            raise _unavailable(host, error, Unavailable) from error
+
+
+def _login(host: OwnHost, client: paramiko.SSHClient, timeout: float) -> None:
     name = host.address if host.port == 22 else f"[{host.address}]:{host.port}"
     client.get_host_keys().add(name, host.host_key.split()[0], _pinned(host))
     client.set_missing_host_key_policy(paramiko.RejectPolicy())
@@ -61,7 +75,6 @@ def run(host: OwnHost, script: str, *, timeout: float) -> list[str]:
             allow_agent=not host.key, look_for_keys=not host.key, timeout=timeout, banner_timeout=timeout,
             auth_timeout=timeout, channel_timeout=timeout,
         )  # fmt: skip
-        return _talk(host, client, script, timeout)
     except paramiko.BadHostKeyException as error:
         raise AuthFailed(
             f"{host.address}:{host.port} is not the machine that was pinned: it shows {fingerprint(_line(error.key))}",
@@ -69,14 +82,14 @@ def run(host: OwnHost, script: str, *, timeout: float) -> list[str]:
             hint="If you know why, `gpurent hosts test --pin` pins the new key.",
         ) from error
     except (paramiko.AuthenticationException, paramiko.PasswordRequiredException) as error:
+        if "timeout" in str(error):  # paramiko's word for a machine too busy to look at our key
+            raise _unavailable(host, TimeoutError(str(error)), Unreached) from error
         raise AuthFailed(
             f"{host.user}@{host.address}:{host.port} refuses our key ({error})", provider=PROVIDER,
             hint="`key` in hosts.toml names the private key; its public half belongs into authorized_keys there.",
         ) from error  # fmt: skip
     except (OSError, EOFError, paramiko.SSHException) as error:
-        raise _unavailable(host, error) from error
-    finally:
-        client.close()
+        raise _unavailable(host, error, Unreached) from error
 
 
 def _talk(host: OwnHost, client: paramiko.SSHClient, script: str, timeout: float) -> list[str]:
@@ -117,7 +130,7 @@ def _line(key: paramiko.PKey) -> str:
     return f"{key.get_name()} {key.get_base64()}"
 
 
-def _unavailable(host: OwnHost, error: Exception) -> ProviderError:
+def _unavailable(host: OwnHost, error: Exception, kind: type[Unavailable]) -> Unavailable:
     if isinstance(error, socket.gaierror):
         hint = "Nobody knows that name; is `address` right?"
     elif isinstance(error, ConnectionRefusedError | NoValidConnectionsError):
@@ -127,4 +140,4 @@ def _unavailable(host: OwnHost, error: Exception) -> ProviderError:
     else:
         hint = "`ssh -v` with the same address, port and user tells more."
     told = str(error) or type(error).__name__
-    return Unavailable(f"{host.user}@{host.address}:{host.port}: {told}", provider=PROVIDER, hint=hint)
+    return kind(f"{host.user}@{host.address}:{host.port}: {told}", provider=PROVIDER, hint=hint)
