@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from getpass import getuser
 from pathlib import Path
 
+import pytest
+
 SSHD = shutil.which("sshd", path="/usr/sbin:/usr/bin") or ""
 SFTP = shutil.which("sftp-server", path="/usr/lib/openssh:/usr/libexec/openssh:/usr/lib/ssh") or ""
 
@@ -96,8 +98,9 @@ def keygen(path: Path) -> None:
 
 @contextmanager
 def machine(folder: Path) -> Iterator[Machine]:
-    """Start one; needs OpenSSH's server, which ``.ci/run`` installs."""
-    assert SSHD and SFTP, "OpenSSH's server is missing: apt-get install openssh-server"
+    """Start one. Without OpenSSH's server, which ``.ci/run`` installs, the test is skipped."""
+    if not (SSHD and SFTP):
+        pytest.skip("OpenSSH's server is missing: apt-get install openssh-server")
     home = folder / "home"
     (home / ".ssh").mkdir(parents=True)
     if os.geteuid() == 0:

@@ -144,7 +144,7 @@ class Sandbox:
         if discover(self.state_dir) is not None:
             raise UsageError(f"a sandbox is already running with {self.state_dir}", hint="stop it with Ctrl-C first")
         self._clear_leftovers()
-        listener = socket.socket()
+        listener = socket.socket(proto=socket.IPPROTO_TCP)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind(("127.0.0.1", self._port))
