@@ -39,7 +39,8 @@ def program() -> Path:
         if not (folder / "complete").exists():
             done = subprocess.run(
                 ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", "--no-package-lock",
-                 "--fetch-retry-maxtimeout=5000", "--prefix", str(folder), f"{PACKAGE}@{VERSION}"],
+                 "--fetch-retry-mintimeout=1000", "--fetch-retry-maxtimeout=5000",
+                 "--prefix", str(folder), f"{PACKAGE}@{VERSION}"],
                 check=False, timeout=240, capture_output=True, text=True,
             )  # fmt: skip
             if done.returncode != 0:
