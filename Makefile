@@ -24,7 +24,7 @@ demo: $(READY)  ## Train a LoRA on the embedded market: quote to receipt to pict
 	@$(BIN)/gpurent demo
 
 test: lint  ## Lint, type-check and test everything
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 4 --dist loadfile $(PYTEST)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 3 --dist loadfile $(PYTEST)
 
 simulate: $(READY)  ## Ten thousand lives of the broker with everything failing, and the guarantees taken out one by one
 	$(BIN)/python -m tests.simulation
