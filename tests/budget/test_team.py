@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 import pytest
 from tests.budget import postgres
-from tests.budget.conftest import DATABASES
 from tests.budget.world import Place
 from tests.session.world import Cli, kill, make_job, wait_for
 
@@ -18,7 +17,7 @@ from gpurent.clock import SystemClock
 from gpurent.jobs.progress import Notice, Progress, Trained
 from gpurent.sandbox.server import Sandbox
 
-pytestmark = pytest.mark.parametrize("place", DATABASES[-1:], indirect=True)
+pytestmark = pytest.mark.parametrize("place", ["postgresql" if postgres.usable() else "sqlite"], indirect=True)
 """On PostgreSQL, where there is one: that is what teams have."""
 
 
