@@ -57,11 +57,13 @@ def _try(plugin: ProviderPlugin, setting: Setting, key: str) -> None:
     """
     rest = {name: one.value for name, one in credentials.resolve(plugin, {}).items()}
     provider = plugin.open({**rest, setting.name: key}, SystemClock())
+    output.notes.print(f"Asking {plugin.name} whether it accepts the key …", style="dim")
     try:
         provider.instances()
     except AuthFailed as error:
         raise UsageError(f"{plugin.name} refuses this key: {error}", hint=f"Nothing was stored. {error.hint}") from None
     except ProviderError as error:
-        output.notes.print(f"{plugin.name} could not be asked about the key: {error}", style="yellow")
+        told = f"{plugin.name} could not be asked about the key: {error}. `gpurent doctor` asks again."
+        output.notes.print(told, style="yellow")
     finally:
         provider.close()
