@@ -11,6 +11,7 @@ from tests.vast.harness import VastHarness
 from gpurent.budget.events import Kind
 from gpurent.budget.guard import Deadlines
 from gpurent.budget.ledger import Ledger
+from gpurent.budget.reaper import UNSEEN_GRACE_S
 from gpurent.http import Policy
 from gpurent.jobs.boot import Held, Patience
 from gpurent.jobs.interrupt import Interrupt
@@ -65,6 +66,8 @@ class Renter:
         return self.rentals.reach(held, watch)
 
     def end(self) -> None:
+        """Ends it; where a busy computer never saw it listed, the time to wait for that is over."""
+        self.clock.ahead += UNSEEN_GRACE_S
         self.rentals.end(self.run_id, self.tag, None, reason="the test is over")
 
     def kinds(self) -> list[Kind]:
