@@ -18,7 +18,7 @@ from gpurent.sandbox.server import Sandbox
 from gpurent.spi import Provider
 from gpurent.testing.harness import Failure, HalfSuccess
 
-QUICK = Policy(connect_s=2.0, answer_s=0.5, attempts=1)
+QUICK = Policy(connect_s=2.0, answer_s=1.5, attempts=1)
 
 
 class LaterClock(SystemClock):

@@ -39,7 +39,7 @@ class SandboxHarness:
         self.secrets = (sandbox.account_key, sandbox.control_key)
 
     def _open(self, key: str) -> Provider:
-        policy = Policy(connect_s=2.0, answer_s=0.5, attempts=1)
+        policy = Policy(connect_s=2.0, answer_s=1.5, attempts=1)
         return self._adapter(self._sandbox.url, key, SystemClock(), policy=policy)
 
     def close(self) -> None:

@@ -42,4 +42,4 @@ def listed(machines: list[Machine], tmp_path: Path) -> Path:
 
 @pytest.fixture
 def provider(listed: Path) -> SshHostProvider:
-    return SshHostProvider(listed, SystemClock(), timeout=2.0)
+    return SshHostProvider(listed, SystemClock(), timeout=5)

@@ -40,7 +40,7 @@ class SshHarness:
         for name, host in load_hosts(self._listed).items():
             given = host.model_dump(exclude={"until", "price"}, exclude_defaults=True)
             save_host(path, name, {**given, "key": str(other), "price": "0.1"})
-        return SshHostProvider(path, SystemClock(), timeout=2.0)
+        return SshHostProvider(path, SystemClock(), timeout=5)
 
     def machines(self) -> Mapping[str, str]:
         return {f"box{n}/{one.lease()}": one.lease() for n, one in enumerate(self._machines) if one.lease()}

@@ -46,7 +46,7 @@ trouble=$(head -n 1 {folder}/trouble 2> /dev/null); sed -i 1d {folder}/trouble 2
 case "$trouble" in
   garbage) echo "Welcome to the cluster"; exit 0 ;;
   error) echo "no space left" >&2; exit 1 ;;
-  hang) exec sleep 5 ;;
+  hang) exec sleep 12 ;;
   last) sh -c "$SSH_ORIGINAL_COMMAND"; kill "$(cat {folder}/sshd.pid)"; exit 0 ;;
   linger) echo "gpurent-host 1"; exec sleep 30 > /dev/null 2>&1 < /dev/null ;;
   cut) kill -9 $PPID; exit 0 ;;

@@ -36,7 +36,7 @@ class Slow(paramiko.ServerInterface):
     """Thinks about every key for longer than anybody waits."""
 
     def check_auth_publickey(self, username: str, key: paramiko.PKey) -> int:
-        time.sleep(3)
+        time.sleep(8)
         return AUTH_FAILED
 
 
@@ -81,7 +81,7 @@ def test_a_machine_lost_before_the_lease_is_no_rental_in_doubt(tmp_path: Path) -
     """It answers once and never again: nothing was run there, so the next offer may be taken at once."""
     with machine(tmp_path) as one:
         save_host(tmp_path / "hosts.toml", "box0", one.entry())
-        provider = SshHostProvider(tmp_path / "hosts.toml", SystemClock(), timeout=2)
+        provider = SshHostProvider(tmp_path / "hosts.toml", SystemClock(), timeout=5)
         offer = provider.offers(Need())[0]
         one.order("last")
         with pytest.raises(OfferGone, match="port"):
@@ -97,7 +97,7 @@ def test_a_machine_too_busy_for_our_key_has_not_refused_it(listed: Path, machine
         save_host(listed, "busy", machine.entry(port=busy.getsockname()[1]))
         serving = pool.submit(serve_slowly, busy, host_key)
         with pytest.raises(Unavailable, match="timeout"):
-            SshHostProvider(listed, SystemClock(), timeout=1).get("busy/tag")
+            SshHostProvider(listed, SystemClock(), timeout=4).get("busy/tag")
         serving.result().close()
 
 
@@ -147,14 +147,14 @@ def test_another_machine_under_the_same_address_gets_nothing(listed: Path, tmp_p
     keygen(tmp_path / "other")
     save_host(listed, "box0", {"host_key": (tmp_path / "other.pub").read_text().rsplit(" ", 1)[0]})
     with pytest.raises(AuthFailed, match="not the machine that was pinned") as caught:
-        SshHostProvider(listed, SystemClock(), timeout=2).get("box0/tag")
+        SshHostProvider(listed, SystemClock(), timeout=5).get("box0/tag")
     assert "--pin" in caught.value.hint
 
 
 def test_a_machine_without_a_pinned_key_is_not_used(listed: Path) -> None:
     """Trust begins with a person who looked."""
     save_host(listed, "box0", {"host_key": ""})
-    provider = SshHostProvider(listed, SystemClock(), timeout=2)
+    provider = SshHostProvider(listed, SystemClock(), timeout=5)
     assert "box0" not in {offer.id for offer in provider.offers(Need())}
 
 
@@ -163,7 +163,7 @@ def test_a_rental_made_by_hand_ends_when_it_ends(listed: Path) -> None:
     clock = ManualClock()
     end = datetime.fromtimestamp(clock.now() + 3600, UTC)
     save_host(listed, "box1", {"until": end})
-    provider = SshHostProvider(listed, clock, timeout=2)
+    provider = SshHostProvider(listed, clock, timeout=5)
     (offer,) = [offer for offer in provider.offers(Need()) if offer.id == "box1"]
     assert offer.max_duration_s == 3600 and str(offer.price.gpu_hour) == "$0.20"
     clock.advance(3600)
@@ -174,7 +174,7 @@ def test_no_job_is_started_that_would_outlive_the_rental(listed: Path) -> None:
     """The quote leaves a machine out whose end comes before the job's, says so, and takes it for a shorter job."""
     clock = ManualClock()
     save_host(listed, "box1", {"until": datetime.fromtimestamp(clock.now() + 3600, UTC)})
-    provider = SshHostProvider(listed, clock, timeout=2)
+    provider = SshHostProvider(listed, clock, timeout=5)
     offers = [replace(offer, price=Price(ZERO)) for offer in provider.offers(Need())]
     long, short = (make_quote(replace(JOB, steps=steps), Need(disk_gb=10), offers) for steps in (200_000, 100))
     assert {row.offer.id for row in long.rows} == {"box0", "box2"}
@@ -186,7 +186,7 @@ def test_no_job_is_started_that_would_outlive_the_rental(listed: Path) -> None:
 def test_a_machine_that_is_switched_off_is_no_offer(listed: Path) -> None:
     """The others are offered all the same."""
     save_host(listed, "off", {**load_hosts(listed)["box0"].model_dump(exclude={"until", "price"}), "port": 1})
-    names = {offer.id for offer in SshHostProvider(listed, SystemClock(), timeout=2).offers(Need())}
+    names = {offer.id for offer in SshHostProvider(listed, SystemClock(), timeout=5).offers(Need())}
     assert names == {"box0", "box1", "box2"}
 
 
@@ -206,4 +206,4 @@ def test_a_command_that_says_all_and_never_ends_is_not_waited_for(
     before = time.monotonic()
     with pytest.raises(Unavailable, match="no exit status"):
         provider.get("box0/tag")
-    assert time.monotonic() - before < 10
+    assert time.monotonic() - before < 20

@@ -31,7 +31,7 @@ class Owner:
 
     def __init__(self, listed: Path, home: Path) -> None:
         self.listed = listed
-        self.provider = SshHostProvider(listed, SystemClock(), timeout=2.0)
+        self.provider = SshHostProvider(listed, SystemClock(), timeout=5)
         opened = {"ssh": Opened("ssh", self.provider, Facts(owned=True))}
         self.broker = Broker(settings=Settings(), home=home, providers=opened)
         self.said: list[str] = []
