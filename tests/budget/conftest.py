@@ -17,7 +17,7 @@ DATABASES = ["sqlite", "postgresql"]
 def server() -> Iterator[postgres.Server]:
     """A PostgreSQL server."""
     if not postgres.usable():
-        pytest.skip("PostgreSQL is missing: apt-get install postgresql; .venv/bin/pip install 'psycopg[binary]'")
+        pytest.skip("PostgreSQL is missing: apt-get install postgresql; .venv/bin/pip install --editable '.[postgres]'")
     running = postgres.Server()
     try:
         running.start()

@@ -39,7 +39,7 @@ def program() -> Path:
         if not (folder / "complete").exists():
             done = subprocess.run(
                 ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", "--no-package-lock",
-                 "--fetch-retry-mintimeout=1000", "--fetch-retry-maxtimeout=5000",
+                 "--fetch-retry-mintimeout=1000", "--fetch-retry-maxtimeout=5000", "--fetch-timeout=60000",
                  "--prefix", str(folder), f"{PACKAGE}@{VERSION}"],
                 check=False, timeout=240, capture_output=True, text=True,
             )  # fmt: skip
