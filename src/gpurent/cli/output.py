@@ -14,6 +14,7 @@ from gpurent.money import Usd
 from gpurent.plan.quote import Quote, QuoteRow
 from gpurent.plan.ranges import Range
 from gpurent.report.receipt import Receipt
+from gpurent.words import counted
 
 console = consoles.make()
 notes = consoles.make(stderr=True)
@@ -46,9 +47,11 @@ def _minutes(seconds: float) -> str:
 def print_quote(quote: Quote, limit: int) -> None:
     """The ranked table with its notes."""
     work = quote.workload
-    images = f"{work.images} images"
+    images = counted(work.images, "image")
     what = images if work.name == images else f"{work.name}: {images}"
-    console.print(f"{what}, {work.steps} steps of {work.batch_size} at {work.width}×{work.height}", style="italic")
+    console.print(
+        f"{what}, {counted(work.steps, 'step')} of {work.batch_size} at {work.width}×{work.height}", style="italic"
+    )
     if quote.source == "table":
         console.print(f"TYPICAL PRICES of {quote.dated}; nothing here can be rented", style="italic")
     elif quote.source == "sandbox":

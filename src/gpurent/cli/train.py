@@ -14,11 +14,11 @@ from gpurent.cli.common import in_doubt, open_broker, read_job
 from gpurent.cli.conducting import conduct
 from gpurent.cli.quote import NeedOptions
 from gpurent.dataset.job import Job
-from gpurent.dataset.pictures import counted
 from gpurent.errors import UsageError
 from gpurent.model import OnOverrun
 from gpurent.money import Usd
 from gpurent.plan.quote import Quote, QuoteRow, require_offer
+from gpurent.words import counted
 
 
 @dataclass(frozen=True)

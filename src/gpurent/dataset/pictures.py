@@ -11,6 +11,7 @@ from PIL import Image, UnidentifiedImageError
 
 from gpurent.dataset.manifest import digest
 from gpurent.errors import DatasetError
+from gpurent.words import counted
 from gpurent_engine.data import Dataset, Folder
 from gpurent_engine.spec import TrainSpec
 
@@ -111,8 +112,3 @@ def _without_trigger(folder: Folder) -> list[str]:
         return []
     count = counted(len(lacking), "caption")
     return [f"The trigger phrase {trigger!r} is missing from {count} of {folder.name}: {_named(lacking)}."]
-
-
-def counted(number: int, noun: str) -> str:
-    """``1 image``, ``2 images``."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gpurent.families import BASE_BYTES, BYTES_PER_RANK, SIDE
 from gpurent.model import Workload
+from gpurent.words import counted
 
 REPEATS, EPOCHS, BATCH, DIM, SAVE_EVERY = 10, 10, 2, 32, 2
 """A common configuration: ten repeats, ten epochs, batch 2, rank 32, a checkpoint every second epoch."""
@@ -25,7 +26,7 @@ def typical_workload(
         raise ValueError(f"the family is one of {', '.join(SIDE)}, not {family!r}")
     saved = -(-epochs // SAVE_EVERY)
     return Workload(
-        name=f"{images} images", family=family, images=images, steps=-(-images * repeats // batch_size) * epochs,
+        name=counted(images, "image"), family=family, images=images, steps=-(-images * repeats // batch_size) * epochs,
         epochs=epochs, batch_size=batch_size, width=SIDE[family], height=SIDE[family], network_dim=network_dim,
         train_text_encoder=True, gradient_checkpointing=family == "sdxl", checkpoints=saved,
         checkpoint_bytes=saved * network_dim * BYTES_PER_RANK[family], upload_bytes=images * IMAGE_BYTES,
