@@ -75,6 +75,15 @@ def test_a_dry_run_checks_quotes_and_rents_nothing(terminal: Terminal) -> None:
     assert parsed(terminal, "status", "--all", "--json")["runs"] == []
 
 
+def test_a_file_that_would_be_replaced_is_named_before_it_costs_anything(terminal: Terminal) -> None:
+    """An earlier LoRA of this name is somebody's money too."""
+    earlier = make_job(terminal.folder).parent / "output" / "swatch.safetensors"
+    assert "will be replaced" not in terminal.run("train", "--budget", "1", "--dry-run").stdout
+    earlier.parent.mkdir(exist_ok=True)
+    earlier.write_bytes(b"mine")
+    assert f"{earlier} will be replaced" in terminal.run("train", "--budget", "1", "--dry-run").stdout
+
+
 def test_without_a_terminal_consent_is_given_beforehand_or_not_at_all(terminal: Terminal) -> None:
     """Nobody is there to be asked: the error says how to agree beforehand."""
     make_job(terminal.folder)

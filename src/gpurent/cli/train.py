@@ -113,8 +113,10 @@ def describe(job: Job) -> None:
         f"{counted(length.steps_per_epoch, 'step')}, "
         f"batch {spec.train_batch_size}, rank {spec.network_dim}, base model {job.base_model.name}"
     )
-    for warning in job.warnings:
-        output.console.print(f"note: {warning}", style="yellow")
+    earlier = job.output_dir / f"{job.name}.safetensors"
+    replaced = [f"{earlier} will be replaced; another output_name, or --output FOLDER, keeps it."] if earlier.exists() else []
+    for warning in (*job.warnings, *replaced):
+        output.console.print(f"note: {warning}", style="yellow", soft_wrap=True)
 
 
 def _consent(quote: Quote, best: QuoteRow, budget: Usd, options: TrainOptions) -> bool:
