@@ -114,7 +114,8 @@ def describe(job: Job) -> None:
         f"batch {spec.train_batch_size}, rank {spec.network_dim}, base model {job.base_model.name}"
     )
     earlier = job.output_dir / f"{job.name}.safetensors"
-    replaced = [f"{earlier} will be replaced; another output_name, or --output FOLDER, keeps it."] if earlier.exists() else []
+    kept = "another output_name or output_dir in the configuration keeps it"
+    replaced = [f"{earlier} will be replaced; {kept}."] if earlier.exists() else []
     for warning in (*job.warnings, *replaced):
         output.console.print(f"note: {warning}", style="yellow", soft_wrap=True)
 
