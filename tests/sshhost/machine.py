@@ -47,7 +47,8 @@ case "$trouble" in
   garbage) echo "Welcome to the cluster"; exit 0 ;;
   error) echo "no space left" >&2; exit 1 ;;
   hang) exec sleep 12 ;;
-  last) sh -c "$SSH_ORIGINAL_COMMAND"; kill "$(cat {folder}/sshd.pid)"; exit 0 ;;
+  last) sh -c "$SSH_ORIGINAL_COMMAND"; kill "$(cat {folder}/sshd.pid)"
+    while [ -e {folder}/sshd.pid ]; do sleep 0.05; done; exit 0 ;; # its pid file goes after its port
   linger) echo "gpurent-host 1"; exec sleep 30 > /dev/null 2>&1 < /dev/null ;;
   cut) kill -9 $PPID; exit 0 ;;
   error-after) sh -c "$SSH_ORIGINAL_COMMAND" > /dev/null; exit 1 ;;
