@@ -145,10 +145,12 @@ def put_bytes(sftp: paramiko.SFTPClient, data: bytes, path: str, mode: int) -> N
 
 
 def fetch(
-    sftp: paramiko.SFTPClient, path: str, target: Path, sha256: str, size: int, on_bytes: Callable[[int], None]
-) -> None:
+    sftp: paramiko.SFTPClient, path: str, target: Path, sha256: str, size: int,
+    on_bytes: Callable[[int], None], accept: Callable[[Path], None],
+) -> None:  # fmt: skip
     """Bring one file home; see ``spi.Host.fetch``."""
     if target.is_file() and target.stat().st_size == size and _digest(target) == sha256:
+        accept(target)
         on_bytes(size)
         return
     part = target.with_name(f"{target.name}.part")
@@ -158,25 +160,31 @@ def fetch(
         start = 0
     if start:
         on_bytes(start)
-    with sftp.open(path, "rb") as source, _room(part), part.open("ab") as sink:
+    with sftp.open(path, "rb") as source:
         length = source.stat().st_size
         if length != size:
             raise TransferFailed(f"{path} has {length} bytes, announced were {size}")
         source.seek(start)
         source.prefetch(size)
         left = size - start
-        while left and (block := source.read(min(BLOCK, left))):
-            sink.write(block)
-            on_bytes(len(block))
-            left -= len(block)
+        with _room(part), part.open("ab") as sink:
+            while left and (block := source.read(min(BLOCK, left))):
+                sink.write(block)
+                on_bytes(len(block))
+                left -= len(block)
     if left:
         raise TransferFailed(f"{path} ended {left} bytes early")
     if _digest(part) != sha256:
         part.unlink()
         if start:  # the part was of another file: its name is no proof
-            fetch(sftp, path, target, sha256, size, lambda _count: None)
+            fetch(sftp, path, target, sha256, size, lambda _count: None, accept)
             return
         raise TransferFailed(f"{path} does not have the digest that was announced; it was thrown away")
+    try:
+        accept(part)
+    except BaseException:
+        part.unlink()
+        raise
     part.replace(target)
 
 

@@ -55,12 +55,14 @@ class SshHost:
         self._insist(f"writing {path}", lambda: transfer.put_bytes(self._open_sftp(), data, path, mode))
 
     def fetch(
-        self, path: str, target: Path, *, sha256: str, size: int, on_bytes: Callable[[int], None] = lambda _count: None
-    ) -> None:
+        self, path: str, target: Path, *, sha256: str, size: int,
+        on_bytes: Callable[[int], None] = lambda _count: None, accept: Callable[[Path], None] = lambda _path: None,
+    ) -> None:  # fmt: skip
         """Bring one file home, verified."""
         told = _Highest(on_bytes)
         self._insist(
-            f"fetching {path}", lambda: transfer.fetch(self._open_sftp(), path, target, sha256, size, told.restart())
+            f"fetching {path}",
+            lambda: transfer.fetch(self._open_sftp(), path, target, sha256, size, told.restart(), accept),
         )
 
     def read(self, path: str, offset: int, limit: int) -> bytes:

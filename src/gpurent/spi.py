@@ -258,9 +258,12 @@ class Host(Protocol):
         """Write a small file atomically."""
         ...
 
-    def fetch(self, path: str, target: Path, *, sha256: str, size: int, on_bytes: Callable[[int], None] = ...) -> None:
-        """Bring one file home: ``target.part``, resumed if present, digest verified, renamed. More bytes than
-        ``size`` or a wrong digest raise TransferFailed and leave no file."""
+    def fetch(
+        self, path: str, target: Path, *, sha256: str, size: int,
+        on_bytes: Callable[[int], None] = ..., accept: Callable[[Path], None] = ...,
+    ) -> None:  # fmt: skip
+        """Bring one file home: ``target.part``, resumed if present, digest verified, shown to ``accept``, renamed.
+        More bytes than ``size``, a wrong digest (TransferFailed) or what ``accept`` raises leave ``target`` alone."""
         ...
 
     def read(self, path: str, offset: int, limit: int) -> bytes:

@@ -78,3 +78,17 @@ def test_what_is_no_safetensors_file_does_not_stay(home: Home, host: Host, data:
     with pytest.raises(TransferFailed, match="no LoRA"):
         home.collect(announce(host, "cat.safetensors", data))
     assert list(home.output_dir.iterdir()) == []
+
+
+@pytest.mark.parametrize("lie", ["no lora", "digest", "size"])
+def test_a_broken_file_does_not_cost_an_earlier_lora_of_that_name(home: Home, host: Host, lie: str) -> None:
+    """Only what was verified takes the place of what was made before; no piece of the rest stays."""
+    earlier = home.collect(announce(host, "cat.safetensors", lora()))
+    promised = announce(host, "cat.safetensors", b"junk" if lie == "no lora" else lora(end=8) + b"later")
+    if lie == "digest":
+        promised = promised.model_copy(update={"sha256": "0" * 64})
+    if lie == "size":
+        promised = promised.model_copy(update={"size": promised.size + 1})
+    with pytest.raises(TransferFailed):
+        home.collect(promised)
+    assert earlier.read_bytes() == lora() and list(home.output_dir.iterdir()) == [earlier]

@@ -281,8 +281,9 @@ class SimHost:
             machine.engine.shorter = int(json.loads(data)["steps"])
 
     def fetch(
-        self, path: str, target: Path, *, sha256: str, size: int, on_bytes: Callable[[int], None] = lambda _count: None
-    ) -> None:
+        self, path: str, target: Path, *, sha256: str, size: int,
+        on_bytes: Callable[[int], None] = lambda _count: None, accept: Callable[[Path], None] = lambda _path: None,
+    ) -> None:  # fmt: skip
         machine = self._machine("fetch")
         assert machine.engine is not None
         data, _ = machine.engine.files[path.rpartition("/")[2]]
@@ -301,7 +302,10 @@ class SimHost:
             raise HomeFull("no space left on device")
         if hashlib.sha256(data).hexdigest() != sha256 or len(data) != size:
             raise TransferFailed("damaged")
-        target.write_bytes(data)
+        part = target.with_name(f"{target.name}.part")
+        part.write_bytes(data)
+        accept(part)
+        part.replace(target)
 
     def read(self, path: str, offset: int, limit: int) -> bytes:
         machine = self._machine("read")

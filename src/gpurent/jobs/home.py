@@ -116,14 +116,11 @@ class Home:
                 self.mind()
 
             remote = f"{self.folder}/out/{checkpoint.path}"
-            self.host.fetch(remote, target, sha256=checkpoint.sha256, size=checkpoint.size, on_bytes=moved)
+            self.host.fetch(
+                remote, target, sha256=checkpoint.sha256, size=checkpoint.size, on_bytes=moved, accept=_check_lora
+            )
 
         self._patiently(fetch)
-        try:
-            tensor_names(target)
-        except ValueError as error:
-            target.unlink()
-            raise TransferFailed(f"what the host sent is no LoRA: {error}") from error
         self.record(
             Kind.CHECKPOINT_HOME, path=target, size=checkpoint.size, sha256=checkpoint.sha256, final=checkpoint.final,
             step=checkpoint.step, epoch=checkpoint.epoch,
@@ -162,3 +159,11 @@ class Home:
         if what not in self._missed:
             self._missed.add(what)
             self.tell(Notice(why, warning=True))
+
+
+def _check_lora(path: Path) -> None:
+    """Before it gets its name: an earlier LoRA of that name is lost to a better one only."""
+    try:
+        tensor_names(path)
+    except ValueError as error:
+        raise TransferFailed(f"what the host sent is no LoRA: {error}") from error
