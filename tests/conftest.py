@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from gpurent.sandbox.journal import OWN_REPLY, VIOLATIONS
 
 KEPT = ("GPURENT_FORBID_SKIPS", VIOLATIONS)
 OUR_AGENTS = ("gpurent/", "gpurent-deadman/")
+
+# Properties say nothing about speed, and a busy machine stalls any example.
+settings.register_profile("gpurent", deadline=None)
+settings.load_profile("gpurent")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -38,6 +44,14 @@ def nobodys_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
                 patch.setenv(name, str(path))
         patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
         yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def signals_reach_what_tests_start() -> None:
+    """Ignored is inherited, handled is not: under nohup or as a job in the background, only pytest stays deaf."""
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, lambda _number, _frame: None)
 
 
 @pytest.fixture(autouse=True)

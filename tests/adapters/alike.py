@@ -8,17 +8,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import ClassVar
 
-from tests.conformance.sandbox_harness import BOOT_S, FAULTS
+from tests.conformance.sandbox_harness import FAULTS
 
 from gpurent.clock import Clock, SystemClock
 from gpurent.http import Policy
 from gpurent.sandbox.faults import Fault
-from gpurent.sandbox.held import Held
+from gpurent.sandbox.held import Held, State
 from gpurent.sandbox.server import Sandbox
 from gpurent.spi import Provider
 from gpurent.testing.harness import Failure, HalfSuccess
 
-QUICK = Policy(connect_s=2.0, answer_s=1.5, attempts=1)
+QUICK = Policy(connect_s=2.0, answer_s=3.0, attempts=1)
 
 
 class LaterClock(SystemClock):
@@ -106,6 +106,6 @@ class AlikeHarness(ABC):
         self.sandbox.faults.set(Fault.ODD_OFFERS, times=5)
 
     def boot(self) -> None:
-        while any(held.port is None for held in self.sandbox.market.alive()):
+        market = self.sandbox.market
+        while any(held.state(market.now()) is not State.RUNNING for held in market.alive()):
             time.sleep(0.02)
-        time.sleep(BOOT_S)

@@ -41,7 +41,7 @@ def renter(harness: AlikeHarness, tmp_path: Path) -> Iterator[Renter]:
         run_id = ledger.open_run("job", Usd.parse("5"), output_dir=tmp_path, config={})
         rentals = Rentals(
             ledger, {harness.name: provider}, {harness.name: PLUGINS[harness.name].facts},
-            SshConnector(clock, patience_s=3.0), clock, tmp_path / "run", lambda _event: None, QUICK,
+            SshConnector(clock, patience_s=10.0), clock, tmp_path / "run", lambda _event: None, QUICK,
         )  # fmt: skip
         made = Renter(harness, rentals, ledger, run_id, clock)
         yield made

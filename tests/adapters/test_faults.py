@@ -84,7 +84,8 @@ def test_a_lost_instance_that_is_listed_late_is_still_found(renter: Renter) -> N
     """The reply is lost and the list lags: looking goes on."""
     renter.harness.sandbox.faults.set(Fault.CREATE_REPLY_LOST)
     renter.harness.sandbox.faults.set(Fault.LIST_LAG, value=1)
-    held = renter.rent()
+    patient = replace(renter, rentals=replace(renter.rentals, patience=replace(QUICK, search_s=20)))
+    held = patient.rent()
     assert renter.harness.machines() == {held.ref: renter.tag}
 
 
@@ -169,7 +170,7 @@ def test_an_instance_that_is_slow_is_waited_for(renter: Renter, fault: Fault, va
 
 def test_an_instance_that_moves_is_followed(renter: Renter) -> None:
     """RunPod gives a restarted container another port: the same connection goes on there."""
-    renter.harness.sandbox.faults.set(Fault.ENDPOINT_MOVES, value=1)
+    renter.harness.sandbox.faults.set(Fault.ENDPOINT_MOVES, value=5)
     with closing(renter.reach(renter.rent())) as host:
         (held,) = renter.harness.sandbox.market.alive()
         market = renter.harness.sandbox.market

@@ -156,7 +156,7 @@ def test_a_host_that_cannot_find_the_image_ends_the_wait(renter: Renter) -> None
 @vast
 def test_a_host_that_goes_offline_is_given_up(renter: Renter) -> None:
     """Vast.ai calls it terminal, though it may come back: it is destroyed, so that it does not come back to bill."""
-    renter.harness.sandbox.faults.set(Fault.HOST_OFFLINE, value=2)
+    renter.harness.sandbox.faults.set(Fault.HOST_OFFLINE, value=30)
     with pytest.raises(HostUnreachable, match="the machine was stopped"):
         renter.reach(renter.rent())
 
@@ -165,7 +165,7 @@ def test_a_host_that_goes_offline_is_given_up(renter: Renter) -> None:
 def test_a_host_that_was_offline_and_is_back_is_seen_as_running(renter: Renter) -> None:
     """The adapter holds no grudge: a look tells what is."""
     api = renter.rentals.providers["vastai"]
-    renter.harness.sandbox.faults.set(Fault.HOST_OFFLINE, value=1.5)
+    renter.harness.sandbox.faults.set(Fault.HOST_OFFLINE, value=4)
     held = renter.rent()
     seen: list[Phase] = []
 
@@ -184,7 +184,7 @@ def test_a_bid_that_gets_its_machine_back_is_ended_all_the_same(renter: Renter) 
     """Outbid, it was given up; that it resumes by itself later costs nothing, for it is destroyed by then."""
     sandbox = renter.harness.sandbox
     sandbox.faults.set(Fault.OUTBID, value=0.2)
-    sandbox.faults.set(Fault.OUTBID_RETURNS, value=2)
+    sandbox.faults.set(Fault.OUTBID_RETURNS, value=5)
     api = renter.rentals.providers["vastai"]
     bid = next(one for one in api.offers(replace(ANY, interruptible=True)) if one.interruptible)
     held = renter.rent(offer=bid)

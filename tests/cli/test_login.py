@@ -38,7 +38,7 @@ class Person:
         }  # fmt: skip
         return subprocess.run(
             [sys.executable, "-m", "gpurent.cli.app", *arguments], cwd=self.home, env=env, input=stdin, text=True,
-            capture_output=True, check=False, timeout=60,
+            capture_output=True, check=False, timeout=120,
         )  # fmt: skip
 
     def doctor(self, provider: str, **extra: str) -> str:

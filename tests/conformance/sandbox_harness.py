@@ -9,6 +9,7 @@ from gpurent.clock import SystemClock
 from gpurent.http import Policy
 from gpurent.sandbox.api import PAGE
 from gpurent.sandbox.faults import Fault
+from gpurent.sandbox.held import State
 from gpurent.sandbox.server import Sandbox
 from gpurent.spi import Provider
 from gpurent.testing.harness import Failure, HalfSuccess
@@ -79,6 +80,6 @@ class SandboxHarness:
         self._sandbox.faults.set(Fault.ODD_OFFERS, times=5)
 
     def boot(self) -> None:
-        while any(held.port is None for held in self._sandbox.market.alive()):
+        market = self._sandbox.market
+        while any(held.state(market.now()) is not State.RUNNING for held in market.alive()):
             time.sleep(0.02)
-        time.sleep(BOOT_S)

@@ -166,7 +166,7 @@ def test_a_pod_stopped_from_outside_is_seen_as_stopped_and_can_be_ended(harness:
 def test_a_terminated_pod_that_is_still_shown_is_gone(harness: RunPodHarness) -> None:
     """TERMINATED is a record of the past."""
     _, made = rent(harness)
-    harness.sandbox.faults.set(Fault.LISTED_AFTER_DESTROY, value=0.4)
+    harness.sandbox.faults.set(Fault.LISTED_AFTER_DESTROY, value=3)
     harness.runpod.destroy(made.ref)
     assert [one.ref for one in harness.runpod.instances()] == [made.ref]
     wait_for(lambda: not harness.runpod.instances(), "the end of the record", 20)

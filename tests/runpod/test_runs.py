@@ -18,7 +18,7 @@ from gpurent.sandbox.address import SandboxAddress
 from gpurent.sandbox.faults import Fault
 from gpurent.sandbox.server import Sandbox
 
-QUICK = Patience(boot_s=3, poll_s=0.2, connect_s=2, search_s=3, destroy_s=30, confirm_every_s=0.2)
+QUICK = Patience(boot_s=12, poll_s=0.2, connect_s=6, search_s=3, destroy_s=30, confirm_every_s=0.2)
 
 
 def test_a_taken_offer_and_a_deaf_pod_are_followed_by_one_that_trains(

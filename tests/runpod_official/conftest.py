@@ -41,7 +41,7 @@ def program() -> Path:
                 ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", "--no-package-lock",
                  "--fetch-retry-mintimeout=1000", "--fetch-retry-maxtimeout=5000", "--fetch-timeout=60000",
                  "--prefix", str(folder), f"{PACKAGE}@{VERSION}"],
-                check=False, timeout=240, capture_output=True, text=True,
+                check=False, timeout=400, capture_output=True, text=True,
             )  # fmt: skip
             if done.returncode != 0:
                 pytest.skip(f"npm cannot install {PACKAGE}: {done.stderr[-500:]}")

@@ -111,7 +111,7 @@ def test_running_without_sshd(customer: Customer) -> None:
 
 def test_sshd_that_refuses_the_right_key_at_first(customer: Customer) -> None:
     """sshd_refuses_key_for: refused, then admitted."""
-    customer.sandbox.faults.set(Fault.SSHD_REFUSES_KEY_FOR, value=1.5)
+    customer.sandbox.faults.set(Fault.SSHD_REFUSES_KEY_FOR, value=5)
     ref = customer.rent()
     port = customer.port(ref)
     eventually(lambda: bool(customer.sandbox._hosts and customer.sandbox._hosts.live[ref].sshd_since))

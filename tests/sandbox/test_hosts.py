@@ -14,6 +14,14 @@ from tests.sandbox.conftest import Customer, eventually, new_key
 from gpurent.sandbox.hosts import THREADS
 
 
+def alive(pid: int) -> bool:
+    """Whether it runs; a corpse that nobody has buried yet does not."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def test_a_command_gets_input_output_errors_and_status(customer: Customer) -> None:
     """Standard input, both outputs and the exit status cross the wire."""
     client = customer.login(customer.rent())
@@ -100,10 +108,10 @@ def test_destroy_kills_detached_processes_and_wipes(customer: Customer) -> None:
     _, out, _ = customer.run(client, "setsid nohup sleep 1000 >/dev/null 2>&1 </dev/null & echo $! $GPURENT_ROOT")
     pid, root = out.split()
     eventually(lambda: customer.sandbox.truth()[0].processes >= 3)
-    assert psutil.pid_exists(int(pid))
+    assert alive(int(pid))
     assert customer.api.delete(f"/v1/instances/{ref}").status_code == 202
     assert customer.sandbox.truth() == []
-    assert not psutil.pid_exists(int(pid)) or psutil.Process(int(pid)).status() == psutil.STATUS_ZOMBIE
+    assert not alive(int(pid))
     assert not Path(root).exists()
 
 

@@ -30,7 +30,7 @@ class SshHarness:
     def __init__(self, machines: list[Machine], listed: Path) -> None:
         self._machines = machines
         self._listed = listed
-        self.provider: Provider = SshHostProvider(listed, SystemClock(), timeout=4.0)
+        self.provider: Provider = SshHostProvider(listed, SystemClock(), timeout=8.0)
         self.secrets = tuple(one.key.read_text(encoding="utf-8").splitlines()[2] for one in machines)
 
     def with_wrong_key(self) -> Provider:

@@ -46,7 +46,7 @@ trouble=$(head -n 1 {folder}/trouble 2> /dev/null); sed -i 1d {folder}/trouble 2
 case "$trouble" in
   garbage) echo "Welcome to the cluster"; exit 0 ;;
   error) echo "no space left" >&2; exit 1 ;;
-  hang) exec sleep 12 ;;
+  hang) exec sleep 20 ;;
   last) sh -c "$SSH_ORIGINAL_COMMAND"; kill "$(cat {folder}/sshd.pid)"
     while [ -e {folder}/sshd.pid ]; do sleep 0.05; done; exit 0 ;; # its pid file goes after its port
   linger) echo "gpurent-host 1"; exec sleep 30 > /dev/null 2>&1 < /dev/null ;;
@@ -109,9 +109,6 @@ def machine(folder: Path) -> Iterator[Machine]:
     for name in ("host_key", "user_key"):
         keygen(folder / name)
     (home / ".ssh" / "authorized_keys").write_text((folder / "user_key.pub").read_text().rstrip("\n"), encoding="utf-8")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = int(free.getsockname()[1])
     tools = folder / "tools"
     tools.mkdir()
     (tools / "nvidia-smi").write_text(f"#!/bin/sh\ncat {folder}/gpus 2> /dev/null\n", encoding="utf-8")
@@ -120,25 +117,28 @@ def machine(folder: Path) -> Iterator[Machine]:
     path = f"{tools}:{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin"
     (folder / "enter").write_text(_ENTER.format(folder=folder, home=home, path=path), encoding="utf-8")
     (folder / "enter").chmod(0o755)
-    config = folder / "sshd_config"
-    config.write_text(_CONFIG.format(folder=folder, home=home, port=port, sftp=SFTP), encoding="utf-8")
-    with (folder / "sshd.log").open("wb") as log:
-        server = subprocess.Popen([SSHD, "-D", "-e", "-f", str(config)], stderr=log)
+    server, port = _serve(folder)
     try:
-        _wait(port, folder / "sshd.log")
         yield Machine(folder, port, folder / "user_key")
     finally:
         server.terminate()
         server.wait()
 
 
-def _wait(port: int, log: Path) -> None:
-    until = time.monotonic() + 15
+def _serve(folder: Path) -> tuple[subprocess.Popen[bytes], int]:
+    """Start sshd at a free port; if somebody else takes it meanwhile, at another one."""
+    until = time.monotonic() + 30
+    config, log = folder / "sshd_config", folder / "sshd.log"
     while True:
-        try:
-            socket.create_connection(("127.0.0.1", port), 1).close()
-        except OSError:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = int(free.getsockname()[1])
+        config.write_text(_CONFIG.format(folder=folder, home=folder / "home", port=port, sftp=SFTP), encoding="utf-8")
+        with log.open("wb") as told:
+            server = subprocess.Popen([SSHD, "-D", "-e", "-f", str(config)], stderr=told)
+        while server.poll() is None:
+            if (folder / "sshd.pid").exists():  # written once it listens
+                return server, port
             assert time.monotonic() < until, log.read_text(encoding="utf-8")
             time.sleep(0.05)
-        else:
-            return
+        assert time.monotonic() < until, log.read_text(encoding="utf-8")

@@ -91,7 +91,7 @@ def test_a_run_on_a_machine_that_went_off_stays_in_doubt(owner: Owner) -> None:
     owner.switch_off("box0")
     teardown = Teardown(owner.broker.ledger, owner.broker.providers, owner.broker.clock, owner.tell)
     with pytest.raises(InDoubt):
-        teardown.finish(rental.run_id, rental.tag, every_s=0.05, patience_s=0.5)
+        teardown.finish(rental.run_id, rental.tag, every_s=0.05, patience_s=3)
     assert not owner.rental(rental.tag).state.over
     assert any("box0" in said and "does not answer" in said for said in owner.said)
 
@@ -100,7 +100,7 @@ def test_reap_ends_what_it_reaches_and_comes_back_for_the_rest(owner: Owner, mac
     """Of two abandoned runs the one on the machine that answers is ended; the other when its machine is back."""
     here, away = owner.use("box0"), owner.use("box1")
     owner.switch_off("box1")
-    owner.broker.reap(patience_s=5, every_s=0.05, tell=owner.tell)
+    owner.broker.reap(patience_s=15, every_s=0.05, tell=owner.tell)
     assert owner.rental(here.tag).state.over and not owner.rental(away.tag).state.over
     assert machines[0].lease() == "" and machines[1].lease() == away.tag
     owner.switch_on("box1", machines[1])

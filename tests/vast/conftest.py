@@ -7,7 +7,6 @@ from contextlib import closing
 
 import pytest
 from tests.adapters.alike import obeyed
-from tests.conformance.sandbox_harness import BOOT_S
 from tests.vast.harness import VastHarness, machines
 
 from gpurent.sandbox.server import Sandbox
@@ -15,7 +14,7 @@ from gpurent.sandbox.server import Sandbox
 
 @pytest.fixture(scope="module")
 def market() -> Iterator[Sandbox]:
-    with Sandbox(boot_s=BOOT_S, seed=1, machines=machines()) as sandbox:
+    with Sandbox(boot_s=1.0, seed=1, machines=machines()) as sandbox:
         yield sandbox
         obeyed(sandbox)
 

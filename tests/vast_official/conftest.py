@@ -77,7 +77,7 @@ def program() -> Path:
             subprocess.run(
                 [str(folder / "venv/bin/pip"), "install", "--quiet", "--constraint", str(DATA / "constraints.txt"),
                  f"vastai=={VERSION}"],
-                check=True, timeout=240,
+                check=True, timeout=400,
             )  # fmt: skip
             (folder / "complete").touch()
     return folder / "venv" / "bin" / "vastai"

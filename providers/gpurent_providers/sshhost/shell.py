@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import socket
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import paramiko
@@ -94,8 +94,9 @@ def _login(host: OwnHost, client: paramiko.SSHClient, timeout: float) -> None:
 
 def _talk(host: OwnHost, client: paramiko.SSHClient, script: str, timeout: float) -> list[str]:
     stdin, stdout, stderr = client.exec_command("sh -s", timeout=timeout)
-    stdin.write(script)
-    stdin.channel.shutdown_write()
+    with suppress(OSError):  # a shell that does not wait for our script has ended already: what it says is read below
+        stdin.write(script)
+        stdin.channel.shutdown_write()
     text = stdout.read(LIMIT).decode("utf-8", "replace")
     status = _status(stdout.channel, timeout)
     if status != 0:

@@ -36,12 +36,14 @@ def _belongs(process: psutil.Process, root: str) -> bool:
 def kill_under(folder: Path) -> int:
     """SIGKILL until none is left, since a dying shell may just have forked; return how many were killed.
 
+    Two looks must agree: a process shows no environment while it becomes another program.
+
     Raises:
         TimeoutError: a process outlived SIGKILL for ten seconds.
     """
     killed = 0
     until = time.monotonic() + PATIENCE_S
-    while found := processes_under(folder):
+    while found := processes_under(folder) or _after(PAUSE_S, folder):
         if time.monotonic() > until:
             raise TimeoutError(f"{len(found)} processes under {folder} outlive SIGKILL")
         for process in found:
@@ -52,3 +54,8 @@ def kill_under(folder: Path) -> int:
             killed += 1
         time.sleep(PAUSE_S)  # a corpse that nobody buries counts as dead, so waiting for its burial would be in vain
     return killed
+
+
+def _after(pause_s: float, folder: Path) -> list[psutil.Process]:
+    time.sleep(pause_s)
+    return processes_under(folder)
