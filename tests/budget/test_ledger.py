@@ -6,6 +6,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from tests.budget.world import OFFER, PRICE, Place, intend, opened
 from gpurent.budget.client import ClientLock, is_alive
 from gpurent.budget.errors import BudgetError, LedgerError
 from gpurent.budget.events import Kind
+from gpurent.budget.ledger import Ledger
 from gpurent.budget.state import RentalState
 from gpurent.clock import ManualClock, SystemClock
 from gpurent.errors import UsageError
@@ -71,6 +74,20 @@ def test_racing_processes_never_reserve_more_than_the_limit(place: Place, limit:
     ledger = place.open(SystemClock())
     assert {run.id for run in ledger.runs()} == set(won)
     assert Usd.total([run.budget for run in ledger.runs()]) == Usd.parse(7)
+
+
+def test_whoever_opens_a_new_file_at_the_same_moment_gets_it(tmp_path: Path) -> None:
+    """Eight at once, again and again: SQLite lets one of them change the journal, the others wait."""
+    for number in range(40):
+        together = threading.Barrier(8)
+
+        def begin(path: Path, together: threading.Barrier) -> None:
+            together.wait()
+            Ledger.open(path, SystemClock()).close()
+
+        with ThreadPoolExecutor(8) as pool:
+            begun = [pool.submit(begin, tmp_path / f"{number}.db", together) for _ in range(8)]
+        assert [one.result() for one in begun] == [None] * 8
 
 
 def test_what_is_appended_reads_back_typed(place: Place) -> None:

@@ -6,6 +6,7 @@ Both offer the same: ``reading``, and ``writing`` for one process at a time over
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ from gpurent.budget.migrations import SCHEMA_VERSION, upgrade, version
 _LOCK = 0x67707572656E74
 """PostgreSQL's advisory lock that every writer holds for its transaction: "gpurent" in ASCII."""
 _PATIENCE_S = 30
+_TRIES = 100
 _ON_POSTGRESQL = (
     f"SET LOCAL lock_timeout = '{_PATIENCE_S}s'",
     # A laptop that falls asleep inside a transaction must not keep everybody else from recording an end.
@@ -178,5 +180,22 @@ def _one(value: str | tuple[str, ...]) -> str:
 
 
 def _pragmas(connection: Any, _record: object) -> None:
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", f"busy_timeout={_PATIENCE_S * 1000}", "foreign_keys=ON"):
+    _write_ahead(connection)
+    for pragma in ("synchronous=FULL", f"busy_timeout={_PATIENCE_S * 1000}", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}")
+
+
+def _write_ahead(connection: Any) -> None:
+    """Switch a new file to a write-ahead log. SQLite does that at once or not at all; only transactions wait their
+    turn where several open the file at the same time, so that between two tries one of them does the waiting."""
+    for _ in range(_TRIES):
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+                raise
+            connection.execute("BEGIN EXCLUSIVE")
+            connection.execute("ROLLBACK")
+        else:
+            return
+    connection.execute("PRAGMA journal_mode=WAL")
