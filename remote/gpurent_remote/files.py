@@ -8,7 +8,7 @@ import json
 import posixpath
 import stat
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -165,7 +165,7 @@ def fetch(
         if length != size:
             raise TransferFailed(f"{path} has {length} bytes, announced were {size}")
         source.seek(start)
-        source.prefetch(size)
+        _ask_ahead(source, size)
         left = size - start
         with _room(part), part.open("ab") as sink:
             while left and (block := source.read(min(BLOCK, left))):
@@ -186,6 +186,19 @@ def fetch(
         part.unlink()
         raise
     part.replace(target)
+
+
+def _ask_ahead(source: Any, size: int) -> None:
+    """Keep the link busy. paramiko asks in a thread of its own, where nobody would catch that the link has ended: it
+    would print a traceback onto the user's screen. The reader meets the same end, and deals with it."""
+    ask = source._prefetch_thread  # noqa: SLF001  # nothing public stands between that thread and its death
+
+    def quietly(*arguments: Any) -> None:
+        with suppress(OSError, EOFError, paramiko.SSHException):
+            ask(*arguments)
+
+    source._prefetch_thread = quietly  # noqa: SLF001
+    source.prefetch(size)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import pytest
 
 from gpurent.clock import SystemClock
+from gpurent.errors import HostUnreachable
 from gpurent.model import Endpoint, Fuse, Identity, Launch, Need
 from gpurent.sandbox.server import Sandbox
 from gpurent.spi import Host
@@ -45,7 +46,19 @@ def rented(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rented]:
         while (instance := provider.get(ref)) is None or instance.endpoint is None:
             assert time.monotonic() < until, "the machine did not boot"
             time.sleep(0.05)
-        yield Rented(sandbox, instance.endpoint, identity)
+        made = Rented(sandbox, instance.endpoint, identity)
+        while not answers(made):  # an endpoint is told before its sshd listens
+            assert time.monotonic() < until, "its SSH server did not come up"
+            time.sleep(0.05)
+        yield made
+
+
+def answers(rented: Rented) -> bool:
+    try:
+        rented.host().close()
+    except HostUnreachable:
+        return False
+    return True
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from contextlib import closing
 from pathlib import Path
 
@@ -84,6 +85,29 @@ def test_a_download_goes_on_after_the_link_was_cut(rented: Rented, host: Host, t
     host.fetch("home/source", target, sha256=hashlib.sha256(data).hexdigest(), size=len(data))
     assert target.read_bytes() == data
     assert not target.with_name("result.safetensors.part").exists()
+
+
+def test_a_link_that_ends_while_much_is_asked_for_ahead_says_nothing_by_itself(
+    rented: Rented, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What asks ahead is a thread: an error of its own would be printed between the progress bars."""
+    loud: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", loud.append)
+    before = set(threading.enumerate())
+
+    def enough(_count: int) -> None:
+        host.close()
+        raise TransferFailed("enough")
+
+    with closing(rented.host()) as host:
+        size = 2**31
+        host.run(f"truncate -s {size} huge")
+        with pytest.raises(TransferFailed, match="enough"):
+            host.fetch("huge", tmp_path / "huge", sha256="0" * 64, size=size, on_bytes=enough)
+        host.run("rm huge")
+    for thread in set(threading.enumerate()) - before:
+        thread.join(30)
+    assert loud == []
 
 
 def test_a_partial_file_of_another_run_does_not_spoil_a_download(host: Host, tmp_path: Path) -> None:
