@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from hypothesis import settings
+from tests.session.world import end_started
 
 from gpurent.sandbox.journal import OWN_REPLY, VIOLATIONS
 
@@ -63,6 +64,13 @@ def clean_environ(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.Temp
     monkeypatch.setenv("GPURENT_STATE_DIR", str(tmp_path_factory.mktemp("state")))
     monkeypatch.setenv("GPURENT_BUDGET_WATCHDOG", "false")  # tests of the watchdog ask for one
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(autouse=True)
+def nothing_started_lives_on() -> Iterator[None]:
+    """Commands that a failed test left behind end with it."""
+    yield
+    end_started()
 
 
 def _ours(entry: dict[str, Any], violation: str) -> bool:

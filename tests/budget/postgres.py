@@ -8,6 +8,8 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,9 +72,21 @@ class Server:
         settings = f"-c listen_addresses= -c unix_socket_directories={self.folder} -c fsync=off"
         self._do("pg_ctl", "start", "-w", "-s", "-l", str(self.folder / "log"), "-o", settings)
 
+    @contextmanager
+    def resumed(self) -> Iterator[None]:
+        """Whatever happens meanwhile, it runs afterwards."""
+        try:
+            yield
+        finally:
+            if not self._running():
+                self.resume()
+
+    def _running(self) -> bool:
+        return (self.folder / "data" / "postmaster.pid").exists()
+
     def stop(self) -> None:
         """End it and remove everything it wrote."""
-        if (self.folder / "data" / "postmaster.pid").exists():
+        if self._running():
             self.pause()
         shutil.rmtree(self.folder)
 

@@ -31,7 +31,7 @@ def member(place: Place, market: Sandbox, name: str) -> Cli:
     """A computer of the team: a state folder of its own, the ledger of all."""
     shared = {"GPURENT_LEDGER_URL": place.url, "GPURENT_LIMITS_PER_DAY": "1.50"}
     computer = Cli(place.folder / name, market, lambda address: {**address.env(), **shared})
-    make_job(computer.folder, steps=400)
+    make_job(computer.folder, steps=4000)
     return computer
 
 
@@ -92,7 +92,7 @@ def test_a_ledger_out_of_reach_costs_no_training(
             if "The deadlines hold all the same" in event.message:
                 server.resume()
 
-    with Broker(home=place.folder / "state") as broker:
+    with server.resumed(), Broker(home=place.folder / "state") as broker:
         trained = broker.train(Job.from_config(make_job(place.folder, steps=60)), budget=Usd.parse("1"), tell=tell)
         run = broker.ledger.run(trained.run_id)
     assert any("Progress is not recorded" in one for one in said) and not any("gehe@im" in one for one in said)

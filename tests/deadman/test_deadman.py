@@ -262,7 +262,7 @@ def test_it_answers_an_order_and_obeys_it(repository: Path, tmp_path: Path, serv
         (tmp_path / "order.part").replace(tmp_path / "order.json")
         began = time.monotonic()
         service.wait(1)
-        assert service.asked[0][0] - began < 10
+        assert service.asked[0][0] - began < 30
     state = json.loads((tmp_path / "alive.json").read_text())
     assert state["nonce"] == "n-1" and state["armed"] is True and state["left"] <= 0
 
@@ -369,7 +369,7 @@ def test_a_container_that_starts_anew_is_not_given_the_time_again(
     (tmp_path / "order.json").write_text(json.dumps({"nonce": "after", "seconds": 3600, "hold": 3600}))
     with switch(repository, tmp_path, service, 3600.0, at=str(at)) as process:
         state = alive(tmp_path, process)
-        assert isinstance(state["left"], float) and state["left"] <= at - time.time() + 1
+        assert isinstance(state["end"], float) and state["end"] <= at + 0.1
     assert service.asked == []
 
 
@@ -377,10 +377,10 @@ def test_a_restart_where_the_clock_is_wrong_is_not_given_the_time_again(
     repository: Path, tmp_path: Path, service: Service
 ) -> None:
     """The host believes in another day: what the first start showed holds for the second."""
-    with switch(repository, tmp_path, service, 3.0, at=str(time.time() + 10**6)) as process:
+    with switch(repository, tmp_path, service, 8.0, at=str(time.time() + 10**6)) as process:
         first = alive(tmp_path, process)["end"]
     time.sleep(1.0)
-    with switch(repository, tmp_path, service, 3.0, at=str(time.time() + 10**6)) as process:
+    with switch(repository, tmp_path, service, 8.0, at=str(time.time() + 10**6)) as process:
         second = alive(tmp_path, process)["end"]
         assert isinstance(first, float) and isinstance(second, float) and second <= first + 0.1
         service.wait(1)

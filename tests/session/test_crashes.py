@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -117,9 +117,16 @@ def watched(cli: Cli) -> Cli:
 
 
 def end_watchdog(home: Path) -> None:
-    told = guarding(home)
-    if told is not None and told.pid:
-        os.kill(told.pid, signal.SIGKILL)
+    """kill -9, until none guards; one that has just begun does not say at once who it is."""
+
+    def gone() -> bool:
+        told = guarding(home)
+        with suppress(ProcessLookupError):
+            if told is not None and told.pid:
+                os.kill(told.pid, signal.SIGKILL)
+        return told is None
+
+    wait_for(gone, "the end of the watchdog")
 
 
 def test_a_watchdog_sees_a_dead_clients_training_to_its_end(cli: Cli) -> None:
@@ -130,8 +137,9 @@ def test_a_watchdog_sees_a_dead_clients_training_to_its_end(cli: Cli) -> None:
     try:
         cli.wait(Kind.PROGRESS)
         assert '"running": true' in cli.run("watchdog", "status", "--json").stdout
+        client.send_signal(signal.SIGKILL)  # first: one that hears the hang-up would still save and stop
         os.killpg(client.pid, signal.SIGHUP)
-        kill(client)
+        client.communicate()
         cli.wait(Kind.RUN_CLOSED)
         assert (cli.folder / "output" / "swatch.safetensors").is_file()
         assert cli.sandbox.truth() == []
@@ -246,9 +254,9 @@ def test_with_client_and_watchdog_dead_the_machine_ends_itself_in_time(
     try:
         cli.wait(Kind.JOB_STARTED)
     finally:
+        kill(client)  # before its watchdog, which it would start again
         end_watchdog(cli.folder / "state")
-        kill(client)
-    wait_for(lambda: cli.sandbox.truth() == [], "the end of the machine", LIFE_S + 60)
+    wait_for(lambda: cli.sandbox.truth() == [], "the end of the machine", LIFE_S + 60, every_s=0.5)
     (intent,) = [event.data for event in cli.events() if event.kind is Kind.INTENT]
     (held,) = cli.sandbox.market.history("sandbox")
     hard = intent["hard_deadline"]

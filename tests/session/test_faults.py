@@ -26,7 +26,7 @@ from gpurent.sandbox.held import Order
 from gpurent.sandbox.server import Sandbox
 from gpurent_remote import SshConnector
 
-QUICK = Patience(boot_s=4, poll_s=0.1, connect_s=2, search_s=3, destroy_s=30, confirm_every_s=0.1)
+QUICK = Patience(boot_s=15, poll_s=0.1, connect_s=15, search_s=3, destroy_s=30, confirm_every_s=0.1)
 
 
 @pytest.fixture

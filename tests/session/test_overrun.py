@@ -76,7 +76,7 @@ def test_a_host_that_slows_down_further_is_followed() -> None:
 def test_a_shrunk_job_ends_as_a_whole_one_within_its_time(cli: Cli) -> None:
     """Far too many steps for three minutes: fewer epochs are trained, and the file that comes home is the final one."""
     make_job(cli.folder, steps=20_000, extra='lr_scheduler = "cosine"')
-    ended = cli.run("train", "--budget", "1", "--yes", "--json", "--max-hours", "0.022", "--on-overrun", "shrink")
+    ended = cli.run("train", "--budget", "1", "--yes", "--json", "--max-hours", "0.03", "--on-overrun", "shrink")
     assert ended.returncode == 0, ended.stdout + ended.stderr
     kinds = [event.kind for event in cli.events()]
     assert Kind.REPLANNED in kinds and Kind.JOB_DONE in kinds

@@ -6,8 +6,8 @@ import os
 import pty
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,7 +22,7 @@ from gpurent.jobs.progress import Notice, Progress, Trained
 from gpurent.sandbox.faults import Fault
 from gpurent_remote import SshConnector
 
-QUICK = Patience(boot_s=4, poll_s=0.1, connect_s=2, search_s=3, destroy_s=3, confirm_every_s=0.1)
+QUICK = Patience(boot_s=15, poll_s=0.1, connect_s=15, search_s=3, destroy_s=30, confirm_every_s=0.1)
 FULL = "No space left on device"
 
 
@@ -114,7 +114,7 @@ def test_a_full_disk_for_the_ledger_costs_no_training(cli: Cli, disk: Disk) -> N
 @pytest.mark.usefixtures("market")
 def test_a_ledger_that_cannot_be_written_stops_no_destroy(cli: Cli, disk: Disk) -> None:
     """The machine is ended all the same, the error says that nobody recorded it, and a later reap closes the books."""
-    with Broker(home=disk.folder / "state", patience=QUICK) as broker:
+    with Broker(home=disk.folder / "state", patience=replace(QUICK, destroy_s=3)) as broker:
         with pytest.raises(InDoubt):
             job = Job.from_config(make_job(cli.folder, steps=40))
             broker.train(job, budget=Usd.parse("1"), hold_minutes=0.02, tell=Listener(disk.fill))
@@ -260,10 +260,16 @@ def test_a_third_signal_leaves_and_says_what_runs(cli: Cli) -> None:
     cli.sandbox.faults.set(Fault.DESTROY_IGNORED, times=1_000_000)
     make_job(cli.folder, steps=4000)
     client = cli.begin()
-    for _ in range(3):
+    assert client.stdout is not None
+    printed = ""
+    for heard in ("Stopping:", "Destroying at once", "gpurent reap"):
         client.send_signal(signal.SIGINT)
-        time.sleep(0.3)
-    printed, _ = client.communicate(timeout=60)
+        while heard not in printed:
+            line = client.stdout.readline()
+            assert line, printed
+            printed += line
+    printed += client.stdout.read()
+    client.wait(timeout=60)
     (held,) = cli.sandbox.truth()
     assert client.returncode == 5, printed
     assert held.ref in printed and "gpurent reap" in printed

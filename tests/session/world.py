@@ -21,6 +21,7 @@ from gpurent.sandbox.journal import VIOLATIONS
 from gpurent.sandbox.server import Sandbox
 
 ROOT = Path(__file__).resolve().parents[2]
+STARTED: list[subprocess.Popen[str]] = []
 
 
 def make_job(folder: Path, *, steps: int = 4, extra: str = "") -> Path:
@@ -97,10 +98,12 @@ class Cli:
         )
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
+        started = subprocess.Popen(
             self.argv(*arguments), cwd=self.folder, env=self.env, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
+        STARTED.append(started)
+        return started
 
     def begin(self, moment: Kind = Kind.PROGRESS) -> subprocess.Popen[str]:
         """A run in a process of its own that has come as far as ``moment``."""
@@ -123,12 +126,22 @@ class Cli:
             ledger.close()
 
 
-def wait_for(condition: Callable[[], bool], what: str, seconds: float = 90.0) -> None:
+def wait_for(condition: Callable[[], bool], what: str, seconds: float = 90.0, every_s: float = 0.05) -> None:
     """Poll; fail loudly."""
     until = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < until, f"{what} did not happen within {seconds} s"
-        time.sleep(0.05)
+        time.sleep(every_s)
+
+
+def end_started() -> None:
+    """A test that fails leaves its commands behind; none is to disturb the next test."""
+    while STARTED:
+        process = STARTED.pop()
+        if process.poll() is None:
+            kill(process)
+        if process.stdout is not None:
+            process.stdout.close()
 
 
 def kill(process: subprocess.Popen[str]) -> None:

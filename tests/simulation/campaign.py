@@ -6,7 +6,7 @@ import gc
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -51,12 +51,23 @@ def _memory() -> str | None:
     return "/dev/shm" if Path("/dev/shm").is_dir() else None
 
 
+@contextmanager
+def _few_collections() -> Iterator[None]:
+    """Lives make little that refers to itself."""
+    usual = gc.get_threshold()
+    gc.freeze()
+    gc.set_threshold(100_000)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*usual)
+        gc.unfreeze()
+
+
 def play(seeds: Sequence[int], mutant: str = "", stop_at_first: bool = False) -> Findings:
     """Play these seeds in this process."""
     found = Findings()
-    gc.freeze()
-    gc.set_threshold(100_000)  # lives make little that refers to itself
-    with tempfile.TemporaryDirectory(dir=_memory(), prefix="gpurent-simulation-") as name:
+    with _few_collections(), tempfile.TemporaryDirectory(dir=_memory(), prefix="gpurent-simulation-") as name:
         folder = Path(name)
         (folder / "job").mkdir()
         job = Job.from_config(make_job(folder / "job"))

@@ -9,6 +9,8 @@ SETTLED_S = 15.0
 """The first steps are slow: a GPU is tuned, memory is reserved. Speed is believed after this many steps and seconds."""
 SPARE_PERCENT = 3
 """Of the time left, for saving and for a host that slows down."""
+SPARE_S = 3.0
+"""At least: an order has to reach the engine first, and the last seconds are too few to order again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,8 @@ def overrun(
     late_s = now + (total - step) / it_s - soft
     if late_s <= 0:
         return None
-    within = step + int(it_s * max(0.0, soft - now) * (100 - SPARE_PERCENT) / 100)
+    left = soft - now
+    within = step + int(it_s * max(0.0, min(left - SPARE_S, left * (100 - SPARE_PERCENT) / 100)))
     per_epoch = -(-total // max(1, epochs))
     fitting = min(within, total - 1)
     whole = fitting // per_epoch * per_epoch
