@@ -19,6 +19,9 @@ from gpurent.sandbox.journal import OWN_REPLY, VIOLATIONS
 KEPT = ("GPURENT_FORBID_SKIPS", VIOLATIONS)
 OUR_AGENTS = ("gpurent/", "gpurent-deadman/")
 
+# Several engines at a time, each with a thread a core that waits by spinning, train thirty times as slowly.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # Properties say nothing about speed, and a busy machine stalls any example.
 settings.register_profile("gpurent", deadline=None)
 settings.load_profile("gpurent")

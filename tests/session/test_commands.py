@@ -116,7 +116,7 @@ def test_kill_9_is_found_by_status_and_mended_by_reap(cli: Cli, moment: Kind) ->
 
 def test_attach_goes_on_where_a_killed_client_left_off(cli: Cli) -> None:
     """Training outlives its client; attach collects the result, destroys, and the run ends as done."""
-    make_job(cli.folder, steps=200)
+    make_job(cli.folder, steps=120)
     client = cli.begin()
     kill(client)
     attached = cli.run("attach")

@@ -126,7 +126,7 @@ class Cli:
             ledger.close()
 
 
-def wait_for(condition: Callable[[], bool], what: str, seconds: float = 90.0, every_s: float = 0.05) -> None:
+def wait_for(condition: Callable[[], bool], what: str, seconds: float = 180.0, every_s: float = 0.05) -> None:
     """Poll; fail loudly."""
     until = time.monotonic() + seconds
     while not condition():
