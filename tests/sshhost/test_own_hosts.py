@@ -101,6 +101,16 @@ def test_a_machine_too_busy_for_our_key_has_not_refused_it(listed: Path, machine
         serving.result().close()
 
 
+def test_a_link_that_is_cut_in_the_middle_of_a_command_is_called_that(
+    provider: SshHostProvider, machines: list[Machine]
+) -> None:
+    """Not by a number that only a library knows; and the next step is named."""
+    machines[0].order("cut")
+    with pytest.raises(Unavailable, match="link ended") as caught:
+        provider.get("box0/tag")
+    assert "ssh" in caught.value.hint
+
+
 def test_destroy_ends_our_processes_and_leaves_everything_else(
     provider: SshHostProvider, machines: list[Machine]
 ) -> None:

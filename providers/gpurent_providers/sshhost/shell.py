@@ -99,6 +99,11 @@ def _talk(host: OwnHost, client: paramiko.SSHClient, script: str, timeout: float
         stdin.channel.shutdown_write()
     text = stdout.read(LIMIT).decode("utf-8", "replace")
     status = _status(stdout.channel, timeout)
+    if status < 0:  # paramiko's word for none: a link that was cut, or a shell that was killed
+        raise Unavailable(
+            f"{host.user}@{host.address}:{host.port}: the link ended before the command had answered",
+            provider=PROVIDER, hint="Is the machine still on? `ssh` with the same address, port and user tells more.",
+        )  # fmt: skip
     if status != 0:
         said = stderr.read(2000).decode("utf-8", "replace").strip()
         raise Unavailable(f"{host.address}: the shell ended with status {status}: {said[:200]}", provider=PROVIDER)

@@ -43,7 +43,7 @@ def kill_under(folder: Path) -> int:
     """
     killed = 0
     until = time.monotonic() + PATIENCE_S
-    while found := processes_under(folder) or _after(PAUSE_S, folder):
+    while found := processes_under(folder) or _look_again(folder):
         if time.monotonic() > until:
             raise TimeoutError(f"{len(found)} processes under {folder} outlive SIGKILL")
         for process in found:
@@ -56,6 +56,6 @@ def kill_under(folder: Path) -> int:
     return killed
 
 
-def _after(pause_s: float, folder: Path) -> list[psutil.Process]:
-    time.sleep(pause_s)
+def _look_again(folder: Path) -> list[psutil.Process]:
+    time.sleep(PAUSE_S)
     return processes_under(folder)
