@@ -8,20 +8,31 @@ from typing import Any
 import paramiko
 from fabric import Config, Connection
 
+from gpurent.clock import Clock
 from gpurent.errors import HostUnreachable
 from gpurent.model import Endpoint, Identity
 from gpurent_remote.edge import translated
+from gpurent_remote.link import Link, Wire
 
 KEEPALIVE_S = 10
+STAGES = 2
+"""A login has several stages, of which each may take ``timeout`` seconds, and all of them so many times that."""
 
 
-def connect(endpoint: Endpoint, identity: Identity, timeout: float) -> Connection:
+def connect(endpoint: Endpoint, identity: Identity, timeout: float, clock: Clock) -> Link:
     """Log in with the rental's own key; agents, the user's keys, config files and known_hosts play no part.
 
     Raises:
         HostKeyMismatch: another machine answers; nothing was sent to it.
-        HostUnreachable: no answer in ``timeout`` seconds, or our key is refused.
+        HostUnreachable: no answer in ``timeout`` seconds (``STAGES`` times that in all), or our key is refused.
     """
+    wire = Wire()
+    task = clock.begin(lambda: _connect(endpoint, identity, timeout, wire))
+    with translated(f"connecting to {endpoint.host}:{endpoint.port}"):
+        return Link(task.result(STAGES * timeout, wire.cut), wire)
+
+
+def _connect(endpoint: Endpoint, identity: Identity, timeout: float, wire: Wire) -> Connection:
     with translated(f"connecting to {endpoint.host}:{endpoint.port}"):
         key = paramiko.Ed25519Key.from_private_key_file(str(identity.private_key))
         connection: Any = Connection(
@@ -39,6 +50,7 @@ def connect(endpoint: Endpoint, identity: Identity, timeout: float) -> Connectio
         name = endpoint.host if endpoint.port == 22 else f"[{endpoint.host}]:{endpoint.port}"
         client.get_host_keys().add(name, kind, pinned)
         try:
+            connection.connect_kwargs["sock"] = wire.open(endpoint.host, endpoint.port, timeout)
             connection.open()
         except BaseException:
             connection.close()

@@ -6,8 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fabric import Connection
-
 from gpurent.clock import Clock, SystemClock
 from gpurent.model import Endpoint, Fuse, Identity, SelfDestruct
 from gpurent.spi import Connector, Host
@@ -15,6 +13,7 @@ from gpurent_remote import identity as keys
 from gpurent_remote import startup
 from gpurent_remote.connect import connect
 from gpurent_remote.host import PATIENCE_S, SshHost
+from gpurent_remote.link import Link
 
 
 class SshConnector:
@@ -43,10 +42,10 @@ class SshConnector:
         """Connect with the host key pinned."""
         known: Endpoint | None = None
 
-        def dial() -> Connection:
+        def dial() -> Link:
             nonlocal known
             known = endpoint if known is None else moved() or known
-            return connect(known, identity, timeout)
+            return connect(known, identity, timeout, self._clock)
 
         return SshHost(dial, self._clock, self._patience_s)
 

@@ -1,4 +1,8 @@
-"""A rented machine over SSH: the implementation of ``spi.Host``."""
+"""A rented machine over SSH: the implementation of ``spi.Host``.
+
+Every operation runs in a thread of its own, with a deadline. One that is over it, or that is not wanted any more, is
+left behind, and its connection is cut: a host that keeps the connection open and answers nothing holds nobody up.
+"""
 
 from __future__ import annotations
 
@@ -7,67 +11,102 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-import paramiko
-from fabric import Connection
 from invoke.exceptions import WatcherError
 from invoke.watchers import StreamWatcher
 
 from gpurent.clock import Clock
 from gpurent.errors import CommandFailed, HostUnreachable, TransferFailed
 from gpurent.spi import Completed, Host, LocalFile
+from gpurent.tasks import Overdue, minding
 from gpurent_remote import bundle, job
 from gpurent_remote import files as transfer
 from gpurent_remote.edge import translated
+from gpurent_remote.link import Link, Pulse
 
 T = TypeVar("T")
 MAX_OUTPUT = 1024 * 1024
 PATIENCE_S = 60.0
+REPLY_S = 30.0
+"""The longest wait for what a host does at once: reading or writing a small file."""
+SILENCE_S = 20.0
+"""The longest time in which a transfer may move no byte."""
+SLOWEST = 2_000
+"""Bytes a second: a transfer that is slower over all is given up as one that has stopped."""
+SLOWEST_DIGEST = 20_000_000
+"""Bytes a second in which a host takes digests of files at least."""
 
 
 class SshHost:
     """One machine, one connection at a time; a lost one is made anew until ``patience_s`` is over."""
 
-    def __init__(self, dial: Callable[[], Connection], clock: Clock, patience_s: float = PATIENCE_S) -> None:
+    def __init__(self, dial: Callable[[], Link], clock: Clock, patience_s: float = PATIENCE_S) -> None:
         self._dial = dial
         self._clock = clock
         self._patience_s = patience_s
-        self._lock = threading.RLock()
-        self._connection: Any = dial()
-        self._sftp: paramiko.SFTPClient | None = None
+        self._lock = threading.Lock()
+        self._link: Link | None = dial()
 
     def run(self, command: str, *, stdin: bytes | None = None, timeout: float = 60.0) -> Completed:
         """Run a shell command; a lost link repeats it, so commands are idempotent."""
-        return self._insist("running a command", lambda: self._run(command, stdin, timeout))
+        within = timeout + REPLY_S
+        return self._insist(
+            "running a command", lambda link, _pulse: _run(link, command, stdin, timeout), within, silence_s=within
+        )
 
     def put(
         self, files: Sequence[LocalFile], folder: str, on_bytes: Callable[[int], None] = lambda _count: None
     ) -> None:
         """Send files; after a cut only what is missing."""
-        told = _Highest(on_bytes)
-        self._insist(
-            "sending files", lambda: transfer.put(self._open_sftp(), self._python, files, folder, told.restart())
-        )
+        total = sum(file.size for file in files)
+        digesting_s = REPLY_S + total / SLOWEST_DIGEST
+
+        def act(link: Link, pulse: Pulse) -> None:
+            def python(script: str, stdin: bytes) -> str:
+                pulse.allow(digesting_s)
+                try:
+                    return _python(link, script, stdin)
+                finally:
+                    pulse.allow(SILENCE_S)
+
+            with link.sftp() as sftp:
+                transfer.put(sftp, python, files, folder, pulse.moved)
+
+        self._insist("sending files", act, 2 * digesting_s + total / SLOWEST, on_bytes)
 
     def put_bytes(self, data: bytes, path: str, mode: int = 0o600) -> None:
         """Write a small file atomically."""
-        self._insist(f"writing {path}", lambda: transfer.put_bytes(self._open_sftp(), data, path, mode))
+
+        def act(link: Link, _pulse: Pulse) -> None:
+            with link.sftp() as sftp:
+                transfer.put_bytes(sftp, data, path, mode)
+
+        within = REPLY_S + len(data) / SLOWEST
+        self._insist(f"writing {path}", act, within, silence_s=within)
 
     def fetch(
         self, path: str, target: Path, *, sha256: str, size: int,
         on_bytes: Callable[[int], None] = lambda _count: None, accept: Callable[[Path], None] = lambda _path: None,
     ) -> None:  # fmt: skip
         """Bring one file home, verified."""
-        told = _Highest(on_bytes)
-        self._insist(
-            f"fetching {path}",
-            lambda: transfer.fetch(self._open_sftp(), path, target, sha256, size, told.restart(), accept),
-        )
+
+        def act(link: Link, pulse: Pulse) -> None:
+            with link.sftp() as sftp:
+                transfer.fetch(sftp, path, target, sha256, size, pulse.moved, accept)
+
+        silence_s = SILENCE_S + size / SLOWEST_DIGEST  # digests are taken here as well
+        self._insist(f"fetching {path}", act, REPLY_S + size / SLOWEST, on_bytes, silence_s)
 
     def read(self, path: str, offset: int, limit: int) -> bytes:
         """Part of a file, empty where there is none."""
-        return self._insist(f"reading {path}", lambda: transfer.read(self._open_sftp(), path, offset, limit))
+
+        def act(link: Link, _pulse: Pulse) -> bytes:
+            with link.sftp() as sftp:
+                return transfer.read(sftp, path, offset, limit)
+
+        within = REPLY_S + limit / SLOWEST
+        return self._insist(f"reading {path}", act, within, silence_s=within)
 
     def start_job(self, job_id: str, argv: Sequence[str], env: Mapping[str, str]) -> None:
         """Start a command detached, once."""
@@ -111,66 +150,98 @@ class SshHost:
         return folder
 
     def close(self) -> None:
-        """Disconnect."""
+        """Disconnect, without waiting for a host that does not answer."""
+        self._drop(self._link)
+
+    def _insist(
+        self, what: str, act: Callable[[Link, Pulse], T], within: float,
+        on_bytes: Callable[[int], None] = lambda _count: None, silence_s: float = SILENCE_S,
+    ) -> T:  # fmt: skip
+        """Have something done within a time; a link that is lost meanwhile is made anew, and it is done again."""
+        until = self._clock.monotonic() + self._patience_s
+        told = _Highest(on_bytes)
+        wait = 0.5
+        while True:
+            link = None
+            try:
+                link = self._connected()
+                return self._attempt(link, what, act, within, told.restart(), silence_s)
+            except HostUnreachable:
+                self._drop(link)
+                if self._clock.monotonic() >= until:
+                    raise
+            self._clock.sleep(wait)
+            wait = min(8.0, wait * 2)
+
+    def _attempt(
+        self, link: Link, what: str, act: Callable[[Link, Pulse], T], within: float,
+        on_bytes: Callable[[int], None], silence_s: float,
+    ) -> T:  # fmt: skip
+        pulse = Pulse(self._clock, silence_s)
+
+        def begun() -> T:
+            with translated(what):
+                return act(link, pulse)
+
+        def step() -> None:
+            pulse.deliver(on_bytes)
+            if pulse.silent:
+                raise Overdue(f"no byte for {silence_s:g} s")
+
+        def abandon() -> None:
+            pulse.leave()
+            link.cut(self._clock)
+
+        with minding(step):
+            try:
+                found = self._clock.begin(begun).result(within, abandon)
+            except Overdue as error:
+                raise HostUnreachable(f"{what}: the host does not answer: {error}") from error
+        pulse.deliver(on_bytes)
+        return found
+
+    def _connected(self) -> Link:
         with self._lock:
-            self._drop()
-
-    def _run(self, command: str, stdin: bytes | None, timeout: float) -> Completed:
-        # invoke raises on a time-out; hide keeps the host's words out of our terminal
-        result = self._connection.run(
-            command, hide=True, warn=True, timeout=timeout, in_stream=BytesIO(stdin) if stdin is not None else False,
-            encoding="utf-8", echo_stdin=False, watchers=[_Cap()],
-        )  # fmt: skip
-        if result.exited == -1:  # no status came: a signal killed the command, unless it was the link that died
-            self._connection.transport.open_session(timeout=10).close()
-        return Completed(int(result.exited), result.stdout, result.stderr)
-
-    def _python(self, script: str, stdin: bytes) -> str:
-        transport = self._connection.transport
-        channel = transport.open_session(timeout=30)
-        with channel:
-            channel.exec_command(f"python3 -c {shlex.quote(script)}")
-            channel.sendall(stdin)
-            channel.shutdown_write()
-            with channel.makefile("rb") as out:
-                answer: bytes = out.read(64 * MAX_OUTPUT)
-            status = channel.recv_exit_status()
-        if status != 0:
-            raise CommandFailed("the host's python3 failed", status=status, hint="The image needs python3 in its PATH.")
-        return answer.decode()
-
-    def _open_sftp(self) -> paramiko.SFTPClient:
-        if self._sftp is None:
-            transport = self._connection.transport
-            if transport is None:
-                raise HostUnreachable("the connection is closed")
-            self._sftp = paramiko.SFTPClient.from_transport(transport)
-        if self._sftp is None:
-            raise HostUnreachable("the host offers no SFTP")
-        return self._sftp
-
-    def _insist(self, what: str, act: Callable[[], T]) -> T:
+            link = self._link
+        if link is not None and not link.dead:
+            return link
+        self._drop(link)
+        link = self._dial()
         with self._lock:
-            until = self._clock.monotonic() + self._patience_s
-            wait = 0.5
-            while True:
-                try:
-                    with translated(what):
-                        if self._connection is None:
-                            self._connection = self._dial()
-                        return act()
-                except HostUnreachable:
-                    self._drop()
-                    if self._clock.monotonic() >= until:
-                        raise
-                    self._clock.sleep(wait)
-                    wait = min(8.0, wait * 2)
+            self._link = link
+        return link
 
-    def _drop(self) -> None:
-        connection, self._connection, self._sftp = self._connection, None, None
-        if connection is not None:
-            with translated("closing"):
-                connection.close()
+    def _drop(self, link: Link | None) -> None:
+        with self._lock:
+            if self._link is link:
+                self._link = None
+        if link is not None:
+            link.cut(self._clock)
+
+
+def _run(link: Link, command: str, stdin: bytes | None, timeout: float) -> Completed:
+    # invoke raises on a time-out; hide keeps the host's words out of our terminal
+    result = link.connection.run(
+        command, hide=True, warn=True, timeout=timeout, in_stream=BytesIO(stdin) if stdin is not None else False,
+        encoding="utf-8", echo_stdin=False, watchers=[_Cap()],
+    )  # fmt: skip
+    if result.exited == -1:  # no status came: a signal killed the command, unless it was the link that died
+        link.transport.open_session(timeout=10).close()
+    return Completed(int(result.exited), result.stdout, result.stderr)
+
+
+def _python(link: Link, script: str, stdin: bytes) -> str:
+    channel = link.transport.open_session(timeout=30)
+    with channel:
+        channel.exec_command(f"python3 -c {shlex.quote(script)}")
+        channel.sendall(stdin)
+        channel.shutdown_write()
+        with channel.makefile("rb") as out:
+            answer: bytes = out.read(64 * MAX_OUTPUT)
+        status = channel.recv_exit_status()
+    if status != 0:
+        raise CommandFailed("the host's python3 failed", status=status, hint="The image needs python3 in its PATH.")
+    return answer.decode()
 
 
 class _Cap(StreamWatcher):  # type: ignore[misc]  # invoke is untyped

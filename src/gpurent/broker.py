@@ -6,8 +6,8 @@ The broker knows ports only: providers and the SSH link come from the registry, 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -22,7 +22,7 @@ from gpurent.budget.presence import believed_alive, elsewhere
 from gpurent.budget.reaper import Action, Leave, Orphan
 from gpurent.budget.spend import run_spent
 from gpurent.budget.state import RentalState, Run
-from gpurent.clock import Clock, SystemClock
+from gpurent.clock import Clock, SystemClock, side_by_side
 from gpurent.dataset.job import Job
 from gpurent.errors import (
     GpurentError,
@@ -49,7 +49,10 @@ from gpurent.report.costs import By, CostLine, Unknown, costs, unknown, unsettle
 from gpurent.report.receipt import Receipt, make_receipt
 from gpurent.settings import LEDGER_FILE, Settings, ledger_url, load_settings, state_dir
 from gpurent.spi import Billed, Connector, Offers, Provider, SupportsStatement
+from gpurent.tasks import Overdue
 
+OFFERS_S = 240.0
+"""The longest wait for a provider's offers: a search of many pages, at the pace that a service allows, is slow."""
 REAP_EVERY_S = 2.0
 REAP_PATIENCE_S = 120.0
 """How often, and for how long, it is asked whether a dead client's machine is gone."""
@@ -199,8 +202,11 @@ class Broker:
             except ProviderError as error:
                 return f"{opened.name} did not answer: {error}"
 
-        with ThreadPoolExecutor() as pool:
-            answers = list(pool.map(ask, self.opened.values()))
+        def late(name: str, error: Overdue) -> Sequence[Offer] | str:
+            return f"{name} did not answer: {error}"
+
+        acts = {name: partial(ask, opened) for name, opened in self.opened.items()}
+        answers = list(side_by_side(self.clock, acts, OFFERS_S, late).values())
         offers = [offer for answer in answers if not isinstance(answer, str) for offer in answer]
         failed = [answer for answer in answers if isinstance(answer, str)]
         return offers, failed + [note for answer in answers if isinstance(answer, Offers) for note in answer.notes]

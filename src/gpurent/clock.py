@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Hashable, Mapping
+from typing import Protocol, TypeVar
+
+from gpurent.tasks import STEP_S, Beside, Inline, Overdue, Task, mind
+
+T = TypeVar("T")
+Key = TypeVar("Key", bound=Hashable)
 
 
 class Clock(Protocol):
@@ -20,8 +25,30 @@ class Clock(Protocol):
         ...
 
     def sleep(self, seconds: float) -> None:
-        """Wait; a wake-up may be requested from a signal handler through ``wake``."""
+        """Wait; a wake-up may be requested from a signal handler through ``wake``. What is minded may end it."""
         ...
+
+    def begin(self, act: Callable[[], T]) -> Task[T]:
+        """Start what may hang; ``Task.result`` waits for it, and never longer than it says."""
+        ...
+
+
+def side_by_side(
+    clock: Clock, acts: Mapping[Key, Callable[[], T]], within: float, late: Callable[[Key, Overdue], T]
+) -> dict[Key, T]:
+    """Begin all, and wait ``within`` seconds for all together; ``late`` says what stands for one that did not end.
+
+    What an act raises is raised here, and the others are left behind.
+    """
+    begun = {key: clock.begin(act) for key, act in acts.items()}
+    until = clock.monotonic() + within
+    found: dict[Key, T] = {}
+    for key, task in begun.items():
+        try:
+            found[key] = task.result(max(0.0, until - clock.monotonic()))
+        except Overdue as error:
+            found[key] = late(key, error)
+    return found
 
 
 def _elapsed() -> float:
@@ -37,7 +64,8 @@ class SystemClock:
     """
 
     def __init__(self, wall: Callable[[], float] = time.time, elapsed: Callable[[], float] = _elapsed) -> None:
-        self._wake = threading.Event()
+        self._wakes = 0
+        self._slept = threading.local()
         self._wall, self._elapsed = wall, elapsed
         self._began = wall() - elapsed()
 
@@ -54,13 +82,24 @@ class SystemClock:
         self._began = max(self._began, moment - self._elapsed())
 
     def sleep(self, seconds: float) -> None:
-        """Wait for ``seconds`` or until ``wake``."""
-        if self._wake.wait(max(0.0, seconds)):
-            self._wake.clear()
+        """Wait for ``seconds`` or until ``wake``, minding what is to be minded."""
+        seen = getattr(self._slept, "wakes", self._wakes)
+        until = time.monotonic() + seconds
+        while seen == self._wakes and (left := until - time.monotonic()) > 0:
+            time.sleep(min(STEP_S, left))
+            mind()
+        self._slept.wakes = self._wakes
 
     def wake(self) -> None:
-        """End a running ``sleep``, or make the next one return at once."""
-        self._wake.set()
+        """End every running ``sleep``, or make a thread's next one return at once.
+
+        A plain counter: a lock could be held by the very thread that a signal handler interrupts.
+        """
+        self._wakes += 1
+
+    def begin(self, act: Callable[[], T]) -> Task[T]:
+        """In a thread of its own."""
+        return Beside(act)
 
 
 class ManualClock:
@@ -81,6 +120,10 @@ class ManualClock:
     def sleep(self, seconds: float) -> None:
         """Jump forward."""
         self.advance(max(0.0, seconds))
+
+    def begin(self, act: Callable[[], T]) -> Task[T]:
+        """Carried out by whoever waits for it."""
+        return Inline(act)
 
     def advance(self, seconds: float) -> None:
         """Move time forward by ``seconds``."""

@@ -1,4 +1,8 @@
-"""The HTTP client of all adapters: timeouts, pacing, retries of what may be repeated, redaction, one error map.
+"""The HTTP client of all adapters: deadlines, pacing, retries of what may be repeated, redaction, one error map.
+
+Each request has a deadline for all of it, from looking up the name to the last byte of the answer: httpx's own
+timeouts begin anew with every byte. It runs on a connection that no other request uses meanwhile, and that is closed
+if the deadline passes.
 
 Three verbs, by what a repetition costs: ``read`` and ``destroy`` may be sent again and are; ``send_once`` never is.
 """
@@ -20,6 +24,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_at
 
 from gpurent.clock import Clock
 from gpurent.errors import AuthFailed, BadReply, ProviderError, RateLimited, Unavailable
+from gpurent.tasks import Overdue
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +60,13 @@ class Policy:
 
     connect_s: float = 10.0
     answer_s: float = 30.0
+    """The longest silence."""
+    total_s: float = 60.0
+    """The longest that one request may take in all, whatever arrives meanwhile."""
+    destroy_s: float = 15.0
+    """The same for a destroy: sending it again costs nothing, waiting for a lost answer does."""
+    max_body: int = 16 * 1024 * 1024
+    """Bytes of an answer, unpacked; a longer one is a BadReply."""
     attempts: int = 3
     wait_s: float = 0.5
     longest_wait_s: float = 15.0
@@ -171,6 +183,72 @@ class Reply:
         return BadReply(text, provider=self.provider)
 
 
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    status: int
+    headers: Mapping[str, str]
+    body: bytes | None
+    """None: longer than anything that is read."""
+
+
+def _exchange(line: httpx.Client, request: httpx.Request, max_body: int) -> _Answer:
+    response = line.send(request, stream=True)
+    try:
+        body = bytearray()
+        for part in response.iter_bytes():
+            body += part
+            if len(body) > max_body:
+                return _Answer(response.status_code, response.headers, None)
+        return _Answer(response.status_code, response.headers, bytes(body))
+    finally:
+        response.close()
+
+
+class _Lines:
+    """httpx clients, each with one request at a time: closing one under its request disturbs no other."""
+
+    def __init__(self, make: Callable[[], httpx.Client]) -> None:
+        self._make = make
+        self._lock = threading.Lock()
+        self._idle: list[httpx.Client] = []
+        self._busy: set[httpx.Client] = set()
+        self._closed = False
+
+    def take(self) -> httpx.Client:
+        """One that is free, or a new one."""
+        with self._lock:
+            line = self._idle.pop() if self._idle else None
+        line = line or self._make()
+        with self._lock:
+            self._busy.add(line)
+        return line
+
+    def give_back(self, line: httpx.Client) -> None:
+        """Its request is over."""
+        with self._lock:
+            keep = line in self._busy and not self._closed
+            self._busy.discard(line)
+            if keep:
+                self._idle.append(line)
+        if not keep:
+            line.close()
+
+    def forget(self, line: httpx.Client) -> None:
+        """It is of no more use."""
+        with self._lock:
+            self._busy.discard(line)
+
+    def close(self) -> None:
+        """Close all, those in use included."""
+        with self._lock:
+            self._closed = True
+            lines = [*self._idle, *self._busy]
+            self._idle.clear()
+            self._busy.clear()
+        for line in lines:
+            line.close()
+
+
 class Api:
     """One service. Thread-safe. Never shows a secret in a log, an error or its repr."""
 
@@ -195,15 +273,18 @@ class Api:
         self._pace = threading.Lock()
         if not all(value.isascii() and value.isprintable() for value in headers.values()):
             raise AuthFailed(f"{provider}: the key holds characters that no key has", provider=provider)
-        try:
-            self._client = httpx.Client(
+        self._headers = {"User-Agent": f"gpurent/{_version()}", "Accept": "application/json", **headers}
+        self._lines = _Lines(
+            lambda: httpx.Client(
                 base_url=base_url,
-                headers={"User-Agent": f"gpurent/{_version()}", "Accept": "application/json", **headers},
                 timeout=httpx.Timeout(self._policy.answer_s, connect=self._policy.connect_s),
                 follow_redirects=False,
                 trust_env=use_proxies,
                 transport=transport,
             )
+        )
+        try:
+            self._lines.give_back(self._lines.take())
         except httpx.InvalidURL as error:
             raise map_error(error, provider, "base URL", self.redact) from error
 
@@ -211,8 +292,8 @@ class Api:
         return f"Api({self.provider!r})"
 
     def close(self) -> None:
-        """Release connections; may be called twice."""
-        self._client.close()
+        """Release connections; may be called twice. Requests under way fail."""
+        self._lines.close()
 
     def read(
         self,
@@ -257,32 +338,58 @@ class Api:
     def _send(self, method: str, path: str, params: Mapping[str, str | int] | None, body: object) -> Reply:
         self._wait_turn(method, path.partition("?")[0])
         where = f"{method} {path.partition('?')[0]}"
+        line = self._lines.take()
+        headers = self._headers | ({} if body is None else {"Content-Type": "application/json"})
         content = None if body is None else json.dumps(body).encode()
-        headers = {} if body is None else {"Content-Type": "application/json"}
+        request = line.build_request(method, path, params=params, content=content, headers=headers)
+        within = self._policy.destroy_s if method == "DELETE" else self._policy.total_s
+        task = self._clock.begin(lambda: _exchange(line, request, self._policy.max_body))
         try:
-            response = self._client.request(method, path, params=params, content=content, headers=headers)
+            answer = task.result(within, lambda: self._abandon(line))
+        except Overdue:
+            log.debug("%s: %s: no complete answer in %g s", self.provider, where, within)
+            text = f"{self.provider}: {where}: no complete answer in {within:g} s"
+            raise Unavailable(text, provider=self.provider) from None
         except tuple(HTTPX_ERRORS) as error:
+            self._lines.give_back(line)
             log.debug("%s: %s: %s", self.provider, where, type(error).__name__)
             assert isinstance(error, Exception)
             # `from None`: httpx errors carry the request and with it the key.
             raise map_error(error, self.provider, where, self.redact) from None
-        log.debug("%s: %s: %d", self.provider, where, response.status_code)
-        self._hold(used_up_for(response.headers.get("RateLimit")))
-        retry_after = asked_to_wait(response, self._clock.now()) if response.status_code == 429 else None
-        excerpt = self.redact(response.content[: 4 * EXCERPT].decode("utf-8", "replace"))[:EXCERPT]
-        return Reply(self.provider, where, response.status_code, response.content, excerpt, self.redact, retry_after)
+        self._lines.give_back(line)
+        return self._reply(where, answer)
+
+    def _reply(self, where: str, answer: _Answer) -> Reply:
+        log.debug("%s: %s: %d", self.provider, where, answer.status)
+        if answer.body is None:
+            text = f"{self.provider}: {where}: status {answer.status} with more than {self._policy.max_body} bytes"
+            raise BadReply(text, provider=self.provider)
+        self._hold(used_up_for(answer.headers.get("RateLimit")))
+        retry_after = asked_to_wait(answer.headers, answer.body, self._clock.now()) if answer.status == 429 else None
+        excerpt = self.redact(answer.body[: 4 * EXCERPT].decode("utf-8", "replace"))[:EXCERPT]
+        return Reply(self.provider, where, answer.status, answer.body, excerpt, self.redact, retry_after)
+
+    def _abandon(self, line: httpx.Client) -> None:
+        """Close the connection under a request that nobody waits for any more; closing may take its time as well."""
+        self._lines.forget(line)
+        self._clock.begin(line.close)
 
     def _wait_turn(self, method: str, path: str) -> None:
+        """Wait until the pace of the service allows this request.
+
+        A destroy keeps the pace of its own route only: what other requests have used up must not delay it.
+        """
         paces = [pace for pace in self._policy.paces if pace.covers(method, path)]
         with self._pace:
             now = self._clock.monotonic()
             # A route is at rest when its whole burst is free; each request moves that moment one step away.
             rest = {pace: self._full_at.get(pace, now) for pace in paces}
-            turn = max(now, self._next_at, *(at - (pace.burst - 1) * pace.every_s for pace, at in rest.items()))
-            self._next_at = turn + self._policy.min_interval_s
+            free = now if method == "DELETE" else self._next_at
+            turn = max(now, free, *(at - (pace.burst - 1) * pace.every_s for pace, at in rest.items()))
+            self._next_at = max(self._next_at, turn + self._policy.min_interval_s)
             self._full_at.update({pace: max(turn, at) + pace.every_s for pace, at in rest.items()})
-        if turn > now:
-            self._clock.sleep(turn - now)
+        while (left := turn - self._clock.monotonic()) > 0:
+            self._clock.sleep(left)
 
     def _hold(self, seconds: float) -> None:
         """Let the next request wait for a quota that is used up; one that takes longer will be answered 429."""
@@ -332,19 +439,19 @@ def parse_retry_after(text: str | None, now: float) -> float | None:
     return min(max(0.0, seconds), MAX_RETRY_AFTER_S)
 
 
-def asked_to_wait(response: httpx.Response, now: float) -> float | None:
+def asked_to_wait(headers: Mapping[str, str], body: bytes, now: float) -> float | None:
     """Seconds that a refusal for haste asks for: in ``Retry-After``, in its JSON, or as the start of a new quota."""
-    header = parse_retry_after(response.headers.get("Retry-After"), now)
+    header = parse_retry_after(headers.get("Retry-After"), now)
     if header is not None:
         return header
     try:
-        body = json.loads(response.content)
+        given = json.loads(body)
     except (ValueError, RecursionError):
-        body = None  # many of these replies are plain text
-    said = body.get("retry_after") if isinstance(body, dict) else None
+        given = None  # many of these replies are plain text
+    said = given.get("retry_after") if isinstance(given, dict) else None
     if isinstance(said, int | float) and not isinstance(said, bool):
         return parse_retry_after(str(said), now)
-    reset = response.headers.get("X-RateLimit-Reset", "")
+    reset = headers.get("X-RateLimit-Reset", "")
     return min(max(0.0, int(reset) - now), MAX_RETRY_AFTER_S) if re.fullmatch(r"\d{1,12}", reset) else None
 
 

@@ -45,7 +45,7 @@ class RaisesOnUnknown(SandboxProvider):
 
 class LeaksTheKey(SandboxProvider):
     def __repr__(self) -> str:
-        return f"LeaksTheKey({self._api._client.headers['Authorization']!r})"
+        return f"LeaksTheKey({self._api._headers['Authorization']!r})"
 
 
 class HidesFailedListings(SandboxProvider):

@@ -206,7 +206,7 @@ def test_reads_wait_as_long_as_runpod_asks_and_creates_do_not(harness: RunPodHar
 def test_a_refused_client_is_told_apart_from_a_refused_key() -> None:
     """Cloudflare's 403 is no JSON and says nothing about the key."""
     with Sandbox(seed=1) as elsewhere, closing(RunPodHarness(elsewhere)) as harness:
-        harness.runpod._api._client.headers["User-Agent"] = "Python-urllib/3.12"
+        harness.runpod._api._headers["User-Agent"] = "Python-urllib/3.12"
         with pytest.raises(AuthFailed) as caught:
             harness.runpod.instances()
         assert "User-Agent" in caught.value.hint

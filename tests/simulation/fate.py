@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tests.simulation.clock import VirtualClock
 from tests.simulation.coverage import transition
@@ -15,9 +15,12 @@ from gpurent.budget.events import Event, Kind
 from gpurent.budget.ledger import Ledger
 from gpurent.budget.state import Run
 from gpurent.clock import SystemClock
+from gpurent.tasks import Inline, Task
 
 if TYPE_CHECKING:
     from tests.simulation.life import World
+
+T = TypeVar("T")
 
 
 class Crash(BaseException):
@@ -88,6 +91,9 @@ class MortalClock(SystemClock):
     def sleep(self, seconds: float) -> None:
         self._fate.step("sleep")
         self._virtual.sleep(seconds)
+
+    def begin(self, act: Callable[[], T]) -> Task[T]:
+        return Inline(act)
 
 
 class Books:

@@ -15,7 +15,7 @@ from tests.simulation.clock import START, VirtualClock
 from tests.simulation.fate import Books, Crash, Fate, MortalClock, MortalLedger
 from tests.simulation.hosts import Network, SimConnector
 from tests.simulation.schedule import Aftermath, Home, Schedule
-from tests.simulation.service import ACCOUNT, URL, CountingFaults, Service, Transport, one_by_one, swapped
+from tests.simulation.service import ACCOUNT, URL, CountingFaults, Service, Transport, swapped
 
 from gpurent.broker import Broker
 from gpurent.budget.events import Event, Kind
@@ -212,7 +212,7 @@ def live(schedule: Schedule, job: Job, folder: Path) -> Verdict:
     def complain(error: Exception) -> None:
         world.tally.faults[f"a switch hears {type(error).__name__}"] += 1
 
-    with one_by_one(), swapped(deadman, "complain", complain):
+    with swapped(deadman, "complain", complain):
         ending = _first_lives(world, violations)
         if any(fate.dead for fate in world.fates):
             _aftermath(world, violations)

@@ -6,14 +6,12 @@ from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import httpx
 from tests.simulation.clock import VirtualClock
 from tests.simulation.fate import Fate
 
-from gpurent import broker
-from gpurent.jobs import listing
 from gpurent.sandbox.api import Context, Keys, build_api
 from gpurent.sandbox.faults import Fault, Faults, Rule
 from gpurent.sandbox.journal import Journal
@@ -103,17 +101,6 @@ def _drive(task: Coroutine[Any, Any, None]) -> None:
     raise RuntimeError("a handler of the sandbox waits for something that virtual time does not bring")
 
 
-class _OneByOne:
-    """A pool whose only worker is whoever asks: with one provider that is what happens anyway, but for a thread."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None: ...
-
-    map = staticmethod(map)
-
-
 @contextmanager
 def swapped(owner: Any, name: str, other: object) -> Iterator[None]:
     """For a while ``owner`` has another attribute of this name."""
@@ -123,13 +110,6 @@ def swapped(owner: Any, name: str, other: object) -> Iterator[None]:
         yield
     finally:
         setattr(owner, name, own)
-
-
-@contextmanager
-def one_by_one() -> Iterator[None]:
-    """Let the broker ask its only provider in its own thread."""
-    with swapped(broker, "ThreadPoolExecutor", _OneByOne), swapped(listing, "ThreadPoolExecutor", _OneByOne):
-        yield
 
 
 class Transport(httpx.BaseTransport):

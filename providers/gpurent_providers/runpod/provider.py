@@ -33,7 +33,7 @@ from gpurent.spi import (
 )
 from gpurent_providers.runpod import boot, wire
 
-POLICY = Policy(answer_s=60.0, attempts=4, wait_s=1.0, longest_wait_s=60.0, min_interval_s=0.2)
+POLICY = Policy(answer_s=60.0, total_s=90.0, attempts=4, wait_s=1.0, longest_wait_s=60.0, min_interval_s=0.2)
 """RunPod's creates can take a minute; its own clients make four attempts at what may be repeated."""
 SETTLED_S = 3600.0
 """A bill counts as final this long after the hour that it ends in: how late RunPod books is not known."""

@@ -52,7 +52,7 @@ PACES = (
 
 Ten searches a minute are allowed: four at once and then one in ten seconds never exceed that, in whatever minute.
 """
-POLICY = Policy(answer_s=60.0, attempts=5, wait_s=2.0, longest_wait_s=60.0, paces=PACES)
+POLICY = Policy(answer_s=60.0, total_s=90.0, attempts=5, wait_s=2.0, longest_wait_s=60.0, paces=PACES)
 SETTLED_S = 900.0
 """A bill counts as final this long after its last row's end: how late Vast.ai books is not known."""
 BILL_DAYS = 31

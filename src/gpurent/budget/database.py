@@ -34,6 +34,11 @@ _ON_POSTGRESQL = (
     ),
     f"SELECT pg_advisory_xact_lock({_LOCK})",
 )
+_WATCHFUL = {
+    "connect_timeout": 10, "keepalives": 1, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,
+}  # fmt: skip
+"""A connection that has died without a word is noticed, so that what waits on it ends."""
 _SECRET = ("password", "sslpassword")
 FORMS = "It is postgresql+psycopg://USER:PASSWORD@HOST/DATABASE or sqlite:////absolute/path."
 
@@ -91,7 +96,7 @@ class Database:
         name = f"postgresql://{url.username or ''}@{host}{f':{url.port}' if url.port else ''}/{url.database}"
         secrets = tuple(one for one in (url.password, *hidden.values()) if one)
         bare = url.difference_update_query(_SECRET)
-        options: Mapping[str, object] = {"connect_timeout": 10, "prepare_threshold": None, **hidden}
+        options: Mapping[str, object] = {**_WATCHFUL, "prepare_threshold": None, **hidden}
         try:
             # READ COMMITTED, whatever the role's default: what is read after the lock has to be newer than the lock.
             engine = sa.create_engine(
@@ -155,7 +160,7 @@ class Database:
         except exc.SQLAlchemyError as error:
             said = str(error.orig if isinstance(error, exc.DBAPIError) else error).strip()
             message = f"the ledger {self.name} cannot be {what}: {self._redacted(said)}"
-            passing = isinstance(error, exc.OperationalError | exc.InterfaceError)
+            passing = isinstance(error, exc.OperationalError | exc.InterfaceError | exc.TimeoutError)
             raise LedgerError(message, hint=self._hint(what), passing=passing) from None
 
     def _redacted(self, text: str) -> str:
@@ -169,6 +174,10 @@ class Database:
         if what == "written":
             return "Free disk space; then `gpurent reap`."
         return "Restore it from a backup; until then look for machines tagged gpurent- at your providers."
+
+    def renew(self) -> None:
+        """Go on with new connections; those in use are left to whoever uses them."""
+        self._engine.dispose(close=False)
 
     def close(self) -> None:
         """Release file or connections."""

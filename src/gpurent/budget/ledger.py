@@ -11,9 +11,9 @@ import os
 import random
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Self
+from typing import Any, Self, TypeVar
 
 import sqlalchemy as sa
 
@@ -26,7 +26,11 @@ from gpurent.budget.state import Rental, Run, fold
 from gpurent.clock import Clock
 from gpurent.model import Workload
 from gpurent.money import ZERO, Usd
+from gpurent.tasks import Overdue
 
+T = TypeVar("T")
+DATABASE_S = 45.0
+"""The longest wait for the database, longer than it waits itself for another writer."""
 DAY_S, MONTH_S = 86_400, 30 * 86_400
 _KINDS = frozenset(Kind)
 _ALPHABET = "23456789abcdefghjkmnpqrstuvwxyz"
@@ -49,7 +53,7 @@ class Ledger:
         self._database = database
         self._clock = clock
         self._chooser = chooser or random.SystemRandom()
-        database.prepare()
+        self._ask(database.prepare)
 
     @classmethod
     def open(cls, path: Path, clock: Clock, chooser: random.Random | None = None) -> Self:
@@ -85,9 +89,27 @@ class Ledger:
         if (tag is None) != (kind in lines.OF_A_RUN) and kind not in lines.OF_EITHER:
             raise LedgerError(f"{kind} {'needs' if tag is None else 'takes no'} tag")
         text = lines.encode(kind, data)
-        with self._database.writing() as connection:
-            self._admit(connection, run_id, kind, tag)
-            return self._insert(connection, run_id, kind, tag, text)
+
+        def write() -> Event:
+            with self._database.writing() as connection:
+                self._admit(connection, run_id, kind, tag)
+                return self._insert(connection, run_id, kind, tag, text)
+
+        return self._ask(write)
+
+    def _ask(self, act: Callable[[], T]) -> T:
+        """Have the database do something. One that has stopped to answer is left behind, and its connections with it.
+
+        Raises:
+            LedgerError: also when it did not answer in time; what was to be written may be there.
+        """
+        try:
+            return self._clock.begin(act).result(DATABASE_S, self._database.renew)
+        except Overdue:
+            raise LedgerError(
+                f"the ledger {self._database.name} has not answered for {DATABASE_S:.0f} s",
+                hint="Does its server or disk hang?", passing=True,
+            ) from None  # fmt: skip
 
     def _admit(self, connection: sa.Connection, run_id: str, kind: Kind, tag: str | None) -> None:
         """Refuse a line that no fold could place: it would hide a machine that costs money."""
@@ -133,13 +155,17 @@ class Ledger:
             {"name": name, "budget_micros": budget.micros, "config": dict(config), "data_dir": data_dir,
              "output_dir": output_dir, "workload": workload, "client": client},
         )  # fmt: skip
-        with self._database.writing() as connection:
-            runs = fold(self._read(connection, None))
-            for label, limit, window in (("day", per_day, DAY_S), ("month", per_month, MONTH_S)):
-                self._check(runs, budget, label, limit, window)
-            run_id = self._new_id({run.id for run in runs})
-            self._insert(connection, run_id, Kind.RUN_OPENED, None, text)
-        return run_id
+
+        def write() -> str:
+            with self._database.writing() as connection:
+                runs = fold(self._read(connection, None))
+                for label, limit, window in (("day", per_day, DAY_S), ("month", per_month, MONTH_S)):
+                    self._check(runs, budget, label, limit, window)
+                run_id = self._new_id({run.id for run in runs})
+                self._insert(connection, run_id, Kind.RUN_OPENED, None, text)
+            return run_id
+
+        return self._ask(write)
 
     def _check(self, runs: tuple[Run, ...], budget: Usd, label: str, limit: Usd | None, window: int) -> None:
         if limit is None:
@@ -169,8 +195,12 @@ class Ledger:
 
     def events(self, run_id: str | None = None) -> list[Event]:
         """All lines, or those of one run, oldest first."""
-        with self._database.reading() as connection:
-            return self._read(connection, run_id)
+
+        def read() -> list[Event]:
+            with self._database.reading() as connection:
+                return self._read(connection, run_id)
+
+        return self._ask(read)
 
     def runs(self) -> tuple[Run, ...]:
         """All runs, oldest first."""
@@ -193,15 +223,20 @@ class Ledger:
     def latest_run(self) -> Run | None:
         """The run that was opened last."""
         query = sa.select(_events.c.run_id).where(_events.c.kind == Kind.RUN_OPENED.value)
-        with self._database.reading() as connection:
-            run_id = connection.scalar(query.order_by(_events.c.seq.desc()).limit(1))
+        run_id = self._scalar(query.order_by(_events.c.seq.desc()).limit(1))
         return None if run_id is None else self.run(run_id)
 
     def latest(self) -> float | None:
         """When the newest line was written, in Unix seconds."""
-        with self._database.reading() as connection:
-            written: float | None = connection.scalar(sa.select(sa.func.max(_events.c.at)))
+        written: float | None = self._scalar(sa.select(sa.func.max(_events.c.at)))
         return written
+
+    def _scalar(self, query: sa.Select[Any]) -> Any:
+        def read() -> object:
+            with self._database.reading() as connection:
+                return connection.scalar(query)
+
+        return self._ask(read)
 
     def open_rentals(self) -> tuple[Rental, ...]:
         """Everything that may still cost money, over all runs."""

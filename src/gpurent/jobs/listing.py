@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 
 from gpurent.budget.state import Rental
+from gpurent.clock import Clock, side_by_side
 from gpurent.errors import ProviderError
 from gpurent.jobs.progress import Notice
 from gpurent.jobs.watch import Tell
 from gpurent.model import Instance
 from gpurent.spi import Provider, SupportsSurvey, Survey
+from gpurent.tasks import Overdue
+
+LIST_S = 90.0
+"""The longest wait for all that one provider lists, over all its pages."""
 
 
 @dataclass(frozen=True)
@@ -31,26 +36,32 @@ def survey(provider: Provider, about: Collection[str], *, everywhere: bool = Fal
 
 
 def listings(
-    providers: Mapping[str, Provider], rentals: Sequence[Rental], everywhere: Collection[str], tell: Tell
+    providers: Mapping[str, Provider], rentals: Sequence[Rental], everywhere: Collection[str], tell: Tell, clock: Clock
 ) -> Listings:
     """Ask side by side whoever holds one of ``rentals``, and those named in ``everywhere`` for all they have.
 
-    One that cannot be used here (no key) is left out: it cannot be told to destroy anything either.
+    None is waited for longer than ``LIST_S``. One that cannot be used here (no key) is left out: it cannot be told to
+    destroy anything either.
     """
     places: dict[str, dict[str, str]] = {name: {} for name in everywhere}
     for rental in rentals:
         places.setdefault(rental.provider, {})[rental.tag] = rental.ref or rental.offer.id
     usable = sorted(name for name in places if name in providers)
 
-    def ask(name: str) -> Survey | None:
+    def ask(name: str) -> Survey | Exception:
         try:
             return survey(providers[name], [*places[name].values()], everywhere=name in everywhere)
         except ProviderError as error:
-            tell(Notice(f"{name} could not be listed: {error}", warning=True))
-            return None
+            return error
 
-    with ThreadPoolExecutor() as pool:
-        found = dict(zip(usable, pool.map(ask, usable), strict=True))
+    def late(_name: str, error: Overdue) -> Survey | Exception:
+        return error
+
+    answers = side_by_side(clock, {name: partial(ask, name) for name in usable}, LIST_S, late)
+    for name, answer in answers.items():
+        if isinstance(answer, Exception):
+            tell(Notice(f"{name} could not be listed: {answer}", warning=True))
+    found = {name: None if isinstance(answer, Exception) else answer for name, answer in answers.items()}
     shown = {name: None if one is None else one.instances for name, one in found.items()}
     silent: set[str] = set()
     for name, one in found.items():

@@ -36,7 +36,7 @@ class Teardown:
         known_tags: Mapping[str, str] = MappingProxyType({}), also: Collection[str] = (),
     ) -> tuple[Action, ...]:  # fmt: skip
         """What is to be done now; asks every provider that holds a rental, and those in ``also``."""
-        found = listings(self.providers, rentals, also, self.tell)
+        found = listings(self.providers, rentals, also, self.tell, self.clock)
         return reconcile(rentals, found.shown, self.clock.now(), live_runs, known_tags, found.silent)
 
     def act(self, actions: Sequence[Action], collect: Collect = lambda _order: None) -> None:

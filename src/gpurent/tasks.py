@@ -1,0 +1,131 @@
+"""Waiting that always ends: what may hang runs in a thread of its own, and whoever waits for it can leave.
+
+Nothing in a thread that is blocked in a system call can be stopped from outside. So the thread that may block is never
+the one that has a deadline to keep: it is left behind, its socket is closed under it, and it ends by itself.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Generic, Protocol, TypeVar
+
+T_co = TypeVar("T_co", covariant=True)
+T = TypeVar("T")
+
+STEP_S = 0.1
+"""Between two looks at what is to be minded, in any wait."""
+
+
+class Overdue(TimeoutError):
+    """What was waited for did not end in time, and was left behind."""
+
+
+class Abandoned(BaseException):
+    """Raised in a task at its next wait once its waiter has left: nobody wants its result any more."""
+
+
+def _nothing() -> None: ...
+
+
+class Task(Protocol[T_co]):
+    """Something that has begun."""
+
+    def result(self, within: float, abandon: Callable[[], object] = _nothing) -> T_co:
+        """Wait for its end and return or raise what came of it.
+
+        Args:
+            within: seconds from now. Whatever is minded in this thread may end the wait earlier, by raising.
+            abandon: called once if the wait ends first. It closes what the task waits on, and must not wait itself.
+
+        Raises:
+            Overdue: it did not end in time.
+        """
+        ...
+
+
+class Beside(Generic[T]):
+    """A task in a daemon thread of its own. A wait of the task ends with ``Abandoned`` once nobody waits for it."""
+
+    def __init__(self, act: Callable[[], T]) -> None:
+        self._over = threading.Event()
+        self._left = False
+        self._value: list[T] = []
+        self._error: BaseException | None = None
+        name = getattr(act, "__qualname__", type(act).__name__)
+        threading.Thread(target=self._run, args=(act,), name=name, daemon=True).start()
+
+    def _run(self, act: Callable[[], T]) -> None:
+        try:
+            with minding(self._wanted):
+                self._value.append(act())
+        except BaseException as error:  # noqa: BLE001  handed to whoever waits
+            self._error = error
+        finally:
+            self._over.set()
+
+    def _wanted(self) -> None:
+        if self._left:
+            raise Abandoned
+
+    def result(self, within: float, abandon: Callable[[], object] = _nothing) -> T:
+        """Wait; see ``Task.result``."""
+        until = time.monotonic() + within
+        try:
+            while not self._over.wait(max(0.0, min(STEP_S, until - time.monotonic()))):
+                if time.monotonic() >= until:
+                    raise Overdue(f"no end after {within:g} s")
+                mind()
+        except BaseException:  # KeyboardInterrupt, and whatever is minded
+            self._left = True
+            abandon()
+            raise
+        if self._error is not None:
+            raise self._error
+        return self._value[0]
+
+
+class Inline(Generic[T]):
+    """A task that its waiter carries out itself: for clocks on which no time passes by itself."""
+
+    def __init__(self, act: Callable[[], T]) -> None:
+        self._act = act
+
+    def result(self, within: float, abandon: Callable[[], object] = _nothing) -> T:  # noqa: ARG002
+        """Carry it out."""
+        return self._act()
+
+
+class _Minds(threading.local):
+    stack: tuple[Callable[[], object], ...] = ()
+
+
+_minds = _Minds()
+
+
+@contextmanager
+def minding(mind: Callable[[], object], *, alone: bool = False) -> Iterator[None]:
+    """While this block runs, every wait of this thread calls ``mind`` several times a second, and ends if it raises.
+
+    ``alone``: what is minded outside of this block is not, as long as it lasts. A wait inside ``mind`` itself minds
+    only what was there before it.
+    """
+    before = _minds.stack
+    _minds.stack = (mind,) if alone else (*before, mind)
+    try:
+        yield
+    finally:
+        _minds.stack = before
+
+
+def mind() -> None:
+    """Call everything that is minded in this thread, outermost first; raises what they raise."""
+    stack = _minds.stack
+    for depth, one in enumerate(stack):
+        _minds.stack = stack[:depth]
+        try:
+            one()
+        finally:
+            _minds.stack = stack
