@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 from tests.session.world import end_started
+from tests.stub.control import StubEngine
 
 from gpurent.sandbox.journal import OWN_REPLY, VIOLATIONS
 
@@ -30,6 +31,7 @@ settings.load_profile("gpurent")
 def pytest_configure(config: pytest.Config) -> None:
     """Marks of ours."""
     config.addinivalue_line("markers", "breaks_rules: requests of ours break a service's rules here, on purpose")
+    config.addinivalue_line("markers", "real_engine: hosts run the real engine here, with torch, not the stub")
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -67,6 +69,12 @@ def clean_environ(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.Temp
     monkeypatch.setenv("GPURENT_STATE_DIR", str(tmp_path_factory.mktemp("state")))
     monkeypatch.setenv("GPURENT_BUDGET_WATCHDOG", "false")  # tests of the watchdog ask for one
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture
+def stub(tmp_path_factory: pytest.TempPathFactory) -> StubEngine:
+    """The engine on the hosts of the sandboxes that are given its command."""
+    return StubEngine(tmp_path_factory.mktemp("stub"))
 
 
 @pytest.fixture(autouse=True)

@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 from tests.cli.world import Terminal
+from tests.stub.control import StubEngine
 
 from gpurent.sandbox.server import Sandbox
 
 
 @pytest.fixture(scope="session")
-def market() -> Iterator[Sandbox]:
-    with Sandbox(boot_s=0.2, seed=7) as running:
+def market(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
+    stub = StubEngine(tmp_path_factory.mktemp("stub"))
+    with Sandbox(boot_s=0.2, seed=7, engine=stub.command) as running:
         yield running
 
 

@@ -1,4 +1,4 @@
-"""A sandbox that boots at once, and a command line that points at it."""
+"""A sandbox that boots at once and learns nothing, unless a test is marked ``real_engine``; and a command line."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 from tests.session.world import Cli
+from tests.stub.control import StubEngine
 
 from gpurent.sandbox.server import Sandbox
 
 
 @pytest.fixture
-def sandbox() -> Iterator[Sandbox]:
-    with Sandbox(boot_s=0.2, seed=7) as running:
+def sandbox(stub: StubEngine, request: pytest.FixtureRequest) -> Iterator[Sandbox]:
+    real = request.node.get_closest_marker("real_engine") is not None
+    with Sandbox(boot_s=0.2, seed=7, engine=() if real else stub.command) as running:
         yield running
 
 

@@ -1,4 +1,4 @@
-"""One rental from quote to receipt, through the real command line, over real HTTP and SSH, with the real engine."""
+"""One rental from quote to receipt, through the real command line, over real HTTP and SSH."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from tests.session.world import Cli, kill, make_job
+from tests.stub.control import StubEngine
 
 from gpurent.budget.events import Kind
 from gpurent.clock import SystemClock
@@ -36,7 +37,9 @@ class Finished:
 
 @pytest.fixture(scope="module", params=list(SERVICES))
 def finished(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Finished]:
-    with Sandbox(boot_s=0.2, seed=7) as sandbox:
+    """The real engine trains for the first of them."""
+    stub = StubEngine(tmp_path_factory.mktemp("stub"))
+    with Sandbox(boot_s=0.2, seed=7, engine=() if request.param == "sandbox" else stub.command) as sandbox:
         cli = Cli(tmp_path_factory.mktemp("finished"), sandbox, SERVICES[request.param])
         make_job(cli.folder)
         yield Finished(cli, cli.run("train", "--budget", "1", "--yes", "--json"), request.param)
@@ -114,6 +117,7 @@ def test_kill_9_is_found_by_status_and_mended_by_reap(cli: Cli, moment: Kind) ->
         assert cli.run("status").returncode == 0
 
 
+@pytest.mark.real_engine
 def test_attach_goes_on_where_a_killed_client_left_off(cli: Cli) -> None:
     """Training outlives its client; attach collects the result, destroys, and the run ends as done."""
     make_job(cli.folder, steps=120)
@@ -125,6 +129,7 @@ def test_attach_goes_on_where_a_killed_client_left_off(cli: Cli) -> None:
     assert cli.sandbox.truth() == []
 
 
+@pytest.mark.real_engine
 def test_stop_from_another_terminal_ends_a_run_in_order(cli: Cli) -> None:
     """gpurent stop tells the live client, which saves, collects and destroys."""
     make_job(cli.folder, steps=4000)

@@ -9,11 +9,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import closing, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 from tests.session.world import ROOT, Cli, kill, make_job, wait_for
+from tests.stub.control import StubEngine
+from tests.stub.engine import Orders
 
 from gpurent.budget.events import Kind
 from gpurent.budget.guard import PRICE_TOLERANCE_PERCENT
@@ -28,15 +30,14 @@ from gpurent.plan.timeline import DESTROY_S, predict
 from gpurent.sandbox.catalogue import Machine
 from gpurent.sandbox.faults import Fault, Rule
 
-DIVERGES = "unet_lr = 1e18\ntext_encoder_lr = 1e18\nmax_grad_norm = 0\n"
-
 
 @dataclass(frozen=True)
 class Death:
     """What makes a run write the line at which its client dies."""
 
     rule: Rule | None = None
-    extra: str = ""
+    orders: Orders = field(default_factory=Orders)
+    """To the engine."""
     steps: int = 4
     budget: str = ""
     """More keys of ``[budget]``."""
@@ -60,7 +61,7 @@ DEATHS: dict[Kind, Death] = {
     Kind.CHECKPOINT_HOME: Death(home=True),
     Kind.REPLANNED: Death(steps=20_000, budget='max_hours = 0.04\non_overrun = "shrink"'),
     Kind.JOB_DONE: Death(home=True),
-    Kind.JOB_FAILED: Death(extra=DIVERGES, steps=300),
+    Kind.JOB_FAILED: Death(orders=Orders(fail_at=2)),
     Kind.DESTROY_SENT: Death(home=True),
     Kind.DESTROY_ACCEPTED: Death(home=True),
     Kind.DESTROY_FAILED: Death(Rule(Fault.HTTP_500, times=3, on="DELETE"), home=True),
@@ -86,10 +87,11 @@ def test_no_kind_of_line_is_forgotten() -> None:
 @pytest.mark.parametrize(
     ("kind", "when"), [*((kind, "after") for kind in DEATHS), *((kind, "before") for kind in DONE)]
 )
-def test_a_client_that_dies_at_a_line_leaves_nothing_running(cli: Cli, kind: Kind, when: str) -> None:
+def test_a_client_that_dies_at_a_line_leaves_nothing_running(cli: Cli, stub: StubEngine, kind: Kind, when: str) -> None:
     """Killed right before or right after the line is committed: reap ends what runs and brings home what was done."""
     death = DEATHS[kind]
-    make_job(cli.folder, steps=death.steps, extra=death.extra)
+    stub.order(death.orders)
+    make_job(cli.folder, steps=death.steps)
     (cli.folder / "gpurent.toml").write_text(f"[budget]\n{death.budget}\n", encoding="utf-8")
     if death.rule is not None:
         cli.sandbox.faults.set(death.rule.fault, times=death.rule.times, on=death.rule.on)

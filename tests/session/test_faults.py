@@ -9,6 +9,8 @@ from dataclasses import replace
 
 import pytest
 from tests.session.world import Cli, make_job
+from tests.stub.control import StubEngine
+from tests.stub.engine import Orders
 
 from gpurent import Broker, Job, Usd
 from gpurent.budget.events import Kind
@@ -133,14 +135,15 @@ def test_the_money_spent_is_always_told_and_never_falls(cli: Cli, broker: Broker
     assert len(amounts) > 3 and amounts == sorted(amounts)
 
 
-def test_an_engine_that_fails_names_the_cause_and_the_rental_is_gone(cli: Cli, broker: Broker) -> None:
-    """A learning rate that diverges ends as JobFailed with the engine's code; log and events are kept."""
-    job = Job.from_config(
-        make_job(cli.folder, steps=300, extra="unet_lr = 1e18\ntext_encoder_lr = 1e18\nmax_grad_norm = 0\n")
-    )
+@pytest.mark.parametrize("code", ["nan", "oom", "disk_full", "something new"])
+def test_an_engine_that_fails_names_the_cause_and_the_rental_is_gone(
+    cli: Cli, broker: Broker, stub: StubEngine, code: str
+) -> None:
+    """What it gives up for ends as JobFailed with the engine's code; log and events are kept."""
+    stub.order(Orders(fail_at=2, code=code))
     with broker, pytest.raises(JobFailed) as caught:
-        broker.train(job, budget=Usd.parse("1"))
-    assert caught.value.code == "nan"
+        broker.train(Job.from_config(make_job(cli.folder)), budget=Usd.parse("1"))
+    assert caught.value.code == code
     assert list((cli.folder / "state").rglob("engine.log"))
     assert cli.sandbox.truth() == []
 

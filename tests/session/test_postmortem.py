@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from tests.session.world import Cli, make_job
 
 
+@pytest.mark.real_engine
 def test_a_failed_run_leaves_all_that_a_person_needs(cli: Cli) -> None:
     """A training that diverges: the folder holds events, log, the host's word and the ledger; ``why`` reads them."""
     make_job(cli.folder, steps=60, extra="unet_lr = 1e18\ntext_encoder_lr = 1e18\nmax_grad_norm = 0\n")

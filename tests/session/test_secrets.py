@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 from tests.session.world import Cli, make_job, wait_for
+from tests.stub.control import StubEngine
 
 from gpurent.sandbox.address import SandboxAddress
 from gpurent.sandbox.faults import Fault
@@ -45,8 +46,9 @@ class Watcher:
 
 
 @pytest.fixture(params=SERVICES)
-def watched(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[tuple[Cli, Watcher]]:
-    with Sandbox(boot_s=0.2, seed=7, keep_hosts=True, state_dir=tmp_path / "sandbox") as sandbox:
+def watched(tmp_path: Path, stub: StubEngine, request: pytest.FixtureRequest) -> Iterator[tuple[Cli, Watcher]]:
+    state_dir = tmp_path / "sandbox"
+    with Sandbox(boot_s=0.2, seed=7, keep_hosts=True, state_dir=state_dir, engine=stub.command) as sandbox:
         watcher = Watcher(sandbox.state_dir / "hosts")
         thread = threading.Thread(target=watcher.watch)
         thread.start()

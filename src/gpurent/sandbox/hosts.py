@@ -69,12 +69,15 @@ class Host:
 class Hosts:
     """All live hosts of one sandbox, below one folder."""
 
-    def __init__(self, folder: Path, faults: Faults, callbacks: Callbacks, api_url: str, *, keep: bool) -> None:
+    def __init__(
+        self, folder: Path, faults: Faults, callbacks: Callbacks, api_url: str, *, keep: bool, engine: Sequence[str]
+    ) -> None:
         self._folder = folder
         self._faults = faults
         self._callbacks = callbacks
         self._api_url = api_url
         self._keep = keep
+        self._engine = engine
         self._live: dict[str, Host] = {}
 
     @property
@@ -85,7 +88,7 @@ class Hosts:
     def start(self, held: Held) -> None:
         """Make the folder, reserve the port, and boot in the background."""
         root = self._folder / held.id
-        _furnish(root, held, self._environment(held, root))
+        _furnish(root, held, self._environment(held, root), self._engine)
         link = Link(self._faults, lambda i, o: self._callbacks.traffic(held.id, i, o))
         host = Host(held, root, link, _reserve())
         self._live[held.id] = host
@@ -224,12 +227,18 @@ def _reserve(port: int = 0) -> socket.socket:
     return reserved
 
 
-def _furnish(root: Path, held: Held, environment: Mapping[str, str]) -> None:
+def python(engine: Sequence[str]) -> str:
+    """The text of a program that is Python on a host, and ``engine`` where the training engine is asked for."""
+    stub = f'case " $* " in *" -m gpurent_engine train "*) exec {shlex.join(engine)} "$@" ;; esac\n' if engine else ""
+    return f'#!/bin/sh\n{stub}exec {shlex.quote(sys.executable)} "$@"\n'
+
+
+def _furnish(root: Path, held: Held, environment: Mapping[str, str], engine: Sequence[str]) -> None:
     for name in ("root/.ssh", "bin", "tmp", "var", "etc/ssh", "proc/1"):
         (root / name).mkdir(parents=True, exist_ok=True)
     for name in ("python3", "python"):
         shim = root / "bin" / name
-        shim.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n', encoding="utf-8")
+        shim.write_text(python(engine), encoding="utf-8")
         shim.chmod(0o755)
     (root / "root/.ssh").chmod(0o700)
     (root / "var/startup.sh").write_text(held.order.startup + "\n", encoding="utf-8")

@@ -60,7 +60,8 @@ class Sandbox:
     """A marketplace on loopback, as a context manager.
 
     ``boot_s`` overrides the boot time of every machine; ``seed`` fixes prices, identifiers and random faults.
-    A temporary ``state_dir`` is made and removed unless one is given.
+    A temporary ``state_dir`` is made and removed unless one is given. ``engine`` is a command that hosts run in place
+    of ``python3 -m gpurent_engine train``, for tests in which nothing has to be learnt; it gets the same arguments.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Sandbox:
         boot_s: float | None = None,
         seed: int | None = None,
         keep_hosts: bool = False,
+        engine: Sequence[str] = (),
     ) -> None:
         rng = random.Random(seed)
         self._own_dir = state_dir is None
@@ -81,6 +83,7 @@ class Sandbox:
         self.state_dir.mkdir(parents=True, exist_ok=True)
         self._hosts_dir = self.state_dir / "hosts"
         self._keep_hosts = keep_hosts
+        self._engine = engine
         self._port = port
         self._keys = Keys(f"sbxa_{secrets.token_hex(16)}", f"sbxc_{secrets.token_hex(16)}")
         self.faults = Faults(rng)
@@ -212,7 +215,9 @@ class Sandbox:
             now=market.now,
             admitted=market.admitted,
         )
-        self._hosts = Hosts(self._hosts_dir, self.faults, callbacks, self.url, keep=self._keep_hosts)
+        self._hosts = Hosts(
+            self._hosts_dir, self.faults, callbacks, self.url, keep=self._keep_hosts, engine=self._engine
+        )
         context = Context(market, self.faults, self._keys, self._hosts.kill, self._hosts.log)
         alikes = [
             Alike(runpod.PREFIXES, runpod.build(context), runpod_dress),

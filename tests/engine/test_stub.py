@@ -1,0 +1,80 @@
+"""The stub engine that drives tests of the broker says what this engine says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.engine.run import run, spec
+from tests.stub import trial
+from tests.stub.control import StubEngine
+from tests.stub.trial import QUICK, job, train
+
+
+@pytest.fixture
+def stub(tmp_path: Path) -> StubEngine:
+    return StubEngine(tmp_path)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return trial.pictures(tmp_path / "data")
+
+
+def course(said: list[dict[str, Any]]) -> list[tuple[object, ...]]:
+    """What a stream tells of steps and files, and which fields its events have."""
+    told = ("name", "step", "total", "epoch", "epochs", "path", "final", "images", "repeats_total", "batches_per_epoch",
+            "total_steps", "start_step", "steps", "stopped", "files")  # fmt: skip
+    return [
+        (one["event"], *sorted(set(one) - {"v", "seq", "t"}), *(one.get(key) for key in told))
+        for one in said
+        if one["event"] != "hello" and (one["event"] != "step" or one["step"] in (1, one["total"]))
+    ]
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"max_train_epochs": 2},
+        {"max_train_epochs": 3, "save_every_n_epochs": 1},
+        {"max_train_epochs": None, "max_train_steps": 7, "save_every_n_steps": 2, "gradient_accumulation_steps": 2},
+        {"max_train_epochs": None, "max_train_steps": 5, "save_every_n_epochs": 1, "train_batch_size": 3},
+    ],
+)
+def test_it_says_what_the_real_engine_says(
+    stub: StubEngine, base_model: Path, data: Path, tmp_path: Path, keys: dict[str, object]
+) -> None:
+    """The same events in the same order, with the same fields, counts and file names."""
+    real = run(spec(**keys), base_model, data, tmp_path / "real").events
+    status, said = train(stub, QUICK, job(tmp_path, data, **keys))
+    assert status == 0
+    assert course(said) == course(real)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {path.name for path in (tmp_path / "real").iterdir()}
+
+
+def test_it_stops_and_goes_on_as_the_real_engine(
+    stub: StubEngine, base_model: Path, data: Path, tmp_path: Path
+) -> None:
+    """Stopped by its file after some step, then resumed: state, names and counts agree from there to the end."""
+    keys: dict[str, object] = {"max_train_epochs": None, "max_train_steps": 30, "save_every_n_steps": 10}
+    (tmp_path / "stop").touch()
+    status, said = train(stub, QUICK, job(tmp_path, data, **keys))
+    real = run(spec(**keys), base_model, data, tmp_path / "real", stop_file=tmp_path / "stop").events
+    assert status == 4 and course(said) == course(real)
+    (tmp_path / "stop").unlink()
+    status, again = train(stub, QUICK, job(tmp_path, data, resume=True, **keys))
+    more = run(spec(**keys), base_model, data, tmp_path / "real", resume=True).events
+    assert status == 0 and course(again[len(said) :]) == course(more)
+    assert [one["seq"] for one in again] == list(range(len(again)))
+
+
+def test_it_takes_fewer_steps_as_the_real_engine(
+    stub: StubEngine, base_model: Path, data: Path, tmp_path: Path
+) -> None:
+    """A plan file that is there from the start shortens the run."""
+    keys: dict[str, object] = {"max_train_epochs": None, "max_train_steps": 30}
+    (tmp_path / "plan.json").write_text('{"steps": 6}', encoding="utf-8")
+    _, said = train(stub, QUICK, job(tmp_path, data, **keys))
+    real = run(spec(**keys), base_model, data, tmp_path / "real", plan_file=tmp_path / "plan.json").events
+    assert course(said) == course(real)

@@ -1,0 +1,363 @@
+"""An engine that trains nothing, for tests of the broker: the command line, files and events of the real one.
+
+Standard library only, one file, no import of ours: it starts in milliseconds where torch takes seconds. Sandbox hosts
+run it in place of ``python3 -m gpurent_engine train``; see ``tests/stub/control.py``. It implements
+``docs/reference/events.md``, and ``tests/engine/test_stub.py`` holds it to what the real engine says.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import signal
+import struct
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+PROTOCOL = 1
+REPORT_S = 0.5
+"""Between two ``step`` events, as the real engine."""
+PICTURES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp"))
+STATUS = {"spec": 2, "data": 2}
+"""Exit statuses by code of error; 1 where none is named."""
+
+
+@dataclass(frozen=True)
+class Orders:
+    """How a training goes. Steps count from 1; None is never. The file is read again at each step."""
+
+    step_s: float = 0.05
+    """Seconds a step takes."""
+    start_s: float = 0.0
+    """Seconds before the first event, as imports and a slow disk take."""
+    save_s: float = 0.0
+    """Seconds a file takes to be written."""
+    size: int = 4096
+    """Bytes of tensors in each LoRA."""
+    hang_at: int | None = None
+    """Silent from this step on, deaf to every request, and alive."""
+    fail_at: int | None = None
+    """Gives up at this step with ``code`` and ``message``."""
+    code: str = "nan"
+    message: str = "the loss is not a number"
+    remedy: str = "Lower the learning rate."
+    die_at: int | None = None
+    """Killed at this step, without a word."""
+    deaf: bool = False
+    """Heeds neither stop file nor SIGTERM."""
+    mute: bool = False
+    """Writes no event."""
+    flood: int = 0
+    """More ``step`` events after each step."""
+    log_bytes: int = 0
+    """Printed to standard output after each step."""
+    say: tuple[str, ...] = ()
+    """Lines that go into the event file as they are, ahead of the first step."""
+    protocol: int = PROTOCOL
+    wrong_digest: bool = False
+    """Announces digests that no file has."""
+    lose_files: bool = False
+    """Announces files that it does not write."""
+    skip_final: bool = False
+    """Says that it is done without a final file."""
+
+
+def read_orders(path: Path | None) -> Orders:
+    """What was ordered; the defaults where nothing was."""
+    if path is None or not path.exists():
+        return Orders()
+    given = json.loads(path.read_text(encoding="utf-8"))
+    known = {one.name for one in fields(Orders)}
+    assert set(given) <= known, f"unknown orders: {sorted(set(given) - known)}"
+    return Orders(**given)
+
+
+class Say:
+    """Appends events to the file of the job."""
+
+    def __init__(self, path: Path, *, mute: bool) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        before = path.read_bytes() if path.exists() else b""
+        self._torn = bool(before) and not before.endswith(b"\n")
+        self._seq = before.count(b"\n") + self._torn
+        self._file = path.open("a", encoding="utf-8")
+        self._mute = mute
+
+    def __call__(self, event: str, **more: Any) -> None:
+        """Write one event."""
+        self.raw(json.dumps({"v": 1, "seq": self._seq, "t": round(time.time(), 3), "event": event, **more}))
+        self._seq += 1
+
+    def raw(self, line: str) -> None:
+        """Write a line as it is."""
+        if not self._mute:
+            self._file.write(("\n" if self._torn else "") + line + "\n")
+            self._file.flush()
+            self._torn = False
+
+
+@dataclass
+class Length:
+    """How long a training is, from dataset and configuration."""
+
+    images: int
+    repeats: int
+    batches: int
+    """An epoch."""
+    per_epoch: int
+    """Steps."""
+    steps: int
+    epochs: int
+
+    @classmethod
+    def of(cls, spec: dict[str, Any], data: Path) -> Length:
+        """Count the pictures. Buckets are not looked into: all pictures are taken for one size."""
+        images = repeats = 0
+        for folder in sorted(data.iterdir()):
+            times, _, _ = folder.name.partition("_")
+            if folder.is_dir() and times.isdecimal():
+                found = sum(1 for file in folder.iterdir() if file.suffix.lower() in PICTURES)
+                images, repeats = images + found, repeats + found * int(times)
+        batches = max(1, math.ceil(repeats / spec["train_batch_size"]))
+        per_epoch = math.ceil(batches / spec["gradient_accumulation_steps"])
+        epochs = spec["max_train_epochs"]
+        steps = spec["max_train_steps"] if epochs is None else epochs * per_epoch
+        return cls(images, repeats, batches, per_epoch, steps, math.ceil(steps / per_epoch))
+
+
+class Training:
+    """One job from hello to done."""
+
+    def __init__(self, job: dict[str, Any], orders: Path | None) -> None:
+        self.job, self.path = job, orders
+        self.spec: dict[str, Any] = job["spec"]
+        self.out = Path(job["out_dir"])
+        self.orders = read_orders(orders)
+        self.stop = False
+        self.step = 0
+        self.files: list[str] = []
+        self.begun, self.spoken = time.monotonic(), -math.inf
+
+    def run(self) -> int:
+        """Train; return the exit status."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._asked)
+        time.sleep(self.orders.start_s)
+        self.say = Say(Path(self.job["events"]), mute=self.orders.mute)
+        for line in self.orders.say:
+            self.say.raw(line)
+        self.say("hello", protocol=self.orders.protocol, engine="stub", python=sys.version.split()[0], torch="none",
+                 device="cpu", device_name="CPU", pid=os.getpid())  # fmt: skip
+        for key, message in self.spec.get("warnings", ()):
+            self.say("warning", key=key, message=message)
+        self.say("phase", name="load")
+        self.length = Length.of(self.spec, Path(self.job["data_dir"]))
+        if not self.length.images:
+            return self._fail("data", f"{self.job['data_dir']} holds no image.", "")
+        self.say("phase", name="cache")
+        if self.job.get("resume") and not self._resume():
+            return self._fail("spec", "the saved state belongs to another run", "Start without --resume.", status=1)
+        self.say("plan", images=self.length.images, repeats_total=self.length.repeats,
+                 batches_per_epoch=self.length.batches, total_steps=self.length.steps, epochs=self.length.epochs,
+                 start_step=self.step, network_params=self.orders.size // 2, unet_modules=1,
+                 text_encoder_modules=1)  # fmt: skip
+        self.say("phase", name="train")
+        return self._train()
+
+    def _asked(self, _number: int, _frame: object) -> None:
+        self.stop = True
+
+    def _train(self) -> int:
+        started, first = time.monotonic(), self.step
+        self._replan()
+        for _ in self._steps():
+            if self.step == self.orders.die_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            if self.step == self.orders.fail_at:
+                return self._fail(self.orders.code, self.orders.message, self.orders.remedy)
+            stopped = self._stopped()
+            self._replan()
+            ending = stopped or self.step == self.length.steps
+            self._report(first, started, always=ending)
+            if not ending:
+                self._save_between()
+            elif stopped and self.step < self.length.steps:
+                return self._end(stopped=True)
+        return self._end(stopped=False)
+
+    def _steps(self) -> Iterator[int]:
+        """Take steps, each in its time, as long as there are any."""
+        while self.step < self.length.steps:
+            self.orders = read_orders(self.path)
+            while self.orders.hang_at is not None and self.step + 1 >= self.orders.hang_at:
+                time.sleep(0.1)  # until the orders change
+                self.orders = read_orders(self.path)
+            time.sleep(self.orders.step_s)
+            self.step += 1
+            yield self.step
+
+    def _stopped(self) -> bool:
+        file = self.job.get("stop_file")
+        asked = self.stop or (file is not None and Path(file).exists())
+        return asked and not self.orders.deaf
+
+    def _replan(self) -> None:
+        """End earlier if the plan file says so."""
+        file = self.job.get("plan_file")
+        if file is None or not Path(file).exists():
+            return
+        wanted = json.loads(Path(file).read_text(encoding="utf-8"))["steps"]
+        if self.step < wanted < self.length.steps:
+            self.length.epochs = math.ceil(wanted / self.length.per_epoch)
+            self.length.steps = wanted
+            self.say("replanned", steps=wanted, epochs=self.length.epochs)
+
+    def _report(self, first: int, started: float, *, always: bool) -> None:
+        """``step`` events, thinned as the real engine thins them, and what else was ordered."""
+        now = time.monotonic()
+        if always or self.step == 1 or now - self.spoken >= REPORT_S:
+            self.spoken = now
+            self._say_step(first, now - started)
+        for _ in range(self.orders.flood):
+            self._say_step(first, now - started)
+        if self.orders.log_bytes:
+            print("x" * (self.orders.log_bytes - 1), flush=True)
+
+    def _say_step(self, first: int, elapsed: float) -> None:
+        rate, loss = (self.step - first) / max(1e-9, elapsed), 1 / (1 + self.step)
+        self.say("step", step=self.step, total=self.length.steps, epoch=self._epoch(), epochs=self.length.epochs,
+                 loss=loss, avg_loss=loss, lr=self.spec["learning_rate"], it_s=rate,
+                 images_s=rate * self.spec["train_batch_size"], peak_mem_mb=100.0, elapsed_s=elapsed)  # fmt: skip
+
+    def _epoch(self) -> int:
+        """The epoch of the step just done, counted from 1."""
+        return math.ceil(self.step / self.length.per_epoch)
+
+    def _save_between(self) -> None:
+        name, every = self.spec["output_name"], self.spec.get("save_every_n_steps")
+        if every and self.step % every == 0:
+            self._save(f"{name}-step{self.step:08d}.safetensors", self._epoch() - 1, final=False)
+        every = self.spec.get("save_every_n_epochs")
+        if self.step % self.length.per_epoch == 0 and every and self._epoch() % every == 0:
+            self._save(f"{name}-{self._epoch():06d}.safetensors", self._epoch(), final=False)
+
+    def _finished(self) -> int:
+        """Epochs that are done."""
+        return self.step // self.length.per_epoch
+
+    def _save(self, name: str, epoch: int, *, final: bool) -> None:
+        """A LoRA, and the state with which a training goes on; each is whole before it is announced."""
+        self.say("phase", name="save")
+        time.sleep(self.orders.save_s)
+        self._write("checkpoint", name, lora(self.spec, self.length, self.step, epoch, self.orders.size),
+                    epoch=epoch, step=self.step, final=final)  # fmt: skip
+        self._write("state", "state.safetensors", state(self.step, fingerprint(self.spec)), epoch=epoch, step=self.step)
+        self.files.append(name)
+        if not final:
+            self.say("phase", name="train")
+
+    def _write(self, event: str, name: str, data: bytes, **more: object) -> None:
+        self.out.mkdir(parents=True, exist_ok=True)
+        if not self.orders.lose_files:
+            part = self.out / f"{name}.part"
+            part.write_bytes(data)
+            part.replace(self.out / name)
+        digest = hashlib.sha256(b"another" if self.orders.wrong_digest else data).hexdigest()
+        self.say(event, path=name, sha256=digest, size=len(data), **more)
+
+    def _resume(self) -> bool:
+        """Go on from the saved state, if there is one; False if it is another run's."""
+        path = self.out / "state.safetensors"
+        if path.exists():
+            saved = metadata(path)
+            self.step = int(saved["step"])
+            return saved["fingerprint"] == fingerprint(self.spec)
+        return True
+
+    def _end(self, *, stopped: bool) -> int:
+        if stopped:
+            self._save(f"{self.spec['output_name']}-step{self.step:08d}.safetensors", self._finished(), final=False)
+        elif not self.orders.skip_final:
+            self._save(f"{self.spec['output_name']}.safetensors", self._finished(), final=True)
+        self.say("phase", name="done")
+        self.say("done", steps=self.step, elapsed_s=time.monotonic() - self.begun, stopped=stopped, files=self.files,
+                 final_loss=1 / (1 + self.step))  # fmt: skip
+        return 4 if stopped else 0
+
+    def _fail(self, code: str, message: str, remedy: str, status: int | None = None) -> int:
+        print(f"Traceback (most recent call last):\nstub: {code}: {message}", file=sys.stderr)
+        self.say("error", code=code, message=message, remedy=remedy)
+        return STATUS.get(code, 1) if status is None else status
+
+
+def fingerprint(spec: dict[str, Any]) -> str:
+    """Of what has to be equal for a state to fit."""
+    kept = {key: value for key, value in spec.items() if key not in ("output_dir", "train_data_dir", "warnings")}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+
+
+def lora(spec: dict[str, Any], length: Length, step: int, epoch: int, size: int) -> bytes:
+    """A small LoRA under kohya's key names: finite values that are not zero, fp16."""
+    rank = int(spec["network_dim"])
+    width = max(1, size // 8 // rank)
+    values = [math.sin(1 + i) / 8 for i in range(256)]
+    block = struct.pack("<256e", *values)
+    weight = (block * (rank * width * 2 // len(block) + 1))[: rank * width * 2]
+    alpha = struct.pack("<e", float(spec["network_alpha"]))
+    tensors: dict[str, tuple[list[int], bytes]] = {}
+    for name in ("lora_unet_mid_block_attentions_0_proj_in", "lora_te_text_model_encoder_layers_0_mlp_fc1"):
+        tensors[f"{name}.alpha"] = [], alpha
+        tensors[f"{name}.lora_down.weight"] = [rank, width], weight
+        tensors[f"{name}.lora_up.weight"] = [width, rank], weight
+    return safetensors(tensors, {
+        "ss_output_name": spec["output_name"], "ss_network_module": "networks.lora", "ss_base_model_version": "sd_v1",
+        "ss_network_dim": str(rank), "ss_network_alpha": str(spec["network_alpha"]), "ss_steps": str(step),
+        "ss_epoch": str(epoch), "ss_max_train_steps": str(length.steps), "ss_num_epochs": str(length.epochs),
+        "modelspec.sai_model_spec": "1.0.1", "modelspec.architecture": "stable-diffusion-v1/lora",
+        "modelspec.title": spec.get("metadata_title") or spec["output_name"],
+    })  # fmt: skip
+
+
+def state(step: int, mark: str) -> bytes:
+    """What a training goes on from."""
+    tensors = {"parameter.0": ([1], struct.pack("<f", float(step)))}
+    return safetensors(tensors, {"step": str(step), "fingerprint": mark}, kind="F32")
+
+
+def safetensors(tensors: dict[str, tuple[list[int], bytes]], words: dict[str, str], kind: str = "F16") -> bytes:
+    """The format: github.com/huggingface/safetensors#format."""
+    header: dict[str, Any] = {"__metadata__": words}
+    at = 0
+    for name, (shape, data) in tensors.items():
+        header[name] = {"dtype": kind, "shape": shape, "data_offsets": [at, at + len(data)]}
+        at += len(data)
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + b"".join(data for _, data in tensors.values())
+
+
+def metadata(path: Path) -> dict[str, str]:
+    """What the header of such a file says in words."""
+    with path.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    words: dict[str, str] = header["__metadata__"]
+    return words
+
+
+def main(arguments: list[str]) -> int:
+    """``[--orders FILE] … train --job FILE``; what stands between is the real engine's command line."""
+    given = dict(pairwise(arguments))
+    orders = Path(given["--orders"]) if "--orders" in given else None
+    job = json.loads(Path(given["--job"]).read_text(encoding="utf-8"))
+    return Training(job, orders).run()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
