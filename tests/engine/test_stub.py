@@ -43,7 +43,7 @@ def course(said: list[dict[str, Any]]) -> list[tuple[object, ...]]:
     ],
 )
 def test_it_says_what_the_real_engine_says(
-    stub: StubEngine, base_model: Path, data: Path, tmp_path: Path, keys: dict[str, object]
+    stub: StubEngine, base_model: Path, data: Path, tmp_path: Path, keys: dict[str, Any]
 ) -> None:
     """The same events in the same order, with the same fields, counts and file names."""
     real = run(spec(**keys), base_model, data, tmp_path / "real").events
@@ -57,7 +57,7 @@ def test_it_stops_and_goes_on_as_the_real_engine(
     stub: StubEngine, base_model: Path, data: Path, tmp_path: Path
 ) -> None:
     """Stopped by its file after some step, then resumed: state, names and counts agree from there to the end."""
-    keys: dict[str, object] = {"max_train_epochs": None, "max_train_steps": 30, "save_every_n_steps": 10}
+    keys: dict[str, Any] = {"max_train_epochs": None, "max_train_steps": 30, "save_every_n_steps": 10}
     (tmp_path / "stop").touch()
     status, said = train(stub, QUICK, job(tmp_path, data, **keys))
     real = run(spec(**keys), base_model, data, tmp_path / "real", stop_file=tmp_path / "stop").events
@@ -73,7 +73,7 @@ def test_it_takes_fewer_steps_as_the_real_engine(
     stub: StubEngine, base_model: Path, data: Path, tmp_path: Path
 ) -> None:
     """A plan file that is there from the start shortens the run."""
-    keys: dict[str, object] = {"max_train_epochs": None, "max_train_steps": 30}
+    keys: dict[str, Any] = {"max_train_epochs": None, "max_train_steps": 30}
     (tmp_path / "plan.json").write_text('{"steps": 6}', encoding="utf-8")
     _, said = train(stub, QUICK, job(tmp_path, data, **keys))
     real = run(spec(**keys), base_model, data, tmp_path / "real", plan_file=tmp_path / "plan.json").events
