@@ -148,7 +148,7 @@ def _diagnose(error: Exception) -> tuple[str, str, str]:
 
     from gpurent_engine.checkpoint import StateMismatch
     from gpurent_engine.export import NotFinite
-    from gpurent_engine.families import ModelError
+    from gpurent_engine.families.parts import ModelError
     from gpurent_engine.loop import NotANumber
 
     # torch 2.4 has it under torch.cuda only; libraries on the GPU report it as a plain RuntimeError

@@ -24,6 +24,11 @@ class Placement:
     bucket: Size
     resized: Size
 
+    @property
+    def crop(self) -> Size:
+        """Left and top of the crop, pixels of the scaled picture."""
+        return (self.resized[0] - self.bucket[0]) // 2, (self.resized[1] - self.bucket[1]) // 2
+
 
 @lru_cache(maxsize=64)
 def resolutions(area: Size, smallest: int, largest: int, step: int) -> tuple[Size, ...]:

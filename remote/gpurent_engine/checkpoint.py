@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file, save
+
+from gpurent_engine.stepper import StepperState
 
 STATE = "state"
 
@@ -76,33 +78,31 @@ class Position:
     batch: int
 
 
+@dataclass(frozen=True)
+class Saved:
+    """A state as read back: the stepper's part, where the run stood, and the losses that ``avg_loss`` is over."""
+
+    stepper: StepperState
+    position: Position
+    losses: list[float]
+
+
 def save_state(
-    folder: Path, parameters: Sequence[torch.nn.Parameter], optimizer: Any, generator: torch.Generator,
-    position: Position, fingerprint: str, loss_history: Sequence[float], scaler: Any = None,
+    folder: Path, state: StepperState, generator: torch.Generator, position: Position, fingerprint: str,
+    losses: Sequence[float],
 ) -> Written:  # fmt: skip
     """Write everything the next step depends on, replacing the former state as a whole."""
-    tensors = {f"parameter.{i}": one.detach().cpu().contiguous() for i, one in enumerate(parameters)}
-    scalars: dict[str, int | float] = {}
-    for i, one in enumerate(parameters):
-        for key, value in optimizer.state.get(one, {}).items():
-            if isinstance(value, torch.Tensor):
-                tensors[f"optimizer.{i}.{key}"] = value.detach().cpu().contiguous().clone()
-            else:
-                scalars[f"{i}.{key}"] = value
+    tensors = {name: one.detach().cpu().contiguous() for name, one in state.tensors.items()}
     tensors["generator"] = generator.get_state()
     meta = {
-        "step": position.step, "epoch": position.epoch, "batch": position.batch,
-        "fingerprint": fingerprint, "scalars": scalars, "losses": list(loss_history),
-        "scaler": scaler.state_dict() if scaler is not None else None,
+        "step": position.step, "epoch": position.epoch, "batch": position.batch, "fingerprint": fingerprint,
+        "scalars": state.scalars, "losses": list(losses),
     }  # fmt: skip
     return write(folder, f"{STATE}.safetensors", save(tensors, {"gpurent_state": json.dumps(meta)}))
 
 
-def load_state(
-    folder: Path, parameters: Sequence[torch.nn.Parameter], optimizer: Any, generator: torch.Generator,
-    fingerprint: str, scaler: Any = None,
-) -> tuple[Position, list[float]]:  # fmt: skip
-    """Put a saved state back.
+def load_state(folder: Path, generator: torch.Generator, fingerprint: str) -> Saved:
+    """Read a saved state and put ``generator`` where it stood.
 
     Raises:
         FileNotFoundError: there is none.
@@ -117,20 +117,9 @@ def load_state(
             "the saved state belongs to another configuration or dataset; it cannot be resumed with this one"
         )
     tensors = load_file(path)
-    with torch.no_grad():
-        for i, one in enumerate(parameters):
-            one.copy_(tensors[f"parameter.{i}"].to(one.device))
-            moments = {
-                key.split(".", 2)[2]: value.to(one.device) if value.dim() else value
-                for key, value in tensors.items()
-                if key.startswith(f"optimizer.{i}.")
-            }
-            moments |= {
-                key.split(".", 1)[1]: value for key, value in meta["scalars"].items() if key.startswith(f"{i}.")
-            }
-            if moments:
-                optimizer.state[one] = moments
-    generator.set_state(tensors["generator"])
-    if scaler is not None and meta["scaler"] is not None:
-        scaler.load_state_dict(meta["scaler"])
-    return Position(meta["step"], meta["epoch"], meta["batch"]), [float(one) for one in meta["losses"]]
+    generator.set_state(tensors.pop("generator"))
+    return Saved(
+        StepperState(tensors, meta["scalars"]),
+        Position(meta["step"], meta["epoch"], meta["batch"]),
+        [math.nan if one is None else float(one) for one in meta["losses"]],
+    )

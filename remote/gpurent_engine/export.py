@@ -12,7 +12,6 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from safetensors.torch import save
@@ -20,7 +19,8 @@ from safetensors.torch import save
 from gpurent_engine import __version__
 from gpurent_engine.buckets import Placement
 from gpurent_engine.data import Dataset
-from gpurent_engine.lora import weights
+from gpurent_engine.families import Family
+from gpurent_engine.families.detect import Agreed
 from gpurent_engine.spec import TrainSpec
 
 _DTYPES = {"float": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -31,7 +31,7 @@ _UNUSED = (
     "ip_noise_gamma", "ip_noise_gamma_random_strength", "face_crop_aug_range", "scale_weight_norms", "huber_schedule",
     "huber_scale", "huber_c", "sd_model_hash", "new_sd_model_hash", "resize_interpolation",
 )  # fmt: skip
-_OFF = ("zero_terminal_snr", "debiased_estimation", "fp8_base", "fp8_base_unet")
+_OFF = ("debiased_estimation", "fp8_base", "fp8_base_unet")
 
 
 class NotFinite(Exception):
@@ -42,6 +42,8 @@ class NotFinite(Exception):
 class RunFacts:
     """What the metadata says of the run, besides the configuration."""
 
+    family: Family
+    agreed: Agreed
     dataset: Dataset
     placements: tuple[Placement, ...]
     batches_per_epoch: int
@@ -54,34 +56,23 @@ class RunFacts:
     base_name: str
 
 
-def unet_key(name: str) -> str:
-    """``down_blocks.0.attentions.0.proj_in`` → ``lora_unet_down_blocks_0_attentions_0_proj_in``."""
-    return "lora_unet_" + name.replace(".", "_")
-
-
-def text_key(name: str) -> str:
-    """``encoder.layers.0.mlp.fc1`` → ``lora_te_text_model_encoder_layers_0_mlp_fc1``, with or without its prefix."""
-    return "lora_te_text_model_" + name.removeprefix("text_model.").replace(".", "_")
-
-
-def tensors(unet: Any, text_encoder: Any, alpha: float, precision: str) -> dict[str, torch.Tensor]:
-    """Collect ``lora_down``, ``lora_up`` and ``alpha`` of every layer, on the CPU in the saving precision.
+def tensors(
+    adapters: Mapping[str, torch.Tensor], alphas: Mapping[str, float], precision: str
+) -> dict[str, torch.Tensor]:  # fmt: skip
+    """What the file holds: the adapters' tensors and an ``alpha`` for each layer, on the CPU in the saving precision.
 
     Raises:
-        NotFinite: naming the first bad layer.
+        NotFinite: naming the first bad tensor.
     """
     dtype = _DTYPES[precision]
     found: dict[str, torch.Tensor] = {}
-    for model, key_of in ((unet, unet_key), (text_encoder, text_key)):
-        for name, (down, up) in weights(model).items():
-            key = key_of(name)
-            for part, weight in (("lora_down", down), ("lora_up", up)):
-                saved = weight.detach().to("cpu", dtype).contiguous()
-                if not bool(torch.isfinite(saved).all()):
-                    raise NotFinite(f"{key}.{part} is not finite in {precision}")
-                found[f"{key}.{part}.weight"] = saved
-            found[f"{key}.alpha"] = torch.tensor(alpha, dtype=dtype)
-    return found
+    for name, weight in adapters.items():
+        saved = weight.detach().to("cpu", dtype).contiguous()
+        if not bool(torch.isfinite(saved).all()):
+            raise NotFinite(f"{name.removesuffix('.weight')} is not finite in {precision}")
+        found[name] = saved
+    # Always alpha: without it ComfyUI takes a scale of 1, kohya's trainer alpha = rank.
+    return found | {f"{key}.alpha": torch.tensor(alpha, dtype=dtype) for key, alpha in alphas.items()}
 
 
 def serialise(
@@ -115,7 +106,7 @@ def kohya_metadata(spec: TrainSpec, facts: RunFacts, *, step: int, epoch: int, f
         "output_name": spec.output_name,
         "learning_rate": spec.learning_rate,
         "unet_lr": spec.unet_lr,
-        "text_encoder_lr": spec.text_encoder_lr,
+        "text_encoder_lr": _rate(spec.text_encoder_lr),
         "num_train_images": sum(facts.dataset.repeats),
         "num_reg_images": 0,
         "num_validation_images": 0,
@@ -135,16 +126,17 @@ def kohya_metadata(spec: TrainSpec, facts: RunFacts, *, step: int, epoch: int, f
         "network_args": {},
         "mixed_precision": spec.mixed_precision,
         "full_fp16": False,
-        "v2": False,
-        "base_model_version": "sd_v1",
+        "v2": facts.family.name == "sd2",
+        "base_model_version": facts.family.base_model_version + (facts.family.v_suffix if predicts_v(facts) else ""),
         "clip_skip": spec.clip_skip,
-        "max_token_length": None,
+        "max_token_length": spec.max_token_length,
         "cache_latents": True,
         "seed": spec.seed,
         "lowram": False,
         "noise_offset": spec.noise_offset or None,
         **dict.fromkeys(_UNUSED),
         **dict.fromkeys(_OFF, False),
+        "zero_terminal_snr": facts.agreed.zero_terminal_snr,
         "min_snr_gamma": spec.min_snr_gamma,
         "training_comment": spec.training_comment or None,
         "sd_scripts_commit_hash": None,
@@ -180,6 +172,16 @@ def kohya_metadata(spec: TrainSpec, facts: RunFacts, *, step: int, epoch: int, f
     }
 
 
+def predicts_v(facts: RunFacts) -> bool:
+    """Whether the base predicts v."""
+    return facts.agreed.prediction == "v_prediction"
+
+
+def _rate(rates: tuple[float, ...] | None) -> float | list[float] | None:
+    """As kohya's configuration had it: a number for one, a list for several."""
+    return rates[0] if rates and len(rates) == 1 else list(rates) if rates else None
+
+
 def _tags(captions: tuple[str, ...]) -> dict[str, int]:
     return dict(Counter(tag.strip().lower() for caption in captions for tag in caption.split(",") if tag.strip()))
 
@@ -200,13 +202,13 @@ def modelspec(spec: TrainSpec, facts: RunFacts, finished_at: float, digest: str)
 
     required: Mapping[str, str] = {
         "sai_model_spec": "1.0.1",
-        "architecture": "stable-diffusion-v1/lora",
-        "implementation": "diffusers",
+        "architecture": f"{facts.family.v_architecture if predicts_v(facts) else facts.family.architecture}/lora",
+        "implementation": facts.family.implementation,
         "implementation_version": f"gpurent/{__version__}",
         "title": spec.metadata_title or spec.output_name,
         "resolution": f"{spec.resolution[0]}x{spec.resolution[1]}",
         "date": datetime.fromtimestamp(int(finished_at), timezone.utc).replace(tzinfo=None).isoformat(),
-        "prediction_type": "epsilon",
+        "prediction_type": "v" if predicts_v(facts) else "epsilon",
         "hash_sha256": f"0x{digest}",
     }
     optional = {

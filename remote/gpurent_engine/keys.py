@@ -17,6 +17,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
 
 _MEMORY = "attention always runs through torch's scaled_dot_product_attention"
 _CACHED = "latents are always cached, in memory, as mean and deviation"
+_TEXT = "a text encoder that is not trained sees each caption once, and its output is kept in memory"
 _WORKERS = "everything is cached in memory, so there are no loader workers"
 _LOGS = "progress goes home as events; no tracker runs on a stranger's host"
 _BUCKET = "the dataset is found by its folders"
@@ -26,6 +27,7 @@ NO_EFFECT: dict[str, str] = {
     "save_model_as": "files are always safetensors",
     "xformers": _MEMORY, "sdpa": _MEMORY, "mem_eff_attn": _MEMORY,
     "cache_latents": _CACHED, "cache_latents_to_disk": _CACHED, "skip_cache_check": _CACHED,
+    "cache_text_encoder_outputs": _TEXT, "cache_text_encoder_outputs_to_disk": _TEXT,
     "max_data_loader_n_workers": _WORKERS, "persistent_data_loader_workers": _WORKERS,
     "logging_dir": _LOGS, "log_with": _LOGS, "log_prefix": _LOGS, "log_tracker_name": _LOGS, "log_config": _LOGS,
     "wandb_run_name": _LOGS, "wandb_api_key": _LOGS,
@@ -52,15 +54,13 @@ NO_EFFECT: dict[str, str] = {
 
 DEFAULTS: dict[str, object] = {
     "loss_type": "l2", "keep_tokens_separator": "", "token_warmup_min": 1, "min_timestep": 0, "max_timestep": 1000,
-    "multires_noise_discount": 0.3, "max_token_length": 75, "lr_scheduler_type": "", "base_weights_multiplier": 1.0,
+    "multires_noise_discount": 0.3, "lr_scheduler_type": "", "base_weights_multiplier": 1.0,
     "validation_split": 0.0,
 }  # fmt: skip
 """Keys of REFUSED whose value here is what is done anyway (a GUI writes them all)."""
 
 _LATER = "it would change the result, and this version does not do it"
 REFUSED: dict[str, str] = {
-    "v2": "Stable Diffusion 2.x is not trained by this version",
-    "v_parameterization": "v-prediction is not trained by this version",
     "reg_data_dir": "regularisation images are not used by this version",
     "dataset_config": "name the dataset with train_data_dir",
     "network_args": _LATER, "network_dropout": _LATER, "scale_weight_norms": _LATER,
@@ -72,14 +72,11 @@ REFUSED: dict[str, str] = {
     "debiased_estimation_loss": _LATER, "scale_v_pred_loss_like_noise_pred": _LATER, "v_pred_like_loss": _LATER,
     "noise_offset_random_strength": _LATER, "adaptive_noise_scale": _LATER, "multires_noise_iterations": _LATER,
     "multires_noise_discount": _LATER, "ip_noise_gamma": _LATER, "ip_noise_gamma_random_strength": _LATER,
-    "zero_terminal_snr": _LATER, "min_timestep": _LATER, "max_timestep": _LATER,
+    "min_timestep": _LATER, "max_timestep": _LATER,
     "loss_type": "the loss is l2",
     "keep_tokens_separator": _LATER, "secondary_separator": _LATER, "enable_wildcard": _LATER,
     "caption_dropout_every_n_epochs": _LATER, "caption_tag_dropout_rate": _LATER, "token_warmup_min": _LATER,
     "token_warmup_step": _LATER, "weighted_captions": _LATER,
-    "max_token_length": "captions are cut at 75 tokens by this version",
-    "cache_text_encoder_outputs": "it belongs to SDXL, which this version does not train",
-    "cache_text_encoder_outputs_to_disk": "it belongs to SDXL, which this version does not train",
     "resume": "a stopped run is resumed with `gpurent attach`", "initial_epoch": _LATER, "initial_step": _LATER,
     "skip_until_initial_step": _LATER, "fp8_base": _LATER, "fp8_base_unet": _LATER, "cpu_offload_checkpointing": _LATER,
     "validation_split": _LATER, "validation_seed": _LATER, "validate_every_n_steps": _LATER,
@@ -92,6 +89,9 @@ REFUSED: dict[str, str] = {
 
 MEANING: dict[str, str] = {
     "pretrained_model_name_or_path": "base model: a diffusers folder, a `.safetensors` file or a hub id",
+    "v2": "the base is Stable Diffusion 2.x; it is told from the base itself, and a contradiction is an error",
+    "v_parameterization": "the base predicts v; a base that says so itself needs no key",
+    "zero_terminal_snr": "rescale the noise schedule so that the last step is pure noise; for v-prediction",
     "train_data_dir": "parent of the `<repeats>_<concept>` folders",
     "resolution": "training size, `512` or `\"512,768\"` (width, height); with buckets its area is the limit",
     "train_batch_size": "pictures a batch",
@@ -122,6 +122,7 @@ MEANING: dict[str, str] = {
     "gradient_accumulation_steps": "batches gathered into one optimiser step",
     "seed": "of weights, noise and order (kohya: random)",
     "clip_skip": "use the text encoder's n-th layer from the end",
+    "max_token_length": "tokens of a caption that count: 75, 150 or 225",
     "min_snr_gamma": "weigh time steps by min-SNR; usual value 5", "noise_offset": "learn darker and lighter pictures",
     "vae_batch_size": "pictures encoded at once before training", "training_comment": "goes into the file",
     "metadata_title": "goes into the file", "metadata_author": "goes into the file",

@@ -40,7 +40,7 @@ def pixels(item: ImageItem, placement: Placement) -> torch.Tensor:
     if picture.size != placement.resized:
         picture = picture.resize(placement.resized, Image.Resampling.LANCZOS)
     width, height = placement.bucket
-    left, top = (picture.width - width) // 2, (picture.height - height) // 2
+    left, top = placement.crop
     cropped = picture.crop((left, top, left + width, top + height))
     return torch.from_numpy(np.array(cropped)).permute(2, 0, 1).float() / 127.5 - 1.0
 

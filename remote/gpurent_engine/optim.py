@@ -10,6 +10,10 @@ import torch
 from gpurent_engine.spec import TrainSpec
 
 
+class UnknownOptimizer(ValueError):
+    """No optimiser bears that name; training with another would not be what was asked for."""
+
+
 def make(
     spec: TrainSpec, groups: list[tuple[list[torch.nn.Parameter], float]], device: torch.device
 ) -> tuple[Any, str]:
@@ -17,20 +21,25 @@ def make(
 
     Returns:
         The optimiser, and a note for the user when it is not the one that was asked for, else "".
+
+    Raises:
+        UnknownOptimizer: ``optimizer_type`` is not one that this engine knows.
     """
     settings = [{"params": parameters, "lr": rate} for parameters, rate in groups]
-    if spec.optimizer_type == "AdamW8bit":
-        if device.type == "cuda":
-            try:
-                bitsandbytes: Any = importlib.import_module("bitsandbytes.optim")
-            except ImportError:
-                note = "bitsandbytes is not installed on this host; AdamW in float32 is used instead of AdamW8bit."
-            else:
-                return bitsandbytes.AdamW8bit(settings, weight_decay=spec.weight_decay), ""
-        else:
+    kind = spec.optimizer_type
+    if kind == "AdamW":
+        return torch.optim.AdamW(settings, weight_decay=spec.weight_decay), ""
+    if kind == "AdamW8bit":
+        if device.type != "cuda":
             note = "AdamW8bit needs a CUDA GPU; AdamW in float32 is used instead."
-        return torch.optim.AdamW(settings, weight_decay=spec.weight_decay), note
-    return torch.optim.AdamW(settings, weight_decay=spec.weight_decay), ""
+            return torch.optim.AdamW(settings, weight_decay=spec.weight_decay), note
+        try:
+            bitsandbytes: Any = importlib.import_module("bitsandbytes.optim")
+        except ImportError:
+            note = "bitsandbytes is not installed on this host; AdamW in float32 is used instead of AdamW8bit."
+            return torch.optim.AdamW(settings, weight_decay=spec.weight_decay), note
+        return bitsandbytes.AdamW8bit(settings, weight_decay=spec.weight_decay), ""
+    raise UnknownOptimizer(f"no optimizer is called {kind!r}")
 
 
 def described(optimizer: Any, spec: TrainSpec) -> str:

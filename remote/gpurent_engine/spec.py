@@ -32,6 +32,9 @@ class TrainSpec:
     """One LoRA training. Defaults are kohya's; ``keys.MEANING`` says where they are not."""
 
     pretrained_model_name_or_path: str
+    v2: bool = False
+    v_parameterization: bool = False
+    zero_terminal_snr: bool = False
     train_data_dir: str = ""
     resolution: tuple[int, int] = (512, 512)
     train_batch_size: int = 1
@@ -52,7 +55,7 @@ class TrainSpec:
     max_train_steps: int = 1600
     learning_rate: float = 1e-4
     unet_lr: float | None = None
-    text_encoder_lr: float | None = None
+    text_encoder_lr: tuple[float, ...] | None = None
     lr_scheduler: str = "constant"
     lr_scheduler_num_cycles: int = 1
     lr_scheduler_power: float = 1.0
@@ -72,6 +75,7 @@ class TrainSpec:
     gradient_accumulation_steps: int = 1
     seed: int = 0
     clip_skip: int | None = None
+    max_token_length: int | None = None
     min_snr_gamma: float | None = None
     noise_offset: float = 0.0
     vae_batch_size: int = 4
@@ -85,24 +89,30 @@ class TrainSpec:
     warnings: tuple[tuple[str, str], ...] = field(default=(), compare=False)
 
     @property
+    def text_chunks(self) -> int:
+        """How many runs of the text encoder a caption may take, 75 tokens each."""
+        return (self.max_token_length or 75) // 75
+
+    @property
     def train_unet(self) -> bool:
         """Whether the UNet gets an optimiser group."""
         return not self.network_train_text_encoder_only and self.lr_of_unet > 0
 
     @property
     def train_text_encoder(self) -> bool:
-        """Whether the text encoder gets an optimiser group."""
-        return not self.network_train_unet_only and self.lr_of_text_encoder > 0
+        """Whether a text encoder gets an optimiser group."""
+        return not self.network_train_unet_only and max(self.lr_of_text_encoder(0), self.lr_of_text_encoder(1)) > 0
 
     @property
     def lr_of_unet(self) -> float:
         """``unet_lr``, else ``learning_rate``."""
         return self.learning_rate if self.unet_lr is None else self.unet_lr
 
-    @property
-    def lr_of_text_encoder(self) -> float:
-        """``text_encoder_lr``, else ``learning_rate``."""
-        return self.learning_rate if self.text_encoder_lr is None else self.text_encoder_lr
+    def lr_of_text_encoder(self, index: int = 0) -> float:
+        """``text_encoder_lr``, else ``learning_rate``; one number is for all encoders, a list has one for each."""
+        if self.text_encoder_lr is None:
+            return self.learning_rate
+        return self.text_encoder_lr[min(index, len(self.text_encoder_lr) - 1)]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; ``from_dict`` reads it back."""
@@ -120,6 +130,8 @@ class TrainSpec:
         if not values.get("pretrained_model_name_or_path"):
             raise SpecError("pretrained_model_name_or_path", "is missing.")
         values["resolution"] = tuple(values.get("resolution", (512, 512)))
+        if values.get("text_encoder_lr") is not None:
+            values["text_encoder_lr"] = tuple(values["text_encoder_lr"])
         values["warnings"] = tuple((str(key), str(text)) for key, text in values.get("warnings", ()))
         return cls(**values)
 
@@ -203,8 +215,8 @@ def _typed(given: str, key: str, value: Any) -> Any:
         return _resolution(given, value)
     if key in CHOICES:
         return _choice(given, CHOICES[key], value)
-    if key == "text_encoder_lr" and isinstance(value, list) and len(value) == 1:
-        value = value[0]
+    if key == "text_encoder_lr":
+        return _rates(given, value)
     kinds = TYPES[key].replace(" | None", "").split(" | ")
     wanted = "float" if "float" in kinds and kinds != ["int", "float"] else kinds[0]
     if wanted == "float" and isinstance(value, int) and not isinstance(value, bool):
@@ -237,6 +249,14 @@ def _resolution(given: str, value: Any) -> tuple[int, int]:
     return numbers[0], numbers[-1]
 
 
+def _rates(given: str, value: Any) -> tuple[float, ...]:
+    """kohya's key takes a number, or a list with one for each text encoder."""
+    found = value if isinstance(value, list) and value else [value]
+    if any(isinstance(one, bool) or not isinstance(one, int | float) for one in found) or len(found) > 2:
+        raise SpecError(given, f"must be a number, or a list with one for each text encoder, not {value!r}.")
+    return tuple(float(one) for one in found)
+
+
 def _consistent(spec: TrainSpec) -> TrainSpec:
     for key in (
         "train_batch_size",
@@ -251,9 +271,10 @@ def _consistent(spec: TrainSpec) -> TrainSpec:
         if getattr(spec, key) is not None and getattr(spec, key) < 1:
             raise SpecError(key, "must be at least 1.")
     for key in ("learning_rate", "unet_lr", "text_encoder_lr", "network_alpha", "max_grad_norm", "noise_offset"):
-        number = getattr(spec, key)
-        if number is not None and not 0 <= number < float("inf"):
-            raise SpecError(key, "must be a finite number that is not negative.")
+        numbers = getattr(spec, key)
+        for number in numbers if isinstance(numbers, tuple) else (numbers,):
+            if number is not None and not 0 <= number < float("inf"):
+                raise SpecError(key, "must be a finite number that is not negative.")
     if spec.lr_warmup_steps < 0:
         raise SpecError("lr_warmup_steps", "must not be negative.")
     if spec.lr_scheduler == "constant" and spec.lr_warmup_steps:
@@ -262,6 +283,8 @@ def _consistent(spec: TrainSpec) -> TrainSpec:
         raise SpecError("max_train_steps", "must be at least 1.")
     if not 0 <= spec.caption_dropout_rate <= 1:
         raise SpecError("caption_dropout_rate", "must lie between 0 and 1.")
+    if spec.max_token_length not in (None, 75, 150, 225):
+        raise SpecError("max_token_length", f"must be 75, 150 or 225, not {spec.max_token_length}.")
     if spec.min_bucket_reso > spec.max_bucket_reso:
         raise SpecError("min_bucket_reso", "must not exceed max_bucket_reso.")
     if not (spec.train_unet or spec.train_text_encoder):
@@ -297,6 +320,8 @@ def _expected(key: str) -> str:
         return ", ".join(f"`{one}`" for one in CHOICES[key])
     if key == "resolution":
         return "a size"
+    if key == "text_encoder_lr":
+        return "a number or a list of them"
     kinds = [kind for kind in TYPES[key].split(" | ") if kind != "None"]
     return _NAMES[kinds[-1]]
 

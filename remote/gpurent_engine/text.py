@@ -1,47 +1,117 @@
-"""Captions to hidden states, the way Stable Diffusion 1.x conditions its UNet."""
+"""Captions to what conditions the UNet: token ids in chunks of 75, hidden states, pooled text.
+
+Chunks as in kohya-ss/sd-scripts ``library/strategy_base.py``, ``strategy_sd.py`` and ``strategy_sdxl.py``: a caption of
+up to 75 × n tokens becomes n sequences of 77 (start, 75 tokens, end), each runs through the encoder by itself, and the
+hidden states are joined to start, n × 75, end.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from gpurent_engine.families.parts import Encoder
 
-def tokenise(tokenizer: Any, captions: Sequence[str]) -> torch.Tensor:
-    """Token ids, int64 ``[n, 77]``, padded with the end token; longer captions are cut."""
-    ids: torch.Tensor = tokenizer(
-        list(captions),
-        padding="max_length",
-        truncation=True,
-        max_length=tokenizer.model_max_length,
-        return_tensors="pt",
-    ).input_ids
-    return ids
+BODY = 75
+"""Tokens of a caption that one run of CLIP takes, beside start and end."""
 
 
-def encode(text_encoder: Any, ids: torch.Tensor, clip_skip: int | None) -> torch.Tensor:
-    """Hidden states ``[n, 77, width]``: the last layer, or the ``clip_skip``-th from the end, after the final norm."""
-    if clip_skip is None or clip_skip == 1:
-        last: torch.Tensor = text_encoder(ids).last_hidden_state
-        return last
-    hidden = text_encoder(ids, output_hidden_states=True).hidden_states[-clip_skip]
-    # transformers 5.6 dropped the inner ``text_model`` of CLIPTextModel
-    inner = getattr(text_encoder, "text_model", text_encoder)
-    normed: torch.Tensor = inner.final_layer_norm(hidden)
-    return normed
+@dataclass(frozen=True)
+class TextInput:
+    """Text of one batch, one entry for each encoder: ``tokens`` if it is trained, else ``hidden`` as it was cached.
+
+    ``tokens`` int64 ``[b, chunks, 77]``, ``hidden`` ``[b, 75 × chunks + 2, width]``, ``pooled`` ``[b, width]`` or None.
+    """
+
+    tokens: tuple[torch.Tensor | None, ...]
+    hidden: tuple[torch.Tensor | None, ...]
+    pooled: torch.Tensor | None = None
 
 
-def encode_captions(
-    text_encoder: Any, tokenizer: Any, captions: Sequence[str], clip_skip: int | None, device: torch.device,
-    remembered: dict[str, torch.Tensor] | None,
-) -> torch.Tensor:  # fmt: skip
-    """Hidden states of a batch; a frozen encoder's are computed once a caption and kept in ``remembered``."""
-    if remembered is None:
-        return encode(text_encoder, tokenise(tokenizer, captions).to(device), clip_skip)
-    new = [caption for caption in dict.fromkeys(captions) if caption not in remembered]
-    if new:
-        with torch.no_grad():
-            states = encode(text_encoder, tokenise(tokenizer, new).to(device), clip_skip)
-        remembered.update(zip(new, states, strict=True))
-    return torch.stack([remembered[caption] for caption in captions])
+def tokenise(encoder: Encoder, captions: Sequence[str], chunks: int = 1) -> torch.Tensor:
+    """Token ids, int64 ``[n, chunks, 77]``; what does not fit is cut off."""
+    tokenizer = encoder.tokenizer
+    rows = []
+    for body in tokenizer.bodies(captions):
+        row = []
+        for at in range(0, BODY * chunks, BODY):
+            piece = [tokenizer.start, *body[at : at + BODY], tokenizer.end]
+            row.append(piece + [tokenizer.pad] * (BODY + 2 - len(piece)))
+        rows.append(row)
+    return torch.tensor(rows, dtype=torch.int64)
+
+
+def encode(
+    encoder: Encoder, ids: torch.Tensor, clip_skip: int | None = None
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Run one encoder over ``ids`` ``[n, chunks, 77]``.
+
+    Args:
+        encoder: its family decides on the layer, on the final norm and on pooling.
+        ids: as ``tokenise`` gives them.
+        clip_skip: take this hidden layer from the end instead; None leaves it to the family. SDXL always takes the
+            same layers, as in kohya's trainer.
+
+    Returns:
+        Hidden states ``[n, 75 × chunks + 2, width]``; pooled text ``[n, width]`` of the first chunk, or None.
+    """
+    facts = encoder.facts
+    count, chunks, length = ids.shape
+    layer = clip_skip if clip_skip and facts.normed else facts.layer
+    out: Any = encoder.model(ids.reshape(-1, length), output_hidden_states=not (facts.normed and layer == 1))
+    if facts.normed:
+        hidden = out.last_hidden_state if layer == 1 else encoder.inner.final_layer_norm(out.hidden_states[-layer])
+    else:
+        hidden = out.hidden_states[-layer]
+    hidden = hidden.reshape(count, chunks, length, -1)
+    joined = torch.cat([hidden[:, 0, :1], hidden[:, :, 1:-1].flatten(1, 2), hidden[:, -1, -1:]], dim=1)
+    pooled = out.text_embeds.reshape(count, chunks, -1)[:, 0] if facts.pooled else None
+    return joined, pooled
+
+
+class Conditioner:
+    """Turns captions into ``TextInput``; a frozen encoder sees each caption once, its output stays on the device."""
+
+    def __init__(
+        self, encoders: Sequence[Encoder], trained: Sequence[bool], *, chunks: int, clip_skip: int | None,
+        device: torch.device,
+    ) -> None:  # fmt: skip
+        self._encoders = list(encoders)
+        self._trained = list(trained)
+        self._chunks = chunks
+        self._clip_skip = clip_skip
+        self._device = device
+        self._cache: list[dict[str, tuple[torch.Tensor, torch.Tensor | None]]] = [{} for _ in encoders]
+
+    def __call__(self, captions: Sequence[str]) -> TextInput:
+        """Text of a batch, on the device."""
+        tokens: list[torch.Tensor | None] = []
+        hidden: list[torch.Tensor | None] = []
+        pooled: torch.Tensor | None = None
+        for index, (encoder, trained) in enumerate(zip(self._encoders, self._trained, strict=True)):
+            if trained:
+                tokens.append(tokenise(encoder, captions, self._chunks).to(self._device))
+                hidden.append(None)
+                continue
+            known = self._known(index, captions)
+            tokens.append(None)
+            hidden.append(torch.stack([known[caption][0] for caption in captions]))
+            if encoder.facts.pooled:
+                pooled = torch.stack([one for caption in captions if (one := known[caption][1]) is not None])
+        return TextInput(tuple(tokens), tuple(hidden), pooled)
+
+    @torch.no_grad()
+    def _known(
+        self, index: int, captions: Sequence[str]
+    ) -> dict[str, tuple[torch.Tensor, torch.Tensor | None]]:  # fmt: skip
+        encoder, known = self._encoders[index], self._cache[index]
+        new = [caption for caption in dict.fromkeys(captions) if caption not in known]
+        if new:
+            ids = tokenise(encoder, new, self._chunks).to(self._device)
+            hidden, pooled = encode(encoder, ids, self._clip_skip)
+            for row, caption in enumerate(new):
+                known[caption] = (hidden[row], None if pooled is None else pooled[row])
+        return known

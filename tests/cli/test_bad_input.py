@@ -187,7 +187,7 @@ def test_what_the_command_line_named_is_not_blamed_on_a_file(terminal: Terminal)
         (["quote", "--imags", "4"], "--images"),
         (["quote", "--images", "none"], "--images"),
         (["quote", "--images", "0"], "--images"),
-        (["quote", "--images", "5", "--family", "flux"], "the family is one of sd15, sdxl, not 'flux'"),
+        (["quote", "--images", "5", "--family", "flux"], "the family is one of sd15, sd2, sdxl, not 'flux'"),
         (["quote", "--images", "5", "--dataset", "here"], "cannot be combined with --config or --dataset"),
         (["sandbox", "up", "--fault", "earthquake"], "'earthquake' is not a fault"),
         (["demo", "--example", "nowhere"], "nowhere/prompts.toml does not exist"),

@@ -14,10 +14,10 @@ from tests.dataset.world import GUIDE, HUB, config, dataset, diffusers_folder, p
 from gpurent.dataset.find import find_job
 from gpurent.dataset.job import Job
 from gpurent.errors import ConfigError, DatasetError, UsageError
-from gpurent.families import BASE_BYTES
 from gpurent.model import Need, Offer, Price
 from gpurent.money import Usd
 from gpurent.plan.quote import make_quote
+from gpurent_engine.families import SD15
 
 ROOT = Path(__file__).parents[2]
 
@@ -38,7 +38,7 @@ def test_the_usual_configuration_runs_unchanged(tmp_path: Path) -> None:
     assert (work.family, work.images, work.steps, work.epochs, work.batch_size) == ("sd15", 20, 1000, 10, 2)
     assert (work.width, work.height, work.network_dim, work.checkpoints) == (512, 512, 32, 5)
     assert (work.train_text_encoder, work.half_precision) == (True, True)
-    assert work.base_download_bytes == BASE_BYTES["sd15"]
+    assert work.base_download_bytes == SD15.base_bytes
     assert work.upload_bytes == sum(file.stat().st_size for file in (tmp_path / "training_data").rglob("*.*"))
 
 
@@ -135,7 +135,7 @@ def test_progress_counts_every_picture(tmp_path: Path) -> None:
             "Did you mean 'network_dim'?",
         ),
         (GUIDE.replace("= 32", '= "32"'), ", line 23: network_dim must be a whole number, not '32'.", "See docs"),
-        (GUIDE.replace("v2 = false", "v2 = true"), "v2 is not supported", "See docs"),
+        (GUIDE + "masked_loss = true\n", "masked_loss is not supported", "See docs"),
         ("[model\n", "is no valid TOML", "See docs"),
         ("", "pretrained_model_name_or_path is missing", "See docs"),
         (GUIDE.replace('train_data_dir = "training_data"', ""), "train_data_dir is missing.", "--dataset"),
@@ -375,5 +375,7 @@ def test_checking_and_quoting_load_neither_torch_nor_an_adapter() -> None:
     heavy = {"torch", "diffusers", "transformers", "peft", "accelerate", "numpy", "gpurent_providers"}
     assert heavy.isdisjoint(loaded)
     assert {name for name in loaded if name.startswith("gpurent_engine.")} == {
-        "gpurent_engine.buckets", "gpurent_engine.data", "gpurent_engine.keys", "gpurent_engine.spec",
+        "gpurent_engine.buckets", "gpurent_engine.data", "gpurent_engine.families", "gpurent_engine.families.record",
+        "gpurent_engine.families.sd15", "gpurent_engine.families.sd2", "gpurent_engine.families.sdxl",
+        "gpurent_engine.keys", "gpurent_engine.spec",
     }  # fmt: skip

@@ -6,23 +6,24 @@ import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import diffusers as typed_diffusers
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+from tests.engine.real_shapes import meta_parts
 from tests.engine.run import run, spec
-from transformers import CLIPTextConfig, CLIPTextModel
 
-from gpurent_engine import export, lora
+from gpurent_engine import export, names, networks
+from gpurent_engine.families import SD15, SDXL, Family, loading
+from gpurent_engine.families.parts import Parts
 
 diffusers: Any = typed_diffusers  # its annotations contradict its own defaults
 
-KEYS = Path(__file__).parent / "data" / "kohya_keys_sd15_rank16.txt"
+DATA = Path(__file__).parent / "data"
 
 
 def load(base: Path) -> Any:
@@ -30,11 +31,21 @@ def load(base: Path) -> Any:
     return diffusers.StableDiffusionPipeline.from_pretrained(base, safety_checker=None, torch_dtype=torch.float32)
 
 
-def shake(model: Any) -> None:
-    """Give each LoRA layer of ``model`` an ``up`` that is not zero."""
+def attached(base: Path, alpha: float) -> tuple[Parts, networks.Network]:
+    """The tiny base with a LoRA whose every ``up`` is not zero."""
+    parts = loading.load(str(base))
+    plan = networks.plan(parts, spec(network_alpha=alpha))
+    network = networks.attach(parts, plan, torch.Generator().manual_seed(9))
     torch.manual_seed(9)
-    for _, up in lora.weights(model).values():
-        up.data.normal_(std=0.2)
+    for name, one in network.parameters.items():
+        if name.endswith("lora_up.weight"):
+            one.data.normal_(std=0.2)
+    return parts, network
+
+
+def contents(network: networks.Network, precision: str = "float") -> dict[str, torch.Tensor]:
+    """What the file would hold."""
+    return export.tensors(network.parameters, {one.key: one.alpha for one in network.plan.layers}, precision)
 
 
 def predict(pipe: Any, caption: str = "zq style, red circle") -> torch.Tensor:
@@ -48,42 +59,39 @@ def predict(pipe: Any, caption: str = "zq style, red circle") -> torch.Tensor:
 
 
 def trained(base: Path, out: Path, alpha: float) -> torch.Tensor:
-    """Write a shaken LoRA for ``base`` to ``out``; return what the model with it says."""
-    pipe = load(base)
-    lora.inject(pipe.unet, lora.unet_targets(pipe.unet), 4, alpha)
-    lora.inject(pipe.text_encoder, lora.text_targets(pipe.text_encoder), 4, alpha)
-    shake(pipe.unet)
-    shake(pipe.text_encoder)
-    from safetensors.torch import save_file
-
-    save_file(export.tensors(pipe.unet, pipe.text_encoder, alpha, "float"), out)
-    return predict(pipe)
+    """Write a LoRA with random weights for ``base`` to ``out``; return what the model with it says."""
+    parts, network = attached(base, alpha)
+    save_file(contents(network), out)
+    tokenizer = load(base).tokenizer
+    return predict(SimpleNamespace(unet=parts.unet, text_encoder=parts.text_encoders[0].model, tokenizer=tokenizer))
 
 
-def test_sd15_has_kohyas_names_and_shapes() -> None:
-    """All 264 layers of Stable Diffusion 1.5, with the names and shapes that kohya's own network gives them."""
+@pytest.mark.parametrize(("family", "count"), [(SD15, 264), (SDXL, 986)])
+def test_names_and_shapes_are_kohyas(family: Family, count: int) -> None:
+    """Every layer of the real architecture, with the name and shapes that kohya's own network gives it.
+
+    ``kohya_keys_*.txt``: written by kohya-ss/sd-scripts' ``networks/lora.py`` (48d368fa) on meta tensors at rank 16.
+    """
+    parts = meta_parts(family)
     with torch.device("meta"):
-        unet = diffusers.UNet2DConditionModel(sample_size=64, cross_attention_dim=768)
-        text = CLIPTextModel(
-            CLIPTextConfig(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12)
-        )
-        for model, names in ((unet, lora.unet_targets(unet)), (text, lora.text_targets(text))):
-            lora.inject(model, names, 16, 16.0)
+        network = networks.attach(parts, networks.plan(parts, spec(network_dim=16)), torch.Generator())
+    shapes = {name: "x".join(map(str, one.shape)) for name, one in network.parameters.items()}
     ours = {
-        key_of(name): f"{'x'.join(map(str, down.shape))} {'x'.join(map(str, up.shape))}"
-        for model, key_of in ((text, export.text_key), (unet, export.unet_key))
-        for name, (down, up) in lora.weights(model).items()
+        layer.key: f"{shapes[f'{layer.key}.lora_down.weight']} {shapes[f'{layer.key}.lora_up.weight']}"
+        for layer in network.plan.layers
     }
-    kohyas = dict(line.split(" ", 1) for line in KEYS.read_text().splitlines())
-    assert len(kohyas) == 264 and ours == kohyas
+    kohyas = dict(
+        line.split(" ", 1) for line in (DATA / f"kohya_keys_{family.name}_rank16.txt").read_text().splitlines()
+    )
+    assert len(kohyas) == count and ours == kohyas
 
 
-@given(st.integers(0, 40), st.sampled_from(["self_attn.q_proj", "mlp.fc1"]))
-def test_text_names_do_not_depend_on_the_version_of_transformers(layer: int, leaf: str) -> None:
-    """With the inner ``text_model`` level or without it, the key is the one that every reader knows."""
-    name = f"encoder.layers.{layer}.{leaf}"
-    wanted = f"lora_te_text_model_encoder_layers_{layer}_{leaf.replace('.', '_')}"
-    assert export.text_key(name) == export.text_key(f"text_model.{name}") == wanted
+@pytest.mark.parametrize("leaf", ["self_attn.q_proj", "mlp.fc1"])
+def test_text_names_do_not_depend_on_the_version_of_transformers(leaf: str) -> None:
+    """They come from the table, which always has the level that newer releases lack."""
+    path = f"encoder.layers.3.{leaf}"
+    assert path in names.text_sites(4)
+    assert names.text_key("lora_te1", path) == f"lora_te1_text_model_encoder_layers_3_{leaf.replace('.', '_')}"
 
 
 @pytest.mark.parametrize("alpha", [1.0, 4.0, 8.0])
@@ -111,14 +119,13 @@ def test_the_text_encoders_share_reaches_diffusers(base_model: Path, tmp_path: P
 
 def test_a_weight_that_is_no_number_is_never_written(base_model: Path) -> None:
     """NaN in one layer, or a number too large for fp16, refuses the file and names the layer."""
-    pipe = load(base_model)
-    lora.inject(pipe.unet, lora.unet_targets(pipe.unet), 4, 4.0)
-    up = lora.weights(pipe.unet)["mid_block.attentions.0.proj_in"][1]
+    _, network = attached(base_model, 4.0)
+    up = network.parameters["lora_unet_mid_block_attentions_0_proj_in.lora_up.weight"]
     spoil: tuple[Callable[[], torch.Tensor], ...] = (lambda: up.data.fill_(1e6), lambda: up.data.fill_(float("nan")))
     for act in spoil:
         act()
         with pytest.raises(export.NotFinite, match="lora_unet_mid_block_attentions_0_proj_in"):
-            export.tensors(pipe.unet, pipe.text_encoder, 4.0, "fp16")
+            contents(network, "fp16")
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("fp16", torch.float16), ("bf16", torch.bfloat16)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -136,11 +137,12 @@ def test_a_job_that_lacks_a_field_is_refused(tmp_path: Path) -> None:
 
 
 def test_other_families_are_refused_by_name(base_model: Path, pictures: Path, tmp_path: Path) -> None:
-    """An SDXL base is an honest error before anything is loaded."""
-    (tmp_path / "xl").mkdir()
-    (tmp_path / "xl" / "model_index.json").write_text('{"_class_name": "StableDiffusionXLPipeline"}')
-    ended = call("train", "--job", str(write_job(tmp_path, tmp_path / "xl", pictures)))
-    assert ended.returncode == 2 and "SDXL" in last_event(tmp_path)["message"]
+    """A Flux base is an honest error before anything is loaded."""
+    shutil.copytree(base_model, tmp_path / "flux")
+    (tmp_path / "flux" / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
+    ended = call("train", "--job", str(write_job(tmp_path, tmp_path / "flux", pictures)))
+    fault = last_event(tmp_path)
+    assert (ended.returncode, fault["code"]) == (1, "model") and "is Flux" in fault["message"]
 
 
 def test_the_doctor_says_what_the_machine_has() -> None:

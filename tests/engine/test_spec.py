@@ -26,7 +26,7 @@ def test_the_guides_file_is_read_as_it_stands() -> None:
     spec = load_spec(GUIDE)
     assert (spec.resolution, spec.train_batch_size, spec.enable_bucket) == ((512, 512), 2, True)
     assert (spec.network_dim, spec.network_alpha, spec.max_train_epochs) == (32, 16.0, 10)
-    assert (spec.lr_of_unet, spec.lr_of_text_encoder) == (1e-4, 5e-5)
+    assert (spec.lr_of_unet, spec.lr_of_text_encoder()) == (1e-4, 5e-5)
     assert (spec.lr_scheduler, spec.lr_warmup_steps, spec.optimizer_type) == ("cosine_with_restarts", 100, "AdamW8bit")
     assert [key for key, _ in spec.warnings] == ["save_model_as"]
 
@@ -124,7 +124,7 @@ def test_values_that_cannot_be_trained_with_are_refused(keys: dict[str, object])
 
 def test_a_refused_key_at_its_default_is_no_offence() -> None:
     """A GUI writes every key; those that say what is done anyway pass."""
-    assert parse(loss_type="l2", max_timestep=1000, network_args=[], v2=False, max_token_length=75) == parse()
+    assert parse(loss_type="l2", max_timestep=1000, network_args=[], v2=False) == parse()
 
 
 def test_the_base_model_is_required() -> None:

@@ -44,7 +44,7 @@ def test_the_example_trains_like_a_loop_written_by_hand(tmp_path: Path) -> None:
     plain = plain_loop.losses(
         EXAMPLES / "tiny-sd", folder, int(folder.name.split("_")[0]), size=read.resolution[0],
         batch=read.train_batch_size, rank=read.network_dim, alpha=int(read.network_alpha), unet_lr=read.lr_of_unet,
-        text_lr=read.lr_of_text_encoder, seed=read.seed, steps=50, scheduler=read.lr_scheduler,
+        text_lr=read.lr_of_text_encoder(), seed=read.seed, steps=50, scheduler=read.lr_scheduler,
         warmup=int(read.lr_warmup_steps), total=50,
     )  # fmt: skip
     assert ours.losses == pytest.approx(plain, abs=1e-4)

@@ -21,9 +21,9 @@ MERGES = ["r e", "re d</w>", "o r", "s t", "st y", "sty l", "styl e</w>", "b l",
 def build(folder: Path) -> Path:
     """Save the model as a diffusers folder and return it."""
     torch.manual_seed(0)
-    tokenizer = _tokenizer()
+    words = tokenizer()
     pipeline: Any = diffusers.StableDiffusionPipeline(
-        vae=_vae(), text_encoder=_text_encoder(tokenizer), tokenizer=tokenizer, unet=_unet(),
+        vae=_vae(), text_encoder=_text_encoder(words), tokenizer=words, unet=_unet(),
         scheduler=diffusers.DDIMScheduler(
             beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False,
             set_alpha_to_one=False, steps_offset=1,
@@ -47,7 +47,8 @@ def pictures(root: Path, count: int = 6, *, repeats: int = 1, size: int = 32) ->
     return root
 
 
-def _tokenizer() -> Any:
+def tokenizer() -> Any:
+    """A byte pair encoder of a few tokens."""
     letters = [chr(code) for code in range(33, 127)]
     tokens = [*letters, *(f"{letter}</w>" for letter in letters), *("".join(one.split()) for one in MERGES), START, END]
     vocabulary = {token: i for i, token in enumerate(dict.fromkeys(tokens))}
@@ -65,12 +66,12 @@ def _vae() -> Any:
     )  # fmt: skip
 
 
-def _text_encoder(tokenizer: Any) -> Any:
+def _text_encoder(words: Any) -> Any:
     return transformers.CLIPTextModel(
         transformers.CLIPTextConfig(
-            vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-            max_position_embeddings=77, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
+            vocab_size=len(words), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+            max_position_embeddings=77, bos_token_id=words.bos_token_id, eos_token_id=words.eos_token_id,
+            pad_token_id=words.pad_token_id,
         )
     )  # fmt: skip
 

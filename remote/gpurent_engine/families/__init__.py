@@ -1,39 +1,27 @@
-"""Model families: each loads its parts and knows which of their layers carry a LoRA."""
+"""Model families as records. Torch-free; ``loading`` reads a base model of any of them and is imported late."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
+import difflib
 
-from gpurent_engine.families.sd15 import ModelError, Parts, load
-from gpurent_engine.spec import SpecError
+from gpurent_engine.families.record import Family, TextEncoder, UnknownFamily
+from gpurent_engine.families.sd2 import SD2
+from gpurent_engine.families.sd15 import SD15
+from gpurent_engine.families.sdxl import SDXL
 
-__all__ = ["ModelError", "Parts", "family_of", "load"]
+__all__ = ["FAMILIES", "SD2", "SD15", "SDXL", "Family", "TextEncoder", "UnknownFamily", "get"]
 
-_NOT_YET = {
-    "StableDiffusionXLPipeline": "SDXL",
-    "StableDiffusion3Pipeline": "Stable Diffusion 3",
-    "FluxPipeline": "Flux",
-}
+FAMILIES: dict[str, Family] = {one.name: one for one in (SD15, SD2, SDXL)}
 
 
-def family_of(base_model: str) -> str:
-    """Name the family of a base model; a hub id or single file is taken for Stable Diffusion 1.5.
+def get(name: str) -> Family:
+    """The record called ``name``.
 
     Raises:
-        ModelError: the folder's index cannot be read.
-        SpecError: the model folder says that it belongs to a family this version does not train.
+        UnknownFamily: there is none. It is never taken for another family: a quote with the wrong numbers costs money.
     """
-    index = Path(base_model) / "model_index.json"
-    if not index.is_file():
-        return "sd15"
-    try:
-        kind = json.loads(index.read_text(encoding="utf-8")).get("_class_name", "")
-    except (ValueError, AttributeError) as error:
-        raise ModelError(f"{index} is damaged: {error}") from error
-    if kind in _NOT_YET:
-        raise SpecError(
-            "pretrained_model_name_or_path",
-            f"is a {_NOT_YET[kind]} model; this version trains Stable Diffusion 1.x only.",
-        )
-    return "sd15"
+    if name in FAMILIES:
+        return FAMILIES[name]
+    close = difflib.get_close_matches(name, FAMILIES, n=1)
+    nearest = f" Did you mean {close[0]!r}?" if close else ""
+    raise UnknownFamily(f"the family is one of {', '.join(FAMILIES)}, not {name!r}.{nearest}")

@@ -124,7 +124,7 @@ def gpurent(
 def quote(
     gpu: Gpu = None,
     images: Annotated[int | None, typer.Option(min=1, help="Quote a typical job of so many images.")] = None,
-    family: Annotated[str, typer.Option(help="With --images: sd15 or sdxl.")] = "sd15",
+    family: Annotated[str, typer.Option(help="With --images: sd15, sd2 or sdxl.")] = "sd15",
     config: Config = None,
     dataset: Dataset = None,
     budget: Budget = None,

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from gpurent.errors import ConfigError
-from gpurent.families import BASE_BYTES
 from gpurent.tensorfile import tensor_names
+from gpurent_engine.families import SD15
 
 KEY = "pretrained_model_name_or_path"
 USUAL = "stable-diffusion-v1-5/stable-diffusion-v1-5"
@@ -124,11 +124,11 @@ def _other_family(config: Path, what: str) -> ConfigError:
 def _hub(name: str, config: Path) -> HubId:
     if name in MOVED:
         now = MOVED[name]
-        return HubId(now, "sd15", BASE_BYTES["sd15"], f"{name} was withdrawn from the hub; {now} is used instead.")
+        return HubId(now, "sd15", SD15.base_bytes, f"{name} was withdrawn from the hub; {now} is used instead.")
     if name not in KNOWN and _OTHER_FAMILY.search(name):
         raise _other_family(config, f"{name} looks like another family")
     remark = "" if name in KNOWN else f"{name} was not looked up; it is taken for a public Stable Diffusion 1.x model."
-    return HubId(name, "sd15", BASE_BYTES["sd15"], remark)
+    return HubId(name, "sd15", SD15.base_bytes, remark)
 
 
 def _file(path: Path, config: Path) -> LocalCheckpoint:

@@ -12,10 +12,9 @@ from typing import Self
 from gpurent.dataset import base, pictures
 from gpurent.dataset.manifest import listed
 from gpurent.errors import ConfigError, DatasetError
-from gpurent.families import BYTES_PER_RANK
 from gpurent.model import Workload
 from gpurent.spi import LocalFile
-from gpurent_engine import buckets, data
+from gpurent_engine import buckets, data, families
 from gpurent_engine.spec import SpecError, TrainSpec, load_spec
 
 Progressed = Callable[[int, int], None]
@@ -152,7 +151,7 @@ class Job:
             batch_size=spec.train_batch_size, width=spec.resolution[0], height=spec.resolution[1],
             network_dim=spec.network_dim, train_text_encoder=spec.train_text_encoder,
             gradient_checkpointing=spec.gradient_checkpointing, checkpoints=saved,
-            checkpoint_bytes=saved * spec.network_dim * BYTES_PER_RANK[family] * full,
+            checkpoint_bytes=saved * spec.network_dim * families.get(family).bytes_per_rank * full,
             upload_bytes=self.upload_bytes, base_download_bytes=self.base_model.download_bytes,
             half_precision=spec.mixed_precision != "no",
         )  # fmt: skip

@@ -2,8 +2,7 @@
 
     seconds a step = overhead + pictures × work ÷ (usable peak × share)
 
-*Work* was counted, not guessed: TFLOP of forward and backward through the UNet with a frozen base and a rank-16 LoRA,
-with torch's FlopCounterMode on the real architectures. Text encoder and cached VAE are below 1 % of it.
+*Work* was counted, not guessed, for each family on its real architecture: see ``gpurent_engine.families``.
 
 *Overhead* is what a step costs however small it is: hundreds of kernels are launched, and a fast GPU waits for them.
 One user's epochs on an RTX 4090 at batch 1, 2, 4, 8, 11 took 53, 30, 22, 19, 17 s. Overhead + pictures × work with an
@@ -20,19 +19,11 @@ import math
 from gpurent.model import Offer, Workload
 from gpurent.plan.gpus import find
 from gpurent.plan.ranges import Range
+from gpurent_engine import families
 
-_TFLOP = {
-    "sd15": ((512, 1.747), (768, 4.960)),
-    "sdxl": ((512, 3.205), (768, 7.540), (1024, 14.347)),
-}
-"""Work per picture by side length; ``sd2`` has nearly SD 1.5's UNet."""
-RECOMPUTE = {"sd15": 1.371, "sdxl": 1.427}
-"""Work with full gradient checkpointing ÷ without."""
 SHARE = Range(0.10, 0.22, 0.36)
 OVERHEAD_S = Range(0.06, 0.14, 0.22)
 """Seconds per step for SD 1.5 with its 264 adapters."""
-SDXL_OVERHEAD = 2.7
-"""SDXL has 722 adapters."""
 CHECKPOINTED_OVERHEAD = 1.3
 """Gradient checkpointing launches the forward pass twice."""
 FLOAT32_SPEED = 0.4
@@ -43,13 +34,14 @@ UNKNOWN_TFLOPS_PER_GB = Range(1.5, 2.5, 5.0)
 
 def work(workload: Workload) -> float:
     """TFLOP for one picture: between counted sizes by a power of the pixel count, beyond them by the nearest power."""
-    counted = _TFLOP.get(workload.family, _TFLOP["sd15"])
+    facts = families.get(workload.family).work
+    counted = facts.tflop
     pixels = workload.width * workload.height
     upper = next((at for at in range(1, len(counted) - 1) if pixels <= counted[at][0] ** 2), len(counted) - 1)
     (small, less), (large, more) = counted[upper - 1], counted[upper]
     power = math.log(more / less) / math.log(large**2 / small**2)
     tflop = less * math.pow(pixels / small**2, power)
-    return tflop * (RECOMPUTE.get(workload.family, RECOMPUTE["sd15"]) if workload.gradient_checkpointing else 1.0)
+    return tflop * (facts.recompute if workload.gradient_checkpointing else 1.0)
 
 
 def peak(offer: Offer) -> Range:
@@ -62,7 +54,7 @@ def peak(offer: Offer) -> Range:
 
 def step_seconds(workload: Workload, offer: Offer) -> Range:
     """Seconds of one batch on one GPU of ``offer``."""
-    overhead = OVERHEAD_S.times(SDXL_OVERHEAD if workload.family == "sdxl" else 1.0)
+    overhead = OVERHEAD_S.times(families.get(workload.family).work.launches)
     overhead = overhead.times(CHECKPOINTED_OVERHEAD if workload.gradient_checkpointing else 1.0)
     tflop = workload.batch_size * work(workload)
     speed = peak(offer).times(1.0 if workload.half_precision else FLOAT32_SPEED)

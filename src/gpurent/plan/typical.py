@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from gpurent.families import BASE_BYTES, BYTES_PER_RANK, SIDE
 from gpurent.model import Workload
 from gpurent.words import counted
+from gpurent_engine import families
 
 REPEATS, EPOCHS, BATCH, DIM, SAVE_EVERY = 10, 10, 2, 32, 2
 """A common configuration: ten repeats, ten epochs, batch 2, rank 32, a checkpoint every second epoch."""
@@ -18,17 +18,16 @@ def typical_workload(
     """A LoRA of ``images`` pictures with everything else as most people set it.
 
     Raises:
-        ValueError: no pictures, or a family other than ``sd15`` and ``sdxl``.
+        ValueError: no pictures, or a family without a record.
     """
     if images < 1:
         raise ValueError("a LoRA needs at least one picture")
-    if family not in SIDE:
-        raise ValueError(f"the family is one of {', '.join(SIDE)}, not {family!r}")
+    facts = families.get(family)
     saved = -(-epochs // SAVE_EVERY)
     return Workload(
         name=counted(images, "image"), family=family, images=images, steps=-(-images * repeats // batch_size) * epochs,
-        epochs=epochs, batch_size=batch_size, width=SIDE[family], height=SIDE[family], network_dim=network_dim,
+        epochs=epochs, batch_size=batch_size, width=facts.side, height=facts.side, network_dim=network_dim,
         train_text_encoder=True, gradient_checkpointing=family == "sdxl", checkpoints=saved,
-        checkpoint_bytes=saved * network_dim * BYTES_PER_RANK[family], upload_bytes=images * IMAGE_BYTES,
-        base_download_bytes=BASE_BYTES[family],
+        checkpoint_bytes=saved * network_dim * facts.bytes_per_rank, upload_bytes=images * IMAGE_BYTES,
+        base_download_bytes=facts.base_bytes,
     )  # fmt: skip

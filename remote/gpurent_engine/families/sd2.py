@@ -1,0 +1,37 @@
+"""Stable Diffusion 2.x: one OpenCLIP ViT-H text encoder without its last layer, 64 channels a head, often v-prediction.
+
+Stability's 512-base models predict epsilon, the 768 ones v. A single file does not say which: ``v_parameterization``
+does.
+"""
+
+from __future__ import annotations
+
+from gpurent_engine.families.record import Family, Memory, TextEncoder, Work
+
+SD2 = Family(
+    name="sd2",
+    title="Stable Diffusion 2.x",
+    pipelines=("StableDiffusionPipeline",),
+    text_encoders=(
+        TextEncoder("text_encoder", "tokenizer", "lora_te", width=1024, heads=16, activation="gelu", pad=0),
+    ),
+    head_channels=64,
+    heads=0,
+    context_width=1024,
+    linear_projection=True,
+    sgm_names=False,
+    size_conditioning=False,
+    latent_scale=0.18215,
+    predictions=("epsilon", "v_prediction"),
+    base_model_version="sd_v2",
+    v_suffix="_v",
+    architecture="stable-diffusion-v2-512",
+    v_architecture="stable-diffusion-v2-768-v",
+    implementation="diffusers",
+    side=768,
+    usual_base="stabilityai/stable-diffusion-2-1",
+    base_bytes=5_160_000_000,  # float32: 866 M parameters of UNet, 340 M of text encoder, 84 M of VAE
+    bytes_per_rank=1_720_000,
+    work=Work(tflop=((512, 1.747), (768, 4.960)), recompute=1.371, launches=1.0),  # nearly Stable Diffusion 1.5's UNet
+    memory=Memory(weights_mb=2550, image_mb=3260, checkpointed=0.4, rank_mb=13.7, text_mb=150),
+)

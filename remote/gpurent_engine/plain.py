@@ -1,0 +1,127 @@
+"""The reference stepper: torch, peft, autocast. Every faster one has to agree with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch.nn.functional import mse_loss
+
+from gpurent_engine.diffusion import Diffusion
+from gpurent_engine.families.parts import Parts
+from gpurent_engine.networks import Network
+from gpurent_engine.stepper import Batch, StepperState
+from gpurent_engine.text import TextInput, encode
+
+
+class PlainStepper:
+    """Computes steps eagerly; accelerate does mixed precision and, in fp16, the scaling of gradients."""
+
+    def __init__(
+        self, parts: Parts, network: Network, optimizer: Any, diffusion: Diffusion, accelerator: Accelerator, *,
+        clip_skip: int | None, max_grad_norm: float,
+    ) -> None:  # fmt: skip
+        self._parts = parts
+        self._network = network
+        self._optimizer = accelerator.prepare(optimizer)
+        self._diffusion = diffusion
+        self._accelerator = accelerator
+        self._clip_skip = clip_skip
+        self._max_grad_norm = max_grad_norm
+
+    def step(self, batches: Sequence[Batch], rates: Sequence[float]) -> torch.Tensor:
+        """See ``Stepper.step``."""
+        accelerator, optimizer = self._accelerator, self._optimizer
+        losses = []
+        for batch in batches:
+            loss = self.loss(batch)
+            accelerator.backward(loss / len(batches))
+            losses.append(loss.detach())
+        if self._max_grad_norm:
+            accelerator.clip_grad_norm_(list(self._network.parameters.values()), self._max_grad_norm)
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return torch.stack(losses)
+
+    def loss(self, batch: Batch) -> torch.Tensor:
+        """Weighted mean of the pictures' losses: noise the latents, predict, compare."""
+        clean = (batch.mean + batch.std * batch.jitter) * self._parts.vae_scale
+        noisy = self._diffusion.noised(clean, batch.noise, batch.times)
+        with self._accelerator.autocast():
+            predicted = self.predict(noisy, batch)
+        target = self._diffusion.target(clean, batch.noise, batch.times)
+        each = mse_loss(predicted.float(), target.float(), reduction="none").mean(dim=(1, 2, 3))
+        return (each * batch.weight).mean()
+
+    def predict(self, noisy: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """What the UNet says, ``[b, 4, h, w]``."""
+        hidden, pooled = self.condition(batch.text)
+        extra = {} if batch.sizes is None else {"text_embeds": pooled, "time_ids": batch.sizes}
+        predicted: torch.Tensor = self._parts.unet(noisy, batch.times, hidden, added_cond_kwargs=extra or None).sample
+        return predicted
+
+    def condition(self, text: TextInput) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Hidden states of all encoders side by side ``[b, n, width]``, and the pooled text of the one that pools."""
+        found, pooled = [], text.pooled
+        for encoder, tokens, hidden in zip(self._parts.text_encoders, text.tokens, text.hidden, strict=True):
+            if tokens is not None:
+                hidden, its_pooled = encode(encoder, tokens, self._clip_skip)
+                pooled = pooled if its_pooled is None else its_pooled
+            found.append(hidden)
+        return torch.cat([one for one in found if one is not None], dim=-1), pooled
+
+    def adapters(self) -> Mapping[str, torch.Tensor]:
+        """See ``Stepper.adapters``."""
+        return {name: one.detach() for name, one in self._network.parameters.items()}
+
+    def state(self) -> StepperState:
+        """See ``Stepper.state``."""
+        tensors = {f"parameter.{name}": one for name, one in self.adapters().items()}
+        scalars: dict[str, Any] = {"optimizer": {}, "groups": self._group_settings(), "scaler": None}
+        for name, one in self._network.parameters.items():
+            for key, value in self._optimizer.state.get(one, {}).items():
+                if isinstance(value, torch.Tensor):
+                    tensors[f"optimizer.{name}.{key}"] = value.detach()
+                else:
+                    scalars["optimizer"][f"{name}.{key}"] = value
+        if self._accelerator.scaler is not None:
+            scalars["scaler"] = self._accelerator.scaler.state_dict()
+        return StepperState(tensors, scalars)
+
+    def _group_settings(self) -> list[dict[str, Any]]:
+        """What an optimiser keeps for each group beside its parameters: Prodigy's distance, schedule-free's weights."""
+        kept = (int, float, bool, str, type(None))
+        return [
+            {key: value for key, value in group.items() if key not in ("params", "lr") and isinstance(value, kept)}
+            for group in self._optimizer.param_groups
+        ]
+
+    def restore(self, state: StepperState) -> None:
+        """See ``Stepper.restore``."""
+        optimizer = self._optimizer
+        kept: dict[str, dict[str, Any]] = {name: {} for name in self._network.parameters}
+        for key, value in state.tensors.items():
+            kind, _, rest = key.partition(".")
+            name, _, what = rest.rpartition(".")
+            if kind == "optimizer":
+                kept[name][what] = value
+        for key, scalar in state.scalars["optimizer"].items():
+            name, _, what = key.rpartition(".")
+            kept[name][what] = scalar
+        with torch.no_grad():
+            for name, one in self._network.parameters.items():
+                one.copy_(state.tensors[f"parameter.{name}"].to(one.device))
+                if kept[name]:
+                    optimizer.state[one] = {
+                        # AdamW counts steps in a tensor on the CPU, whatever the device of the rest
+                        what: value.to(one.device) if isinstance(value, torch.Tensor) and value.dim() else value
+                        for what, value in kept[name].items()
+                    }
+        for group, settings in zip(optimizer.param_groups, state.scalars["groups"], strict=True):
+            group.update(settings)
+        if self._accelerator.scaler is not None and state.scalars["scaler"] is not None:
+            self._accelerator.scaler.load_state_dict(state.scalars["scaler"])

@@ -1,0 +1,224 @@
+"""Everything before the first step: read the dataset, load the base, cache latents, add adapters, restore a state."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+import uuid
+from collections import deque
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from gpurent_engine import buckets, checkpoint, data, device, export, latents, networks, optim, schedule
+from gpurent_engine.checkpoint import Position
+from gpurent_engine.diffusion import diffusion
+from gpurent_engine.events import EventWriter
+from gpurent_engine.families import detect, loading
+from gpurent_engine.families.parts import Parts
+from gpurent_engine.feed import Feed
+from gpurent_engine.networks.plan import UNET, Plan
+from gpurent_engine.plain import PlainStepper
+from gpurent_engine.spec import SpecError, TrainSpec
+from gpurent_engine.stepper import Stepper
+from gpurent_engine.text import Conditioner
+
+
+@dataclass(frozen=True)
+class Order:
+    """One training: what, from where, to where."""
+
+    spec: TrainSpec
+    base_model: str
+    data_dir: Path
+    out_dir: Path
+    stop_file: Path | None = None
+    resume: bool = False
+    plan_file: Path | None = None
+    """Once it is there: how many steps there shall be, fewer than planned."""
+
+
+@dataclass
+class Course:
+    """How long the run is and how its learning rates go; a plan file may shorten it on the way."""
+
+    spec: TrainSpec
+    base_rates: tuple[float, ...]
+    length: buckets.Length
+    warmup: int
+
+    def rates(self, step: int) -> list[float]:
+        """Learning rate of each group at optimiser step ``step`` (0-based)."""
+        spec = self.spec
+        return [
+            base * schedule.factor(
+                spec.lr_scheduler, step, warmup=self.warmup, total=self.length.steps,
+                cycles=spec.lr_scheduler_num_cycles, power=spec.lr_scheduler_power, base=base,
+            )
+            for base in self.base_rates
+        ]  # fmt: skip
+
+    def shorten(self, steps: int) -> None:
+        """Take fewer steps; the curve of the rates is that of the shorter run from here on."""
+        self.length = buckets.shortened(self.length, steps)
+        self.warmup = schedule.warmup_steps(self.spec.lr_warmup_steps, steps)
+
+
+@dataclass
+class Run:
+    """Everything the loop works with."""
+
+    order: Order
+    plan: Plan
+    course: Course
+    feed: Feed
+    stepper: Stepper
+    position: Position
+    losses: deque[float]
+    """Of the last epoch's length."""
+    facts: export.RunFacts
+    fingerprint: str
+    device: torch.device
+
+
+def prepare(order: Order, out: EventWriter) -> Run:
+    """Set up a run and say what it will do.
+
+    Raises:
+        DataError, SpecError, ModelError, StateMismatch: see ``loop.train``.
+    """
+    spec = order.spec
+    choice = device.choose(spec.mixed_precision)
+    for key, message in (*spec.warnings, *((("mixed_precision", choice.note),) if choice.note else ())):
+        out.emit("warning", key=key, message=message)
+
+    out.emit("phase", name="load")
+    found = data.scan(order.data_dir, spec.caption_extension)
+    for name in found.skipped:
+        out.emit("warning", key="train_data_dir", message=f"{name} is left out: no <repeats>_<concept>.")
+    parts = loading.load(order.base_model, half=choice.mixed_precision != "no", dtype=choice.base_dtype)
+    agreed = detect.agree(parts.found, spec)
+    for key, message in agreed.notes:
+        out.emit("warning", key=key, message=message)
+    _check_clip_skip(parts, spec)
+    sizes = [(image.width, image.height) for image in found.images]
+    placements = tuple(buckets.place(size, spec) for size in sizes)
+    if any(side % parts.vae_factor for one in placements for side in one.bucket):
+        raise SpecError("resolution", f"sizes must be multiples of {parts.vae_factor} for this base model.")
+    length = buckets.length(spec, sizes, found.repeats)
+
+    out.emit("phase", name="cache")
+    parts.vae.to(choice.device)
+    posteriors = latents.encode_all(parts.vae, found.images, placements, choice.device, spec.vae_batch_size)
+    parts.vae.to("cpu")
+
+    accelerator = Accelerator(mixed_precision=choice.mixed_precision, cpu=choice.device.type == "cpu")
+    plan = networks.plan(parts, spec)
+    _place(parts, choice, spec)
+    network = networks.attach(parts, plan, torch.Generator().manual_seed(spec.seed))
+    optimizer, note = optim.make(
+        spec, [(network.of_group(i), group.rate) for i, group in enumerate(plan.groups)], choice.device
+    )
+    if note:
+        out.emit("warning", key="optimizer_type", message=note)
+    course = Course(
+        spec, tuple(group.rate for group in plan.groups), length,
+        schedule.warmup_steps(spec.lr_warmup_steps, length.steps),
+    )  # fmt: skip
+    process = diffusion(parts.alphas_cumprod, agreed.prediction, choice.device, zero_terminal=agreed.zero_terminal_snr)
+    run = Run(
+        order=order,
+        plan=plan,
+        course=course,
+        feed=Feed(
+            spec, found, placements, posteriors, _conditioner(parts, plan, spec, choice), process,
+            torch.Generator().manual_seed(spec.seed), choice.device, parts.family.size_conditioning,
+        ),
+        stepper=PlainStepper(
+            parts, network, optimizer, process, accelerator, clip_skip=spec.clip_skip, max_grad_norm=spec.max_grad_norm
+        ),
+        position=Position(0, 0, 0),
+        losses=deque(maxlen=length.batches_per_epoch),
+        facts=export.RunFacts(
+            parts.family, agreed, found, placements, length.batches_per_epoch, length.epochs, length.steps,
+            course.warmup, optim.described(optimizer, spec), time.time(), str(uuid.uuid4().int % 2**32),
+            Path(order.base_model).name,
+        ),
+        fingerprint=fingerprint(order, found),
+        device=choice.device,
+    )  # fmt: skip
+    if order.resume and (order.out_dir / f"{checkpoint.STATE}.safetensors").exists():
+        _restore(run)
+    _announce(run, out)
+    return run
+
+
+def _check_clip_skip(parts: Parts, spec: TrainSpec) -> None:
+    layers = min(len(encoder.inner.encoder.layers) for encoder in parts.text_encoders)
+    if spec.clip_skip is not None and spec.clip_skip > layers:
+        raise SpecError("clip_skip", f"is {spec.clip_skip}, but the base's text encoder has {layers} layers.")
+
+
+def _place(parts: Parts, choice: device.Choice, spec: TrainSpec) -> None:
+    """Move what trains to the device. Gradient checkpointing only works on a module in training mode."""
+    for model in (parts.unet, *(encoder.model for encoder in parts.text_encoders)):
+        model.requires_grad_(False).to(choice.device)
+        model.train(spec.gradient_checkpointing)
+    if spec.gradient_checkpointing:
+        parts.unet.enable_gradient_checkpointing()
+
+
+def _conditioner(parts: Parts, plan: Plan, spec: TrainSpec, choice: device.Choice) -> Conditioner:
+    trained = [plan.trains(encoder.facts.folder) for encoder in parts.text_encoders]
+    return Conditioner(
+        parts.text_encoders, trained, chunks=spec.text_chunks, clip_skip=spec.clip_skip, device=choice.device
+    )
+
+
+def _restore(run: Run) -> None:
+    saved = checkpoint.load_state(run.order.out_dir, run.feed.generator, run.fingerprint)
+    run.stepper.restore(saved.stepper)
+    run.position = saved.position
+    run.losses.extend(saved.losses)
+
+
+def _announce(run: Run, out: EventWriter) -> None:
+    found, length = run.feed.dataset, run.course.length
+    modules = {group.part: len(group.layers) for group in run.plan.groups}
+    out.emit(
+        "plan", images=len(found.images), repeats_total=sum(found.repeats), batches_per_epoch=length.batches_per_epoch,
+        total_steps=length.steps, epochs=length.epochs, start_step=run.position.step,
+        network_params=sum(one.numel() for one in run.stepper.adapters().values()), unet_modules=modules.pop(UNET, 0),
+        text_encoder_modules=sum(modules.values()),
+    )  # fmt: skip
+
+
+def fingerprint(order: Order, found: data.Dataset) -> str:
+    """Digest of what must be equal for a saved state to fit: configuration, and names and captions of the dataset."""
+    spec = {
+        key: value
+        for key, value in order.spec.to_dict().items()
+        if key not in ("output_dir", "train_data_dir", "warnings")
+    }
+    images = [(image.path.name, image.caption) for image in found.images]
+    return hashlib.sha256(json.dumps([spec, images], sort_keys=True, default=str).encode()).hexdigest()
+
+
+def replan(run: Run, out: EventWriter, step: int) -> None:
+    """Shorten the run if the plan file says so."""
+    file = run.order.plan_file
+    if file is None or not file.exists():
+        return
+    try:
+        wanted = json.loads(file.read_text(encoding="utf-8"))["steps"]
+    except (ValueError, KeyError, TypeError):
+        return  # half written: read again after the next step
+    if not isinstance(wanted, int) or not step < wanted < run.course.length.steps:
+        return
+    run.course.shorten(wanted)
+    epochs = run.course.length.epochs
+    run.facts = replace(run.facts, epochs=epochs, max_steps=wanted, warmup=run.course.warmup)
+    out.emit("replanned", steps=wanted, epochs=epochs)

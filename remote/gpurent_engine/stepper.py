@@ -1,0 +1,83 @@
+"""The seam between the loop and how a step is computed.
+
+The loop draws everything random and hands it over as tensors; a stepper turns micro-batches into one optimiser step.
+``plain.py`` is the reference: torch, peft, autocast, nothing clever. Faster ones must give the same losses and the same
+adapters from the same batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+
+from gpurent_engine.text import TextInput
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One micro-batch, completely drawn, on the device. ``b`` pictures of one bucket, ``h × w`` latent pixels.
+
+    The noisy latent is ``noised((mean + std · jitter) · vae_scale, noise, times)``.
+    """
+
+    mean: torch.Tensor
+    """Of the VAE's posterior, float32 ``[b, 4, h, w]``, not scaled."""
+    std: torch.Tensor
+    """Its standard deviation, likewise."""
+    jitter: torch.Tensor
+    """Standard normal ``[b, 4, h, w]``: which sample of the posterior this step sees."""
+    noise: torch.Tensor
+    """What is added and what is predicted, ``[b, 4, h, w]``; offsets and pyramids are in it already."""
+    times: torch.Tensor
+    """Time steps, int64 ``[b]``."""
+    weight: torch.Tensor
+    """Of each picture in the loss, float32 ``[b]``: min-SNR and its like, prior loss weight."""
+    text: TextInput
+    sizes: torch.Tensor | None = None
+    """SDXL: original height, width, crop top, left, target height, width, float32 ``[b, 6]``."""
+    seed: int = 0
+    """For what is random inside the network (dropout), drawn from the run's generator so that resuming is exact."""
+
+
+@dataclass(frozen=True)
+class StepperState:
+    """All that the next step depends on, by names that every stepper of the same network shares.
+
+    ``parameter.<key>`` is a float32 master, ``optimizer.<key>.<name>`` what the optimiser keeps for it; ``<key>`` is
+    the tensor's name in the LoRA file. ``scalars`` is JSON-ready.
+    """
+
+    tensors: dict[str, torch.Tensor]
+    scalars: dict[str, Any] = field(default_factory=dict)
+
+
+class Stepper(Protocol):
+    """Computes optimiser steps and owns the adapters and the optimiser."""
+
+    def step(self, batches: Sequence[Batch], rates: Sequence[float]) -> torch.Tensor:
+        """Forward and backward over all micro-batches, clip, one optimiser step.
+
+        Args:
+            batches: gathered into this step; the gradient is the mean over them.
+            rates: learning rate of each group of the network's plan.
+
+        Returns:
+            Loss of each micro-batch, float32 ``[len(batches)]``, on the device: asking for its value waits for the GPU,
+            so the loop does it seldom.
+        """
+
+    def adapters(self) -> Mapping[str, torch.Tensor]:
+        """Trained tensors by their names in a LoRA file, float32: ``lora_unet_….lora_down.weight`` and so on."""
+
+    def state(self) -> StepperState:
+        """Everything needed to go on exactly from here."""
+
+    def restore(self, state: StepperState) -> None:
+        """Put a state back.
+
+        Raises:
+            KeyError: it lacks a tensor, so it belongs to another network.
+        """
