@@ -1,0 +1,1 @@
+"""Kernels in Triton, each beside the same formula in torch."""

@@ -1,0 +1,187 @@
+"""The fast step: base, adapters, loss and optimiser behind two calls, ``micro`` and ``update``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from gpurent_engine.step.bank import Bank, Site
+from gpurent_engine.step.build import Builder
+from gpurent_engine.step.clip import TextEncoder
+from gpurent_engine.step.graph import Recorder, Static, Tensors, signature
+from gpurent_engine.step.kernels.backend import kernels
+from gpurent_engine.step.objective import Inputs, Objective
+from gpurent_engine.step.switches import Switches
+from gpurent_engine.step.unet import UNet
+from gpurent_engine.step.update import Hyper, Updater
+
+_BACKENDS = {
+    "flash": SDPBackend.FLASH_ATTENTION, "efficient": SDPBackend.EFFICIENT_ATTENTION, "math": SDPBackend.MATH,
+    "cudnn": getattr(SDPBackend, "CUDNN_ATTENTION", SDPBackend.FLASH_ATTENTION),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TrainedText:
+    """A text encoder that carries adapters; settings as in ``clip.TextEncoder``. ``part`` names it in ``Site.part``."""
+
+    model: torch.nn.Module
+    part: str
+    clip_skip: int = 1
+    final_norm: bool = True
+    pooled: bool = False
+
+
+class Stepper:
+    """Trains adapters on a frozen base.
+
+    Args:
+        unet: a diffusers UNet on its device, in the format to compute in, frozen. Its weights are shared.
+        sites: where adapters sit, in ``unet`` (part ``unet``) and in the text encoders.
+        objective: noise schedule, prediction and loss.
+        hyper: of the optimiser.
+        switches: which parts are fast.
+        texts: text encoders that train.
+        adapters: how many are trained at once; a batch holds the samples of the first, then of the second and so on.
+        groups: number of learning rates.
+        accumulate: whether several micro-batches make a step.
+
+    Raises:
+        UnsupportedError: the model or an adapter is not one that the fast step knows.
+    """
+
+    def __init__(
+        self,
+        unet: torch.nn.Module,
+        sites: Sequence[Site],
+        *,
+        objective: Objective,
+        hyper: Hyper,
+        switches: Switches,
+        texts: Sequence[TrainedText] = (),
+        adapters: int = 1,
+        groups: int = 1,
+        accumulate: bool = False,
+    ) -> None:
+        first = next(unet.parameters())
+        self.device, self.dtype = first.device, first.dtype
+        self.switches, self.objective = switches, objective
+        anchor = torch.zeros((), device=self.device, requires_grad=True)
+        stacked = switches.stacked and adapters == 1
+        builder = Builder(unet, "unet", sites, anchor, stacked=stacked, checkpoint=switches.checkpoint)
+        self.unet = UNet(builder)
+        regions = builder.finish()
+        self.texts: list[tuple[str, TextEncoder]] = []
+        for text in texts:
+            builder = Builder(text.model, text.part, sites, anchor, stacked=stacked)
+            encoder = TextEncoder(builder, clip_skip=text.clip_skip, final_norm=text.final_norm, pooled=text.pooled)
+            self.texts.append((text.part, encoder))
+            regions += builder.finish()
+        self.bank = Bank(regions, adapters=adapters, device=self.device, dtype=self.dtype)
+        with kernels(switches.kernels):
+            self.updater = Updater(
+                self.bank, hyper, groups=groups, accumulate=accumulate, scaled=self.dtype == torch.float16
+            )
+        self.share = torch.ones((), device=self.device)
+        self.recorder = Recorder(self.device) if switches.graph and self.device.type == "cuda" else None
+        self._visits: dict[Any, int] = {}
+        self._graphs: dict[Any, tuple[torch.cuda.CUDAGraph, Static, torch.Tensor]] = {}
+        self._update: torch.cuda.CUDAGraph | None = None
+        self._updates = 0
+        self.worth: Callable[[Any], bool] = lambda _signature: True
+        """Asked before a graph is recorded for a signature of inputs (``graph.signature``)."""
+
+    def micro(self, inputs: Inputs, share: float = 1.0) -> torch.Tensor:
+        """Forward and backward for one micro-batch; gradients wait in the bank for ``update``.
+
+        Args:
+            inputs: see ``objective.Inputs``.
+            share: what the loss is multiplied by for the gradients: one over the micro-batches of the step.
+
+        Returns:
+            Each adapter's mean loss, float32 ``[adapters]``, on the device; nothing has waited for it.
+        """
+        self.share.fill_(share)
+        if self.recorder is None:
+            return self._run(inputs)
+        key = signature(inputs)
+        recorded = self._graphs.get(key)
+        if recorded is None:
+            self._visits[key] = self._visits.get(key, 0) + 1
+            if self._visits[key] == 1 or not self.worth(key):
+                with self.recorder.aside():
+                    return self._run(inputs)
+            recorded = self._graphs[key] = self._record(inputs)
+        graph, static, losses = recorded
+        static.fill(inputs)
+        graph.replay()
+        return losses.clone()
+
+    def _record(self, inputs: Tensors) -> tuple[torch.cuda.CUDAGraph, Static, torch.Tensor]:
+        assert self.recorder is not None
+        static, losses = Static(inputs), torch.zeros(self.bank.adapters, device=self.device)
+        graph = self.recorder.record(lambda: losses.copy_(self._run(static.tensors)) and None)
+        return graph, static, losses
+
+    def _run(self, x: Inputs) -> torch.Tensor:
+        with kernels(self.switches.kernels), self._attention():
+            noisy, target = self.objective.noisy(x)
+            text, pooled = self._text(x)
+            predicted = self.unet(noisy.to(self.dtype).contiguous(), x["times"], text, pooled, x.get("time_ids"))
+            losses = self.objective.losses(predicted, target, x).unflatten(0, (self.bank.adapters, -1)).mean(1)
+            total = losses.sum() * self.share
+            if self.updater.scale is not None:
+                total = total * self.updater.scale.scale
+            total.backward()  # type: ignore[no-untyped-call]
+            self.updater.gather()
+        return losses.detach()
+
+    def _text(self, x: Inputs) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Hidden states and pooled text: given, or from the encoders that train."""
+        if not self.texts:
+            return x["text"], x.get("pooled")
+        hidden, pooled = [], x.get("pooled")
+        for part, encoder in self.texts:
+            ids = x[f"ids.{part}"]
+            states, found = encoder(ids.flatten(0, -2))
+            if (
+                ids.dim() == 3
+            ):  # several windows of one long caption, [b, windows, 77]: their ends are cut, as in kohya's
+                windows = states.unflatten(0, ids.shape[:2])
+                states = torch.cat([windows[:, 0, :1], windows[:, :, 1:-1].flatten(1, 2), windows[:, -1, -1:]], dim=1)
+                found = None if found is None else found.unflatten(0, ids.shape[:2])[:, 0]
+            hidden.append(states)
+            pooled = pooled if found is None else found
+        return hidden[0] if len(hidden) == 1 else torch.cat(hidden, dim=-1), pooled
+
+    @contextmanager
+    def _attention(self) -> Iterator[None]:
+        if self.switches.attention == "auto":
+            yield
+        else:
+            with sdpa_kernel(_BACKENDS[self.switches.attention]):
+                yield
+
+    def update(self, rates: Sequence[Sequence[float]]) -> None:
+        """One optimiser step with the learning rates ``[adapters][groups]``; nothing waits for it."""
+        self.updater.set_rates(rates)
+        if self.recorder is None:
+            self._step()
+            return
+        self._updates += 1
+        if self._updates == 1:
+            with self.recorder.aside():
+                self._step()
+            return
+        if self._update is None:
+            self._update = self.recorder.record(self._step)
+        self._update.replay()
+
+    def _step(self) -> None:
+        with kernels(self.switches.kernels):
+            self.updater.step()
