@@ -54,8 +54,9 @@ def begin(options: argparse.Namespace, now: float, wall: float, shown: object) -
     """The switch at a start of this program; ``shown`` is what an earlier one showed last: a restart never lengthens.
 
     ``--at`` counts from creation, and holds if this clock is right; ``--after`` counts from here, whatever it says.
+    ``--first`` is an end that comes by so much earlier than ``--after``, by either count.
     """
-    cap, end = wall + options.after, wall + options.first
+    cap, end = wall + options.after, min(wall, options.at - options.after) + options.first
     if isinstance(shown, dict) and isinstance(shown.get("cap"), float) and isinstance(shown.get("end"), float):
         cap, end = min(cap, shown["cap"]), shown["end"]
     cap = min(cap, options.at)

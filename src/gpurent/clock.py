@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Protocol, TypeVar
 
 from gpurent.tasks import STEP_S, Beside, Inline, Overdue, Task, mind
 
 T = TypeVar("T")
 Key = TypeVar("Key", bound=Hashable)
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+@dataclass(frozen=True, slots=True)
+class Uptime:
+    """Seconds since a computer was started, and which start that was. All its processes agree, and nobody sets it."""
+
+    boot: str
+    seconds: float
 
 
 class Clock(Protocol):
@@ -22,6 +36,10 @@ class Clock(Protocol):
 
     def monotonic(self) -> float:
         """Seconds that never run backwards."""
+        ...
+
+    def uptime(self) -> Uptime:
+        """How long this computer has been up: what measures a duration between two processes."""
         ...
 
     def sleep(self, seconds: float) -> None:
@@ -51,6 +69,15 @@ def side_by_side(
     return found
 
 
+@cache
+def _boot() -> str:
+    """Which start of the computer this is. Where the system names none, the computer: uptime then tells a restart."""
+    try:
+        return _BOOT_ID.read_text(encoding="ascii").strip()
+    except OSError:
+        return socket.gethostname()
+
+
 def _elapsed() -> float:
     """Seconds that go on while the computer sleeps, where the system counts such."""
     boot = getattr(time, "CLOCK_BOOTTIME", None)
@@ -76,6 +103,10 @@ class SystemClock:
     def monotonic(self) -> float:
         """Seconds that never run backwards."""
         return time.monotonic()
+
+    def uptime(self) -> Uptime:
+        """How long this computer has been up, sleep included where the system counts it."""
+        return Uptime(_boot(), self._elapsed())
 
     def not_before(self, moment: float) -> None:
         """``moment`` has passed for certain: a line of this computer's ledger says so, written by another process."""
@@ -116,6 +147,10 @@ class ManualClock:
     def monotonic(self) -> float:
         """Seconds since this clock was made."""
         return self._now - self._start
+
+    def uptime(self) -> Uptime:
+        """As ``monotonic``."""
+        return Uptime("manual", self.monotonic())
 
     def sleep(self, seconds: float) -> None:
         """Jump forward."""

@@ -197,7 +197,7 @@ class Fuse:
     at: int
     """Unix second of the same moment: the switch starts later than the bill. Wrong if the host's clock is."""
     first_s: int
-    """From the start of the switch until a client has proven it and set it."""
+    """As ``after_s``, until a client has proven it and set it; where the clock is right it counts from creation too."""
     hold_s: int
     """Without a sign of life from a client or a job."""
 

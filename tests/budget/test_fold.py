@@ -82,6 +82,14 @@ def test_only_a_confirmation_ends_a_machine_that_was_created(kinds: list[Kind]) 
     assert [rental.ref for rental in run.open_rentals] == ["i-1"]
 
 
+@pytest.mark.parametrize("answer", [Kind.DESTROY_ACCEPTED, Kind.DESTROY_FAILED])
+@pytest.mark.parametrize("length", [3, 4, 6])
+def test_an_answer_to_an_order_says_that_it_was_sent(length: int, answer: Kind) -> None:
+    """The line that announced it may be lost to a full disk: the rental is being destroyed all the same."""
+    run = after(*STORY[:length], answer)
+    assert run.rentals[0].state is RentalState.DESTROYING and not run.anomalies
+
+
 @pytest.mark.parametrize("end", [Kind.GONE, Kind.CREATE_REFUSED])
 def test_a_rental_seen_after_its_end_is_open_again(end: Kind) -> None:
     """The dearest surprise of all is remembered and marked."""

@@ -13,7 +13,7 @@ from tests.budget.world import OFFER, PRICE
 
 from gpurent.budget.errors import BudgetError
 from gpurent.budget.events import Client
-from gpurent.budget.guard import allow_create, deadlines, teardown_reserve, tolerated
+from gpurent.budget.guard import Deadlines, allow_create, deadlines, teardown_reserve, tolerated, unproven_s
 from gpurent.budget.spend import accrued, estimated, run_spent
 from gpurent.budget.state import Rental, RentalState, Run
 from gpurent.model import Charges, Price
@@ -71,6 +71,36 @@ def test_the_hard_deadline_never_lets_cost_exceed_the_budget(
         assert spent + until_gone + traffic <= budget
     else:
         assert limits.hard == START
+
+
+@given(st.integers(1, 10**6), st.floats(0, 900), st.sampled_from([1, 60, 900, 3600]))
+def test_at_twice_the_price_a_machine_nobody_looked_at_stays_within_the_budget(
+    span: int, teardown: float, grain: int
+) -> None:
+    """Whole billing units until it is gone, doubled, are no more than the budget's, reserve included."""
+    span -= span % grain
+    first = unproven_s(span, teardown, grain)
+    units = -(-math.ceil(first + teardown / 2) // grain)
+    affordable = span // grain + math.ceil(teardown / grain)
+    assert first == 1 or 2 * units <= affordable
+
+
+@given(st.integers(1, 10**5), st.floats(0, 900), st.sampled_from([1, 60, 900]))
+def test_a_rental_is_vetoed_exactly_if_it_would_end_before_it_can_have_booted(
+    boot: int, teardown: float, grain: int
+) -> None:
+    """One second less of rental, and the switch would fire before SSH can answer."""
+    for span in (first_s for base in (2 * boot, 2 * (boot + grain)) for first_s in range(base, base + 3)):
+        span += -span % grain
+        limits = Deadlines(START + span, START + span)
+        fits = unproven_s(span, teardown, grain) >= boot
+        try:
+            allow_create(limits, start=START, needed_s=0, boot_s=boot, hourly=Usd.parse(1), teardown_s=teardown,
+                         granularity_s=grain)  # fmt: skip
+        except BudgetError:
+            assert not fits
+        else:
+            assert fits
 
 
 @given(amounts, st.one_of(st.none(), st.floats(0.1, 100)))

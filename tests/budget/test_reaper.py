@@ -25,7 +25,7 @@ from gpurent.budget.reaper import (
     Orphan,
     reconcile,
 )
-from gpurent.clock import ManualClock
+from gpurent.clock import ManualClock, Uptime
 from gpurent.model import Instance
 
 
@@ -40,14 +40,16 @@ class World:
     account: dict[str, Instance] = field(default_factory=dict)
     visible_from: float = 0.0
     listing_works: bool = True
+    wall_ahead_s: float = 0.0
 
-    def decide(self, live: Sequence[str] = ()) -> tuple[Action, ...]:
+    def decide(self, live: Sequence[str] = (), asked: Uptime | None = None) -> tuple[Action, ...]:
         """One reconciliation against what the account shows now."""
         shown = tuple(self.account.values()) if self.clock.now() >= self.visible_from else ()
         runs = self.ledger.runs()
         closed = {one.tag: run.id for run in runs for one in run.rentals if one.state.over}
         listing = shown if self.listing_works else None
-        return reconcile(self.ledger.open_rentals(), {"cloud": listing}, self.clock.now(), live, closed)
+        asked, now = asked or self.clock.uptime(), self.clock.now() + self.wall_ahead_s
+        return reconcile(self.ledger.open_rentals(), {"cloud": listing}, now, live, closed, asked=asked)
 
     def apply(self, actions: tuple[Action, ...]) -> None:
         """Carry out and record, as the broker does."""
@@ -60,8 +62,8 @@ class World:
                     if self.clock.now() >= self.visible_from:  # a service may accept what it does not know yet
                         self.account.pop(ref, None)
                     self.ledger.append(run_id, Kind.DESTROY_ACCEPTED, tag=tag, ref=ref)
-                case MarkAbsent(tag, run_id):
-                    self.ledger.append(run_id, Kind.SEEN_ABSENT, tag=tag)
+                case MarkAbsent(tag, run_id, asked):
+                    self.ledger.append(run_id, Kind.SEEN_ABSENT, tag=tag, boot=asked.boot, uptime_s=asked.seconds)
                 case ConfirmGone(tag, run_id):
                     self.ledger.append(run_id, Kind.GONE, tag=tag)
 
@@ -188,6 +190,47 @@ def test_a_machine_that_lists_late_is_not_taken_for_gone(place: Place) -> None:
     assert scene.ledger.open_rentals()
     scene.settle()
     assert not scene.account
+    assert not scene.ledger.open_rentals()
+
+
+@pytest.mark.parametrize(
+    ("story", "grace"), [((UNCLEAR,), UNCLEAR_GRACE_S), ((CREATED, SENT, ACCEPTED), UNSEEN_GRACE_S)]
+)
+def test_a_clock_that_is_set_or_a_late_create_makes_no_absence_longer(
+    place: Place, story: tuple[tuple[Kind, dict[str, object]], ...], grace: float
+) -> None:
+    """It lasts from the first listing without the machine, by uptime: neither the wall nor the intent says so."""
+    scene = world(place, *story)
+    scene.clock.advance(7200)  # the computer slept before it sent what the intent announced
+    for _ in range(ABSENT_LISTINGS + 3):
+        scene.wall_ahead_s += grace
+        scene.apply(scene.decide())
+    assert names(scene.decide()) == ["leave"]
+    scene.clock.advance(grace)
+    assert names(scene.decide()) == ["absent", "gone"]
+
+
+def test_a_listing_that_was_read_long_after_it_was_asked_for_is_as_old_as_the_question(place: Place) -> None:
+    """The computer may sleep between the answer and the decision."""
+    scene = world(place, CREATED, SENT, ACCEPTED)
+    for _ in range(ABSENT_LISTINGS + 3):
+        asked = scene.clock.uptime()
+        scene.clock.advance(1 if scene.ledger.open_rentals()[0].absent_count < ABSENT_LISTINGS else 7200)
+        scene.apply(scene.decide(asked=asked))
+    assert scene.ledger.open_rentals()
+
+
+@pytest.mark.parametrize("boot", ["another start of this computer", "manual"])
+def test_after_a_restart_absence_is_measured_anew(place: Place, boot: str) -> None:
+    """Uptime counts from another moment then; where no start has a name, it is smaller than before."""
+    scene = world(place, UNCLEAR)
+    for _ in range(ABSENT_LISTINGS - 1):
+        scene.clock.advance(UNCLEAR_GRACE_S)
+        scene.apply(scene.decide())
+    for seconds in (5.0, 6.0, 7.0):
+        scene.apply(scene.decide(asked=Uptime(boot, seconds)))
+        assert scene.ledger.open_rentals()
+    scene.apply(scene.decide(asked=Uptime(boot, 5.0 + UNCLEAR_GRACE_S)))
     assert not scene.ledger.open_rentals()
 
 

@@ -304,6 +304,9 @@ def test_no_start_reaches_beyond_the_wall_clock_or_its_own_seconds(
     created = 1_800_000_000.0
     at, booted = created + after, created + late
     switch = deadman.begin(options(after, at, first, 10**7), 50.0, booted + skew, None)
+    unproven = switch.left(50.0, busy=True)
+    assert unproven <= first
+    assert unproven <= max(0.0, created + first - booted - skew)
     switch.obey({"nonce": "a", "seconds": 10**7, "hold": 10**7}, 50.0)
     left = switch.left(50.0, busy=True)
     assert left <= after

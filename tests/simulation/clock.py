@@ -1,27 +1,34 @@
-"""Virtual time with a schedule: sleeping runs everything that falls due meanwhile, in order."""
+"""Virtual time on which many act at once: whoever waits gives way, and everything that falls due happens in order."""
 
 from __future__ import annotations
 
 import heapq
-import threading
 from collections.abc import Callable
 from itertools import count
-from typing import TypeVar
+from typing import Generic, TypeVar
 
-from gpurent.tasks import Inline, Task
+from greenlet import getcurrent, greenlet
+
+from gpurent.clock import Uptime
 
 T = TypeVar("T")
+
 START = 1_800_000_000.0
 
 
 class VirtualClock:
-    """A ``Clock`` on which hours take microseconds."""
+    """A ``Clock`` on which hours take microseconds.
+
+    The greenlet that made it conducts: it runs what is due. Any other is an actor; its wait gives control back. Only
+    one acts at any time and ties are broken by order, so a seed stays a life.
+    """
 
     def __init__(self) -> None:
         self._now = START
-        self._due: list[tuple[float, int, Callable[[], None]]] = []
+        self._due: list[tuple[float, int, Callable[[], object]]] = []
         self._order = count()
-        self._acting: _Actor | None = None
+        self._horizon = START
+        self.conductor = getcurrent()
 
     def now(self) -> float:
         """Unix seconds."""
@@ -31,75 +38,97 @@ class VirtualClock:
         """Seconds since the beginning of this world."""
         return self._now - START
 
+    def uptime(self) -> Uptime:
+        """As ``monotonic``."""
+        return Uptime("simulation", self.monotonic())
+
     def sleep(self, seconds: float) -> None:
-        """Let time pass; an actor is away meanwhile, and others act."""
+        """Let time pass; others act meanwhile."""
         until = self._now + max(0.0, seconds)
-        if self._acting is None:
+        me = getcurrent()
+        if me is self.conductor:
             self.run_until(until)
+        elif until <= self._horizon and (not self._due or self._due[0][0] > until):
+            self._now = until  # nobody else has anything to do before
         else:
-            self._acting.wait(until)
+            self.at(until, me.switch)
+            self.conductor.switch()
 
-    def begin(self, act: Callable[[], T]) -> Task[T]:
-        """Carried out by whoever waits for it, at once: virtual time passes in no other thread."""
-        return Inline(act)
-
-    def at(self, moment: float, act: Callable[[], None]) -> None:
-        """Do something later."""
+    def at(self, moment: float, act: Callable[[], object]) -> None:
+        """Do something later, which must not wait: what waits is an actor."""
         heapq.heappush(self._due, (max(moment, self._now), next(self._order), act))
 
-    def run_until(self, moment: float) -> None:
-        """Let time pass up to ``moment``; what acts may let more of it pass."""
-        while self._due and self._due[0][0] <= moment:
-            self._next()
-        self._now = max(self._now, moment)
+    def run_until(self, moment: float, over: Callable[[], bool] = lambda: False) -> None:
+        """Let time pass up to ``moment``, or until ``over`` says that nothing more is waited for."""
+        before, self._horizon = self._horizon, moment
+        try:
+            while self._due and self._due[0][0] <= moment:
+                if over():
+                    return
+                due, _, act = heapq.heappop(self._due)
+                self._now = max(self._now, due)
+                act()
+            if not over():
+                self._now = max(self._now, moment)
+        finally:
+            self._horizon = before
 
-    def together(self, *acts: tuple[float, Callable[[], None]]) -> None:
-        """Play several processes side by side, each from its own moment on; return when all are over."""
-        actors = [_Actor(self, act) for _, act in acts]
-        for actor, (moment, _) in zip(actors, acts, strict=True):
-            self.at(moment, actor.resume)
-        while not all(actor.over for actor in actors):
-            self._next()
-
-    def _next(self) -> None:
-        due, _, act = heapq.heappop(self._due)
-        self._now = max(self._now, due)
-        act()
+    def begin(self, act: Callable[[], T]) -> Actor[T]:
+        """Let something act beside the others, from now on."""
+        return Actor(self, act)
 
 
-class _Actor:
-    """A process with a stack of its own. Only one runs at any time, so a seed stays a life."""
+class Actor(Generic[T]):
+    """Something that acts by itself. What it raises is kept for whoever asks for its result."""
 
-    def __init__(self, clock: VirtualClock, act: Callable[[], None]) -> None:
+    def __init__(self, clock: VirtualClock, act: Callable[[], T]) -> None:
         self._clock = clock
         self._act = act
-        self._mine, self._theirs = threading.Semaphore(0), threading.Semaphore(0)
-        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._value: list[T] = []
         self._error: BaseException | None = None
+        self._waiting: greenlet | None = None
+        self._self = greenlet(self._run, clock.conductor)
         self.over = False
+        clock.at(clock.now(), self._begin)
 
-    def resume(self) -> None:
-        """Let it act until it waits or ends."""
-        before, self._clock._acting = self._clock._acting, self
-        if self._thread.ident is None:
-            self._thread.start()
-        self._mine.release()
-        self._theirs.acquire()
-        self._clock._acting = before
-        if self._error is not None:
-            raise self._error
-
-    def wait(self, until: float) -> None:
-        """Called by itself: let others act up to ``until``."""
-        self._clock.at(until, self.resume)
-        self._theirs.release()
-        self._mine.acquire()
+    def _begin(self) -> None:
+        if not self.over:
+            self._self.switch()
 
     def _run(self) -> None:
-        self._mine.acquire()
         try:
-            self._act()
-        except BaseException as error:  # noqa: BLE001  told to whoever plays this
+            self._value.append(self._act())
+        except BaseException as error:  # noqa: BLE001  handed to whoever waits for it
             self._error = error
         self.over = True
-        self._theirs.release()
+        if self._waiting is not None:
+            self._clock.at(self._clock.now(), self._waiting.switch)
+            self._waiting = None
+
+    def wait(self, within: float) -> bool:
+        """Wait for its end, as another actor, for at most ``within`` seconds; whether it came."""
+        if not self.over:
+            me = getcurrent()
+            self._waiting = me
+            self._clock.at(self._clock.now() + within, lambda: self._give_up(me))
+            self._clock.conductor.switch()
+        return self.over
+
+    def _give_up(self, waiting: greenlet) -> None:
+        if self._waiting is waiting:
+            self._waiting = None
+            waiting.switch()
+
+    def result(self) -> T:
+        """What came of it, once it is over."""
+        if self._error is not None:
+            raise self._error
+        return self._value[0]
+
+    def end(self, error: BaseException) -> None:
+        """Raise ``error`` where it waits, unless it is over."""
+        if self.over:
+            return
+        if self._self:
+            self._self.throw(error)
+        self.over = True

@@ -28,13 +28,16 @@ HERE: Mapping[Kind, tuple[Collection[RentalState], str]] = {
     Kind.CHECKPOINT_HOME: (_MET, f"{_BY_ATTACH}; one client at a time on this computer"),
     Kind.JOB_DONE: (_MET, _BY_ATTACH),
     Kind.JOB_FAILED: (_MET, _BY_ATTACH),
-    Kind.REPLANNED: ((S.TRAINING,), "the client that rented it alone shortens its job"),
+    Kind.REPLANNED: ((S.TRAINING,), "a job that is to stop is shortened no more"),
     Kind.DESTROY_SENT: ((S.UNCLEAR, S.CREATED, S.REACHABLE, *_MET), "a machine without a number is adopted first"),
     Kind.DESTROY_ACCEPTED: ((S.CREATED, S.REACHABLE, *_MET), _ORDER_LOST),
     Kind.DESTROY_FAILED: ((S.DESTROYING,), _ORDER_LOST),
-    Kind.SEEN_ABSENT: ((S.INTENT, S.UNCLEAR, S.CREATED, S.REACHABLE, *_MET), "one reaper at a time on this computer"),
-    Kind.GONE: ((S.INTENT, S.UNCLEAR, S.CREATED, S.REACHABLE, *_MET), "only what is open ends"),
-    Kind.CHARGED: ((S.CREATED, S.REACHABLE, *_MET, S.GONE), "without a number nothing can be asked"),
+    Kind.SEEN_ABSENT: (
+        (S.INTENT, S.UNCLEAR, S.DESTROYING),
+        "absence counts after an accepted order, or without a number",
+    ),
+    Kind.GONE: ((S.INTENT, S.UNCLEAR, S.DESTROYING), "as absence, and only what is open ends"),
+    Kind.CHARGED: ((S.DESTROYING, S.GONE), "without a number nothing can be asked, and it is asked at the end"),
     Kind.MACHINE_FAILED: ((S.GONE,), "written when the machine is given back"),
 }
 """Where a kind of line can be written at all in this world, and why nowhere else."""

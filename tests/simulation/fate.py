@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import random
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from tests.simulation.books import MemoryLedger
 from tests.simulation.clock import VirtualClock
 from tests.simulation.coverage import transition
 
 from gpurent.budget.errors import LedgerError
 from gpurent.budget.events import Event, Kind
-from gpurent.budget.ledger import Ledger
 from gpurent.budget.state import Run
-from gpurent.clock import SystemClock
+from gpurent.clock import SystemClock, Uptime
 from gpurent.tasks import Inline, Task
 
 if TYPE_CHECKING:
@@ -88,6 +87,9 @@ class MortalClock(SystemClock):
     def monotonic(self) -> float:
         return self._virtual.monotonic()
 
+    def uptime(self) -> Uptime:
+        return self._virtual.uptime()
+
     def sleep(self, seconds: float) -> None:
         self._fate.step("sleep")
         self._virtual.sleep(seconds)
@@ -96,34 +98,22 @@ class MortalClock(SystemClock):
         return Inline(act)
 
 
-class Books:
-    """What all clients of a world know of its ledger's file: whether it is as they read it last."""
+class MortalLedger(MemoryLedger):
+    """A ledger whose writer may die before a line is committed or right after."""
 
-    def __init__(self) -> None:
-        self.version = 0
-        self.unwritable = False
-        self.unreadable = False
-        self.lines: Counter[str] = Counter()
-        self.moves: Counter[str] = Counter()
-
-
-class MortalLedger(Ledger):
-    """A ledger whose writer may die before a line is committed or right after. What did not change is read once."""
-
-    fate: Fate
-    world: World
-    books: Books
-    _known: dict[str | None, tuple[int, tuple[Run, ...]]]
+    def __init__(self, world: World, clock: MortalClock, fate: Fate) -> None:
+        super().__init__(world.books, clock, random.Random(world.schedule.seed + 3))
+        self.world = world
+        self.fate = fate
 
     def append(self, run_id: str, kind: Kind, *, tag: str | None = None, **data: object) -> Event:
         self.fate.step(f"before {kind}")
         self.world.attempted(kind)
         self._reachable(writing=True)
-        before = self._run(run_id)
+        before = self.books.runs.get(run_id)
         event = super().append(run_id, kind, tag=tag, **data)
-        self.books.version += 1
-        self.books.lines[kind.value] += 1
-        self.books.moves[transition(before, kind, tag)] += 1
+        self.world.tally.lines[kind.value] += 1
+        self.world.tally.moves[transition(before, kind, tag)] += 1
         self.world.witness(event, self._clock.now())
         self.fate.step(f"after {kind}")
         return event
@@ -133,45 +123,27 @@ class MortalLedger(Ledger):
         self._reachable(writing=True)
         run_id = super().open_run(*arguments, **options)
         self.fate.run_id = run_id
-        self.books.version += 1
-        self.books.lines[Kind.RUN_OPENED.value] += 1
-        self.books.moves[transition(None, Kind.RUN_OPENED, None)] += 1
+        self.world.tally.lines[Kind.RUN_OPENED.value] += 1
+        self.world.tally.moves[transition(None, Kind.RUN_OPENED, None)] += 1
         self.fate.step("after run_opened")
         return run_id
 
     def _reachable(self, *, writing: bool = False) -> None:
         if self.fate.dead:
             raise Crash("the ledger")
-        if self.books.unreadable or (writing and self.books.unwritable):
-            self.world.tally.faults["ledger out of reach" if self.books.unreadable else "ledger's disk full"] += 1
+        world = self.world
+        if world.unreadable or (writing and world.unwritable):
+            world.tally.faults["ledger out of reach" if world.unreadable else "ledger's disk full"] += 1
             raise LedgerError("database or disk is full", passing=True)
-
-    def _run(self, run_id: str) -> Run | None:
-        return next(iter(self._folded(run_id)), None)
-
-    def _folded(self, run_id: str | None) -> tuple[Run, ...]:
-        version, runs = self._known.get(run_id, (-1, ()))
-        if version != self.books.version:
-            runs = super().runs() if run_id is None else (super().run(run_id),)
-            self._known[run_id] = self.books.version, runs
-        return runs
 
     def run(self, run_id: str) -> Run:
         self._reachable()
-        return self._folded(run_id)[0]
+        return super().run(run_id)
 
     def runs(self) -> tuple[Run, ...]:
         self._reachable()
-        return self._folded(None)
+        return super().runs()
 
     def events(self, run_id: str | None = None) -> list[Event]:
         self._reachable()
         return super().events(run_id)
-
-    @classmethod
-    def mortal(cls, path: Path, clock: MortalClock, fate: Fate, world: World, chooser: Any) -> MortalLedger:
-        """Open the ledger of ``path`` for a client with this fate."""
-        ledger = cls.open(path, clock, chooser)
-        assert isinstance(ledger, MortalLedger)
-        ledger.fate, ledger.world, ledger.books, ledger._known = fate, world, world.books, {}
-        return ledger

@@ -297,7 +297,7 @@ class SimHost:
             self._moved(machine, len(data[start : start + CHUNK]), out=True)
             on_bytes(len(data[start : start + CHUNK]))
         self._fate.step("fetched")
-        if self._world.books.unwritable:
+        if self._world.unwritable:
             self._world.tally.faults["disk for results full"] += 1
             raise HomeFull("no space left on device")
         if hashlib.sha256(data).hexdigest() != sha256 or len(data) != size:

@@ -11,18 +11,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tests.simulation import checks
+from tests.simulation.books import Books
 from tests.simulation.clock import START, VirtualClock
-from tests.simulation.fate import Books, Crash, Fate, MortalClock, MortalLedger
+from tests.simulation.fate import Crash, Fate, MortalClock, MortalLedger
 from tests.simulation.hosts import Network, SimConnector
 from tests.simulation.schedule import Aftermath, Home, Schedule
 from tests.simulation.service import ACCOUNT, URL, CountingFaults, Service, Transport, swapped
 
 from gpurent.broker import Broker
 from gpurent.budget.events import Event, Kind
-from gpurent.budget.ledger import Ledger
 from gpurent.budget.state import Run
 from gpurent.dataset.job import Job
-from gpurent.errors import GpurentError
+from gpurent.errors import GpurentError, InDoubt
 from gpurent.http import Policy
 from gpurent.jobs.boot import Patience
 from gpurent.model import Price
@@ -75,11 +75,10 @@ class World:
         self._deaf_at = self.schedule.deaf_at
         self.hindered = [(START + start, START + start + length) for start, length, _ in self.schedule.home]
         """When something was wrong at home, and until when."""
-        self._read: tuple[int, tuple[Run, ...]] = (-1, ())
         rng = random.Random(self.schedule.seed + 1)
         self.clock = VirtualClock()
         self.books = Books()
-        self.books.lines, self.books.moves = self.tally.lines, self.tally.moves
+        self.unwritable = self.unreadable = False
         self.faults = CountingFaults(random.Random(self.schedule.seed + 2))
         self.faults.struck = self.tally.faults
         self.market = Market(
@@ -102,7 +101,7 @@ class World:
             self._later(start, lambda delta=delta: self._set_clock(delta))  # type: ignore[misc]
         for start, length, trouble in plan.home:
             name = "unwritable" if trouble is Home.DISK else "unreadable"
-            self._during(start, length, lambda on, name=name: setattr(self.books, name, on))  # type: ignore[misc]
+            self._during(start, length, lambda on, name=name: setattr(self, name, on))  # type: ignore[misc]
 
     def _later(self, start: float, act: Callable[[], None]) -> None:
         self.clock.at(START + start, lambda: None if self.over else act())
@@ -120,7 +119,7 @@ class World:
         self.over, self.offset = True, 0.0
         self.faults.clear()
         self.service.down, self.network.down_until = False, 0.0
-        self.books.unwritable = self.books.unreadable = False
+        self.unwritable = self.unreadable = False
 
     @contextmanager
     def client(self, fate: Fate) -> Iterator[Broker]:
@@ -137,8 +136,7 @@ class World:
             connector=SimConnector(self.network, fate), clock=clock,
             providers={"sandbox": Opened("sandbox", provider, facts)}, patience=patience,
         )  # fmt: skip
-        chooser = random.Random(self.schedule.seed + 3)
-        broker._ledger = MortalLedger.mortal(self.folder / "ledger.db", clock, fate, self, chooser)
+        broker._ledger = MortalLedger(self, clock, fate)
         try:
             yield broker
         finally:
@@ -154,8 +152,8 @@ class World:
         (_, length), self._deaf_at = self._deaf_at, None
         self.tally.faults["disk full at a certain line"] += 1
         self.hindered.append((self.clock.now(), self.clock.now() + length))
-        self.books.unwritable = True
-        self._during(self.clock.now() - START, length, lambda on: setattr(self.books, "unwritable", on))
+        self.unwritable = True
+        self._during(self.clock.now() - START, length, lambda on: setattr(self, "unwritable", on))
 
     def witness(self, event: Event, believed: float) -> None:
         """Hear of a line that was committed, and what its writer believed the time to be."""
@@ -166,14 +164,7 @@ class World:
 
     def runs(self) -> tuple[Run, ...]:
         """What the ledger says, read by nobody of this world."""
-        if self._read[0] == self.books.version:
-            return self._read[1]
-        ledger = Ledger.open(self.folder / "ledger.db", self.clock)
-        try:
-            self._read = self.books.version, ledger.runs()
-        finally:
-            ledger.close()
-        return self._read[1]
+        return tuple(self.books.runs.values())
 
     def history(self) -> list[Held]:
         """All instances that were ever made."""
@@ -214,7 +205,7 @@ def live(schedule: Schedule, job: Job, folder: Path) -> Verdict:
 
     with swapped(deadman, "complain", complain):
         ending = _first_lives(world, violations)
-        if any(fate.dead for fate in world.fates):
+        if any(fate.dead for fate in world.fates) or ending == InDoubt.__name__:
             _aftermath(world, violations)
         if schedule.aftermath is Aftermath.NOBODY:
             ends = [held.ended_at or world.clock.now() for held in world.history()]
@@ -246,7 +237,11 @@ def _first_lives(world: World, violations: list[str]) -> str:
         first()
     else:
         world.tally.faults["a second run at the same time"] += 1
-        world.clock.together((START, first), (START + plan.second.after_s, second))
+        acts = [world.clock.begin(first)]
+        world.clock.at(START + plan.second.after_s, lambda: acts.append(world.clock.begin(second)))
+        world.clock.run_until(float("inf"), lambda: len(acts) == 2 and all(one.over for one in acts))
+        for one in acts:
+            one.result()
     return endings[0]
 
 
@@ -297,9 +292,9 @@ def _aftermath(world: World, violations: list[str]) -> None:
 def _final_reap(world: World, violations: list[str]) -> None:
     """Somebody comes at last, on a day on which nothing fails."""
     world.good_day()
-    pause = 1500.0 if world.schedule.jumps else 120.0  # what was written by a clock that ran ahead is waited for
+    late = 1500.0 if world.schedule.jumps else 120.0  # what was written by a clock that ran ahead is waited for
     with world.client(Fate(world.clock)) as broker:
-        for _ in range(12):
+        for pause in (*[20.0] * 40, *[late] * 12):
             broker.reap()
             if all(run.outcome is not None and not run.open_rentals for run in broker.ledger.runs()):
                 broker.settle()

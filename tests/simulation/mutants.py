@@ -45,11 +45,11 @@ def without_intent() -> Iterator[None]:
 def without_absence() -> Iterator[None]:
     """A destroy that was accepted counts as the end."""
 
-    def trusting(rentals: Sequence[Any], *arguments: Any) -> Sequence[reaper.Action]:
+    def trusting(rentals: Sequence[Any], *arguments: Any, **options: Any) -> Sequence[reaper.Action]:
         gone = [one for one in rentals if one.destroy_accepted]
         rest = [one for one in rentals if not one.destroy_accepted]
         sure = [reaper.ConfirmGone(one.tag, one.run_id, one.ref) for one in gone]
-        return (*sure, *reaper.reconcile(rest, *arguments))
+        return (*sure, *reaper.reconcile(rest, *arguments, **options))
 
     with swapped(teardown, "reconcile", trusting):
         yield

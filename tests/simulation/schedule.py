@@ -41,48 +41,48 @@ class Second:
 
 @dataclass(frozen=True)
 class Schedule:
-    """One life."""
+    """One life. Whatever is left out does not happen."""
 
     seed: int
     budget: Usd
     course: Course
-    rules: tuple[Rule, ...]
-    outages: tuple[tuple[float, float], ...]
+    rules: tuple[Rule, ...] = ()
+    outages: tuple[tuple[float, float], ...] = ()
     """Of the provider's API: seconds from the start, and how long."""
-    cuts: tuple[tuple[float, float], ...]
+    cuts: tuple[tuple[float, float], ...] = ()
     """Of the client's line to its machines."""
-    naps: tuple[tuple[int, float], ...]
+    naps: tuple[tuple[int, float], ...] = ()
     """Step before which the laptop sleeps, and how long."""
-    crash_at: int | None
-    dies_at: tuple[Kind, str] | None
+    crash_at: int | None = None
+    dies_at: tuple[Kind, str] | None = None
     """The kind of line before or after whose first one the client dies."""
-    aftermath: Aftermath
-    delay_s: float
+    aftermath: Aftermath = Aftermath.WATCHDOG
+    delay_s: float = 60.0
     """From the death to whoever comes after."""
-    later_crashes: tuple[int, ...]
-    cut_off: bool
+    later_crashes: tuple[int, ...] = ()
+    cut_off: bool = False
     """Machines cannot reach their provider's API."""
-    boot_s: float
-    shrinks: bool
+    boot_s: float = 60.0
+    shrinks: bool = False
     """A job that will not fit is shortened."""
-    follow_s: float
+    follow_s: float = 15.0
     """Between two looks of a client at its training."""
-    hold_minutes: float | None
-    unit_s: int
-    minimum_s: int
+    hold_minutes: float | None = None
+    unit_s: int = 1
+    minimum_s: int = 0
     """How the provider bills."""
-    jumps: tuple[tuple[float, float], ...]
+    jumps: tuple[tuple[float, float], ...] = ()
     """When somebody sets the client's clock, and by how much."""
-    home: tuple[tuple[float, float, Home], ...]
+    home: tuple[tuple[float, float, Home], ...] = ()
     """Troubles of the client's own computer: from when, for how long."""
-    deaf_at: tuple[Kind, float] | None
+    deaf_at: tuple[Kind, float] | None = None
     """The line at whose first attempt the disk of the ledger is full, and for how long."""
-    cut_in_fetch: tuple[int, float] | None
+    cut_in_fetch: tuple[int, float] | None = None
     """The file in the middle of which the link dies, and for how long."""
-    host_skew: float
+    host_skew: float = 0.0
     """By how much the clocks of machines are wrong."""
-    second: Second | None
-    per_day: Usd | None
+    second: Second | None = None
+    per_day: Usd | None = None
 
 
 SINGLE = (

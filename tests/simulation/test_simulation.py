@@ -8,6 +8,7 @@ import pytest
 from tests.session.world import make_job
 from tests.simulation.campaign import Findings, play
 from tests.simulation.coverage import possible
+from tests.simulation.kept import KEPT
 from tests.simulation.life import live
 from tests.simulation.mutants import MUTANTS
 from tests.simulation.schedule import ELSEWHERE, FAULTS, draw
@@ -30,6 +31,14 @@ def found() -> Findings:
 def test_no_life_breaks_an_invariant(found: Findings) -> None:
     """Nothing alive, within the budget, no lost result, books that agree, one rental an intent; whatever went wrong."""
     assert found.broken == []
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_a_life_that_once_broke_holds(tmp_path: Path, name: str) -> None:
+    """Found by seeds that nobody had played before; kept as they were drawn."""
+    (tmp_path / "job").mkdir()
+    job = Job.from_config(make_job(tmp_path / "job"))
+    assert live(KEPT[name], job, tmp_path / "life").violations == []
 
 
 def test_every_fault_struck(found: Findings) -> None:

@@ -185,7 +185,7 @@ class CheckpointHome(Traffic):
     epoch: Count = 0
 
 
-class Replanned(Payload):
+class Replanned(Traffic):
     """The job will not fit: the engine is told to take fewer steps."""
 
     job_id: str
@@ -207,9 +207,11 @@ class Destroy(Payload):
 
 
 class Seen(Payload):
-    """What one complete listing showed."""
+    """What one complete listing showed; ``boot`` and ``uptime_s`` say when it was asked for, by a clock nobody sets."""
 
     ref: str | None = None
+    boot: str = ""
+    uptime_s: FiniteFloat = 0.0
 
 
 class Gone(Payload):

@@ -62,20 +62,44 @@ def deadlines(
 
 def teardown_reserve(hourly: Usd, teardown_s: float, granularity_s: int = 1) -> Usd:
     """What a rental costs from the order to destroy it to the end of its bill: whole billing units."""
-    return per_hour(hourly, math.ceil(teardown_s / granularity_s) * granularity_s * 1000)
+    return per_hour(hourly, _whole(teardown_s, granularity_s) * 1000)
+
+
+def unproven_s(span_s: float, teardown_s: float, granularity_s: int = 1) -> int:
+    """How long a machine may exist that no client has looked at yet: at twice its price the budget holds as well.
+
+    Half of what the budget pays for, reserve included, in whole billing units, less half of the time that its end may
+    take. With ``span_s`` seconds until the hard deadline,
+
+        2 × whole units of (result + teardown_s / 2) ≤ whole units of span_s + whole units of teardown_s
+    """
+    half = int(span_s + _whole(teardown_s, granularity_s)) // 2
+    return max(1, int(half - half % granularity_s - teardown_s / 2))
+
+
+def _unproven_for(boot_s: float, teardown_s: float, granularity_s: int) -> float:
+    """The shortest span for which ``unproven_s`` leaves ``boot_s`` seconds."""
+    return 2 * _whole(boot_s + teardown_s / 2, granularity_s) - _whole(teardown_s, granularity_s)
+
+
+def _whole(seconds: float, granularity_s: int) -> int:
+    """Rounded up to whole billing units."""
+    return math.ceil(seconds / granularity_s) * granularity_s
 
 
 def allow_create(
-    limits: Deadlines, *, start: float, needed_s: float, boot_s: float, hourly: Usd, minimum_s: int = 0
-) -> None:
+    limits: Deadlines, *, start: float, needed_s: float, boot_s: float, hourly: Usd, minimum_s: int = 0,
+    teardown_s: float = 0.0, granularity_s: int = 1,
+) -> None:  # fmt: skip
     """Veto a rental whose deadline comes before it could have trained at all.
 
     Raises:
         BudgetError: fewer than ``needed_s`` seconds (boot and preparation) lie before the soft deadline, fewer than
-            ``boot_s`` before the dead-man switch would fire unproven (half of the time), or fewer than the
+            ``boot_s`` before the dead-man switch would fire unproven (see ``unproven_s``), or fewer than the
             ``minimum_s`` that are billed anyway before the hard one.
     """
-    needed_s = max(needed_s, 2 * boot_s - (limits.hard - limits.soft), minimum_s - (limits.hard - limits.soft))
+    span_s = max(minimum_s, _unproven_for(boot_s, teardown_s, granularity_s))
+    needed_s = max(needed_s, span_s - (limits.hard - limits.soft))
     if limits.soft - start < needed_s:
         short = per_hour(hourly, round((needed_s - (limits.soft - start)) * 1000))
         raise BudgetError(

@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from gpurent.budget.state import Rental, RentalState
+from gpurent.clock import Uptime
 from gpurent.model import Instance
 
 ABSENT_LISTINGS = 3
 """Complete listings without a rental before it counts as gone: services list late after create and after destroy."""
 UNCLEAR_GRACE_S = 600.0
-"""A create without an answer may surface this late; before that, absence proves nothing."""
+"""For so long a machine has to be absent that no answer and no listing ever named: it may surface this late."""
 UNSEEN_GRACE_S = 120.0
-"""A fresh machine whose create was answered may be missing from listings for this long."""
+"""For so long a machine that an answer named and no listing ever showed."""
 TAG_PREFIX = "gpurent-"
 
 
@@ -41,10 +42,11 @@ class Adopt:
 
 @dataclass(frozen=True, slots=True)
 class MarkAbsent:
-    """Missing from one more complete listing."""
+    """Missing from one more complete listing, which was asked for at ``asked``."""
 
     tag: str
     run_id: str
+    asked: Uptime
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,8 @@ def reconcile(
     live_runs: Collection[str],
     known_tags: Mapping[str, str] = MappingProxyType({}),
     silent: Collection[str] = (),
+    *,
+    asked: Uptime,
 ) -> tuple[Action, ...]:
     """Decide for every open rental, and find orphans.
 
@@ -97,6 +101,8 @@ def reconcile(
         known_tags: runs of closed rentals by their tags: one that is listed again is adopted and destroyed, whoever is
             alive.
         silent: tags of rentals whose own machine did not answer although others did: as if listing had failed.
+        asked: uptime of this computer when the listings were asked for. How long a machine has been absent is told by
+            it and not by ``now``: the wall clock may be set, and the computer may sleep after the answer.
     """
     actions: list[Action] = []
     for rental in rentals:
@@ -110,7 +116,7 @@ def reconcile(
         if not idle:
             actions.append(Leave(rental.tag, rental.run_id, "its client is alive"))
         else:
-            actions += _dead(rental, seen, now)
+            actions += _dead(rental, seen, now, asked)
     ours = {rental.tag for rental in rentals}
     for listing in listings.values():
         for one in listing or ():
@@ -131,7 +137,7 @@ def _unordered(rental: Rental) -> bool:
     return rental.ref is not None and not rental.destroy_accepted
 
 
-def _dead(rental: Rental, seen: Instance | None, now: float) -> list[Action]:
+def _dead(rental: Rental, seen: Instance | None, now: float, asked: Uptime) -> list[Action]:
     late = now >= rental.hard_deadline
     reason = "past its hard deadline" if late else "its client is gone"
     collect = rental.state is RentalState.TRAINING and not rental.job_over and not late
@@ -141,16 +147,22 @@ def _dead(rental: Rental, seen: Instance | None, now: float) -> list[Action]:
         return [*actions, Destroy(rental.provider, seen.ref, rental.tag, rental.run_id, reason, collect)]
     if rental.ref is not None and not rental.destroy_accepted:
         return [Destroy(rental.provider, rental.ref, rental.tag, rental.run_id, reason, collect)]
-    if rental.absent_count + 1 < ABSENT_LISTINGS:
-        return [MarkAbsent(rental.tag, rental.run_id)]
-    left = rental.intent_at + _grace(rental) - now
+    absent = MarkAbsent(rental.tag, rental.run_id, asked)
+    since = rental.absent_since.get(asked.boot)
+    if rental.absent_count + 1 < ABSENT_LISTINGS or since is None or asked.seconds < since:
+        return [absent]
+    left = since + _grace(rental) - asked.seconds
     if left > 0:
         return [Leave(rental.tag, rental.run_id, f"no listing ever showed it; it may still surface for {left:.0f} s")]
-    return [MarkAbsent(rental.tag, rental.run_id), ConfirmGone(rental.tag, rental.run_id, rental.ref)]
+    return [absent, ConfirmGone(rental.tag, rental.run_id, rental.ref)]
 
 
 def _grace(rental: Rental) -> float:
-    """Seconds from the intent during which absence proves nothing."""
+    """For how many seconds of looking it has to be absent.
+
+    Counted from the first listing without it, not from the intent: ``create`` may have been sent long after, by a
+    computer that slept in between, and nobody but the client that is gone could say when.
+    """
     if rental.seen:
         return 0.0
     return UNCLEAR_GRACE_S if rental.ref is None else UNSEEN_GRACE_S

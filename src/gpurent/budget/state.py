@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 
@@ -57,6 +57,8 @@ class Rental:
     job_over: bool = False
     absent_count: int = 0
     """Complete listings in a row without it, counted from the last accepted order to destroy."""
+    absent_since: Mapping[str, float] = field(default_factory=dict)
+    """When the first of them was asked for: seconds of uptime, by the start of the computer that asked."""
     seen: bool = False
     """A listing showed it or SSH answered: only then does its absence mean something at once."""
     destroy_accepted: bool = False
@@ -128,18 +130,20 @@ def fold(history: Iterable[Event]) -> tuple[Run, ...]:
     """Add events up, oldest first. An impossible order never raises; it becomes an anomaly of its run."""
     runs: dict[str, Run] = {}
     for event in history:
-        run = runs.get(event.run_id)
-        try:
-            if run is None:
-                run = _opened(event) if event.kind is Kind.RUN_OPENED else _step(_unopened(event), event)
-            else:
-                run = _step(run, event)
-        except LedgerError as error:
-            run = _odd(run or _unopened(event), event, str(error))
-        if event.kind in lines.BY_CLIENT:
-            run = replace(run, heard_at=event.at)
-        runs[event.run_id] = run
+        runs[event.run_id] = advance(runs.get(event.run_id), event)
     return tuple(runs.values())
+
+
+def advance(run: Run | None, event: Event) -> Run:
+    """What one more line makes of its run, None before its first. Never raises: see ``fold``."""
+    try:
+        if run is None:
+            run = _opened(event) if event.kind is Kind.RUN_OPENED else _step(_unopened(event), event)
+        else:
+            run = _step(run, event)
+    except LedgerError as error:
+        run = _odd(run or _unopened(event), event, str(error))
+    return replace(run, heard_at=event.at) if event.kind in lines.BY_CLIENT else run
 
 
 def _unopened(event: Event) -> Run:
@@ -256,7 +260,8 @@ def _rental(rental: Rental, event: Event) -> Rental:
         case Kind.REACHABLE:
             reached = lines.payload(event, lines.Reached)
             state = RentalState.REACHABLE if rental.state in _BOOTING else rental.state
-            return replace(rental, state=state, endpoint=reached.endpoint or rental.endpoint, seen=True, absent_count=0)
+            endpoint = reached.endpoint or rental.endpoint
+            return replace(_present(rental), state=state, endpoint=endpoint, seen=True)
         case Kind.JOB_STARTED:
             return replace(
                 rental, state=RentalState.TRAINING, job_id=lines.payload(event, lines.JobStarted).job_id, job_over=False
@@ -267,9 +272,12 @@ def _rental(rental: Rental, event: Event) -> Rental:
             return replace(rental, state=RentalState.DESTROYING, why=_reason(event) or rental.why)
         case Kind.DESTROY_ACCEPTED:
             # What was absent before the order proves nothing about what it did.
-            return replace(rental, destroy_accepted=True, absent_count=0)
+            return replace(_present(rental), state=RentalState.DESTROYING, destroy_accepted=True)
+        case Kind.DESTROY_FAILED:
+            # Its order was sent, even where the line that announced it could not be written.
+            return replace(rental, state=RentalState.DESTROYING)
         case Kind.SEEN_ABSENT:
-            return replace(rental, absent_count=rental.absent_count + 1)
+            return _absent(rental, event)
         case Kind.GONE:
             ended = lines.payload(event, lines.Gone).ended_at
             return replace(rental, state=RentalState.GONE, gone_at=event.at if ended is None else ended)
@@ -286,7 +294,22 @@ def _back(rental: Rental) -> Rental:
     """It exists: a rental that was over, or never confirmed, is one to destroy again."""
     if rental.state.over or rental.state in _WAITING:
         rental = replace(rental, state=RentalState.CREATED, destroy_accepted=False)
-    return replace(rental, absent_count=0, gone_at=None)
+    return replace(_present(rental), gone_at=None)
+
+
+def _present(rental: Rental) -> Rental:
+    """From here on absence is counted anew."""
+    return replace(rental, absent_count=0, absent_since={})
+
+
+def _absent(rental: Rental, event: Event) -> Rental:
+    seen = lines.payload(event, lines.Seen)
+    first = min(seen.uptime_s, rental.absent_since.get(seen.boot, seen.uptime_s))
+    return replace(
+        rental,
+        absent_count=rental.absent_count + 1,
+        absent_since={**rental.absent_since, seen.boot: first} if seen.boot else rental.absent_since,
+    )
 
 
 def _total(event: Event, key: str, so_far: int) -> int:

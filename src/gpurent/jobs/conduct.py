@@ -185,6 +185,8 @@ class Conductor:
         limits = Deadlines(rental.soft_deadline, rental.hard_deadline)
         watch = self._watch(limits, rental.hourly, rental.provider)
         watch.state = RentalState.TRAINING  # what its job made is worth a look, even after an order to destroy
+        if rental.state is RentalState.DESTROYING:
+            self.interrupt.request(Stop.ORDERLY)  # and no more than a look: it may end at any moment
         with _Ending(self, rental.tag, held), closing(self.rentals.reach(held, watch, fresh=False)) as host:
             (self.run_dir / "events.jsonl").unlink(missing_ok=True)
             guard = self.rentals.guard(host, rental.provider, rental.hard_deadline, replace(order, unguarded=True))
@@ -227,7 +229,8 @@ class Conductor:
         )  # fmt: skip
         allow_create(
             limits, start=start, needed_s=row.timeline.before_training_s.low, boot_s=row.timeline.boot_s.low,
-            hourly=row.hourly, minimum_s=facts.minimum_s,
+            hourly=row.hourly, minimum_s=facts.minimum_s, teardown_s=row.timeline.destroy_s.high,
+            granularity_s=facts.billing_granularity_s,
         )  # fmt: skip
         return limits
 

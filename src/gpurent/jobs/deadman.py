@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from gpurent.budget.guard import Deadlines
+from gpurent.budget.guard import Deadlines, unproven_s
 from gpurent.clock import Clock
 from gpurent.errors import GuardFailed
 from gpurent.jobs.progress import Notice
 from gpurent.jobs.watch import Tell
 from gpurent.model import Fuse
+from gpurent.plan.timeline import DESTROY_S
 from gpurent.spi import Host
 
 ORDER, ALIVE = ".gpurent/deadman/order.json", ".gpurent/deadman/alive.json"
@@ -29,14 +30,15 @@ EARLY_S = 120.0
 """By so much it may fall short: work would be lost for nothing."""
 
 
-def fuse(limits: Deadlines, now: float, *, hold_s: float, boot_s: float) -> Fuse:
+def fuse(limits: Deadlines, now: float, *, hold_s: float, boot_s: float, granularity_s: int = 1) -> Fuse:
     """The setting with which a machine starts.
 
-    Until a client has compared the real price with the agreed one and set the switch, it ends the machine after half of
-    the time: one that costs up to twice its offer stays within the budget even if no client ever comes.
+    Until a client has compared the real price with the agreed one and set the switch, it ends the machine after about
+    half of the time: one that costs up to twice its offer stays within the budget even if no client ever comes.
     """
     span = max(1, int(limits.hard - now))
-    return Fuse(span, int(limits.hard), max(1, span // 2), int(max(hold_s, boot_s + PROVE_S)))
+    first = min(span, unproven_s(span, DESTROY_S.high, granularity_s))
+    return Fuse(span, int(limits.hard), first, int(max(hold_s, boot_s + PROVE_S)))
 
 
 class _Alive(BaseModel):

@@ -35,6 +35,8 @@ from gpurent.money import ZERO, Usd
 from gpurent.spi import Connector, Facts, Host, Provider, SupportsSelfDestruct
 
 HOLD_S = 1800.0
+STALE_S = 60.0
+"""From the intent to ``create``, at most: deadlines count from the intent."""
 
 
 @dataclass(frozen=True)
@@ -75,14 +77,19 @@ class Rentals:
                 f"machines of {offer.provider} cannot end themselves",
                 hint="--unguarded rents there all the same: then only this computer ends the rental.",
             )
-        burning = fuse(deadlines, self.clock.now(), hold_s=launch.hold_s, boot_s=self.patience.boot_s)
+        burning = fuse(
+            deadlines, self.clock.now(), hold_s=launch.hold_s, boot_s=self.patience.boot_s,
+            granularity_s=facts.billing_granularity_s,
+        )  # fmt: skip
         startup = self.connector.startup(identity, self_destruct, burning)
+        announced = self.clock.now()
         self.ledger.append(
             run_id, Kind.INTENT, tag=tag, provider=offer.provider, offer=offer, price=offer.price,
             disk_gb=launch.disk_gb, hourly_micros=offer.price.hourly(launch.disk_gb).micros,
             reserved_micros=reserved.micros, soft_deadline=deadlines.soft, hard_deadline=deadlines.hard,
             granularity_s=facts.billing_granularity_s, minimum_s=facts.minimum_s,
         )  # fmt: skip
+        self._still_fresh(run_id, tag, announced)
         full = Launch(tag, launch.image, launch.disk_gb, identity.public_key, startup, {}, burning.after_s)
         instance = self._create(provider, run_id, tag, offer, full)
         held = Held(run_id, tag, instance.ref, offer, identity)
@@ -90,6 +97,14 @@ class Rentals:
         self.tell(Rented(offer, instance.ref, tag, run_id, guards))
         check(offer, instance, launch.disk_gb)
         return held
+
+    def _still_fresh(self, run_id: str, tag: str, announced: float) -> None:
+        """Rent nothing by deadlines of long ago: the computer may have slept, or waited for its disk. Raises OfferGone."""
+        late = self.clock.now() - announced
+        if late > STALE_S:
+            why = f"this computer took {late:.0f} s to write down what it was about to rent; nothing was rented"
+            self.ledger.append(run_id, Kind.CREATE_REFUSED, tag=tag, reason=why)
+            raise OfferGone(why)
 
     def _create(self, provider: Provider, run_id: str, tag: str, offer: Offer, launch: Launch) -> Instance:
         try:

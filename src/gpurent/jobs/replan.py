@@ -8,14 +8,13 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from gpurent.budget.events import Kind
-from gpurent.budget.ledger import Ledger
 from gpurent.clock import Clock
 from gpurent.jobs.events import Step
+from gpurent.jobs.home import Home
 from gpurent.jobs.progress import Notice
 from gpurent.jobs.watch import Tell
 from gpurent.model import OnOverrun
 from gpurent.plan.overrun import Overrun, overrun
-from gpurent.spi import Host
 
 
 class Asker(Protocol):
@@ -66,10 +65,20 @@ class Replanner:
             self._say(found)
         if self.choice == "stop" or (self.choice == "ask" and self.asker.answer() != "shrink"):
             return None
-        if found.steps <= step.step:
-            return None
+        return found if found.steps > step.step else None
+
+    def shorten(self, home: Home, found: Overrun) -> None:
+        """Order the engine to end earlier. Raises HostUnreachable: then the same report asks for it again.
+
+        The ledger hears of it first, if it can: only reports depend on that line, and a training that is not shortened
+        because a disk is full loses its end.
+        """
+        home.mention(
+            Kind.REPLANNED, steps=found.steps, epochs=found.epochs,
+            reason=f"{found.total} steps would have ended {found.late_s:.0f} s too late",
+        )  # fmt: skip
+        home.host.put_bytes(json.dumps({"steps": found.steps}).encode(), f"{home.folder}/plan.json")
         self._ordered = found.steps
-        return found
 
     def _say(self, found: Overrun) -> None:
         late = f"At this speed {found.total} steps end {found.late_s / 60:.1f} minutes after the budget's deadline"
@@ -80,12 +89,3 @@ class Replanner:
             self.tell(Notice(f"{late}; {shorter}. Training ends at the deadline, and is saved.", warning=True))
         if self.choice == "ask":
             self.asker.ask(f"Shorten to {found.epochs} epochs, with the learning rate's curve to match? [y/N] ")
-
-
-def shorten(host: Host, folder: str, ledger: Ledger, run_id: str, tag: str, job_id: str, found: Overrun) -> None:
-    """Order the engine to end earlier; the ledger first. Raises HostUnreachable."""
-    ledger.append(
-        run_id, Kind.REPLANNED, tag=tag, job_id=job_id, steps=found.steps, epochs=found.epochs,
-        reason=f"{found.total} steps would have ended {found.late_s:.0f} s too late",
-    )  # fmt: skip
-    host.put_bytes(json.dumps({"steps": found.steps}).encode(), f"{folder}/plan.json")

@@ -22,7 +22,7 @@ from gpurent.jobs.home import LOG_TAIL, Home
 from gpurent.jobs.lifecycle import Machine, Step
 from gpurent.jobs.postmortem import look_at_host
 from gpurent.jobs.progress import Notice, Stage, StageMoved, StageStarted, Trained
-from gpurent.jobs.replan import Replanner, shorten
+from gpurent.jobs.replan import Replanner
 from gpurent.jobs.watch import Tell, Watch
 from gpurent.plan.cost import ENVIRONMENT_BYTES
 from gpurent.spi import Host
@@ -272,9 +272,11 @@ class Session:
             Kind.PROGRESS, step=step.step, total=step.total, epoch=step.epoch, epochs=step.epochs, loss=step.loss,
             avg_loss=step.avg_loss, it_s=step.it_s, peak_mem_mb=step.peak_mem_mb, elapsed_s=step.elapsed_s,
         )  # fmt: skip
-        shorter = self.replan.wanted(step) if self.replan is not None else None
+        if self.replan is None or self._stop_sent:
+            return
+        shorter = self.replan.wanted(step)
         if shorter is not None:
-            shorten(self.host, self.folder, self.ledger, self.run_id, self.tag, self.job_id, shorter)
+            self.replan.shorten(self.home, shorter)
 
     def _fail(self, code: str, message: str, remedy: str) -> None:
         self.home.record(Kind.JOB_FAILED, code=code, reason=message)

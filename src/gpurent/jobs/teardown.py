@@ -36,8 +36,9 @@ class Teardown:
         known_tags: Mapping[str, str] = MappingProxyType({}), also: Collection[str] = (),
     ) -> tuple[Action, ...]:  # fmt: skip
         """What is to be done now; asks every provider that holds a rental, and those in ``also``."""
+        asked = self.clock.uptime()
         found = listings(self.providers, rentals, also, self.tell, self.clock)
-        return reconcile(rentals, found.shown, self.clock.now(), live_runs, known_tags, found.silent)
+        return reconcile(rentals, found.shown, self.clock.now(), live_runs, known_tags, found.silent, asked=asked)
 
     def act(self, actions: Sequence[Action], collect: Collect = lambda _order: None) -> None:
         """Carry out; what fails is recorded and comes up again in the next round."""
@@ -50,8 +51,8 @@ class Teardown:
                         collect(action)
                     if not (action.collect_first and self._over(action)):
                         self.destroy(action)
-                case MarkAbsent(tag, run_id):
-                    self._note(run_id, Kind.SEEN_ABSENT, tag)
+                case MarkAbsent(tag, run_id, asked):
+                    self._note(run_id, Kind.SEEN_ABSENT, tag, boot=asked.boot, uptime_s=asked.seconds)
                 case ConfirmGone(tag, run_id, ref):
                     self._gone(tag, run_id, ref)
                 case Leave() | Orphan():

@@ -1,0 +1,50 @@
+"""Lives that once broke an invariant, by the seed that drew them then. Whatever is drawn today, these are played."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from tests.simulation.engine import Course
+from tests.simulation.schedule import Aftermath, Home, Schedule, Second
+
+from gpurent.budget.events import Kind
+from gpurent.money import Usd
+from gpurent.sandbox.faults import Fault, Rule
+
+KEPT: Mapping[str, Schedule] = {
+    "the computer slept between the intent and create, and the listing was late": Schedule(
+        seed=1016689, budget=Usd(132_373), course=Course(135, 2.989, every=27, size=65536),
+        rules=(Rule(Fault.LIST_LAG, value=35.8), Rule(Fault.DESTROY_LAG, value=24.3),
+               Rule(Fault.ENDPOINT_MOVES, value=581.4)),
+        outages=((3708.4, 98.9),), cuts=((2913.0, 1068.9),), naps=((6, 5635.5),), aftermath=Aftermath.WATCHDOG,
+        boot_s=182.2, follow_s=4.0, hold_minutes=60.0,
+    ),
+    "a clock was set forward while a late listing was waited for": Schedule(
+        seed=1042264, budget=Usd(76_838), course=Course(31, 0.331, every=31, size=65536, fails_at=19),
+        rules=(Rule(Fault.LIST_LAG, value=85.9), Rule(Fault.DESTROY_IGNORED, times=2)),
+        cuts=((1643.9, 1058.1), (2721.0, 373.9)), naps=((111, 4182.0),), crash_at=227, aftermath=Aftermath.STOP,
+        delay_s=1382.7, boot_s=107.1, shrinks=True, hold_minutes=5.0,
+        jumps=((2714.8, -654.8), (67.18462443155282, 1279.75)),
+    ),
+    "twice the price, billed by the quarter of an hour, and the switch counted from its own start": Schedule(
+        seed=1010845, budget=Usd(79_116), course=Course(127, 65.44, every=127, size=65536),
+        rules=(Rule(Fault.WRONG_PRICE, value=98.4), Rule(Fault.CREATE_ERROR_BUT_CREATED)),
+        outages=((3270.7, 24.9),), naps=((16, 7115.9),), dies_at=(Kind.DESTROY_SENT, "after"),
+        aftermath=Aftermath.STOP, delay_s=6085.3, boot_s=159.6, hold_minutes=60.0, unit_s=900,
+        cut_in_fetch=(2, 700.0), second=Second(25.7, Usd(220_736), None), per_day=Usd(280_097),
+    ),
+    "nobody went on looking for a machine that a lost answer to create had made": Schedule(
+        seed=1033689, budget=Usd(117_917), course=Course(200, 2.518, every=200, size=65536),
+        rules=(Rule(Fault.CREATE_REPLY_LOST), Rule(Fault.BOOT_STUCK), Rule(Fault.NO_INSTANCE_KEY),
+               Rule(Fault.LIST_LAG, value=85.9), Rule(Fault.WRONG_PRICE, value=55.0)),
+        outages=((1770.0, 10.0),), cuts=((3686.5, 314.2),), dies_at=(Kind.DESTROY_SENT, "before"),
+        aftermath=Aftermath.WATCHDOG, delay_s=77.9, boot_s=30.2, shrinks=True, hold_minutes=1.0,
+        jumps=((506.5, -709.3), (2633.4, -5934.2)),
+    ),
+    "the ledger's disk was full when a job was to be shortened": Schedule(
+        seed=1022259, budget=Usd(105_320), course=Course(94, 31.685, every=18, size=65536),
+        rules=(Rule(Fault.LISTED_AFTER_DESTROY, value=10.9),), cuts=((648.4, 283.1), (19.95, 292.06)),
+        aftermath=Aftermath.WATCHDOG, delay_s=6854.4, boot_s=155.8, shrinks=True, minimum_s=300,
+        home=((1758.8, 566.5, Home.LEDGER),), deaf_at=(Kind.REPLANNED, 0.0826),
+    ),
+}  # fmt: skip
