@@ -146,13 +146,17 @@ class Reply:
     where: str
     status: int
     body: bytes
-    excerpt: str
     redact: Redactor
     """For whatever an adapter quotes from the body."""
     retry_after: float | None = None
 
     def __repr__(self) -> str:
         return f"Reply({self.where}: {self.status})"
+
+    @property
+    def excerpt(self) -> str:
+        """The beginning of the body, for the text of an error."""
+        return self.redact(self.body[: 4 * EXCERPT].decode("utf-8", "replace"))[:EXCERPT]
 
     @property
     def unquoted(self) -> str:
@@ -366,8 +370,7 @@ class Api:
             raise BadReply(text, provider=self.provider)
         self._hold(used_up_for(answer.headers.get("RateLimit")))
         retry_after = asked_to_wait(answer.headers, answer.body, self._clock.now()) if answer.status == 429 else None
-        excerpt = self.redact(answer.body[: 4 * EXCERPT].decode("utf-8", "replace"))[:EXCERPT]
-        return Reply(self.provider, where, answer.status, answer.body, excerpt, self.redact, retry_after)
+        return Reply(self.provider, where, answer.status, answer.body, self.redact, retry_after)
 
     def _abandon(self, line: httpx.Client) -> None:
         """Close the connection under a request that nobody waits for any more; closing may take its time as well."""

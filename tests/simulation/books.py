@@ -53,6 +53,8 @@ class _NoDatabase:
 
     def prepare(self) -> None: ...
 
+    renew = prepare
+
     def close(self) -> None: ...
 
 

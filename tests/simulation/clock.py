@@ -10,6 +10,7 @@ from typing import Generic, TypeVar
 from greenlet import getcurrent, greenlet
 
 from gpurent.clock import Uptime
+from gpurent.tasks import Inline, Task
 
 T = TypeVar("T")
 
@@ -73,9 +74,13 @@ class VirtualClock:
         finally:
             self._horizon = before
 
-    def begin(self, act: Callable[[], T]) -> Actor[T]:
+    def spawn(self, act: Callable[[], T]) -> Actor[T]:
         """Let something act beside the others, from now on."""
         return Actor(self, act)
+
+    def begin(self, act: Callable[[], T]) -> Task[T]:
+        """For the market, where nothing hangs."""
+        return Inline(act)
 
 
 class Actor(Generic[T]):

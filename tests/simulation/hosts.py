@@ -99,21 +99,18 @@ class Machine:
         if script["self_destruct"] is None:
             return
         argv = arguments(SelfDestruct(**script["self_destruct"]), Fuse(**script["fuse"]))
-        options = deadman.parse([*argv, "--init", str(self._environment())])
+        options = deadman.parse([*argv, "--init", self.held.id])
         self.files.pop(ORDER, None)
         if self.world.schedule.host_skew:
             self.world.tally.faults["a machine's clock is wrong"] += 1
         self.program = Program(self, options, *self._clocks())
         self._turn(self.program)
 
-    def _environment(self) -> Path:
+    @property
+    def environment(self) -> dict[str, str]:
         """What its provider puts into the environment of its first process."""
-        path = self.world.folder / f"{self.held.id}.environ"
-        pairs = {"SANDBOX_API_URL": URL, "SANDBOX_INSTANCE_ID": self.held.id}
-        if not self.held.troubles.no_key:
-            pairs["SANDBOX_INSTANCE_KEY"] = self.held.key
-        path.write_bytes(b"\0".join(f"{name}={value}".encode() for name, value in pairs.items()))
-        return path
+        key = {} if self.held.troubles.no_key else {"SANDBOX_INSTANCE_KEY": self.held.key}
+        return {"SANDBOX_API_URL": URL, "SANDBOX_INSTANCE_ID": self.held.id, **key}
 
     def _clocks(self) -> tuple[float, float]:
         """A steady clock, and the wall's, which may be wrong here."""

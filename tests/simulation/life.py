@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from tests.simulation import checks
 from tests.simulation.books import Books
@@ -16,7 +17,7 @@ from tests.simulation.clock import START, VirtualClock
 from tests.simulation.fate import Crash, Fate, MortalClock, MortalLedger
 from tests.simulation.hosts import Network, SimConnector
 from tests.simulation.schedule import Aftermath, Home, Schedule
-from tests.simulation.service import ACCOUNT, URL, CountingFaults, Service, Transport, swapped
+from tests.simulation.service import ACCOUNT, URL, CountingFaults, Line, Service, Transport, Wires, swapped
 
 from gpurent.broker import Broker
 from gpurent.budget.events import Event, Kind
@@ -63,6 +64,8 @@ class World:
     job: Job
     folder: Path
     tally: Tally
+    with_httpx: bool = False
+    """Requests go through httpx itself: slow, and no other life."""
 
     def __post_init__(self) -> None:
         self.lies: list[str] = []
@@ -126,9 +129,7 @@ class World:
         """A process of gpurent, with its own death."""
         self.fates.append(fate)
         clock = MortalClock(self, fate)
-        transport = Transport(self.service, self.clock, fate, self.network.notice)
-        policy = Policy(attempts=3)
-        provider = SandboxProvider(URL, ACCOUNT, clock, policy=policy, transport=transport)
+        provider = self._provider(clock, fate)
         patience = Patience(poll_s=5, confirm_every_s=5, follow_s=self.schedule.follow_s)
         facts = Facts(self.schedule.unit_s, self.schedule.minimum_s, boot_s=60, play_money=True)
         broker = Broker(
@@ -144,6 +145,15 @@ class World:
             fate.ended = self.clock.now() if fate.ended is None else fate.ended
             if fate.asleep:
                 self.tally.faults["laptop asleep"] += len(fate.asleep)
+
+    def _provider(self, clock: MortalClock, fate: Fate) -> SandboxProvider:
+        wires = Wires(self.service, self.clock, fate, self.network.notice)
+        provider = SandboxProvider(URL, ACCOUNT, clock, policy=Policy(attempts=3), transport=Transport(wires))
+        if not self.with_httpx:
+            lines: Any = provider._api._lines
+            lines._idle.clear()
+            lines._make = lambda: Line(wires)
+        return provider
 
     def attempted(self, kind: Kind) -> None:
         """Hear that a line is about to be written: the disk may be full just now."""
@@ -193,17 +203,20 @@ class Verdict:
     ending: str
 
 
-def live(schedule: Schedule, job: Job, folder: Path) -> Verdict:
+def live(schedule: Schedule, job: Job, folder: Path, *, with_httpx: bool = False) -> Verdict:
     """Play a schedule to its very end and check every invariant."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    world = World(schedule, job, folder, Tally())
+    world = World(schedule, job, folder, Tally(), with_httpx)
     violations: list[str] = []
 
     def complain(error: Exception) -> None:
         world.tally.faults[f"a switch hears {type(error).__name__}"] += 1
 
-    with swapped(deadman, "complain", complain):
+    def environment(init: str) -> dict[str, str]:
+        return world.network.machines[init].environment
+
+    with swapped(deadman, "complain", complain), swapped(deadman, "environment", environment):
         ending = _first_lives(world, violations)
         if any(fate.dead for fate in world.fates) or ending == InDoubt.__name__:
             _aftermath(world, violations)
@@ -237,8 +250,8 @@ def _first_lives(world: World, violations: list[str]) -> str:
         first()
     else:
         world.tally.faults["a second run at the same time"] += 1
-        acts = [world.clock.begin(first)]
-        world.clock.at(START + plan.second.after_s, lambda: acts.append(world.clock.begin(second)))
+        acts = [world.clock.spawn(first)]
+        world.clock.at(START + plan.second.after_s, lambda: acts.append(world.clock.spawn(second)))
         world.clock.run_until(float("inf"), lambda: len(acts) == 2 and all(one.over for one in acts))
         for one in acts:
             one.result()

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlencode
 
 import httpx
 from tests.simulation.clock import VirtualClock
@@ -112,27 +114,81 @@ def swapped(owner: Any, name: str, other: object) -> Iterator[None]:
         setattr(owner, name, own)
 
 
-class Transport(httpx.BaseTransport):
-    """What a client's httpx sends goes to the service; the client may die before, meanwhile or after."""
+@dataclass(frozen=True)
+class Wires:
+    """What one client's requests go through; it may die before, meanwhile or after."""
 
-    def __init__(self, service: Service, clock: VirtualClock, fate: Fate, seen: Callable[[], None]) -> None:
-        self._service = service
-        self._clock = clock
-        self._fate = fate
-        self._seen = seen
+    service: Service
+    clock: VirtualClock
+    fate: Fate
+    seen: Callable[[], None]
+
+    def carry(self, method: str, path: str, headers: dict[str, str], body: bytes, query: str) -> Answer:
+        """Ask. Raises what httpx raises."""
+        what = f"{method} {path.rpartition('/')[0]}"
+        self.fate.step(f"before {what}")
+        status, headers_back, answer = self.service.ask(method, path, headers, body, query)
+        self.seen()
+        self.fate.step(f"after {what}")
+        if status == -1:
+            self.clock.sleep(TIMEOUT_S)
+            raise httpx.ReadTimeout("no answer")
+        if status == 0:
+            raise httpx.RemoteProtocolError("connection cut")
+        return Answer(status, headers_back, answer)
+
+
+class Transport(httpx.BaseTransport):
+    """Wires below httpx itself."""
+
+    def __init__(self, wires: Wires) -> None:
+        self._wires = wires
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        what = f"{request.method} {request.url.path.rpartition('/')[0]}"
-        self._fate.step(f"before {what}")
-        headers = dict(request.headers.items())
-        status, headers_back, body = self._service.ask(
-            request.method, request.url.path, headers, request.read(), request.url.query.decode()
+        url = request.url
+        answer = self._wires.carry(
+            request.method, url.path, dict(request.headers.items()), request.read(), url.query.decode()
         )
-        self._seen()
-        self._fate.step(f"after {what}")
-        if status == -1:
-            self._clock.sleep(TIMEOUT_S)
-            raise httpx.ReadTimeout("no answer", request=request)
-        if status == 0:
-            raise httpx.RemoteProtocolError("connection cut", request=request)
-        return httpx.Response(status, headers=headers_back, content=body, request=request)
+        return httpx.Response(answer.status_code, headers=answer.raw, content=answer.body, request=request)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """As much of ``httpx.Response`` as ``gpurent.http`` looks at."""
+
+    status_code: int
+    raw: Sequence[tuple[bytes, bytes]]
+    body: bytes
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        return _Headers({name.decode().lower(): value.decode() for name, value in self.raw})
+
+    def iter_bytes(self) -> Iterator[bytes]:
+        yield self.body
+
+    def close(self) -> None: ...
+
+
+class _Headers(dict[str, str]):
+    def get(self, name: str, default: Any = None) -> Any:
+        return super().get(name.lower(), default)
+
+
+class Line:
+    """Wires in the place of httpx's client, whose own work costs more than all the rest of a request here."""
+
+    def __init__(self, wires: Wires) -> None:
+        self._wires = wires
+
+    def build_request(
+        self, method: str, path: str, *, params: Mapping[str, Any] | None, content: bytes | None,
+        headers: dict[str, str],
+    ) -> Callable[[], Answer]:  # fmt: skip
+        query = "" if not params else urlencode(params)
+        return lambda: self._wires.carry(method, unquote(path), headers, content or b"", query)
+
+    def send(self, request: Callable[[], Answer], *, stream: bool) -> Answer:
+        return request()
+
+    def close(self) -> None: ...

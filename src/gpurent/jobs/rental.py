@@ -99,7 +99,7 @@ class Rentals:
         return held
 
     def _still_fresh(self, run_id: str, tag: str, announced: float) -> None:
-        """Rent nothing by deadlines of long ago: the computer may have slept, or waited for its disk. Raises OfferGone."""
+        """Rent nothing by deadlines of long ago: the computer slept, or waited for its disk. Raises OfferGone."""
         late = self.clock.now() - announced
         if late > STALE_S:
             why = f"this computer took {late:.0f} s to write down what it was about to rent; nothing was rented"

@@ -67,17 +67,8 @@ class Replanner:
             return None
         return found if found.steps > step.step else None
 
-    def shorten(self, home: Home, found: Overrun) -> None:
-        """Order the engine to end earlier. Raises HostUnreachable: then the same report asks for it again.
-
-        The ledger hears of it first, if it can: only reports depend on that line, and a training that is not shortened
-        because a disk is full loses its end.
-        """
-        home.mention(
-            Kind.REPLANNED, steps=found.steps, epochs=found.epochs,
-            reason=f"{found.total} steps would have ended {found.late_s:.0f} s too late",
-        )  # fmt: skip
-        home.host.put_bytes(json.dumps({"steps": found.steps}).encode(), f"{home.folder}/plan.json")
+    def ordered(self, found: Overrun) -> None:
+        """The engine was told: nothing more is wanted until it has obeyed. Until this is said, the same is wanted."""
         self._ordered = found.steps
 
     def _say(self, found: Overrun) -> None:
@@ -89,3 +80,16 @@ class Replanner:
             self.tell(Notice(f"{late}; {shorter}. Training ends at the deadline, and is saved.", warning=True))
         if self.choice == "ask":
             self.asker.ask(f"Shorten to {found.epochs} epochs, with the learning rate's curve to match? [y/N] ")
+
+
+def shorten(home: Home, found: Overrun) -> None:
+    """Order the engine to end earlier. Raises HostUnreachable.
+
+    The ledger hears of it first, if it can: only reports depend on that line, and a training that is not shortened
+    because a disk is full loses its end.
+    """
+    home.mention(
+        Kind.REPLANNED, steps=found.steps, epochs=found.epochs,
+        reason=f"{found.total} steps would have ended {found.late_s:.0f} s too late",
+    )  # fmt: skip
+    home.host.put_bytes(json.dumps({"steps": found.steps}).encode(), f"{home.folder}/plan.json")

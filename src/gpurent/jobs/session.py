@@ -22,7 +22,7 @@ from gpurent.jobs.home import LOG_TAIL, Home
 from gpurent.jobs.lifecycle import Machine, Step
 from gpurent.jobs.postmortem import look_at_host
 from gpurent.jobs.progress import Notice, Stage, StageMoved, StageStarted, Trained
-from gpurent.jobs.replan import Replanner
+from gpurent.jobs.replan import Replanner, shorten
 from gpurent.jobs.watch import Tell, Watch
 from gpurent.plan.cost import ENVIRONMENT_BYTES
 from gpurent.spi import Host
@@ -276,7 +276,8 @@ class Session:
             return
         shorter = self.replan.wanted(step)
         if shorter is not None:
-            self.replan.shorten(self.home, shorter)
+            shorten(self.home, shorter)
+            self.replan.ordered(shorter)
 
     def _fail(self, code: str, message: str, remedy: str) -> None:
         self.home.record(Kind.JOB_FAILED, code=code, reason=message)

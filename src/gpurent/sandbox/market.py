@@ -44,6 +44,7 @@ class Market:
         self._broke_at: float | None = None
         self._held: dict[str, Held] = {}
         self._settled_at = clock.now()
+        self._solvent_until = clock.now()
         self._lock = threading.RLock()
 
     # What is for rent
@@ -98,6 +99,7 @@ class Market:
                 troubles=deal(self._faults, now, order, machine),
             )
             self._held[held.id] = held
+            self._solvent_until = now
             broke = self._faults.take(Fault.CREDIT_EXHAUSTED)
             if broke is not None:
                 self._broke_at = now + broke.amount
@@ -295,9 +297,11 @@ class Market:
                 self._fall_due(held, now)
         if self._broke_at is not None and self._broke_at <= now:
             self._deposit -= max(ZERO, self._balance(self._broke_at))
-            self._broke_at = None
-        active = [held for held in self._held.values() if held.active]
-        if active and self._balance(now).micros <= 0:
+            self._broke_at, self._solvent_until = None, now
+        active = [held for held in self._held.values() if held.active] if now >= self._solvent_until else []
+        if active and (left := self._balance(now)) > ZERO:
+            self._solvent_until = now + self._lasts(left)
+        elif active:
             moment = self._exhausted_at(now)
             for held in active:
                 end = "ended_at" if held.order.ends_without_credit else "stopped_at"
@@ -323,6 +327,14 @@ class Market:
         elif held.stopped_at is None and expiry <= now:
             self._change(held, stopped_at=expiry, message="stopped: the longest rental of this machine is over")
 
+    def _lasts(self, left: Usd) -> float:
+        """Seconds for which a balance pays for certain: nobody looks more often, unless something changes."""
+        open_ = [held for held in self._held.values() if held.ended_at is None]
+        hourly = Usd.total([held.price.hourly(held.order.disk_gb) for held in open_])
+        begun = max(held.machine.unit_s + held.machine.minimum_s for held in open_) + 1
+        roundings = 4 * len(open_)
+        return max(0.0, (left.micros - roundings) * 3600 / max(1, hourly.micros) - begun)
+
     def _exhausted_at(self, now: float) -> float:
         """The first millisecond since the last settling at which the balance was used up."""
         low, high = 0, max(0, round((now - self._settled_at) * 1000))
@@ -337,6 +349,7 @@ class Market:
     def _change(self, held: Held, **changes: object) -> None:
         current = self._held[held.id]
         self._held[held.id] = replace(current, **changes)  # type: ignore[arg-type]
+        self._solvent_until = self._settled_at
 
 
 def _dearer(amount: Usd, rule: Rule) -> Usd:
