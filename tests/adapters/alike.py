@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from tests.conformance.sandbox_harness import FAULTS
 
-from gpurent.clock import Clock, SystemClock
+from gpurent.clock import Clock, SystemClock, Uptime
 from gpurent.http import Policy
 from gpurent.sandbox.faults import Fault
 from gpurent.sandbox.held import Held, State
@@ -22,12 +22,17 @@ QUICK = Policy(connect_s=2.0, answer_s=3.0, attempts=1)
 
 
 class LaterClock(SystemClock):
-    """The machine's clock, ``ahead`` seconds later."""
+    """The machine's clock, ``ahead`` seconds later. Its uptime runs ``pace`` times as fast as it does."""
 
     ahead = 0.0
+    pace = 1.0
 
     def now(self) -> float:
         return super().now() + self.ahead
+
+    def uptime(self) -> Uptime:
+        up = super().uptime()
+        return Uptime(up.boot, up.seconds * self.pace)
 
 
 def obeyed(sandbox: Sandbox) -> None:

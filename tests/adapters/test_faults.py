@@ -14,7 +14,6 @@ from tests.adapters.renter import QUICK, Renter
 from tests.session.world import wait_for
 
 from gpurent.budget.events import Kind
-from gpurent.budget.reaper import UNCLEAR_GRACE_S
 from gpurent.errors import GuardFailed, HostKeyMismatch, HostUnreachable, InDoubt, NoCapacity, OfferGone, ProviderError
 from gpurent.jobs.rental import LaunchOrder
 from gpurent.money import Usd
@@ -98,7 +97,6 @@ def test_a_create_that_was_never_carried_out_is_not_sent_again(renter: Renter, f
     assert renter.harness.create_requests() == 1 and renter.harness.machines() == {}
     (open_rental,) = renter.ledger.open_rentals()
     assert open_rental.tag == renter.tag
-    renter.clock.ahead = UNCLEAR_GRACE_S
 
 
 @pytest.mark.parametrize(("fault", "error"), [(Fault.OFFER_TAKEN, OfferGone), (Fault.HTTP_410, NoCapacity)])
