@@ -7,6 +7,7 @@ import json
 import os
 import re
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Sequence
@@ -120,8 +121,12 @@ class Program:
         return False
 
     def destroy(self) -> bool:
-        """Ask the provider for our end."""
-        return destroy(self.options)
+        """Ask the provider for our end. An answer that trickles, or a name that nobody looks up, is not waited for."""
+        accepted: list[bool] = []
+        asking = threading.Thread(target=lambda: accepted.append(destroy(self.options)), daemon=True)
+        asking.start()
+        asking.join(30)
+        return accepted == [True]
 
 
 def complain(error: Exception) -> None:

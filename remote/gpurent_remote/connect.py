@@ -11,8 +11,9 @@ from fabric import Config, Connection
 from gpurent.clock import Clock
 from gpurent.errors import HostUnreachable
 from gpurent.model import Endpoint, Identity
+from gpurent.sockets import Wire
 from gpurent_remote.edge import translated
-from gpurent_remote.link import Link, Wire
+from gpurent_remote.link import Link
 
 KEEPALIVE_S = 10
 STAGES = 2

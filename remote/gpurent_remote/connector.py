@@ -12,16 +12,16 @@ from gpurent.spi import Connector, Host
 from gpurent_remote import identity as keys
 from gpurent_remote import startup
 from gpurent_remote.connect import connect
-from gpurent_remote.host import PATIENCE_S, SshHost
+from gpurent_remote.host import SshHost, Waits
 from gpurent_remote.link import Link
 
 
 class SshConnector:
-    """Connects with paramiko and fabric; for ``patience_s`` a lost link is made anew before it counts as dead."""
+    """Connects with paramiko and fabric; for a while a lost link is made anew before it counts as dead."""
 
-    def __init__(self, clock: Clock | None = None, patience_s: float = PATIENCE_S) -> None:
+    def __init__(self, clock: Clock | None = None, waits: Waits | None = None) -> None:
         self._clock = clock or SystemClock()
-        self._patience_s = patience_s
+        self._waits = waits or Waits()
 
     def new_identity(self, folder: Path) -> Identity:
         """Make the key pairs of one rental."""
@@ -47,7 +47,7 @@ class SshConnector:
             known = endpoint if known is None else moved() or known
             return connect(known, identity, timeout, self._clock)
 
-        return SshHost(dial, self._clock, self._patience_s)
+        return SshHost(dial, self._clock, self._waits)
 
 
 if TYPE_CHECKING:

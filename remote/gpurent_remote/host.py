@@ -9,6 +9,7 @@ from __future__ import annotations
 import shlex
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -27,30 +28,47 @@ from gpurent_remote.link import Link, Pulse
 
 T = TypeVar("T")
 MAX_OUTPUT = 1024 * 1024
-PATIENCE_S = 60.0
-REPLY_S = 30.0
-"""The longest wait for what a host does at once: reading or writing a small file."""
-SILENCE_S = 20.0
-"""The longest time in which a transfer may move no byte."""
+
+
+@dataclass(frozen=True, slots=True)
+class Waits:
+    """The longest waits for one host, in seconds; each attempt of an operation has its own."""
+
+    patience_s: float = 60.0
+    """For a link that is lost, over all attempts."""
+    reply_s: float = 30.0
+    """For what a host does at once, as reading or writing a small file; and beside what else has a time of its own."""
+    silence_s: float = 20.0
+    """In which a transfer may move no byte."""
+
+    def digest_s(self, count: int) -> float:
+        """For a digest of ``count`` bytes, there or here."""
+        return self.reply_s + count / SLOWEST_DIGEST
+
+    def transfer_s(self, count: int) -> float:
+        """For ``count`` bytes that are on their way all the time."""
+        return self.reply_s + count / SLOWEST
+
+
 SLOWEST = 2_000
-"""Bytes a second: a transfer that is slower over all is given up as one that has stopped."""
+"""Bytes a second: a transfer that is slower over all counts as one that has stopped."""
 SLOWEST_DIGEST = 20_000_000
-"""Bytes a second in which a host takes digests of files at least."""
+"""Bytes a second."""
 
 
 class SshHost:
-    """One machine, one connection at a time; a lost one is made anew until ``patience_s`` is over."""
+    """One machine, one connection at a time; a lost one is made anew until its patience is over."""
 
-    def __init__(self, dial: Callable[[], Link], clock: Clock, patience_s: float = PATIENCE_S) -> None:
+    def __init__(self, dial: Callable[[], Link], clock: Clock, waits: Waits | None = None) -> None:
         self._dial = dial
         self._clock = clock
-        self._patience_s = patience_s
+        self._waits = waits or Waits()
         self._lock = threading.Lock()
         self._link: Link | None = dial()
 
     def run(self, command: str, *, stdin: bytes | None = None, timeout: float = 60.0) -> Completed:
         """Run a shell command; a lost link repeats it, so commands are idempotent."""
-        within = timeout + REPLY_S
+        within = timeout + self._waits.reply_s
         return self._insist(
             "running a command", lambda link, _pulse: _run(link, command, stdin, timeout), within, silence_s=within
         )
@@ -60,20 +78,21 @@ class SshHost:
     ) -> None:
         """Send files; after a cut only what is missing."""
         total = sum(file.size for file in files)
-        digesting_s = REPLY_S + total / SLOWEST_DIGEST
+        waits = self._waits
 
         def act(link: Link, pulse: Pulse) -> None:
             def python(script: str, stdin: bytes) -> str:
-                pulse.allow(digesting_s)
+                pulse.allow(waits.digest_s(total))
                 try:
                     return _python(link, script, stdin)
                 finally:
-                    pulse.allow(SILENCE_S)
+                    pulse.allow(waits.silence_s)
 
             with link.sftp() as sftp:
                 transfer.put(sftp, python, files, folder, pulse.moved)
 
-        self._insist("sending files", act, 2 * digesting_s + total / SLOWEST, on_bytes)
+        within = 2 * waits.digest_s(total) + waits.transfer_s(total)
+        self._insist("sending files", act, within, on_bytes)
 
     def put_bytes(self, data: bytes, path: str, mode: int = 0o600) -> None:
         """Write a small file atomically."""
@@ -82,7 +101,7 @@ class SshHost:
             with link.sftp() as sftp:
                 transfer.put_bytes(sftp, data, path, mode)
 
-        within = REPLY_S + len(data) / SLOWEST
+        within = self._waits.transfer_s(len(data))
         self._insist(f"writing {path}", act, within, silence_s=within)
 
     def fetch(
@@ -95,8 +114,8 @@ class SshHost:
             with link.sftp() as sftp:
                 transfer.fetch(sftp, path, target, sha256, size, pulse.moved, accept)
 
-        silence_s = SILENCE_S + size / SLOWEST_DIGEST  # digests are taken here as well
-        self._insist(f"fetching {path}", act, REPLY_S + size / SLOWEST, on_bytes, silence_s)
+        silence_s = self._waits.silence_s + size / SLOWEST_DIGEST  # digests are taken here as well
+        self._insist(f"fetching {path}", act, self._waits.transfer_s(size), on_bytes, silence_s)
 
     def read(self, path: str, offset: int, limit: int) -> bytes:
         """Part of a file, empty where there is none."""
@@ -105,18 +124,18 @@ class SshHost:
             with link.sftp() as sftp:
                 return transfer.read(sftp, path, offset, limit)
 
-        within = REPLY_S + limit / SLOWEST
+        within = self._waits.transfer_s(limit)
         return self._insist(f"reading {path}", act, within, silence_s=within)
 
     def start_job(self, job_id: str, argv: Sequence[str], env: Mapping[str, str]) -> None:
         """Start a command detached, once."""
-        ended = self.run(job.start(job_id, argv, env))
+        ended = self._ask(job.start(job_id, argv, env))
         if ended.status != 0:
             raise CommandFailed(f"the job did not start: {ended.stderr.strip()[-300:]}", status=ended.status)
 
     def job_status(self, job_id: str) -> int | None:
         """Exit status of a job, None while it runs."""
-        ended = self.run(job.status(job_id))
+        ended = self._ask(job.status(job_id))
         word = ended.stdout.strip()
         if word == "running":
             return None
@@ -127,20 +146,20 @@ class SshHost:
 
     def kill_job(self, job_id: str) -> None:
         """End a job's process group."""
-        self.run(job.kill(job_id))
+        self._ask(job.kill(job_id))
 
     def ship_engine(self) -> str:
         """Send the engine unless this very version lies there already."""
         built = bundle.build()
         folder = f".gpurent/engine/{built.digest}"
-        if self.run(f"test -f {folder}/gpurent_engine/__main__.py").status == 0:
+        if self._ask(f"test -f {folder}/gpurent_engine/__main__.py").status == 0:
             return folder
         self.put_bytes(built.data, f"{folder}.zip")
         unpack = (
             f"rm -rf {folder}.new && python3 -m zipfile -e {folder}.zip {folder}.new"
             f" && {{ mv -T {folder}.new {folder} || test -d {folder}; }}"
         )
-        ended = self.run(unpack)
+        ended = self._ask(unpack)
         if ended.status != 0:
             raise CommandFailed(
                 f"the engine could not be unpacked: {ended.stderr.strip()[-300:]}",
@@ -149,16 +168,21 @@ class SshHost:
             )
         return folder
 
+    def _ask(self, command: str) -> Completed:
+        """Run what takes a moment."""
+        return self.run(command, timeout=self._waits.reply_s)
+
     def close(self) -> None:
         """Disconnect, without waiting for a host that does not answer."""
         self._drop(self._link)
 
     def _insist(
         self, what: str, act: Callable[[Link, Pulse], T], within: float,
-        on_bytes: Callable[[int], None] = lambda _count: None, silence_s: float = SILENCE_S,
+        on_bytes: Callable[[int], None] = lambda _count: None, silence_s: float | None = None,
     ) -> T:  # fmt: skip
         """Have something done within a time; a link that is lost meanwhile is made anew, and it is done again."""
-        until = self._clock.monotonic() + self._patience_s
+        until = self._clock.monotonic() + self._waits.patience_s
+        silence_s = self._waits.silence_s if silence_s is None else silence_s
         told = _Highest(on_bytes)
         wait = 0.5
         while True:

@@ -5,7 +5,8 @@ The broker knows ports only: providers and the SSH link come from the registry, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,11 +22,12 @@ from gpurent.budget.ledger import DAY_S, Ledger
 from gpurent.budget.presence import believed_alive, elsewhere
 from gpurent.budget.reaper import Action, Leave, Orphan
 from gpurent.budget.spend import run_spent
-from gpurent.budget.state import RentalState, Run
+from gpurent.budget.state import Rental, RentalState, Run
 from gpurent.clock import Clock, SystemClock, side_by_side
 from gpurent.dataset.job import Job
 from gpurent.errors import (
     GpurentError,
+    InDoubt,
     Interrupted,
     ProviderError,
     UsageError,
@@ -33,13 +35,15 @@ from gpurent.errors import (
 from gpurent.jobs import detached
 from gpurent.jobs.boot import Patience
 from gpurent.jobs.conduct import Conductor
+from gpurent.jobs.enforcer import LEAD_S, Enforcer, Target, beside
 from gpurent.jobs.interrupt import Interrupt, Stop
 from gpurent.jobs.progress import Notice, Progress
 from gpurent.jobs.rental import LaunchOrder, Rentals
 from gpurent.jobs.replan import Asker, Nobody
 from gpurent.jobs.session import Outcome
 from gpurent.jobs.teardown import Teardown
-from gpurent.jobs.watch import Tell
+from gpurent.jobs.waits import OFFERS_S
+from gpurent.jobs.watch import Halt, Tell
 from gpurent.model import Instance, Need, Offer, OnOverrun, Workload
 from gpurent.money import ZERO, Usd
 from gpurent.plan.pricetable import price_table
@@ -49,10 +53,8 @@ from gpurent.report.costs import By, CostLine, Unknown, costs, unknown, unsettle
 from gpurent.report.receipt import Receipt, make_receipt
 from gpurent.settings import LEDGER_FILE, Settings, ledger_url, load_settings, state_dir
 from gpurent.spi import Billed, Connector, Offers, Provider, SupportsStatement
-from gpurent.tasks import Overdue
+from gpurent.tasks import Overdue, mind, minding
 
-OFFERS_S = 240.0
-"""The longest wait for a provider's offers: a search of many pages, at the pace that a service allows, is slow."""
 REAP_EVERY_S = 2.0
 REAP_PATIENCE_S = 120.0
 """How often, and for how long, it is asked whether a dead client's machine is gone."""
@@ -109,6 +111,7 @@ class Broker:
         self.clock = clock or SystemClock()
         self._connector = connector
         self._guardable = providers is None and connector is None and self.settings.budget.watchdog
+        self._given = providers is not None
         self._opened = dict(providers) if providers is not None else None
         self._patience = patience
         self._ledger: Ledger | None = None
@@ -122,9 +125,9 @@ class Broker:
     ) -> None:
         self.close()
 
-    def close(self) -> None:
-        """Release connections and the ledger."""
-        for opened in (self._opened or {}).values():
+    def close(self, *, providers: bool = True) -> None:
+        """Release connections and the ledger; without ``providers`` those stay open."""
+        for opened in (self._opened or {}).values() if providers else ():
             opened.provider.close()
         if self._ledger is not None:
             self._ledger.close()
@@ -286,7 +289,31 @@ class Broker:
             self.ledger, self.providers, facts, self.connector, self.clock, self.run_dir(run_id), tell, patience,
             lambda provider: self._guards(provider, tell), self._rouse,
         )  # fmt: skip
-        return Conductor(self.ledger, rentals, self.clock, tell, interrupt, run_id, asker or Nobody())
+        return Conductor(
+            self.ledger, rentals, self.clock, tell, interrupt, run_id, asker or Nobody(),
+            lambda target, interrupt: beside(self.enforcer(target, interrupt, tell)),
+        )  # fmt: skip
+
+    def enforcer(
+        self, target: Target, interrupt: Interrupt | None = None, tell: Tell = _silent, lead_s: float = LEAD_S
+    ) -> Enforcer:
+        """Who ends a rental at its hard deadline, through a provider and a ledger that nobody else uses."""
+        act = partial(self._apart, target.provider)
+        return Enforcer(target, act, self.clock, tell, interrupt or Interrupt(), lead_s)
+
+    @contextmanager
+    def _apart(self, provider: str, tell: Tell) -> Iterator[Teardown]:
+        """Ends rentals of one provider with nothing that this broker uses, unless its providers were given to it."""
+        if self._given:
+            opened: Mapping[str, Opened] = self.opened
+        else:
+            options = self.settings.providers.options()
+            opened, _ = registry.load([provider], clock=self.clock, settings=options)
+        own = Broker(settings=self.settings, home=self.home, providers=opened, clock=self.clock)
+        try:
+            yield Teardown(own.ledger, own.providers, own.clock, tell)
+        finally:
+            own.close(providers=not self._given)
 
     def _rouse(self) -> None:
         """See to it that this computer's watchdog runs."""
@@ -404,6 +431,15 @@ class Broker:
         """Runs whose client is alive, as far as can be told from here."""
         return {run.id for run in self.ledger.runs() if run.outcome is None and self._attended(run)}
 
+    def own_rentals(self) -> tuple[Rental, ...]:
+        """Open rentals of runs that were started on this computer, with this state folder."""
+        at = here(self.home)
+        return tuple(one for run in self.ledger.runs() if not elsewhere(run, at) for one in run.open_rentals)
+
+    def still_open(self) -> list[str]:
+        """Everything that may still cost money, as ``provider:ref``."""
+        return [f"{one.provider}:{one.ref or one.tag}" for one in self.ledger.open_rentals()]
+
     def _attended(self, run: Run) -> bool:
         """Whether a client looks after it: by its lock here, by what was last heard of it on another computer."""
         if is_alive(self.run_dir(run.id)):
@@ -412,7 +448,7 @@ class Broker:
 
     def reap(
         self, *, dry_run: bool = False, all_accounts: bool = False, tell: Tell = _silent,
-        patience_s: float = REAP_PATIENCE_S, every_s: float = REAP_EVERY_S,
+        patience_s: float = REAP_PATIENCE_S, every_s: float = REAP_EVERY_S, interrupt: Interrupt | None = None,
     ) -> tuple[Action, ...]:  # fmt: skip
         """Make reality agree with the ledger: collect from and destroy what no live client looks after.
 
@@ -423,10 +459,32 @@ class Broker:
             tell: hears everything that happens.
             patience_s: how long to go on; what is left then stays in the ledger for the next time.
             every_s: pause between two listings.
+            interrupt: how a user's wish to leave arrives.
 
         Returns:
             With ``dry_run`` what would be done; else what is left: ``Leave`` and ``Orphan`` only when all went well.
+
+        Raises:
+            Interrupted: the user left before it was done.
         """
+        wish = interrupt or Interrupt()
+
+        def stay() -> None:
+            if wish.level >= Stop.LEAVE:
+                raise Halt("left at your wish", leave=True)
+
+        try:
+            with minding(stay):
+                return self._reap(dry_run, all_accounts, tell, patience_s, every_s)
+        except (Halt, InDoubt) as error:
+            if wish.level < Stop.LEAVE:
+                raise
+            hint = "`gpurent reap` goes on with it."
+            raise Interrupted("Left before everything was confirmed gone.", hint=hint) from error
+
+    def _reap(
+        self, dry_run: bool, all_accounts: bool, tell: Tell, patience_s: float, every_s: float
+    ) -> tuple[Action, ...]:
         runs = self.ledger.runs()
         if not dry_run:
             self._close_abandoned(runs)
@@ -474,6 +532,7 @@ class Broker:
         try:
             self.attach(run_id, tell=tell, interrupt=interrupt)
         except GpurentError as error:
+            mind()  # whoever leaves is not told of it as of a failure
             tell(Notice(f"Nothing more could be collected from {run_id}: {error}", warning=True))
 
     def _close_abandoned(self, runs: Sequence[Run]) -> None:

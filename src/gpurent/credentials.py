@@ -8,19 +8,23 @@ The keyring is asked only for what ``gpurent login`` has put there: it may want 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from gpurent.errors import ConfigError, MissingCredentials, UsageError
 from gpurent.settings import FILE, config_dir
 from gpurent.spi import ProviderPlugin, Setting
+from gpurent.tasks import Beside
 
 if TYPE_CHECKING:
     from keyring.backend import KeyringBackend
 
+T = TypeVar("T")
 SERVICE = "gpurent"
+UNLOCK_S = 60.0
+"""The longest wait for a keyring, which may ask its owner for a password."""
 INDEX = "logins.txt"
 
 
@@ -88,7 +92,7 @@ def _kept(provider: str, setting: Setting) -> str | None:
     from keyring.errors import KeyringError
 
     try:
-        return _keyring().get_password(SERVICE, _entry(provider, setting.name))
+        return _unlocked(lambda: _keyring().get_password(SERVICE, _entry(provider, setting.name)))
     except (KeyringError, RuntimeError, OSError) as error:
         raise MissingCredentials(
             f"the system keyring does not hand out the key for {provider} ({type(error).__name__})", provider=provider,
@@ -106,7 +110,7 @@ def log_in(provider: str, setting: Setting, value: str) -> str:
 
     keyring = _keyring()
     try:
-        keyring.set_password(SERVICE, _entry(provider, setting.name), value)
+        _unlocked(lambda: keyring.set_password(SERVICE, _entry(provider, setting.name), value))
     except (KeyringError, RuntimeError, OSError) as error:
         raise _without(setting, type(error).__name__) from None  # the cause may hold the key
     _remember(logins() | {(provider, setting.name)})
@@ -120,7 +124,7 @@ def log_out(provider: str, setting: Setting) -> bool:
     if (provider, setting.name) not in logins():
         return False
     try:
-        _keyring().delete_password(SERVICE, _entry(provider, setting.name))
+        _unlocked(lambda: _keyring().delete_password(SERVICE, _entry(provider, setting.name)))
     except PasswordDeleteError:
         pass  # somebody else has deleted it: what is wanted is the case
     except (KeyringError, RuntimeError, OSError) as error:
@@ -154,6 +158,11 @@ def _keyring() -> KeyringBackend:
     import keyring  # slow to import, and seldom needed
 
     return keyring.get_keyring()
+
+
+def _unlocked(act: Callable[[], T]) -> T:
+    """Have the keyring do something. Raises Overdue, an OSError, when it does not in time."""
+    return Beside(act).result(UNLOCK_S)
 
 
 def _without(setting: Setting, why: str) -> UsageError:

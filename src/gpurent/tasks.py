@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Generic, Protocol, TypeVar
 
 T_co = TypeVar("T_co", covariant=True)
 T = TypeVar("T")
+A = TypeVar("A")
 
 STEP_S = 0.1
 """Between two looks at what is to be minded, in any wait."""
@@ -98,6 +100,15 @@ class Inline(Generic[T]):
         return self._act()
 
 
+def parallel(act: Callable[[A], T], items: Iterable[A]) -> Iterator[T]:
+    """Results in the order of ``items``, made by several threads. Whoever stops listening waits for none of them."""
+    pool = ThreadPoolExecutor()
+    try:
+        yield from pool.map(act, items)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
 class _Minds(threading.local):
     stack: tuple[Callable[[], object], ...] = ()
 
@@ -106,14 +117,13 @@ _minds = _Minds()
 
 
 @contextmanager
-def minding(mind: Callable[[], object], *, alone: bool = False) -> Iterator[None]:
+def minding(mind: Callable[[], object]) -> Iterator[None]:
     """While this block runs, every wait of this thread calls ``mind`` several times a second, and ends if it raises.
 
-    ``alone``: what is minded outside of this block is not, as long as it lasts. A wait inside ``mind`` itself minds
-    only what was there before it.
+    A wait inside ``mind`` itself minds only what was there before it.
     """
     before = _minds.stack
-    _minds.stack = (mind,) if alone else (*before, mind)
+    _minds.stack = (*before, mind)
     try:
         yield
     finally:

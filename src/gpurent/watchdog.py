@@ -1,39 +1,51 @@
 """A detached process per computer that outlives the terminal: it sees dead clients' runs to their end.
 
 One per state folder, kept single by an operating-system lock. It starts with the first rental and ends by itself a
-while after the last one is gone. What it does for a run is ``Broker.tend``.
+while after the last one is gone. What it does for a run is ``Broker.tend``, in a process of its own that is killed and
+started again should it hang. Beside that it ends every rental of this computer that is past its hard deadline, whether
+a client lives or not: by an enforcer with a thread, a provider and a ledger of its own.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import threading
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from gpurent.broker import Broker
+from gpurent.budget.state import Rental
 from gpurent.clock import Clock
 from gpurent.errors import ConfigError, GpurentError
 from gpurent.jobs.detached import LOCK, STATE, Guarding
+from gpurent.jobs.enforcer import Enforcer, Target
+from gpurent.jobs.tending import HANG_S, Worker
 
 TURN_S = 10.0
 LINGER_S = 120.0
 """It stays this long after the last rental: the next one may come soon."""
+LEAD_S = 8.0
+"""What a living client, which keeps its own deadline, is given before an enforcer acts."""
 
 
 @dataclass
 class Watchdog:
-    """The loop. ``open_broker`` makes a broker for each thread of its own, with the settings of a run's folder."""
+    """The loop. ``open_broker`` makes a broker with the settings of a run's folder."""
 
     home: Path
     open_broker: Callable[[Path], Broker]
     clock: Clock
+    start: Callable[[str, Path], Worker]
+    """Begins to tend a run, with the settings of a folder."""
+    hang_s: float = HANG_S
     _providers: tuple[str, ...] = field(default=(), init=False)
-    _tending: dict[str, threading.Thread] = field(default_factory=dict, init=False)
+    _tending: dict[str, Worker] = field(default_factory=dict, init=False)
+    enforcers: dict[str, Enforcer] = field(default_factory=dict, init=False)
+    """By the tags of the rentals that they end. Each is at work in a thread of its own."""
 
     def run(self) -> bool:
         """Guard until nothing has been rented for a while; False if another watchdog does already."""
@@ -67,7 +79,7 @@ class Watchdog:
         while True:
             now = self.clock.now()
             try:
-                open_runs = self._turn(broker, since)
+                open_runs = self.turn(broker, since)
             except (GpurentError, OSError) as error:
                 # A full disk or a database out of reach is the worst moment to stop guarding.
                 _log(f"this turn failed: {error}")
@@ -83,21 +95,49 @@ class Watchdog:
         runs = [run for run in broker.ledger.runs() if run.open_rentals or run.id in live]
         return {run.id: Path(str(run.config.get("folder") or self.home)) for run in runs}
 
-    def _turn(self, broker: Broker, since: float) -> dict[str, Path]:
-        """Take over what has no client any more; returns the runs that may rent or hold rentals."""
-        self._tending = {run: thread for run, thread in self._tending.items() if thread.is_alive()}
+    def turn(self, broker: Broker, since: float) -> dict[str, Path]:
+        """One look: take over what has no client any more, replace workers that hang, see to the enforcers.
+
+        Returns:
+            The runs that may rent or hold rentals, with their folders.
+        """
+        self._bury()
         open_runs = self._open(broker)
+        self._enforce(broker, open_runs)
         for run_id in broker.abandoned():
             if run_id not in self._tending:
-                folder = open_runs.get(run_id, self.home)
-                thread = threading.Thread(target=self._tend, args=(run_id, folder), name=run_id, daemon=True)
-                self._tending[run_id] = thread
-                thread.start()
+                _log(f"taking over {run_id}")
+                self._tending[run_id] = self.start(run_id, open_runs.get(run_id, self.home))
         self._learn({one.provider for one in broker.ledger.open_rentals()}, open_runs.values())
         watching = tuple(run for run in open_runs if run not in self._tending)
         told = Guarding(os.getpid(), since, self.clock.now(), tuple(self._tending), watching, self._providers)
         self._say(told)
         return open_runs
+
+    def _bury(self) -> None:
+        """Let go of workers that have ended, and of those that hang: what they leave is taken over anew."""
+        for run_id, worker in list(self._tending.items()):
+            if worker.at_work() and worker.silent_s() > self.hang_s:
+                _log(f"what tends {run_id} has shown no sign of life for {self.hang_s:.0f} s: it is killed")
+                worker.kill()
+            if not worker.at_work():
+                del self._tending[run_id]
+
+    def _enforce(self, broker: Broker, folders: dict[str, Path]) -> None:
+        """See that every rental of this computer has an enforcer, and that none outlives its rental."""
+        rentals = {one.tag: one for one in broker.own_rentals()}
+        for tag in self.enforcers.keys() - rentals.keys():
+            self.enforcers.pop(tag).over = True
+        for tag, rental in rentals.items():
+            if tag not in self.enforcers:
+                self.enforcers[tag] = self._enforcer(rental, folders.get(rental.run_id, self.home))
+                self.clock.begin(self.enforcers[tag].run)
+            self.enforcers[tag].ref = rental.ref
+
+    def _enforcer(self, rental: Rental, folder: Path) -> Enforcer:
+        target = Target(rental.run_id, rental.tag, rental.provider, rental.hard_deadline)
+        own = self._broker(folder)
+        return own.enforcer(target, tell=lambda event: _log(f"{rental.run_id}: {event}"), lead_s=LEAD_S)
 
     def _learn(self, needed: set[str], folders: Iterable[Path]) -> None:
         """A key that was kept since this process began counts from now on."""
@@ -106,22 +146,7 @@ class Watchdog:
                 self._providers = tuple({*self._providers, *broker.opened})
 
     def _broker(self, folder: Path) -> Broker:
-        """With the run's own settings; whoever breaks that file meanwhile does not keep a machine alive."""
-        try:
-            return self.open_broker(folder)
-        except ConfigError as error:
-            _log(f"{error} Going by the defaults.")
-            return self.open_broker(self.home)
-
-    def _tend(self, run_id: str, folder: Path) -> None:
-        _log(f"taking over {run_id}")
-        try:
-            with self._broker(folder) as broker:
-                broker.tend(run_id, tell=lambda event: _log(f"{run_id}: {event}"))
-        except (GpurentError, OSError) as error:
-            _log(f"{run_id}: {error}")  # it is still open in the ledger, so the next turn tries again
-        else:
-            _log(f"{run_id}: done")
+        return with_settings(folder, self.open_broker, self.home)
 
     def _say(self, guarding: Guarding) -> None:
         """Leave word for ``gpurent watchdog status``."""
@@ -130,5 +155,25 @@ class Watchdog:
         part.replace(self.home / STATE)
 
 
+def with_settings(folder: Path, open_broker: Callable[[Path], Broker], home: Path) -> Broker:
+    """With the run's own settings; whoever breaks that file meanwhile does not keep a machine alive."""
+    try:
+        return open_broker(folder)
+    except ConfigError as error:
+        _log(f"{error} Going by the defaults.")
+        return open_broker(home)
+
+
+def tend(run_id: str, broker: Broker) -> None:
+    """What a worker does: see one run to its end. What is left is in the ledger, and comes up again."""
+    try:
+        broker.tend(run_id, tell=lambda event: _log(f"{run_id}: {event}"))
+    except (GpurentError, OSError) as error:
+        _log(f"{run_id}: {error}")
+    else:
+        _log(f"{run_id}: done")
+
+
 def _log(text: str) -> None:
-    print(text, flush=True)
+    with suppress(OSError):  # a log on a full disk must not keep a machine alive
+        print(text, flush=True)

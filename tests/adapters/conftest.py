@@ -17,6 +17,7 @@ from gpurent.jobs.rental import Rentals
 from gpurent.money import Usd
 from gpurent.sandbox.server import Sandbox
 from gpurent_remote import SshConnector
+from gpurent_remote.host import Waits
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,7 @@ def renter(harness: AlikeHarness, tmp_path: Path) -> Iterator[Renter]:
         run_id = ledger.open_run("job", Usd.parse("5"), output_dir=tmp_path, config={})
         rentals = Rentals(
             ledger, {harness.name: provider}, {harness.name: PLUGINS[harness.name].facts},
-            SshConnector(clock, patience_s=10.0), clock, tmp_path / "run", lambda _event: None, QUICK,
+            SshConnector(clock, Waits(patience_s=10.0)), clock, tmp_path / "run", lambda _event: None, QUICK,
         )  # fmt: skip
         made = Renter(harness, rentals, ledger, run_id, clock)
         yield made

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
 import httpx
 import pytest
 
-from gpurent.clock import ManualClock
+from gpurent.clock import Clock, ManualClock, SystemClock
 from gpurent.errors import AuthFailed, BadReply, ProviderError, RateLimited, Unavailable
-from gpurent.http import HTTPX_ERRORS, Api, Policy, Redactor, map_error, parse_retry_after, used_up_for
+from gpurent.http import HTTPX_ERRORS, Api, Pace, Policy, Redactor, map_error, parse_retry_after, used_up_for
 from gpurent.sandbox.faults import Fault
 from gpurent.sandbox.server import Sandbox
 
@@ -28,7 +29,7 @@ Connect = Callable[..., Api]
 def connect(market: Sandbox) -> Iterator[Connect]:
     opened: list[Api] = []
 
-    def connect(clock: ManualClock, **policy: float) -> Api:
+    def connect(clock: Clock, **policy: float) -> Api:
         headers = {"Authorization": f"Bearer {market.account_key}"}
         given = Policy(**policy)  # type: ignore[arg-type]
         opened.append(
@@ -131,7 +132,7 @@ def test_requests_keep_their_distance(market: Sandbox, connect: Connect) -> None
 
 @pytest.fixture
 def quota() -> Iterator[tuple[str, dict[str, str]]]:
-    """A service that answers everything with the headers in the dictionary."""
+    """A service that answers everything with the headers in the dictionary, and with ``X-Body`` bytes."""
     headers: dict[str, str] = {}
 
     class Service(BaseHTTPRequestHandler):
@@ -140,6 +141,10 @@ def quota() -> Iterator[tuple[str, dict[str, str]]]:
             for name, value in headers.items():
                 self.send_header(name, value)
             self.end_headers()
+            with suppress(OSError):  # the client may have read enough
+                self.wfile.write(b"x" * int(headers.get("X-Body", "0")))
+
+        do_DELETE = do_GET
 
         def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002
             """Say nothing."""
@@ -196,3 +201,62 @@ def test_a_key_with_odd_characters_is_refused_without_being_shown() -> None:
 def test_retry_after_is_a_number_or_a_date(text: str | None, seconds: float | None) -> None:
     """Seconds, an HTTP date, or nothing that makes sense."""
     assert parse_retry_after(text, now=100.0) == seconds
+
+
+TRICKLE = {"total_s": 1.0, "destroy_s": 1.0, "attempts": 2, "wait_s": 0.0}
+
+
+@pytest.mark.parametrize("verb", ["read", "destroy", "send_once"])
+def test_an_answer_that_trickles_has_an_end(market: Sandbox, connect: Connect, verb: str) -> None:
+    """One byte a tenth of a second keeps every timeout of single reads happy; the whole has a deadline of its own."""
+    market.faults.set(Fault.HTTP_TRICKLE, value=0.1, p=1.0)
+    api = connect(SystemClock(), **TRICKLE)
+    acts: dict[str, Callable[[], object]] = {
+        "read": lambda: api.read("/v1/balance"),
+        "destroy": lambda: api.destroy("/v1/instances/none"),
+        "send_once": lambda: api.send_once("POST", "/v1/instances", {}),
+    }
+    before = len(market.journal.entries())
+    with pytest.raises(Unavailable, match="no complete answer in 1 s"):
+        acts[verb]()
+    assert len(market.journal.entries()) - before == (1 if verb == "send_once" else 2)
+    market.faults.clear()
+    assert api.read("/v1/balance").status == 200
+
+
+def test_a_service_that_takes_no_request_has_an_end() -> None:
+    """It accepts the connection, and reads nothing of a request that is longer than what the network holds."""
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        url = f"http://127.0.0.1:{deaf.getsockname()[1]}"
+        policy = Policy(total_s=0.5, answer_s=600, connect_s=600)
+        api = Api("x", url, headers={}, secrets=(), clock=SystemClock(), policy=policy, use_proxies=False)
+        with closing(api), pytest.raises(Unavailable, match="no complete answer"):
+            api.send_once("POST", "/", "x" * 32_000_000)
+
+
+def test_an_answer_without_an_end_is_not_kept(quota: tuple[str, dict[str, str]]) -> None:
+    """More than anybody would read is a bad reply, and the connection is given up."""
+    url, headers = quota
+    headers["X-Body"] = "1000000"
+    policy = Policy(max_body=10_000, attempts=3)
+    with closing(
+        Api("acme", url, headers={}, secrets=(), clock=ManualClock(), policy=policy, use_proxies=False)
+    ) as api:
+        with pytest.raises(BadReply, match="more than 10000 bytes"):
+            api.read("/")
+        headers["X-Body"] = "10"
+        assert api.read("/").body == b"x" * 10
+
+
+def test_a_destroy_waits_for_no_other_request(quota: tuple[str, dict[str, str]]) -> None:
+    """Neither a quota that is used up nor the pace of other routes delays it; its own route's does."""
+    url, headers = quota
+    clock = ManualClock()
+    policy = Policy(min_interval_s=5.0, paces=(Pace("DELETE", "/x", 3.0),))
+    with closing(Api("acme", url, headers={}, secrets=(), clock=clock, policy=policy, use_proxies=False)) as api:
+        headers["RateLimit"] = '"minute";r=0;t=12'
+        api.read("/")
+        api.destroy("/x")
+        assert clock.monotonic() == 0
+        api.destroy("/x")
+        assert clock.monotonic() == 3

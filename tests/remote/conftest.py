@@ -16,6 +16,7 @@ from gpurent.sandbox.server import Sandbox
 from gpurent.spi import Host
 from gpurent_providers.sandbox.provider import SandboxProvider
 from gpurent_remote import SshConnector
+from gpurent_remote.host import Waits
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Rented:
 
     def host(self, patience_s: float = 20.0) -> Host:
         """A fresh connection."""
-        return SshConnector(SystemClock(), patience_s).connect(self.endpoint, self.identity, timeout=10)
+        return SshConnector(SystemClock(), Waits(patience_s)).connect(self.endpoint, self.identity, timeout=10)
 
 
 @pytest.fixture(scope="package")

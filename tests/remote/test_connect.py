@@ -17,8 +17,9 @@ from gpurent.errors import HostError, HostKeyMismatch, HostUnreachable
 from gpurent.model import Endpoint
 from gpurent.spi import Host
 from gpurent_remote import SshConnector, edge
+from gpurent_remote.host import Waits
 
-CONNECTOR = SshConnector(SystemClock(), patience_s=0.0)
+CONNECTOR = SshConnector(SystemClock(), Waits(patience_s=0.0))
 
 
 def test_the_machine_answers_with_the_host_key_that_was_injected(host: Host) -> None:

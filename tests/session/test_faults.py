@@ -27,6 +27,7 @@ from gpurent.sandbox.faults import Fault
 from gpurent.sandbox.held import Order
 from gpurent.sandbox.server import Sandbox
 from gpurent_remote import SshConnector
+from gpurent_remote.host import Waits
 
 QUICK = Patience(boot_s=15, poll_s=0.1, connect_s=15, search_s=3, destroy_s=30, confirm_every_s=0.1)
 
@@ -176,7 +177,7 @@ def test_a_host_that_vanishes_in_training_is_reported_and_settled(cli: Cli, brok
             cli.sandbox.market.vanish(alive.ref)
 
     job = Job.from_config(make_job(cli.folder, steps=4000))
-    impatient = SshConnector(SystemClock(), patience_s=1.0)
+    impatient = SshConnector(SystemClock(), Waits(patience_s=1.0))
     broker = Broker(home=cli.folder / "state", patience=QUICK, connector=impatient)
     with broker, pytest.raises(HostError):
         broker.train(job, budget=Usd.parse("1"), tell=once(vanish))
@@ -298,7 +299,7 @@ def test_a_link_that_dies_while_a_file_comes_home_loses_no_event(cli: Cli, broke
             cli.sandbox.faults.set(Fault.DROP_SSH, times=3)
 
     with broker:
-        broker._connector = SshConnector(patience_s=0.0)
+        broker._connector = SshConnector(waits=Waits(patience_s=0.0))
         trained = broker.train(Job.from_config(make_job(cli.folder)), budget=Usd.parse("1"), tell=tell)
     assert cut and trained.receipt.outcome == "done" and len(trained.files) == 1
     assert cli.sandbox.truth() == []

@@ -21,6 +21,7 @@ from gpurent.jobs.boot import Patience
 from gpurent.jobs.progress import Notice, Progress, Trained
 from gpurent.sandbox.faults import Fault
 from gpurent_remote import SshConnector
+from gpurent_remote.host import Waits
 
 QUICK = Patience(boot_s=15, poll_s=0.1, connect_s=15, search_s=3, destroy_s=30, confirm_every_s=0.1)
 FULL = "No space left on device"
@@ -234,7 +235,9 @@ def test_a_network_that_is_gone_is_waited_for(cli: Cli) -> None:
         faults.clear()
 
     listener = Listener(cut, "Lost the host", mend)
-    with Broker(home=cli.folder / "state", patience=QUICK, connector=SshConnector(patience_s=0.5)) as broker:
+    with Broker(
+        home=cli.folder / "state", patience=QUICK, connector=SshConnector(waits=Waits(patience_s=0.5))
+    ) as broker:
         trained = broker.train(Job.from_config(make_job(cli.folder, steps=60)), budget=Usd.parse("1"), tell=listener)
     assert any("Lost the host" in one for one in listener.said)
     assert trained.receipt.outcome == "done" and trained.files[0].is_file()

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from tests.session.world import ROOT
 
+from gpurent.clock import SystemClock
 from gpurent.errors import ConfigError
 from gpurent.hosts import load_hosts, remove_host, save_host
 from gpurent_providers.sshhost import shell
@@ -74,7 +75,7 @@ def test_a_host_key_that_only_cryptography_can_refuse_is_named(tmp_path: Path) -
     kind = "ecdsa-sha2-nistp256"
     host = save_host(path, "lab", {**GOOD, "host_key": f"{kind} {blob(kind, b'nistp256', bytes(65))}"})
     with pytest.raises(ConfigError, match=r"host_key of 10\.0\.0\.1"):
-        shell.run(host, "true", timeout=1)
+        shell.run(host, "true", SystemClock(), timeout=1)
 
 
 def test_what_the_page_shows_is_valid(tmp_path: Path) -> None:

@@ -120,6 +120,8 @@ ELSEWHERE = {
     Fault.PORTS_LATE: "the look-alikes only: here it is SSHD_REFUSES_KEY_FOR",
     Fault.BAD_IMAGE: "the look-alikes only: nothing here knows images",
     Fault.HTTP_502: "here it is HTTP_500",
+    Fault.HTTP_TRICKLE: "a matter of sockets, and there are none here",
+    Fault.LINK_FROZEN: "a matter of sockets, and there are none here",
     **dict.fromkeys((Fault.WRONG_DATA_CENTER, Fault.NO_CAPACITY, Fault.CRASH_LOOP), "the look-alike of RunPod only"),
     Fault.SSHD_FIRST: "a matter of SSH, and hosts here speak none",
     Fault.BOOT_FAILS: "the look-alike of Vast.ai only: here it is BOOT_STUCK",

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from gpurent.clock import Clock
+from gpurent.clock import Clock, side_by_side
 from gpurent.errors import AuthFailed, BadReply, CreateFailed, OfferGone, ProviderError, Unavailable
 from gpurent.hosts import OwnHost, load_hosts
 from gpurent.model import Endpoint, Instance, Launch, Need, Offer, Phase, Price
 from gpurent.spi import Offers, Probe, Provider, Shown, SupportsProbe, SupportsSurvey, Survey
+from gpurent.tasks import Overdue
 from gpurent_providers.sshhost import scripts, shell
 
 T = TypeVar("T")
@@ -118,11 +119,11 @@ class SshHostProvider:
         name, _, tag = ref.partition("/")
         host = load_hosts(self._path).get(name)
         if host is not None and tag:
-            shell.run(host, scripts.end(tag), timeout=self._timeout + ENDING_S)
+            shell.run(host, scripts.end(tag), self._clock, timeout=self._timeout + ENDING_S)
 
     def identify(self, name: str) -> Shown:
         """The host key that a machine shows now."""
-        line = shell.host_key(self._host(name), self._timeout)
+        line = shell.host_key(self._host(name), self._clock, self._timeout)
         return Shown(line, shell.fingerprint(line))
 
     def probe(self, name: str) -> Probe:
@@ -145,7 +146,7 @@ class SshHostProvider:
         return host
 
     def _run(self, host: OwnHost, script: str) -> list[str]:
-        return shell.run(host, script, timeout=self._timeout)
+        return shell.run(host, script, self._clock, timeout=self._timeout)
 
     def _look(self, host: OwnHost) -> list[str]:
         lines = self._run(host, scripts.LOOK)
@@ -157,8 +158,11 @@ class SshHostProvider:
         def ask(host: OwnHost) -> list[str] | ProviderError:
             return _caught(lambda: self._look(host))
 
-        with ThreadPoolExecutor(max(1, min(16, len(hosts)))) as pool:
-            return dict(zip(hosts, pool.map(ask, hosts.values()), strict=True))
+        def late(name: str, error: Overdue) -> list[str] | ProviderError:
+            return Unavailable(f"{name} does not answer: {error}", provider=self.name)
+
+        acts = {name: partial(ask, host) for name, host in hosts.items()}
+        return side_by_side(self._clock, acts, 2 * shell.STAGES * self._timeout, late)
 
 
 def _caught(ask: Callable[[], T]) -> T | ProviderError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import socket
+import threading
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -12,11 +13,16 @@ import paramiko
 from paramiko.pkey import UnknownKeyType
 from paramiko.ssh_exception import NoValidConnectionsError
 
+from gpurent.clock import Clock
 from gpurent.errors import AuthFailed, BadReply, ConfigError, Unavailable
 from gpurent.hosts import OwnHost
+from gpurent.sockets import Wire
+from gpurent.tasks import Overdue
 
 PROVIDER = "ssh"
 LIMIT = 64 * 1024
+STAGES = 2
+"""A question has several stages, of which each may take ``timeout`` seconds, and all of them so many times that."""
 
 
 class Unreached(Unavailable):
@@ -29,43 +35,57 @@ def fingerprint(line: str) -> str:
     return "SHA256:" + base64.b64encode(digest).decode().rstrip("=")
 
 
-def host_key(host: OwnHost, timeout: float) -> str:
+def host_key(host: OwnHost, clock: Clock, timeout: float) -> str:
     """The key with which a machine answers now, unchecked: to be shown to a person. Raises Unavailable."""
-    try:
-        with socket.create_connection((host.address, host.port), timeout) as link:
+    wire = Wire()
+
+    def ask() -> paramiko.PKey:
+        with wire.open(host.address, host.port, timeout) as link:
             transport = paramiko.Transport(link)
             try:
                 transport.start_client(timeout=timeout)
-                key = transport.get_remote_server_key()
+                return transport.get_remote_server_key()
             finally:
                 transport.close()
+
+    try:
+        key = clock.begin(ask).result(STAGES * timeout, wire.cut)
     except (OSError, EOFError, paramiko.SSHException) as error:
         raise _unavailable(host, error, Unreached) from error
-    return f"{key.get_name()} {key.get_base64()}"
+    return _line(key)
 
 
-def run(host: OwnHost, script: str, *, timeout: float) -> list[str]:
+def run(host: OwnHost, script: str, clock: Clock, *, timeout: float) -> list[str]:
     """Run ``script`` with ``sh`` and return its lines after the greeting.
 
     Raises:
         AuthFailed: the machine refuses our key, or is not the one that was pinned; nothing was run.
         Unreached: no login in ``timeout`` seconds; nothing was run.
-        Unavailable: no answer in ``timeout`` seconds, a cut link, or the script failed.
+        Unavailable: no answer in ``timeout`` seconds (``STAGES`` times that in all), a cut link, or the script failed.
         BadReply: something else answered.
     """
     if not host.host_key:
         raise AuthFailed(
             f"{host.address} has no pinned host key", provider=PROVIDER, hint="`gpurent hosts test` pins it."
         )
-    with closing(paramiko.SSHClient()) as client:
-        _login(host, client, timeout)
-        try:
-            return _talk(host, client, script, timeout)
-        except (OSError, EOFError, paramiko.SSHException) as error:
-            raise _unavailable(host, error, Unavailable) from error
+    wire, admitted = Wire(), threading.Event()
+
+    def ask() -> list[str]:
+        with closing(paramiko.SSHClient()) as client:
+            _login(host, client, timeout, wire)
+            admitted.set()
+            try:
+                return _talk(host, client, script, timeout)
+            except (OSError, EOFError, paramiko.SSHException) as error:
+                raise _unavailable(host, error, Unavailable) from error
+
+    try:
+        return clock.begin(ask).result(STAGES * timeout, wire.cut)
+    except Overdue as error:
+        raise _unavailable(host, error, Unavailable if admitted.is_set() else Unreached) from error
 
 
-def _login(host: OwnHost, client: paramiko.SSHClient, timeout: float) -> None:
+def _login(host: OwnHost, client: paramiko.SSHClient, timeout: float, wire: Wire) -> None:
     name = host.address if host.port == 22 else f"[{host.address}]:{host.port}"
     client.get_host_keys().add(name, host.host_key.split()[0], _pinned(host))
     client.set_missing_host_key_policy(paramiko.RejectPolicy())
@@ -73,7 +93,7 @@ def _login(host: OwnHost, client: paramiko.SSHClient, timeout: float) -> None:
         client.connect(
             host.address, host.port, host.user, key_filename=str(Path(host.key).expanduser()) if host.key else None,
             allow_agent=not host.key, look_for_keys=not host.key, timeout=timeout, banner_timeout=timeout,
-            auth_timeout=timeout, channel_timeout=timeout,
+            auth_timeout=timeout, channel_timeout=timeout, sock=wire.open(host.address, host.port, timeout),
         )  # fmt: skip
     except paramiko.BadHostKeyException as error:
         raise AuthFailed(

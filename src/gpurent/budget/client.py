@@ -13,6 +13,8 @@ from filelock import FileLock, Timeout
 from gpurent.budget.presence import Here
 from gpurent.errors import UsageError
 
+CLAIM_S = 10.0
+"""The longest wait for another process that names the state folder: that takes a moment."""
 PLACE = "place"
 """File of a state folder that holds its name."""
 
@@ -60,10 +62,22 @@ def here(home: Path) -> Here:
 
 def claim(home: Path) -> Here:
     """As ``here``; gives the folder a name that no other has, unless it has one."""
+    if (home / PLACE).exists():
+        return here(home)
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with FileLock(home / f"{PLACE}.lock"):
+    lock = FileLock(home / f"{PLACE}.lock")
+    try:
+        lock.acquire(timeout=CLAIM_S)
+    except Timeout as error:
+        raise UsageError(
+            f"another gpurent process has held {lock.lock_file} for {CLAIM_S:.0f} s",
+            hint="Is one stopped or hanging? `ps` shows it; end it, then try again.",
+        ) from error
+    try:
         if not (home / PLACE).exists():
             part = home / f"{PLACE}.part"
             part.write_text(uuid.uuid4().hex, encoding="ascii")
             part.replace(home / PLACE)
+    finally:
+        lock.release()
     return here(home)

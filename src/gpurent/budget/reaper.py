@@ -107,8 +107,8 @@ def reconcile(
     actions: list[Action] = []
     for rental in rentals:
         listing = None if rental.tag in silent else listings.get(rental.provider)
-        idle = rental.run_id not in live_runs or now >= rental.hard_deadline
-        if listing is None and not (idle and rental.provider in listings and _unordered(rental)):
+        idle = unattended(rental, now, live_runs)
+        if listing is None and not (idle and rental.provider in listings and unordered(rental)):
             what = "its machine does not answer" if rental.tag in silent else f"{rental.provider} could not be listed"
             actions.append(Leave(rental.tag, rental.run_id, what))
             continue
@@ -132,7 +132,12 @@ def _stray(one: Instance, run_id: str | None) -> list[Action]:
     return [Adopt(one.tag, run_id, one.ref), Destroy(one.provider, one.ref, one.tag, run_id, reason)]
 
 
-def _unordered(rental: Rental) -> bool:
+def unattended(rental: Rental, now: float, live_runs: Collection[str]) -> bool:
+    """Whether anybody may end it: its client is dead, or has let its hard deadline pass."""
+    return rental.run_id not in live_runs or now >= rental.hard_deadline
+
+
+def unordered(rental: Rental) -> bool:
     """Whether its ref is known but no order to destroy was accepted: that order needs no listing."""
     return rental.ref is not None and not rental.destroy_accepted
 
@@ -145,7 +150,7 @@ def _dead(rental: Rental, seen: Instance | None, now: float, asked: Uptime) -> l
         known = rental.seen and rental.ref == seen.ref
         actions: list[Action] = [] if known else [Adopt(rental.tag, rental.run_id, seen.ref)]
         return [*actions, Destroy(rental.provider, seen.ref, rental.tag, rental.run_id, reason, collect)]
-    if rental.ref is not None and not rental.destroy_accepted:
+    if rental.ref is not None and unordered(rental):
         return [Destroy(rental.provider, rental.ref, rental.tag, rental.run_id, reason, collect)]
     absent = MarkAbsent(rental.tag, rental.run_id, asked)
     since = rental.absent_since.get(asked.boot)

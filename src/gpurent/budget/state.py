@@ -180,6 +180,8 @@ def _step(run: Run, event: Event) -> Run:
     if event.kind is Kind.PROGRESS:
         run = _progress(run, event)
     rental = run.rentals[index]
+    if rental.state is RentalState.GONE and event.kind in BY_ANOTHER:
+        return run
     if rental.state.over and event.kind not in AFTER_THE_END:
         # A rental seen again after its end is the most expensive surprise there is: it becomes open again.
         run = _odd(run, event, f"after {rental.state}")
@@ -195,6 +197,8 @@ def _step(run: Run, event: Event) -> Run:
 
 AFTER_THE_END = (Kind.CHARGED, Kind.CHECKPOINT_HOME, Kind.SEEN_ABSENT, Kind.MACHINE_FAILED)
 """What may be written of a rental that is over."""
+BY_ANOTHER = (Kind.DESTROY_SENT, Kind.DESTROY_ACCEPTED, Kind.DESTROY_FAILED, Kind.GONE)
+"""What may be written of a rental that is gone by somebody who was ending it at the same time; it changes nothing."""
 _WAITING = frozenset({RentalState.INTENT, RentalState.UNCLEAR})
 _BOOTING = _WAITING | {RentalState.CREATED}
 FROM: Mapping[Kind, frozenset[RentalState]] = {

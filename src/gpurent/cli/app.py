@@ -17,7 +17,7 @@ from gpurent.money import ZERO, Usd
 _EXIT_STATUS = "\n\n".join(f"{code}  {meaning}" for code, meaning in exits.CODES)
 
 
-_SILENT = (("sandbox", "up"), ("watchdog", "run"), ("login",))
+_SILENT = (("sandbox", "up"), ("watchdog", "run"), ("watchdog", "tend"), ("login",))
 """Commands that are not about rentals at all, or that go on and on: every other ends by naming what may still run."""
 
 
@@ -448,6 +448,14 @@ def watchdog_run() -> int:
     from gpurent.cli import watchdog as command
 
     return command.run()
+
+
+@watchdog_app.command("tend", hidden=True)
+def watchdog_tend(run_id: Annotated[str, typer.Argument()], folder: Annotated[Path, typer.Option()]) -> int:
+    """See one run to its end; started by the watchdog."""
+    from gpurent.cli import watchdog as command
+
+    return command.tend_run(run_id, folder)
 
 
 def main() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -12,16 +14,24 @@ from gpurent.broker import Broker, Trained
 from gpurent.cli import consoles, output
 from gpurent.cli.live import JsonView, LiveView
 from gpurent.clock import SystemClock
+from gpurent.errors import GpurentError
 from gpurent.jobs.interrupt import Interrupt, Stop
 from gpurent.jobs.progress import Progress
 from gpurent.jobs.watch import Tell
 from gpurent.plan.quote import Quote, QuoteRow
+from gpurent.tasks import Overdue
 
 _WORDS = {
     Stop.ORDERLY: "Stopping: saving, collecting, destroying. Ctrl-C again destroys at once.",
     Stop.NOW: "Destroying at once. Ctrl-C again leaves the rental to its guards.",
     Stop.LEAVE: "Leaving the rental as it is.",
 }
+
+
+LEAVE_S = 1.2
+"""What a command has to end in order after the user's wish to leave."""
+TELL_S = 0.3
+"""For the ledger to say what still runs, once it has not."""
 
 
 @dataclass
@@ -46,12 +56,24 @@ class Foreground:
 
 
 @contextmanager
-def _signals(interrupt: Interrupt) -> Iterator[None]:
-    """One SIGINT or SIGTERM more, one level higher; SIGHUP saves first. What ``nohup`` ignores stays ignored."""
+def heeded(interrupt: Interrupt, broker: Broker, *, leaves: bool = False) -> Iterator[None]:
+    """One SIGINT or SIGTERM more, one level higher; SIGHUP saves first. What ``nohup`` ignores stays ignored.
+
+    Whoever leaves has left two seconds later, whatever this process is held up by.
+
+    Args:
+        interrupt: what rises.
+        broker: knows what still runs when the user leaves.
+        leaves: the first signal already means to leave: there is nothing to save.
+    """
+    over = threading.Event()
 
     def pressed(number: int, _frame: object) -> None:
         level = Stop.ORDERLY if number == signal.SIGHUP else interrupt.press()
+        level = Stop.LEAVE if leaves else level
         interrupt.request(level)
+        if level >= Stop.LEAVE:
+            threading.Thread(target=_leave, args=(broker, over), daemon=True).start()
         _say(_WORDS[level])
 
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -62,14 +84,35 @@ def _signals(interrupt: Interrupt) -> Iterator[None]:
     try:
         yield
     finally:
+        over.set()
         for number in heard:
             signal.signal(number, former[number])
 
 
-def _say(text: str) -> None:
-    """Say it from inside a signal handler, where Python's buffers may be in the middle of something."""
+def _leave(broker: Broker, over: threading.Event) -> None:
+    """End this process, if it has not found its own way out, and say what may still run."""
+    if over.wait(LEAVE_S):
+        return
+    refs: list[str] = []
     try:
-        os.write(2, f"\r\n{text}\r\n".encode())
+        refs = broker.clock.begin(broker.still_open).result(TELL_S)
+    except (GpurentError, Overdue):
+        _say("The ledger does not answer.")
+    runs = "".join(f"  may still run: {ref}\r\n" for ref in refs)
+    _say(f"{runs}`gpurent status` shows what runs, `gpurent reap` ends it.")
+    os._exit(5)
+
+
+def _say(text: str) -> None:
+    """Say it from inside a signal handler, where Python's buffers may be in the middle of something.
+
+    A terminal that was stopped, or a pipe that nobody reads, takes nothing just now and is not waited for.
+    """
+    poll = select.poll()
+    poll.register(2, select.POLLOUT)
+    try:
+        if poll.poll(0):
+            os.write(2, f"\r\n{text}\r\n".encode())
     except OSError:
         consoles.silence()  # the terminal is gone
 
@@ -106,7 +149,7 @@ def conduct(
     with ExitStack() as stack:
 
         def begin() -> None:
-            stack.enter_context(_signals(interrupt))
+            stack.enter_context(heeded(interrupt, broker))
             stack.enter_context(view)
 
         if not asks_first:

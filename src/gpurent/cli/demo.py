@@ -20,6 +20,8 @@ from gpurent.settings import load_settings
 
 BUDGET = Usd.parse("1")
 STRENGTHS = "0.5,0.7,0.8,1.0"
+DRAW_S = 1800.0
+"""The longest that drawing may take, on a slow computer."""
 
 
 def run(example: Path, target: Path) -> int:
@@ -76,7 +78,10 @@ def _draw(job: Job, lora: Path, prompts: Path, picture: Path) -> None:
         sys.executable, "-W", "ignore", "-m", "gpurent_engine", "grid", "--base", str(base), "--lora", str(lora),
         "--prompts", str(prompts), "--strengths", STRENGTHS, "--out", str(picture),
     ]  # fmt: skip
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=DRAW_S)
+    except subprocess.TimeoutExpired as error:
+        raise JobFailed(f"the picture was not drawn in {DRAW_S / 60:.0f} minutes") from error
     if ended.returncode != 0:
         raise JobFailed(
             f"the picture could not be drawn: {ended.stderr.strip()[-300:]}", hint="pip install 'gpurent[engine]'"

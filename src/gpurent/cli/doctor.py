@@ -5,18 +5,25 @@ from __future__ import annotations
 import importlib.util
 import platform
 import shutil
+from functools import partial
 
 from gpurent import __version__
 from gpurent.cli import output
 from gpurent.cli.common import in_doubt, open_broker
+from gpurent.clock import side_by_side
 from gpurent.errors import AuthFailed, ProviderError
 from gpurent.registry import Opened
 from gpurent.spi import SupportsBalance, SupportsSurvey, Survey
+from gpurent.tasks import Overdue
+
+PROVIDER_S = 60.0
+"""The longest wait for all providers together."""
+Check = tuple[str, bool, str]
 
 
 def run(*, as_json: bool) -> int:
     """Check what a rental depends on; exit 1 when something that is needed fails."""
-    checks: list[tuple[str, bool, str]] = [
+    checks: list[Check] = [
         ("gpurent", True, f"{__version__} on Python {platform.python_version()}"),
     ]
     with open_broker() as broker:
@@ -27,7 +34,8 @@ def run(*, as_json: bool) -> int:
         checks.append(
             ("ledger", not doubtful, "in doubt: " + ", ".join(doubtful) if doubtful else "readable, nothing in doubt")
         )
-        providers = [_provider(opened) for opened in broker.opened.values()]
+        acts = {name: partial(_provider, opened) for name, opened in broker.opened.items()}
+        providers = list(side_by_side(broker.clock, acts, PROVIDER_S, _late).values())
         checks += providers
         checks += [(one.name, False, f"{one.message}. {one.hint}") for one in broker.problems]
         engine = importlib.util.find_spec("torch") is not None
@@ -45,7 +53,11 @@ def run(*, as_json: bool) -> int:
     return 0 if usable and not doubtful else 1
 
 
-def _provider(opened: Opened) -> tuple[str, bool, str]:
+def _late(name: str, error: Overdue) -> Check:
+    return name, False, f"does not answer: {error}"
+
+
+def _provider(opened: Opened) -> Check:
     """One cheap question that takes the key, unlike a search: what the account runs."""
     key = f"; key from {opened.key_from}" if opened.key_from else ""
     asked: object = opened.provider
@@ -58,7 +70,7 @@ def _provider(opened: Opened) -> tuple[str, bool, str]:
         return opened.name, False, f"{error} {error.hint}{key}"
 
 
-def _machines(name: str, found: Survey) -> tuple[str, bool, str]:
+def _machines(name: str, found: Survey) -> Check:
     """One that is off keeps nobody from using the others."""
     well = found.asked - len(found.silent)
     troubles = "".join(f"; {machine}: {error} {error.hint}".rstrip() for machine, error in found.silent.items())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from dataclasses import asdict
 
 from rich.prompt import Confirm
@@ -11,20 +12,25 @@ from gpurent.broker import Broker
 from gpurent.budget.reaper import Leave, Orphan
 from gpurent.cli import output
 from gpurent.cli.common import in_doubt, open_broker
+from gpurent.cli.conducting import heeded
 from gpurent.cli.live import LiveView
+from gpurent.clock import SystemClock
 from gpurent.errors import InDoubt, UsageError
+from gpurent.jobs.interrupt import Interrupt
+from gpurent.jobs.progress import Progress
 
 
 def run(*, dry_run: bool, as_json: bool, all_accounts: bool = False, yes: bool = False) -> int:
     """Reap, and exit 5 while something may still run."""
     with open_broker() as broker:
         all_accounts = all_accounts and not dry_run and _agreed(broker, yes)
+        clock = broker.clock
+        interrupt = Interrupt(clock if isinstance(clock, SystemClock) else None)
+        with heeded(interrupt, broker, leaves=True), nullcontext() if as_json else LiveView(output.console) as view:
+            actions = broker.reap(dry_run=dry_run, all_accounts=all_accounts, tell=view or _silent, interrupt=interrupt)
         if as_json:
-            actions = broker.reap(dry_run=dry_run, all_accounts=all_accounts)
             output.print_json([{"action": type(one).__name__.lower(), **asdict(one)} for one in actions])
         else:
-            with LiveView(output.console) as view:
-                actions = broker.reap(dry_run=dry_run, all_accounts=all_accounts, tell=view)
             for action in actions:
                 _say(action, dry_run)
         doubtful = in_doubt(broker)
@@ -33,6 +39,9 @@ def run(*, dry_run: bool, as_json: bool, all_accounts: bool = False, yes: bool =
         if not actions and not as_json:
             output.console.print("Nothing is left over; nothing runs that nobody looks after.")
     return 0
+
+
+def _silent(_event: Progress) -> None: ...
 
 
 def _agreed(broker: Broker, yes: bool) -> bool:

@@ -3,21 +3,35 @@
 from __future__ import annotations
 
 import signal
+import sys
 from dataclasses import asdict
+from functools import partial
+from pathlib import Path
 
 from gpurent.cli import output
 from gpurent.cli.common import in_doubt, open_broker
 from gpurent.clock import SystemClock
+from gpurent.jobs import tending
 from gpurent.jobs.detached import guarding
 from gpurent.settings import state_dir
-from gpurent.watchdog import Watchdog
+from gpurent.watchdog import Watchdog, tend, with_settings
 
 
 def run() -> int:
     """Guard in the foreground; a terminal that closes does not end it."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    if not Watchdog(state_dir(), open_broker, SystemClock()).run():
+    home = state_dir()
+    if not Watchdog(home, open_broker, SystemClock(), partial(tending.Process, home)).run():
         output.notes.print("Another watchdog guards this computer's rentals.")
+    return 0
+
+
+def tend_run(run_id: str, folder: Path) -> int:
+    """See one run to its end, as a worker of the watchdog."""
+    tending.end_with(sys.stdin.buffer)
+    home = state_dir()
+    with with_settings(folder, open_broker, home) as broker, tending.shown(broker.run_dir(run_id), broker.clock):
+        tend(run_id, broker)
     return 0
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from gpurent.errors import DatasetError
 from gpurent.spi import LocalFile
+from gpurent.tasks import parallel
 
 
 def digest(path: Path) -> str:
@@ -28,10 +28,9 @@ def listed(paths: Mapping[Path, str], on_bytes: Callable[[int], None] = lambda _
         DatasetError: a file has gone or cannot be read any more.
     """
     found: list[LocalFile] = []
-    with ThreadPoolExecutor() as pool:
-        for file in pool.map(lambda item: _listed(*item), paths.items()):
-            found.append(file)
-            on_bytes(file.size)
+    for file in parallel(lambda item: _listed(*item), paths.items()):
+        found.append(file)
+        on_bytes(file.size)
     return tuple(found)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from PIL import Image, UnidentifiedImageError
 
 from gpurent.dataset.manifest import digest
 from gpurent.errors import DatasetError
+from gpurent.tasks import parallel
 from gpurent.words import counted
 from gpurent_engine.data import Dataset, Folder
 from gpurent_engine.spec import TrainSpec
@@ -42,10 +42,9 @@ def check(dataset: Dataset, spec: TrainSpec, on_checked: Callable[[int, int], No
     """
     paths = [image.path for image in dataset.images]
     decoded: list[_Decoded] = []
-    with ThreadPoolExecutor() as pool:
-        for one in pool.map(_decode, paths):
-            decoded.append(one)
-            on_checked(len(decoded), len(paths))
+    for one in parallel(_decode, paths):
+        decoded.append(one)
+        on_checked(len(decoded), len(paths))
     bad = [one for one in decoded if one.error]
     if bad:
         raise DatasetError(

@@ -11,10 +11,12 @@ from gpurent.clock import Clock
 from gpurent.errors import HostKeyMismatch, HostUnreachable, NotAsOffered, ProviderError
 from gpurent.jobs.lifecycle import Machine
 from gpurent.jobs.progress import Notice
+from gpurent.jobs.waits import EXISTS_S, LOOK_UP_S
 from gpurent.jobs.watch import Tell, Watch
 from gpurent.model import Endpoint, Identity, Instance, Offer, Phase, squash
 from gpurent.money import ZERO, Usd
 from gpurent.spi import Connector, Host, Provider, SupportsKeys
+from gpurent.tasks import Overdue
 
 TAKE_OVER_S = 60.0
 """How long a machine that trained already may take to answer."""
@@ -89,7 +91,7 @@ class Boot:
                 raise HostUnreachable(f"no SSH on {self.held.ref}: {error}: {self._last}") from error
             machine = Machine.UNASKED
             try:
-                instance = self.provider.get(self.held.ref)
+                instance = self._look(LOOK_UP_S)
                 machine = self._machine(instance)
                 host = self._try(instance) if instance is not None and machine is Machine.LISTED else None
                 if host is not None:
@@ -98,12 +100,16 @@ class Boot:
                 if not error.transient:
                     raise
                 self._last = str(error)
-            except HostUnreachable as error:
+            except (HostUnreachable, Overdue) as error:
                 self._last = str(error)
             except HostKeyMismatch as error:
                 self._stranger(error)
             if machine in (Machine.UNASKED, Machine.LISTED):
                 self.clock.sleep(self.patience.poll_s)
+
+    def _look(self, within: float) -> Instance | None:
+        """What its provider says of it. Raises ProviderError, Overdue."""
+        return self.clock.begin(lambda: self.provider.get(self.held.ref)).result(within)
 
     def _machine(self, instance: Instance | None) -> Machine:
         """A new machine may be missing from look-ups for a while; one that was seen may not."""
@@ -145,10 +151,14 @@ class Boot:
         Returns:
             Whether asking again is of no use.
         """
-        if not isinstance(self.provider, SupportsKeys):
+        provider: object = self.provider
+        if not isinstance(provider, SupportsKeys):
             return True
+        key = self.held.identity.public_key
         try:
-            self.provider.attach_key(self.held.ref, self.held.identity.public_key)
+            self.clock.begin(lambda: provider.attach_key(self.held.ref, key)).result(LOOK_UP_S)
+        except Overdue:
+            return False
         except ProviderError as error:
             if not error.transient:
                 self.tell(Notice(f"{self.held.offer.provider} does not let our key in itself: {error}"))
@@ -166,8 +176,8 @@ class Boot:
     def _endpoint(self) -> Endpoint | None:
         """Where it answers now; ports change when a container is restarted. None when that cannot be told."""
         try:
-            instance = self.provider.get(self.held.ref)
-        except ProviderError as error:
+            instance = self._look(EXISTS_S)
+        except (ProviderError, Overdue) as error:
             self.tell(Notice(f"{self.held.offer.provider} does not say where {self.held.ref} answers: {error}"))
             return None
         return None if instance is None else instance.endpoint

@@ -35,6 +35,7 @@ from gpurent.errors import (
 from gpurent.jobs import postmortem
 from gpurent.jobs.boot import Held
 from gpurent.jobs.deadman import DeadMan
+from gpurent.jobs.enforcer import Enforce, Target, nobody_enforces
 from gpurent.jobs.interrupt import Interrupt, Stop
 from gpurent.jobs.progress import Notice, Stage, StageStarted
 from gpurent.jobs.rental import LaunchOrder, Rentals
@@ -46,6 +47,7 @@ from gpurent.plan.cost import traffic
 from gpurent.plan.quote import QuoteRow
 from gpurent.plan.timeline import DESTROY_S
 from gpurent.spi import Facts, Host
+from gpurent.tasks import minding
 
 MAX_ATTEMPTS = 4
 """Offers tried in one run before it is given up."""
@@ -66,6 +68,8 @@ class Conductor:
     interrupt: Interrupt
     run_id: str
     asker: Asker = field(default_factory=Nobody)
+    enforce: Enforce = nobody_enforces
+    """Who ends a rental of this run if this thread does not."""
 
     @property
     def run_dir(self) -> Path:
@@ -168,8 +172,10 @@ class Conductor:
         watch.tick()  # who has asked to stop meanwhile wants no machine
         offer = row.offer
         self.tell(StageStarted(Stage.RENT, f"{offer.gpu} on {offer.provider} at {row.hourly.rounded(3)}/h"))
-        with _Ending(self, tag) as ending:
-            held = ending.held = self.rentals.rent(self.run_id, tag, offer, order, limits, row.asks)
+        target = Target(self.run_id, tag, offer.provider, limits.hard)
+        with self.enforce(target, self.interrupt) as enforcer, _Ending(self, tag) as ending, minding(watch.tick):
+            held = self.rentals.rent(self.run_id, tag, offer, order, limits, row.asks, watch.patiently)
+            ending.held, enforcer.ref = held, held.ref
             with closing(self.rentals.reach(held, watch)) as host:
                 guard = self.rentals.guard(host, offer.provider, limits.hard, order)
                 replan = self._replanner(order, limits, self.asker)
@@ -187,7 +193,12 @@ class Conductor:
         watch.state = RentalState.TRAINING  # what its job made is worth a look, even after an order to destroy
         if rental.state is RentalState.DESTROYING:
             self.interrupt.request(Stop.ORDERLY)  # and no more than a look: it may end at any moment
-        with _Ending(self, rental.tag, held), closing(self.rentals.reach(held, watch, fresh=False)) as host:
+        target = Target(self.run_id, rental.tag, rental.provider, rental.hard_deadline)
+        with (
+            self.enforce(target, self.interrupt) as enforcer, _Ending(self, rental.tag, held), minding(watch.tick),
+            closing(self.rentals.reach(held, watch, fresh=False)) as host,
+        ):  # fmt: skip
+            enforcer.ref = rental.ref
             (self.run_dir / "events.jsonl").unlink(missing_ok=True)
             guard = self.rentals.guard(host, rental.provider, rental.hard_deadline, replace(order, unguarded=True))
             output_dir = self.ledger.run(self.run_id).output_dir

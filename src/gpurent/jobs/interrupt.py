@@ -25,6 +25,7 @@ class Interrupt:
 
     def __init__(self, clock: SystemClock | None = None) -> None:
         self._level = Stop.NONE
+        self._presses = 0
         self._lock = threading.RLock()  # a signal handler may interrupt its own thread here
         self._clock = clock
 
@@ -34,9 +35,10 @@ class Interrupt:
         return self._level
 
     def press(self) -> Stop:
-        """Go one level up and wake a sleeping session."""
+        """Count one Ctrl-C more, and wake a sleeping session. The first is ``ORDERLY``, whatever was requested."""
         with self._lock:
-            self._level = Stop(min(self._level + 1, Stop.LEAVE))
+            self._presses = min(self._presses + 1, Stop.LEAVE)
+            self._level = max(self._level, Stop(self._presses))
         if self._clock is not None:
             self._clock.wake()
         return self._level

@@ -15,9 +15,6 @@ from gpurent.model import Instance
 from gpurent.spi import Provider, SupportsSurvey, Survey
 from gpurent.tasks import Overdue
 
-LIST_S = 90.0
-"""The longest wait for all that one provider lists, over all its pages."""
-
 
 @dataclass(frozen=True)
 class Listings:
@@ -36,12 +33,13 @@ def survey(provider: Provider, about: Collection[str], *, everywhere: bool = Fal
 
 
 def listings(
-    providers: Mapping[str, Provider], rentals: Sequence[Rental], everywhere: Collection[str], tell: Tell, clock: Clock
-) -> Listings:
+    providers: Mapping[str, Provider], rentals: Sequence[Rental], everywhere: Collection[str], tell: Tell, clock: Clock,
+    within: float,
+) -> Listings:  # fmt: skip
     """Ask side by side whoever holds one of ``rentals``, and those named in ``everywhere`` for all they have.
 
-    None is waited for longer than ``LIST_S``. One that cannot be used here (no key) is left out: it cannot be told to
-    destroy anything either.
+    None is waited for longer than ``within`` seconds. One that cannot be used here (no key) is left out: it cannot be
+    told to destroy anything either.
     """
     places: dict[str, dict[str, str]] = {name: {} for name in everywhere}
     for rental in rentals:
@@ -57,7 +55,7 @@ def listings(
     def late(_name: str, error: Overdue) -> Survey | Exception:
         return error
 
-    answers = side_by_side(clock, {name: partial(ask, name) for name in usable}, LIST_S, late)
+    answers = side_by_side(clock, {name: partial(ask, name) for name in usable}, within, late)
     for name, answer in answers.items():
         if isinstance(answer, Exception):
             tell(Notice(f"{name} could not be listed: {answer}", warning=True))

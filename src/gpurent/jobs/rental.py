@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -29,10 +30,12 @@ from gpurent.jobs.deadman import DeadMan, fuse
 from gpurent.jobs.listing import survey
 from gpurent.jobs.progress import Notice, Rented, Stage, StageStarted
 from gpurent.jobs.teardown import Teardown
+from gpurent.jobs.waits import CREATE_S, EXISTS_S
 from gpurent.jobs.watch import Tell, Watch
 from gpurent.model import Instance, Launch, Offer, OnOverrun, Phase
 from gpurent.money import ZERO, Usd
 from gpurent.spi import Connector, Facts, Host, Provider, SupportsSelfDestruct
+from gpurent.tasks import Overdue
 
 HOLD_S = 1800.0
 STALE_S = 60.0
@@ -57,9 +60,12 @@ class Rentals:
     """Starts this computer's watchdog again, should it have died."""
 
     def rent(
-        self, run_id: str, tag: str, offer: Offer, launch: LaunchOrder, deadlines: Deadlines, reserved: Usd
-    ) -> Held:
+        self, run_id: str, tag: str, offer: Offer, launch: LaunchOrder, deadlines: Deadlines, reserved: Usd,
+        patiently: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> Held:  # fmt: skip
         """Commit the intent, send ``create`` once, and hold what came of it.
+
+        The answer to ``create`` is waited for ``patiently``: what was made has to be known before it can be destroyed.
 
         Raises:
             GuardFailed: its provider gives machines no way to end themselves; nothing was created.
@@ -91,7 +97,7 @@ class Rentals:
         )  # fmt: skip
         self._still_fresh(run_id, tag, announced)
         full = Launch(tag, launch.image, launch.disk_gb, identity.public_key, startup, {}, burning.after_s)
-        instance = self._create(provider, run_id, tag, offer, full)
+        instance = self._create(provider, run_id, tag, offer, full, patiently)
         held = Held(run_id, tag, instance.ref, offer, identity)
         guards = (*self.guards(offer.provider), *(("dead-man switch",) if self_destruct else ()))
         self.tell(Rented(offer, instance.ref, tag, run_id, guards))
@@ -106,9 +112,14 @@ class Rentals:
             self.ledger.append(run_id, Kind.CREATE_REFUSED, tag=tag, reason=why)
             raise OfferGone(why)
 
-    def _create(self, provider: Provider, run_id: str, tag: str, offer: Offer, launch: Launch) -> Instance:
+    def _create(
+        self, provider: Provider, run_id: str, tag: str, offer: Offer, launch: Launch,
+        patiently: Callable[[], AbstractContextManager[None]],
+    ) -> Instance:  # fmt: skip
         try:
-            instance = provider.create(offer, launch)
+            with patiently():
+                instance = self._sent(provider, offer, launch)
+                self._made(Kind.CREATED, run_id, tag, offer, instance, launch.disk_gb)
         except (OfferGone, NoCapacity, AuthFailed, RateLimited) as error:
             self.ledger.append(run_id, Kind.CREATE_REFUSED, tag=tag, reason=str(error))
             raise
@@ -124,8 +135,13 @@ class Rentals:
                 ) from error
             self._made(Kind.ADOPTED, run_id, tag, offer, found, launch.disk_gb)
             return found
-        self._made(Kind.CREATED, run_id, tag, offer, instance, launch.disk_gb)
         return instance
+
+    def _sent(self, provider: Provider, offer: Offer, launch: Launch) -> Instance:
+        try:
+            return self.clock.begin(lambda: provider.create(offer, launch)).result(CREATE_S)
+        except Overdue as error:
+            raise CreateFailed(f"{provider.name} does not answer: {error}", provider=provider.name) from error
 
     def _made(self, kind: Kind, run_id: str, tag: str, offer: Offer, made: Instance, disk_gb: int) -> None:
         """Record what exists, and what it costs if that is not what was offered."""
@@ -180,9 +196,10 @@ class Rentals:
 
     def exists(self, held: Held) -> bool:
         """Whether the provider still knows the machine as running; True when it cannot be asked."""
+        provider = self.providers[held.offer.provider]
         try:
-            instance = self.providers[held.offer.provider].get(held.ref)
-        except ProviderError as error:
+            instance = self.clock.begin(lambda: provider.get(held.ref)).result(EXISTS_S)
+        except (ProviderError, Overdue) as error:
             self.tell(Notice(f"{held.offer.provider} cannot be asked about {held.ref}: {error}"))
             return True
         return instance is not None and instance.phase is not Phase.STOPPED
@@ -200,7 +217,7 @@ class Rentals:
         """
         teardown = Teardown(self.ledger, self.providers, self.clock, self.tell)
         try:
-            rental = next((one for one in self.ledger.run(run_id).rentals if one.tag == tag), None)
+            rental = teardown.read(run_id, tag)
             if rental is None or rental.state.over:
                 return
             self.tell(StageStarted(Stage.DESTROY, f"destroying {rental.ref or tag}: {reason}"))

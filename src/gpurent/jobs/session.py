@@ -19,17 +19,24 @@ from gpurent.jobs import events
 from gpurent.jobs.deadman import DeadMan
 from gpurent.jobs.follow import EventFollower
 from gpurent.jobs.home import LOG_TAIL, Home
+from gpurent.jobs.interrupt import Stop
 from gpurent.jobs.lifecycle import Machine, Step
 from gpurent.jobs.postmortem import look_at_host
 from gpurent.jobs.progress import Notice, Stage, StageMoved, StageStarted, Trained
 from gpurent.jobs.replan import Replanner, shorten
-from gpurent.jobs.watch import Tell, Watch
+from gpurent.jobs.waits import CALLED_S, WISH_S
+from gpurent.jobs.watch import Halt, Tell, Watch
 from gpurent.plan.cost import ENVIRONMENT_BYTES
 from gpurent.spi import Host
+from gpurent.tasks import minding
 
 CHECK_S = 60.0
 PREPARE_S = 1200.0
 """How long installing the engine's packages may take."""
+
+
+class _Called(Exception):
+    """There is something to tell the host, and it is slow to answer something else."""
 
 
 @dataclass
@@ -70,6 +77,8 @@ class Session:
     _lines: deque[str] = field(default_factory=deque, init=False)
     """Of the engine, not yet acted upon."""
     _stop_sent: bool = field(default=False, init=False)
+    _wished_since: float | None = field(default=None, init=False)
+    """When a host that did not answer was first asked in vain to save, at the user's wish."""
 
     def __post_init__(self) -> None:
         self.home = Home(
@@ -200,26 +209,53 @@ class Session:
             while True:
                 try:
                     self._mind()
-                    ended = self.host.job_status(self.job_id)
-                    if self._take(follower.poll(), outcome) or ended is not None:
-                        return self._finish(ended, outcome)
+                    with minding(self._unless_called()):
+                        ended, lines = self.host.job_status(self.job_id), follower.poll()
+                    if self._take(lines, outcome) or ended is not None:
+                        outcome = self._finish(ended, outcome)
+                        break
                     lost_since = None
                 except HostUnreachable as error:
                     lost_since = self._lost(error, lost_since)
+                except _Called:
+                    continue
                 self.clock.sleep(self.follow_s)
-        finally:
+        except (Halt, HostUnreachable):
+            raise  # the machine is to end now, or does not answer
+        except Exception:
             self.home.keep_log()
+            raise
+        self.home.keep_log()
+        return outcome
+
+    def _unless_called(self) -> Callable[[], None]:
+        """Ends what is asked of the host by the way if it does not answer while there is something to tell it."""
+        since = self.clock.monotonic()
+
+        def look() -> None:
+            waited = self.clock.monotonic() - since
+            if not self._stop_sent and waited > CALLED_S and self.watch.tick().step is Step.SAVE:
+                raise _Called
+
+        return look
 
     def _lost(self, error: HostUnreachable, since: float | None) -> float:
         """The link is dead: wait, unless the provider says that there is nothing to wait for."""
         now = self.clock.monotonic()
         since = now if since is None else since
+        wished = self.watch.interrupt.level >= Stop.ORDERLY
+        if wished and self._wished_since is None:
+            self._wished_since = now
+        waited, patience = now - since, self.lost_s
+        if self._wished_since is not None:
+            waited, patience = now - max(since, self._wished_since), min(WISH_S, self.lost_s)
         machine = Machine.LISTED if self.exists() else Machine.MISSING
         try:
-            self.watch.tick(machine, silent_s=now - since, patience_s=self.lost_s)
+            self.watch.tick(machine, silent_s=waited, patience_s=patience)
         except HostUnreachable as over:
             raise HostUnreachable(f"{over}: {error}") from error
-        self.tell(Notice(f"Lost the host ({error}); training goes on there, trying again.", warning=True))
+        doing = "trying again, to save what it made" if wished else "training goes on there, trying again"
+        self.tell(Notice(f"Lost the host ({error}); {doing}.", warning=True))
         return since
 
     def _finish(self, ended: int | None, outcome: Outcome) -> Outcome:

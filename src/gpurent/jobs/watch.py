@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from gpurent.budget.errors import LedgerError
@@ -16,11 +17,15 @@ from gpurent.errors import GpurentError, HostUnreachable
 from gpurent.jobs.interrupt import Interrupt, Stop
 from gpurent.jobs.lifecycle import Decision, Facts, Machine, Step, next_step
 from gpurent.jobs.progress import Notice, Progress, Spending
+from gpurent.jobs.waits import GLANCE_S
 from gpurent.money import ZERO, Usd, per_hour
+from gpurent.tasks import Overdue
 
 Tell = Callable[[Progress], None]
 
 TICK_S = 1.0
+AGAIN_S = 10.0
+"""Until the next look at a ledger that did not answer."""
 ROUSE_S = 30.0
 
 
@@ -56,6 +61,16 @@ class Watch:
     _due: float = field(default=0.0, init=False)
     _rouse_due: float = field(default=0.0, init=False)
     _left: Usd | None = field(default=None, init=False)
+    _patient: bool = field(default=False, init=False)
+
+    @contextmanager
+    def patiently(self) -> Iterator[None]:
+        """While this block runs, nothing but a user who leaves ends anything."""
+        self._patient = True
+        try:
+            yield
+        finally:
+            self._patient = False
 
     def tick(
         self, machine: Machine = Machine.UNASKED, *, silent_s: float = 0.0, patience_s: float = math.inf
@@ -66,6 +81,10 @@ class Watch:
             Halt: the user or the budget ends it.
             HostUnreachable: the machine is gone, was stopped, or was silent for longer than ``patience_s``.
         """
+        if self._patient:
+            if self.interrupt.level >= Stop.LEAVE:
+                raise Halt("left running at your wish", leave=True)
+            return Decision(Step.GO_ON)
         if self.clock.monotonic() >= self._due:
             self._due = self.clock.monotonic() + TICK_S
             self._report()
@@ -88,7 +107,11 @@ class Watch:
             self._rouse_due = self.clock.monotonic() + ROUSE_S
             self.rouse()
         try:
-            run = self.ledger.run(self.run_id)
+            run = self.clock.begin(lambda: self.ledger.run(self.run_id)).result(GLANCE_S)
+        except Overdue:
+            self._due = self.clock.monotonic() + AGAIN_S
+            self.tell(Notice("The ledger is slow to answer. The deadlines hold all the same.", warning=True))
+            return
         except LedgerError as error:
             if not error.passing:
                 raise

@@ -30,6 +30,8 @@ class Fault(StrEnum):
     """The request is not handled; 429 with ``Retry-After: value`` (1)."""
     HTTP_TIMEOUT = "http_timeout"
     """The request is not handled; no byte is answered until the client gives up."""
+    HTTP_TRICKLE = "http_trickle"
+    """The request is handled, but its answer comes one byte every ``value`` seconds (4)."""
     HTTP_RESET = "http_reset"
     """The request is not handled; the connection is cut."""
     ODD_OFFERS = "odd_offers"
@@ -48,6 +50,8 @@ class Fault(StrEnum):
     """The instance costs ``value`` per cent (50) more than its offer said."""
     DROP_SSH = "drop_ssh"
     """All live SSH connections are cut: at once, or after ``value`` more bytes."""
+    LINK_FROZEN = "link_frozen"
+    """SSH connections of every host stay open and pass no byte, until cleared; new ones are accepted, and as silent."""
     SLOW_LINK = "slow_link"
     """SSH traffic of every host is held to ``value`` bytes a second (100000) until cleared."""
     OFFER_TAKEN = "offer_taken"
@@ -130,6 +134,7 @@ DEFAULTS: dict[Fault, float] = {
     Fault.SSHD_REFUSES_KEY_FOR: 5.0,
     Fault.HOST_VANISHES: 1.0,
     Fault.WRONG_PRICE: 50.0,
+    Fault.HTTP_TRICKLE: 4.0,
     Fault.SLOW_LINK: 100_000.0,
     Fault.DROP_SSH: 0.0,
     Fault.LISTED_AFTER_DESTROY: 5.0,

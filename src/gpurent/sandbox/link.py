@@ -4,10 +4,26 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
 import asyncssh
 
 from gpurent.sandbox.faults import Fault, Faults
+
+
+class _Silent:
+    """A transport that keeps what is written for later. In all else it is the real one."""
+
+    def __init__(self, real: asyncio.Transport) -> None:
+        self.real = real
+        self.kept: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        """Keep it."""
+        self.kept.append(bytes(data))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.real, name)
 
 
 class Link:
@@ -24,6 +40,8 @@ class Link:
     def opened(self, connection: asyncssh.SSHServerConnection) -> None:
         """A connection was accepted."""
         self._connections.add(connection)
+        if self._faults.armed(Fault.LINK_FROZEN) is not None:
+            _freeze(connection)
 
     def closed(self, connection: asyncssh.SSHServerConnection) -> None:
         """A connection has ended."""
@@ -60,8 +78,32 @@ class Link:
         if rule is not None and rule.amount > 0 and self._faults.take(Fault.DROP_SSH):
             self._break_at = self._passed + int(rule.amount)
 
+    def freeze_or_thaw(self) -> None:
+        """Let ``link_frozen`` begin or end."""
+        frozen = self._faults.armed(Fault.LINK_FROZEN) is not None
+        for connection in self._connections:
+            _freeze(connection) if frozen else _thaw(connection)
+
     def break_now(self) -> None:
         """Let a ``drop_ssh`` without a byte count strike, if anybody is there to notice."""
         rule = self._faults.armed(Fault.DROP_SSH)
         if rule is not None and rule.amount == 0 and self.in_use and self._faults.take(Fault.DROP_SSH):
             self.cut()
+
+
+def _freeze(connection: asyncssh.SSHServerConnection) -> None:
+    """Read nothing more from it and write nothing more to it: the kernel goes on acknowledging."""
+    transport: Any = connection._transport  # noqa: SLF001  # asyncssh has no public way to hold still
+    if transport is not None and not isinstance(transport, _Silent):
+        transport.pause_reading()
+        connection._transport = _Silent(transport)  # type: ignore[assignment]  # noqa: SLF001
+
+
+def _thaw(connection: asyncssh.SSHServerConnection) -> None:
+    """What was kept goes out, what has come is read."""
+    transport: Any = connection._transport  # noqa: SLF001
+    if isinstance(transport, _Silent):
+        connection._transport = transport.real  # noqa: SLF001
+        if not transport.real.is_closing():
+            transport.real.write(b"".join(transport.kept))
+            transport.real.resume_reading()

@@ -260,6 +260,7 @@ class Sandbox:
                 hosts.start(held)
         for host in hosts.live.values():
             host.link.break_now()
+            host.link.freeze_or_thaw()
 
 
 def run_forever(

@@ -106,6 +106,8 @@ class Wire:
             await self._app(scope, _replay(body, receive), send)
         elif self._faults.take(Fault.HTTP_TIMEOUT, request):
             await _gone(receive)
+        elif rule := self._faults.take(Fault.HTTP_TRICKLE, request):
+            await self._trickle(scope, _replay(body, receive), rule.amount)
         elif self._faults.take(Fault.HTTP_RESET, request):
             lose_reply(scope)
         elif self._faults.take(Fault.HTTP_500, request):
@@ -121,6 +123,25 @@ class Wire:
             await _answer(send, 200, {"content-type": "text/html"}, GARBAGE)
         else:
             await self._app(scope, _replay(body, receive), send)
+
+    async def _trickle(self, scope: Scope, receive: Receive, every_s: float) -> None:
+        """Write the answer past uvicorn, byte by byte, until all of it is out or the client has gone."""
+        sent: list[Message] = []
+
+        async def keep(message: Message) -> None:
+            sent.append(message)
+
+        await self._app(scope, receive, keep)
+        body = b"".join(message.get("body", b"") for message in sent[1:])
+        lines = [b"%s: %s" % (name, value) for name, value in sent[0]["headers"]]
+        answer = b"\r\n".join([b"HTTP/1.1 %d Slowly" % sent[0]["status"], *lines, b"", body])
+        transport = CuttableProtocol.open_transports.get(tuple(scope["client"]))
+        for place in range(len(answer)):
+            if transport is None or transport.is_closing():
+                break
+            transport.write(answer[place : place + 1])
+            await asyncio.sleep(every_s)
+        lose_reply(scope)  # uvicorn knows of no answer, and would send one of its own
 
     async def _refuse(self, send: Send, path: str, status: int, headers: Mapping[str, str] | None = None) -> None:
         kind, body = self._dress(path, status) or ("application/json", _PLAIN[status])

@@ -1,0 +1,157 @@
+"""Ends a rental whose time is up, beside whoever conducts it: with a thread, a ledger and a provider of its own.
+
+A deadline that is kept by the thread that may hang is none. Whoever conducts a rental keeps its deadlines as well, and
+first; the enforcer waits a moment, looks whether the order to destroy was accepted, and gives it otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field
+from queue import SimpleQueue
+from typing import Protocol
+
+from gpurent.budget.errors import LedgerError
+from gpurent.budget.reaper import Destroy
+from gpurent.budget.state import Rental
+from gpurent.clock import Clock
+from gpurent.jobs.interrupt import Interrupt, Stop
+from gpurent.jobs.progress import Notice, Progress
+from gpurent.jobs.teardown import Teardown
+from gpurent.jobs.watch import Tell
+
+LEAD_S = 3.0
+"""What whoever conducts the rental has to end it in time."""
+LOOK_S = 1.0
+"""Most seconds between two looks at clock and wish: a clock may be set."""
+AGAIN_S = 5.0
+"""Between two orders to destroy that were not accepted."""
+CONFIRM_S = 20.0
+"""After so long it also confirms the end: whoever should is not there any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The rental to end."""
+
+    run_id: str
+    tag: str
+    provider: str
+    hard_deadline: float
+    """Unix seconds."""
+
+
+class Known(Protocol):
+    """Where whoever conducts a rental says what it knows of it."""
+
+    ref: str | None
+
+
+Enforce = Callable[[Target, Interrupt], AbstractContextManager[Known]]
+
+
+@dataclass
+class Enforcer:
+    """Ends one rental. ``turn`` is one look; ``run`` takes looks until there is nothing left to do."""
+
+    target: Target
+    open: Callable[[Tell], AbstractContextManager[Teardown]]
+    """What it acts through: nothing of it is shared with anybody else."""
+    clock: Clock
+    tell: Tell
+    """Called in the enforcer's own thread."""
+    interrupt: Interrupt = field(default_factory=Interrupt)
+    """Who wants it destroyed at once is obeyed here as well, and who leaves is left alone."""
+    lead_s: float = LEAD_S
+    ref: str | None = None
+    """Of the machine; set once it is known, so that no ledger has to be asked."""
+    over: bool = False
+    """Set by whoever has ended it."""
+    _due: float | None = field(default=None, init=False)
+    _opened: ExitStack = field(default_factory=ExitStack, init=False)
+    _teardown: Teardown | None = field(default=None, init=False)
+
+    def run(self) -> None:
+        """Look again and again. Nothing that goes wrong in a look ends this."""
+        try:
+            while (pause := self._look()) is not None:
+                self.clock.sleep(pause)
+        finally:
+            self._opened.close()
+
+    def _look(self) -> float | None:
+        try:
+            return self.turn()
+        except Exception as error:  # noqa: BLE001  whatever it is, the machine costs money
+            self._say(f"Ending {self.target.tag} goes on: {type(error).__name__}: {error}")
+            return AGAIN_S
+
+    def turn(self) -> float | None:
+        """Do what is due now.
+
+        Returns:
+            Seconds until the next look; None when it is over.
+        """
+        if self.over or self.interrupt.level >= Stop.LEAVE:
+            return None
+        teardown = self._teardown = self._teardown or self._opened.enter_context(self.open(self.tell))
+        now = self.clock.now()
+        if now < self.target.hard_deadline and self.interrupt.level < Stop.NOW:
+            return max(0.0, min(LOOK_S, self.target.hard_deadline - now))
+        if self._due is None:
+            self._due = self.clock.monotonic() + self.lead_s
+        waits = self._due - self.clock.monotonic()
+        if waits > 0:
+            return min(LOOK_S, waits)
+        return self._end(teardown)
+
+    def _end(self, teardown: Teardown) -> float | None:
+        assert self._due is not None
+        rental = self._rental(teardown)
+        if rental is not None and rental.state.over:
+            return None
+        ref = self.ref if rental is None else rental.ref
+        if ref is not None and (rental is None or not rental.destroy_accepted):
+            one, late = self.target, self.clock.now() >= self.target.hard_deadline
+            reason = "past its hard deadline" if late else "stopped at your wish"
+            teardown.destroy(Destroy(one.provider, ref, one.tag, one.run_id, reason))
+        elif rental is not None and (ref is None or self.clock.monotonic() - self._due > CONFIRM_S):
+            teardown.act(teardown.decide([rental], live_runs=()))
+        return AGAIN_S
+
+    def _rental(self, teardown: Teardown) -> Rental | None:
+        """As the ledger has it; None where it does not answer, or knows nothing of it yet."""
+        try:
+            return teardown.read(self.target.run_id, self.target.tag)
+        except LedgerError as error:
+            self._say(f"{error} Ending {self.target.tag} goes on.")
+            return None
+
+    def _say(self, text: str) -> None:
+        self.tell(Notice(text, warning=True))
+
+
+@contextmanager
+def beside(enforcer: Enforcer) -> Iterator[Enforcer]:
+    """While this block runs, the enforcer is at work. What it had to say is told at the end, in this thread."""
+    said: SimpleQueue[Progress] = SimpleQueue()
+    tell, enforcer.tell = enforcer.tell, said.put
+    enforcer.clock.begin(enforcer.run)
+    try:
+        yield enforcer
+    finally:
+        enforcer.over = True
+        while not said.empty():
+            tell(said.get())
+
+
+@dataclass
+class _Nobody:
+    ref: str | None = None
+
+
+@contextmanager
+def nobody_enforces(_target: Target, _interrupt: Interrupt) -> Iterator[Known]:
+    """Deadlines are kept by whoever conducts the rental, and by nobody else."""
+    yield _Nobody()
