@@ -69,6 +69,8 @@ class Program:
 
     every = 1.0
     """Most seconds between two looks for an order."""
+    patience = 30.0
+    """Most seconds for an answer."""
 
     def __init__(self, options: argparse.Namespace, now: float, wall: float) -> None:
         self.options = options
@@ -125,7 +127,7 @@ class Program:
         accepted: list[bool] = []
         asking = threading.Thread(target=lambda: accepted.append(destroy(self.options)), daemon=True)
         asking.start()
-        asking.join(30)
+        asking.join(self.patience)
         return accepted == [True]
 
 

@@ -106,6 +106,31 @@ def test_it_asks_again_until_the_service_accepts(repository: Path, tmp_path: Pat
     assert service.codes == []
 
 
+def test_an_answer_that_trickles_does_not_keep_it_from_asking_again() -> None:
+    """One byte now and then keeps the standard library waiting for as long as there are bytes."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        asked: list[bytes] = []
+        over = threading.Event()
+
+        def trickle() -> None:
+            for _ in range(2):
+                with server.accept()[0] as link, suppress(OSError):
+                    asked.append(link.recv(1000))
+                    for byte in b"HTTP/1.1 200 OK\r\n":
+                        link.sendall(bytes([byte]))
+                        over.wait(0.3)
+
+        serving = threading.Thread(target=trickle)
+        serving.start()
+        options = deadman.parse(["--after", "0", "--url", f"http://127.0.0.1:{server.getsockname()[1]}/x"])
+        program = deadman.Program(options, 0.0, 0.0)
+        program.patience = 0.2
+        assert [program.destroy(), program.destroy()] == [False, False]
+        over.set()
+        serving.join(30)
+    assert len(asked) == 2 and all(one.startswith(b"DELETE /x") for one in asked)
+
+
 def test_its_key_comes_from_process_one_and_is_nowhere_to_be_seen(
     repository: Path, tmp_path: Path, service: Service
 ) -> None:

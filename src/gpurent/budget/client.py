@@ -60,17 +60,21 @@ def here(home: Path) -> Here:
     return Here(socket.gethostname(), path.read_text(encoding="ascii") if path.exists() else "")
 
 
-def claim(home: Path) -> Here:
-    """As ``here``; gives the folder a name that no other has, unless it has one."""
+def claim(home: Path, within: float = CLAIM_S) -> Here:
+    """As ``here``; gives the folder a name that no other has, unless it has one.
+
+    Raises:
+        UsageError: another process that was about to do so has not done it ``within`` seconds.
+    """
     if (home / PLACE).exists():
         return here(home)
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     lock = FileLock(home / f"{PLACE}.lock")
     try:
-        lock.acquire(timeout=CLAIM_S)
+        lock.acquire(timeout=within)
     except Timeout as error:
         raise UsageError(
-            f"another gpurent process has held {lock.lock_file} for {CLAIM_S:.0f} s",
+            f"another gpurent process has held {lock.lock_file} for {within:.0f} s",
             hint="Is one stopped or hanging? `ps` shows it; end it, then try again.",
         ) from error
     try:

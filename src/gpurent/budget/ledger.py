@@ -49,10 +49,13 @@ _events = sa.Table(
 class Ledger:
     """One ledger. Safe from several threads and processes."""
 
-    def __init__(self, database: Database, clock: Clock, chooser: random.Random | None = None) -> None:
+    def __init__(
+        self, database: Database, clock: Clock, chooser: random.Random | None = None, patience_s: float = DATABASE_S
+    ) -> None:
         self._database = database
         self._clock = clock
         self._chooser = chooser or random.SystemRandom()
+        self._patience_s = patience_s
         self._ask(database.prepare)
 
     @classmethod
@@ -104,10 +107,10 @@ class Ledger:
             LedgerError: also when it did not answer in time; what was to be written may be there.
         """
         try:
-            return self._clock.begin(act).result(DATABASE_S, self._database.renew)
+            return self._clock.begin(act).result(self._patience_s, self._database.renew)
         except Overdue:
             raise LedgerError(
-                f"the ledger {self._database.name} has not answered for {DATABASE_S:.0f} s",
+                f"the ledger {self._database.name} has not answered for {self._patience_s:.0f} s",
                 hint="Does its server or disk hang?", passing=True,
             ) from None  # fmt: skip
 

@@ -111,15 +111,22 @@ class Teardown:
         return next((one for one in run.rentals if one.tag == tag), None)
 
     def destroy(self, order: Destroy) -> None:
-        """Send one order to destroy; what became of it is recorded and told, never raised."""
-        self._note(order.run_id, Kind.DESTROY_SENT, order.tag, ref=order.ref, reason=order.reason)
+        """Send one order to destroy, whatever the ledger does. What came of it is recorded and told, never raised."""
+        self._jot(order, Kind.DESTROY_SENT, reason=order.reason)
         try:
             self.clock.begin(lambda: self.providers[order.provider].destroy(order.ref)).result(DESTROY_S)
         except (ProviderError, Overdue) as error:
-            self._note(order.run_id, Kind.DESTROY_FAILED, order.tag, ref=order.ref, reason=str(error))
+            self._jot(order, Kind.DESTROY_FAILED, reason=str(error))
             self.tell(Notice(f"Destroying {order.ref}: {error}; trying again.", warning=True))
         else:
-            self._note(order.run_id, Kind.DESTROY_ACCEPTED, order.tag, ref=order.ref)
+            self._jot(order, Kind.DESTROY_ACCEPTED)
+
+    def _jot(self, order: Destroy, kind: Kind, **data: object) -> None:
+        """As ``_note``; even a ledger that is damaged for good does not keep a machine alive."""
+        try:
+            self._note(order.run_id, kind, order.tag, ref=order.ref, **data)
+        except LedgerError as error:
+            self.tell(Notice(f"{error}. {error.hint} Ending {order.tag} goes on.", warning=True))
 
     def _gone(self, tag: str, run_id: str, ref: str | None) -> None:
         rental = self.read(run_id, tag)

@@ -53,6 +53,16 @@ class Process:
             stdin=subprocess.PIPE, env={**os.environ, "GPURENT_STATE_DIR": str(home)}, cwd=home,
         )  # fmt: skip
 
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self._process.pid
+
+    def let_go(self) -> None:
+        """Close our end of its pipe, as our own death does."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+
     def at_work(self) -> bool:
         """Whether it has not ended."""
         return self._process.poll() is None
@@ -69,6 +79,7 @@ class Process:
         """SIGKILL, and wait for the corpse: only then its locks are free."""
         self._process.kill()
         self._process.wait(HANG_S)
+        self.let_go()
 
 
 @contextmanager
