@@ -25,7 +25,8 @@ def _commands(command: Any, path: str) -> Iterator[tuple[str, str]]:
     context = command.context_class(command, info_name=path, terminal_width=WIDTH, max_content_width=WIDTH)
     yield path, "\n".join(line.rstrip() for line in command.get_help(context).splitlines())
     for name, inner in getattr(command, "commands", {}).items():
-        yield from _commands(inner, f"{path} {name}")
+        if not inner.hidden:
+            yield from _commands(inner, f"{path} {name}")
 
 
 def cli() -> str:
