@@ -246,10 +246,23 @@ def test_an_end_that_does_not_come_at_once_is_seen_to(renter: Renter, fault: Fau
         api.destroy(one.ref)
 
 
+def test_a_machine_that_accepts_and_says_nothing_is_given_up(renter: Renter) -> None:
+    """Its port is open, and its login freezes: the boot's patience ends that as well."""
+    renter.harness.sandbox.faults.set(Fault.LINK_FROZEN)
+    patience = replace(QUICK, boot_s=2, connect_s=0.5)
+    waiting = replace(renter, rentals=replace(renter.rentals, patience=patience))
+    with pytest.raises(HostUnreachable, match="has not answered for 2 s"):
+        waiting.reach(waiting.rent())
+    renter.harness.sandbox.faults.clear()
+
+
 @pytest.mark.parametrize(
     "fault",
-    [Fault.HTTP_500, Fault.HTTP_502, Fault.HTTP_429, Fault.RATE_LIMIT_IN_JSON, Fault.HTTP_RESET, Fault.HTTP_TIMEOUT],
-)
+    [
+        Fault.HTTP_500, Fault.HTTP_502, Fault.HTTP_429, Fault.RATE_LIMIT_IN_JSON, Fault.HTTP_RESET, Fault.HTTP_TIMEOUT,
+        Fault.HTTP_TRICKLE,
+    ],
+)  # fmt: skip
 def test_an_end_survives_an_api_that_fails(renter: Renter, fault: Fault) -> None:
     """Every request fails a few times; the rental is confirmed gone all the same."""
     renter.rent()
