@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 import sqlalchemy as sa
 
 USER, DATABASE = "anna", "team"
@@ -80,6 +81,20 @@ class Server:
         finally:
             if not self._running():
                 self.resume()
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Meanwhile all of it stands still; the kernel goes on accepting connections for it."""
+        first = int((self.folder / "data" / "postmaster.pid").read_text(encoding="ascii").split()[0])
+        postmaster = psutil.Process(first)
+        processes = [postmaster, *postmaster.children(recursive=True)]
+        for process in processes:
+            process.suspend()
+        try:
+            yield
+        finally:
+            for process in processes:
+                process.resume()
 
     def _running(self) -> bool:
         return (self.folder / "data" / "postmaster.pid").exists()

@@ -19,7 +19,7 @@ from gpurent.budget.database import Database
 from gpurent.budget.errors import LedgerError
 from gpurent.budget.events import Kind
 from gpurent.budget.ledger import Ledger
-from gpurent.clock import ManualClock
+from gpurent.clock import ManualClock, SystemClock
 from gpurent.money import Usd
 
 WRONG = "wrong:se/cret@1"
@@ -43,6 +43,18 @@ def test_a_server_that_refuses_is_named_without_the_password(server: Server, tro
     assert "GPURENT_LEDGER_URL" in refused.value.hint
     for secret in (PASSWORD, WRONG, "se/cret", "se%2Fcret"):
         assert secret not in everything(refused.value)
+
+
+def test_a_server_that_hangs_holds_nobody_up(server: Server) -> None:
+    """It keeps its connections open and answers nothing: every access ends, and once it goes on, so does the ledger."""
+    with closing(Ledger(Database.at_url(server.fresh()), SystemClock(), patience_s=1.0)) as ledger:
+        run_id = ledger.open_run("cat", Usd.parse("1"), output_dir=Path(), config={})
+        with server.frozen():
+            for act in (ledger.runs, ledger.latest, lambda: ledger.append(run_id, Kind.NOTE)):
+                with pytest.raises(LedgerError, match="has not answered for 1 s") as hung:
+                    act()
+                assert hung.value.passing
+        assert [run.id for run in ledger.runs()] == [run_id]
 
 
 def test_a_password_may_stand_in_the_query(server: Server) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.budget.test_fold import STORY, TAG, after, told
@@ -24,6 +25,15 @@ from gpurent.money import Usd
 from gpurent.settings import Settings
 
 HOUR = 3600.0
+
+
+def test_a_process_that_hangs_while_it_names_the_folder_holds_nobody_up(tmp_path: Path) -> None:
+    """Its lock is waited for a while, and the error says what to look for; a folder that has a name needs no lock."""
+    with FileLock(tmp_path / "place.lock"), pytest.raises(UsageError, match=r"has held .*place\.lock"):
+        claim(tmp_path, within=0.2)
+    named = claim(tmp_path)
+    with FileLock(tmp_path / "place.lock"):
+        assert claim(tmp_path, within=0.2) == named
 
 
 @pytest.mark.parametrize(

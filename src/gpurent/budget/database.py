@@ -51,6 +51,7 @@ class Database:
         self._engine = engine
         self._secrets = sorted((text for one in secrets for text in (one, quote(one), quote_plus(one))), key=len)
         self._shared = engine.dialect.name == "postgresql"
+        self._renewals = 0
 
     def __repr__(self) -> str:
         return f"Database({self.name!r})"
@@ -128,7 +129,7 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:
         """A connection that sees every line that was committed. Raises LedgerError."""
-        with self._explained("read"), self._engine.connect() as connection:
+        with self._explained("read"), self._connected() as connection:
             yield connection
 
     @contextmanager
@@ -138,7 +139,7 @@ class Database:
         Raises:
             LedgerError: the database refuses, or is out of reach; if it was lost in the act, the line may be there.
         """
-        with self._explained("written"), self._engine.connect() as connection:
+        with self._explained("written"), self._connected() as connection:
             if self._shared:
                 with connection.begin():
                     for statement in _ON_POSTGRESQL:
@@ -152,6 +153,17 @@ class Database:
                 connection.exec_driver_sql("ROLLBACK")
                 raise
             connection.exec_driver_sql("COMMIT")
+
+    @contextmanager
+    def _connected(self) -> Iterator[sa.Connection]:
+        """A connection that goes back to the pool, unless meanwhile nobody waits for it any more."""
+        renewals = self._renewals
+        with self._engine.connect() as connection:
+            try:
+                yield connection
+            finally:
+                if renewals != self._renewals:
+                    connection.detach()
 
     @contextmanager
     def _explained(self, what: str) -> Iterator[None]:
@@ -176,8 +188,9 @@ class Database:
         return "Restore it from a backup; until then look for machines tagged gpurent- at your providers."
 
     def renew(self) -> None:
-        """Go on with new connections; those in use are left to whoever uses them."""
-        self._engine.dispose(close=False)
+        """Go on with new connections; those in use are left to whoever uses them, and closed afterwards."""
+        self._renewals += 1
+        self._engine.dispose()
 
     def close(self) -> None:
         """Release file or connections."""
