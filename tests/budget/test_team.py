@@ -9,6 +9,7 @@ import pytest
 from tests.budget import postgres
 from tests.budget.world import Place
 from tests.session.world import Cli, kill, make_job, wait_for
+from tests.stub.control import StubEngine
 
 from gpurent import Broker, Job, Usd
 from gpurent.budget.events import Kind
@@ -22,8 +23,8 @@ pytestmark = pytest.mark.parametrize("place", ["postgresql" if postgres.usable()
 
 
 @pytest.fixture
-def market() -> Iterator[Sandbox]:
-    with Sandbox(boot_s=0.2, seed=7) as running:
+def market(stub: StubEngine) -> Iterator[Sandbox]:
+    with Sandbox(boot_s=0.2, seed=7, engine=stub.command) as running:
         yield running
 
 

@@ -20,6 +20,8 @@ from typing import Any
 import pytest
 import typer
 from tests.session.world import Cli, make_job
+from tests.stub.control import StubEngine
+from tests.stub.engine import Orders
 from tools import docs as generated
 
 from gpurent.cli.app import app
@@ -58,8 +60,11 @@ def name(block: Block) -> str:
 
 
 @pytest.fixture(scope="module")
-def market() -> Iterator[Sandbox]:
-    with Sandbox(boot_s=0.2, seed=7) as running:
+def market(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
+    """The stub engine says what the pages show of a training; ``tests/cli/test_demo.py`` trains the example."""
+    stub = StubEngine(tmp_path_factory.mktemp("stub"))
+    stub.order(Orders(step_s=0.01))
+    with Sandbox(boot_s=0.2, seed=7, engine=stub.command) as running:
         yield running
 
 

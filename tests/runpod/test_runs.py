@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from tests.adapters.alike import obeyed
 from tests.session.world import Cli, make_job
+from tests.stub.control import StubEngine
 
 from gpurent import Broker, Job, Usd
 from gpurent.budget.events import Kind
@@ -22,10 +23,10 @@ QUICK = Patience(boot_s=12, poll_s=0.2, connect_s=6, search_s=3, destroy_s=30, c
 
 
 def test_a_taken_offer_and_a_deaf_pod_are_followed_by_one_that_trains(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, stub: StubEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One run, three intents, one refused and two confirmed gone, and all that was billed is in the receipt."""
-    with Sandbox(boot_s=0.2, seed=7) as sandbox:
+    with Sandbox(boot_s=0.2, seed=7, engine=stub.command) as sandbox:
         for name, value in sandbox.address.runpod_env().items():
             monkeypatch.setenv(name, value)
         sandbox.faults.set(Fault.OFFER_TAKEN)
