@@ -16,6 +16,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save
 
+from gpurent_engine.filenames import epoch_name as epoch_name
+from gpurent_engine.filenames import step_name as step_name
 from gpurent_engine.stepper import StepperState
 
 STATE = "state"
@@ -57,16 +59,6 @@ def write(folder: Path, name: str, data: bytes) -> Written:
     finally:
         os.close(handle)
     return Written(name, hashlib.sha256(data).hexdigest(), len(data))
-
-
-def epoch_name(name: str, epoch: int) -> str:
-    """kohya's name of the checkpoint after ``epoch``."""
-    return f"{name}-{epoch:06d}.safetensors"
-
-
-def step_name(name: str, step: int) -> str:
-    """kohya's name of the checkpoint after optimiser step ``step``."""
-    return f"{name}-step{step:08d}.safetensors"
 
 
 @dataclass(frozen=True)

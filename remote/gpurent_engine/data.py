@@ -122,8 +122,15 @@ def _size(path: Path) -> tuple[int, int]:
     return (height, width) if turned else (width, height)
 
 
+def caption_suffixes(extension: str) -> tuple[str, ...]:
+    """What captions end in, by kohya's ``caption_extension``; in the order in which they are looked for."""
+    if not extension:
+        return CAPTION_SUFFIXES
+    return (extension if extension.startswith(".") else f".{extension}",)
+
+
 def _caption(path: Path, concept: str, extension: str) -> tuple[str, Path | None]:
-    suffixes = (extension if extension.startswith(".") else f".{extension}",) if extension else CAPTION_SUFFIXES
+    suffixes = caption_suffixes(extension)
     for suffix in suffixes:
         file = path.with_suffix(suffix)
         if file.is_file():

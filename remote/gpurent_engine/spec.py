@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from gpurent_engine.filenames import good_name
 from gpurent_engine.keys import ALIASES, CHOICES, DEFAULTS, MEANING, NO_EFFECT, REFUSED
 
 
@@ -289,7 +290,7 @@ def _consistent(spec: TrainSpec) -> TrainSpec:
         raise SpecError("min_bucket_reso", "must not exceed max_bucket_reso.")
     if not (spec.train_unet or spec.train_text_encoder):
         raise SpecError("learning_rate", "nothing would be trained: every part has learning rate 0 or is switched off.")
-    if "/" in spec.output_name or "\\" in spec.output_name or spec.output_name.startswith("."):
+    if not good_name(spec.output_name):
         raise SpecError("output_name", "must be a plain file name without folders.")
     return spec
 

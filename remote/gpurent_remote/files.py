@@ -14,7 +14,8 @@ from typing import Any
 
 import paramiko
 
-from gpurent.errors import HomeFull, TransferFailed
+from gpurent.errors import HomeFull, SourceChanged, TransferFailed
+from gpurent.sending import open_checked
 from gpurent.spi import LocalFile
 
 BLOCK = 256 * 1024
@@ -99,7 +100,7 @@ def _resumable(file: LocalFile, part: list[Any] | None) -> int:
     if part is None or not 0 < int(part[1]) <= file.size:
         return 0
     digest, left = hashlib.sha256(), int(part[1])
-    with file.source.open("rb") as source:
+    with open_checked(file) as source:
         while left and (block := source.read(min(BLOCK, left))):
             digest.update(block)
             left -= len(block)
@@ -107,7 +108,7 @@ def _resumable(file: LocalFile, part: list[Any] | None) -> int:
 
 
 def _send(sftp: paramiko.SFTPClient, file: LocalFile, path: str, start: int, on_bytes: Callable[[int], None]) -> None:
-    with file.source.open("rb") as source, sftp.open(f"{path}.part", "r+b" if start else "wb") as target:
+    with open_checked(file) as source, sftp.open(f"{path}.part", "r+b" if start else "wb") as target:
         target.set_pipelined(True)
         source.seek(start)
         target.seek(start)
@@ -117,7 +118,7 @@ def _send(sftp: paramiko.SFTPClient, file: LocalFile, path: str, start: int, on_
             on_bytes(len(block))
             left -= len(block)
     if left:
-        raise TransferFailed(f"{file.source} became shorter while it was sent")
+        raise SourceChanged(f"{file.source} became shorter while it was sent")
 
 
 def make_folders(sftp: paramiko.SFTPClient, folder: str, made: set[str]) -> None:
@@ -220,10 +221,11 @@ def _digest(path: Path) -> str:
 
 
 def read(sftp: paramiko.SFTPClient, path: str, offset: int, limit: int) -> bytes:
-    """Up to ``limit`` bytes from ``offset``; a missing file is empty."""
+    """Up to ``limit`` bytes from ``offset``, from the end where that is negative; a missing file is empty."""
     try:
         with sftp.open(path, "rb") as source:
-            source.seek(offset)
+            size = source.stat().st_size or 0 if offset < 0 else 0
+            source.seek(max(0, size + offset))
             return source.read(limit)
     except FileNotFoundError:
         return b""

@@ -254,7 +254,10 @@ class Broker:
             raise Interrupted("Nothing was rented.")
         limits = self.settings.limits
         order = self._order(quote.need.disk_gb, hold_minutes, unguarded, on_overrun)
-        config = {"path": str(job.config_path), "folder": str(self._folder or ""), **order.kept}
+        config = {
+            "path": str(job.config_path), "folder": str(self._folder or ""), "expected": job.expected.kept(),
+            **order.kept,
+        }  # fmt: skip
         run_id = self.ledger.open_run(
             job.name, budget, output_dir=job.output_dir, data_dir=job.data_dir, workload=job.workload, config=config,
             per_day=limits.per_day, per_month=limits.per_month, place=claim(self.home).place,

@@ -8,6 +8,7 @@
     │   ├── DatasetError            an image or caption is missing or unreadable
     │   ├── BudgetError             budget.errors: the money or a limit does not suffice
     │   └── UnknownRun              budget.errors: no such run; the hint names the nearest
+    ├── SourceChanged               exit 1: a file of the job is not any more what was checked, and was not sent
     ├── NoOffer                     exit 3: nothing fits need and budget; .enough says what would
     ├── BudgetReached               exit 4: stopped by the budget, artefacts collected
     ├── JobFailed                   exit 1: the engine gave up; .code names the cause
@@ -20,7 +21,8 @@
     │   ├── HomeFull                the disk of this computer has no room for what comes home
     │   ├── GuardFailed             the dead-man switch of the machine cannot be relied on: nothing was sent to it
     │   ├── CommandFailed           a command on the host exited non-zero
-    │   └── TransferFailed          bytes differ from their digest, or the host sent something not allowed
+    │   ├── TransferFailed          bytes differ from their digest
+    │   └── BadHostData             the host sent what the protocol does not allow: it lies or is broken
     └── ProviderError               .transient says whether asking again may help
         ├── AuthFailed              the key is wrong or lacks a scope
         ├── MissingCredentials      no key is configured: the provider is skipped, not fatal
@@ -38,13 +40,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from gpurent.untrusted.text import MESSAGE, clean
+
 
 class GpurentError(Exception):
-    """Root of all errors; ``str()`` is one sentence for the user, ``hint`` the next step."""
+    """Root of all errors; ``str()`` is one sentence for the user, ``hint`` the next step.
+
+    Both may quote a host or a service, whoever raises them: they are one printable line, cut to a bearable length.
+    """
 
     def __init__(self, message: str, *, hint: str = "") -> None:
-        super().__init__(message)
-        self.hint = hint
+        super().__init__(clean(message, MESSAGE))
+        self.hint = clean(hint, MESSAGE)
 
 
 class UsageError(GpurentError):
@@ -57,6 +64,10 @@ class ConfigError(UsageError):
 
 class DatasetError(UsageError):
     """The dataset cannot be trained on."""
+
+
+class SourceChanged(GpurentError):
+    """A file of the dataset or of the base model is not any more what was checked; it was not sent."""
 
 
 class NoOffer(GpurentError):
@@ -128,7 +139,11 @@ class CommandFailed(HostError):
 
 
 class TransferFailed(HostError):
-    """A file did not arrive as promised, or its name or size is not allowed."""
+    """A file did not arrive as promised."""
+
+
+class BadHostData(HostError):
+    """The host sent what the protocol does not allow: wrong type, size, name or number, or too much of it."""
 
 
 class ProviderError(GpurentError):

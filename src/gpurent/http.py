@@ -25,6 +25,8 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_at
 from gpurent.clock import Clock
 from gpurent.errors import AuthFailed, BadReply, ProviderError, RateLimited, Unavailable
 from gpurent.tasks import Overdue
+from gpurent.untrusted.data import Malformed, parse
+from gpurent.untrusted.text import clean
 
 log = logging.getLogger(__name__)
 
@@ -156,7 +158,7 @@ class Reply:
     @property
     def excerpt(self) -> str:
         """The beginning of the body, for the text of an error."""
-        return self.redact(self.body[: 4 * EXCERPT].decode("utf-8", "replace"))[:EXCERPT]
+        return clean(self.redact(self.body[: 4 * EXCERPT].decode("utf-8", "replace")), EXCERPT)
 
     @property
     def unquoted(self) -> str:
@@ -164,14 +166,14 @@ class Reply:
         return f"a body of {len(self.body)} bytes" if self.status < 300 else repr(self.excerpt)
 
     def json(self) -> object:
-        """The body as JSON.
+        """The body as JSON; a number that no field can hold counts as absent.
 
         Raises:
             BadReply: it is none.
         """
         try:
-            return json.loads(self.body, strict=False)  # texts of hosts were seen with bare control characters
-        except (ValueError, RecursionError) as error:
+            return parse(self.body, most=len(self.body), odd_numbers="drop")
+        except Malformed as error:
             text = f"{self.provider}: {self.where}: no JSON: {self.excerpt!r}"
             raise BadReply(text, provider=self.provider) from error
 
@@ -426,17 +428,17 @@ def _pause(state: RetryCallState, policy: Policy) -> float:
 
 def parse_retry_after(text: str | None, now: float) -> float | None:
     """Seconds to wait, from a number or an HTTP date; None when the header is absent or makes no sense."""
-    if text is None:
+    if text is None or len(text) > 100:
         return None
     try:
         seconds = float(text)
     except ValueError:
         try:
             moment = parsedate_to_datetime(text)
-        except ValueError:
+            # An HTTP date without a zone is UTC by definition.
+            seconds = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() - now
+        except (ValueError, OverflowError, TypeError, IndexError):  # the standard library's parser raises them all
             return None
-        # An HTTP date without a zone is UTC by definition.
-        seconds = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() - now
     if seconds != seconds:  # NaN
         return None
     return min(max(0.0, seconds), MAX_RETRY_AFTER_S)
@@ -448,8 +450,8 @@ def asked_to_wait(headers: Mapping[str, str], body: bytes, now: float) -> float 
     if header is not None:
         return header
     try:
-        given = json.loads(body)
-    except (ValueError, RecursionError):
+        given = parse(body, most=len(body), odd_numbers="drop")
+    except Malformed:
         given = None  # many of these replies are plain text
     said = given.get("retry_after") if isinstance(given, dict) else None
     if isinstance(said, int | float) and not isinstance(said, bool):

@@ -7,11 +7,14 @@ price is exact; products with time round *up*, because a budget must never be ex
 from __future__ import annotations
 
 from dataclasses import dataclass
-from decimal import ROUND_CEILING, Decimal, InvalidOperation
+from decimal import ROUND_CEILING, Context, Decimal, InvalidOperation, localcontext
 from functools import total_ordering
 
 MICROS = 1_000_000
 HOUR_S = 3600
+MOST = 10**12
+"""Dollars: nobody owes more, and an exponent from outside must not become a number of a billion digits."""
+_LONGEST = 64
 MONTH_S = 30 * 24 * HOUR_S
 """Seconds in a billing month. Vast.ai and RunPod both quote storage per GB and month; 30 days is the dearer reading."""
 
@@ -32,10 +35,12 @@ class Usd:
         """Read dollars such as ``"10"``, ``"$0.35"`` or ``Decimal("0.1")``; more than six decimals round up.
 
         Raises:
-            ValueError: the text is no finite decimal number.
+            ValueError: the text is no finite decimal number, has more than 64 characters, or exceeds ``MOST``.
         """
         if isinstance(text, (bool, float)):
             raise TypeError("a float is not money; pass a string or a Decimal")
+        if isinstance(text, str) and len(text) > _LONGEST:
+            raise ValueError(f"{text[:16]!r}… is not an amount of dollars")
         cleaned = text.strip().removeprefix("$").replace("_", "") if isinstance(text, str) else text
         try:
             value = Decimal(cleaned)
@@ -43,12 +48,22 @@ class Usd:
             raise ValueError(f"{text!r} is not an amount of dollars") from error
         if not value.is_finite():
             raise ValueError(f"{text!r} is not a finite amount of dollars")
-        return cls(int((value * MICROS).to_integral_value(rounding=ROUND_CEILING)))
+        if abs(value) > MOST:
+            raise ValueError("an amount of dollars beyond all bounds")
+        with localcontext(Context(prec=2 * _LONGEST)):
+            return cls(int((value * MICROS).to_integral_value(rounding=ROUND_CEILING)))
 
     @classmethod
     def from_wire(cls, number: float | str) -> Usd:
-        """Read a price as a JSON number; binary noise below a micro-dollar is dropped before rounding up."""
-        return cls.parse(Decimal(str(number)).quantize(Decimal("1e-9")))
+        """Read a price as a JSON number; binary noise below a micro-dollar is dropped before rounding up.
+
+        Raises:
+            ValueError: as ``parse``.
+        """
+        try:
+            return cls.parse(Decimal(str(number)).quantize(Decimal("1e-9")))
+        except InvalidOperation as error:
+            raise ValueError("not an amount of dollars") from error
 
     @classmethod
     def total(cls, amounts: list[Usd] | tuple[Usd, ...]) -> Usd:

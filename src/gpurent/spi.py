@@ -13,6 +13,7 @@ from typing import Protocol, runtime_checkable
 
 from gpurent.clock import Clock
 from gpurent.errors import ProviderError
+from gpurent.localfiles import Stamp
 from gpurent.model import Charges, Endpoint, Fuse, Identity, Instance, Launch, Need, Offer, SelfDestruct
 from gpurent.money import Usd
 
@@ -233,12 +234,19 @@ class Completed:
 
 @dataclass(frozen=True, slots=True)
 class LocalFile:
-    """A file to send: ``source`` here, ``target`` relative to the destination folder, digest and size known."""
+    """A file to send: ``source`` here, ``target`` relative to the destination folder, digest and size known.
+
+    To be opened by ``gpurent.sending.open_checked`` only: what was checked is what is sent.
+    """
 
     source: Path
     target: str
     size: int
     sha256: str
+    root: Path | None = None
+    """Folder that ``source`` may not leave; both without links. None: ``source`` is not confined."""
+    stamp: Stamp | None = None
+    """As which file, and in which state, it was digested."""
 
 
 class Host(Protocol):
@@ -263,11 +271,12 @@ class Host(Protocol):
         on_bytes: Callable[[int], None] = ..., accept: Callable[[Path], None] = ...,
     ) -> None:  # fmt: skip
         """Bring one file home: ``target.part``, resumed if present, digest verified, shown to ``accept``, renamed.
-        More bytes than ``size``, a wrong digest (TransferFailed) or what ``accept`` raises leave ``target`` alone."""
+        A wrong length or digest (TransferFailed) or what ``accept`` raises leave ``target`` alone."""
         ...
 
     def read(self, path: str, offset: int, limit: int) -> bytes:
-        """Read up to ``limit`` bytes of a file from ``offset``; a missing file reads as empty."""
+        """Read up to ``limit`` bytes of a file from ``offset``, from its end where that is negative; a missing file
+        reads as empty. A host may answer with more than was asked for."""
         ...
 
     def start_job(self, job_id: str, argv: Sequence[str], env: Mapping[str, str]) -> None:

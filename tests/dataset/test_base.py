@@ -26,7 +26,7 @@ def test_a_hub_id_is_pulled_by_the_host(tmp_path: Path) -> None:
     """Nothing is sent; its size counts as download."""
     model = resolve(HUB, tmp_path, CONFIG)
     assert isinstance(model, HubId)
-    assert (model.name, model.files, model.target, model.remark) == (HUB, (), None, "")
+    assert (model.name, model.sources, model.target, model.remark) == (HUB, (), None, "")
     assert model.download_bytes > 4 * 10**9
 
 
@@ -121,7 +121,8 @@ def test_a_single_file_is_sent(tmp_path: Path) -> None:
     """As it is, under its own name."""
     model = resolve(safetensors(tmp_path / "dream.safetensors", COMPLETE).name, tmp_path, CONFIG)
     assert isinstance(model, LocalCheckpoint)
-    assert (model.target, model.files) == ("base/dream.safetensors", ((tmp_path / "dream.safetensors", ""),))
+    assert model.target == "base/dream.safetensors"
+    assert [(one.path, one.target) for one in model.sources] == [(tmp_path / "dream.safetensors", model.target)]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from tests.dataset.world import GUIDE, HUB, config, dataset, diffusers_folder, p
 
 from gpurent.dataset.find import find_job
 from gpurent.dataset.job import Job
-from gpurent.errors import ConfigError, DatasetError, UsageError
+from gpurent.errors import ConfigError, DatasetError, SourceChanged, UsageError
 from gpurent.model import Need, Offer, Price
 from gpurent.money import Usd
 from gpurent.plan.quote import make_quote
@@ -77,7 +77,7 @@ def test_a_file_that_vanishes_after_the_check_is_named(tmp_path: Path) -> None:
     assert job.upload_bytes
     gone = tmp_path / "training_data" / "10_sks_cat" / "image007.txt"
     gone.unlink()
-    with pytest.raises(DatasetError, match=r"image007\.txt cannot be read"):
+    with pytest.raises(SourceChanged, match=r"image007\.txt cannot be read"):
         job.upload_files()
 
 

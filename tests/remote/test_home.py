@@ -12,7 +12,8 @@ import pytest
 from gpurent.budget.events import Kind
 from gpurent.budget.ledger import Ledger
 from gpurent.clock import SystemClock
-from gpurent.errors import TransferFailed
+from gpurent.errors import BadHostData, HomeFull, TransferFailed
+from gpurent.expected import Expected
 from gpurent.jobs.events import Checkpoint
 from gpurent.jobs.home import Home
 from gpurent.model import Offer, Price
@@ -21,6 +22,7 @@ from gpurent.spi import Host
 
 JOB = "job-1"
 TAG = "gpurent-x-1"
+EXPECTED = Expected("cat", steps=10, epochs=4, every_epochs=2, every_steps=4, file_bytes=10_000)
 
 
 def lora(end: int = 4, name: str = "lora_unet_x.alpha") -> bytes:
@@ -41,31 +43,77 @@ def home(host: Host, tmp_path: Path) -> Iterator[Home]:
     ledger.append(run_id, Kind.CREATED, tag=TAG, ref="i-1", created_at=0.0)
     yield Home(
         host, f".gpurent/jobs/{JOB}", tmp_path / "out", tmp_path, run_id, TAG, JOB, ledger, clock,
-        lambda _event: None, "cat", lambda: None, hold_s=1.0,
+        lambda _event: None, EXPECTED, lambda: None, hold_s=1.0,
     )  # fmt: skip
     ledger.close()
 
 
-def announce(host: Host, name: str, data: bytes) -> Checkpoint:
+def announce(host: Host, name: str, data: bytes, step: int = 1) -> Checkpoint:
     host.run(f"mkdir -p .gpurent/jobs/{JOB}/out")
     host.put_bytes(data, f".gpurent/jobs/{JOB}/out/{name.rpartition('/')[2]}")
-    return Checkpoint(event="checkpoint", path=name, sha256=hashlib.sha256(data).hexdigest(), size=len(data), step=1)
+    final = name == EXPECTED.final
+    return Checkpoint(
+        event="checkpoint", path=name, sha256=hashlib.sha256(data).hexdigest(), size=len(data), step=step, final=final
+    )
 
 
-@pytest.mark.parametrize("name", ["cat.safetensors", "cat-step00000004.safetensors"])
-def test_a_lora_of_this_job_comes_home(home: Home, host: Host, name: str) -> None:
-    """It lies in the output folder under its name, and in the ledger."""
+def visible(home: Home) -> list[Path]:
+    return sorted(home.output_dir.iterdir()) if home.output_dir.exists() else []
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["cat.safetensors", "cat-000002.safetensors", "cat-000004.safetensors", "cat-step00000008.safetensors",
+     "cat-step00000001.safetensors"],
+)  # fmt: skip
+def test_a_lora_of_the_plan_comes_home(home: Home, host: Host, name: str) -> None:
+    """The final file, those of epochs and steps, and that of a stop; each under its name, and in the ledger."""
     path = home.collect(announce(host, name, lora()))
+    home.landing.clear()
     assert path == home.output_dir / name and path.read_bytes() == lora()
     assert [one.path for one in home.ledger.run(home.run_id).artefacts] == [path]
+    assert visible(home) == [path]
 
 
-@pytest.mark.parametrize("name", ["settings.toml", "dog.safetensors", "sub/cat.safetensors", "cat.safetensors.sh"])
-def test_a_file_of_another_name_is_not_fetched(home: Home, host: Host, name: str) -> None:
-    """A host could otherwise write over whatever else lies in the output folder."""
-    with pytest.raises(TransferFailed, match="no file of cat"):
-        home.collect(announce(host, name, lora()))
+@pytest.mark.parametrize(
+    "name",
+    ["settings.toml", "dog.safetensors", "sub/cat.safetensors", "cat.safetensors.sh", "cat_v2.safetensors",
+     "../cat.safetensors", "/etc/cat.safetensors", "Cat.safetensors", "cat-000003.safetensors", "cat.safetensors\n",
+     "cat-step00000003.safetensors", "", ".", "cat-2.safetensors"],
+)  # fmt: skip
+def test_a_file_that_the_plan_does_not_foresee_is_not_fetched(home: Home, host: Host, name: str) -> None:
+    """A host could otherwise write over whatever else lies in the output folder, such as another LoRA."""
+    event = announce(host, "cat.safetensors", lora()).model_copy(update={"path": name, "final": False, "step": 1})
+    with pytest.raises(BadHostData, match="does not write"):
+        home.collect(event)
     assert not home.output_dir.exists()
+
+
+@pytest.mark.parametrize(
+    "lie", [{"step": 11}, {"final": False}, {"size": 10_001}, {"size": 2**40}], ids=["step", "final", "size", "huge"]
+)
+def test_a_file_that_contradicts_the_plan_is_not_fetched(home: Home, host: Host, lie: dict[str, object]) -> None:
+    """Its size is known from the rank, its step from the configuration."""
+    with pytest.raises(BadHostData):
+        home.collect(announce(host, "cat.safetensors", lora()).model_copy(update=lie))
+    assert not home.output_dir.exists()
+
+
+def test_only_one_file_is_taken_for_that_of_a_stop(home: Home, host: Host) -> None:
+    """A training stops once: a thousand such files would keep the machine alive."""
+    assert home.collect(announce(host, "cat-step00000001.safetensors", lora(), 1))
+    with pytest.raises(BadHostData, match="does not write"):
+        home.collect(announce(host, "cat-step00000002.safetensors", lora(), 2))
+
+
+def test_a_file_is_fetched_once_however_often_it_is_announced(home: Home, host: Host) -> None:
+    """The same again is nothing new; another under the same name is a lie."""
+    first = announce(host, "cat-000002.safetensors", lora())
+    assert home.collect(first) is not None
+    moved = home.traffic.bytes_out
+    assert home.collect(first) is None and home.traffic.bytes_out == moved
+    with pytest.raises(BadHostData, match="twice"):
+        home.collect(announce(host, "cat-000002.safetensors", lora(name="lora_unet_y.alpha")))
 
 
 @pytest.mark.parametrize(
@@ -75,20 +123,58 @@ def test_a_file_of_another_name_is_not_fetched(home: Home, host: Host, name: str
 )
 def test_what_is_no_safetensors_file_does_not_stay(home: Home, host: Host, data: bytes) -> None:
     """Digest and length are the host's own words; the header is read here, and nothing is loaded."""
-    with pytest.raises(TransferFailed, match="no LoRA"):
+    with pytest.raises(BadHostData, match="no LoRA"):
         home.collect(announce(host, "cat.safetensors", data))
-    assert list(home.output_dir.iterdir()) == []
+    home.landing.clear()
+    assert visible(home) == []
 
 
 @pytest.mark.parametrize("lie", ["no lora", "digest", "size"])
 def test_a_broken_file_does_not_cost_an_earlier_lora_of_that_name(home: Home, host: Host, lie: str) -> None:
     """Only what was verified takes the place of what was made before; no piece of the rest stays."""
-    earlier = home.collect(announce(host, "cat.safetensors", lora()))
-    promised = announce(host, "cat.safetensors", b"junk" if lie == "no lora" else lora(end=8) + b"later")
+    home.output_dir.mkdir()
+    earlier = home.output_dir / "cat.safetensors"
+    earlier.write_bytes(lora())
+    promised = announce(host, "cat.safetensors", b"junk" if lie == "no lora" else lora(name="lora_unet_y.alpha"))
     if lie == "digest":
         promised = promised.model_copy(update={"sha256": "0" * 64})
     if lie == "size":
         promised = promised.model_copy(update={"size": promised.size + 1})
-    with pytest.raises(TransferFailed):
+    with pytest.raises((TransferFailed, BadHostData)):
         home.collect(promised)
-    assert earlier.read_bytes() == lora() and list(home.output_dir.iterdir()) == [earlier]
+    home.landing.clear()
+    assert earlier.read_bytes() == lora() and visible(home) == [earlier]
+
+
+def test_a_verified_file_takes_the_place_of_an_earlier_one_at_once(home: Home, host: Host) -> None:
+    """The command said so before it asked."""
+    home.output_dir.mkdir()
+    (home.output_dir / "cat.safetensors").write_bytes(b"earlier")
+    path = home.collect(announce(host, "cat.safetensors", lora()))
+    assert path is not None and path.read_bytes() == lora()
+
+
+def test_what_cannot_be_given_its_name_is_waited_for(home: Home, host: Host) -> None:
+    """It stays on the machine and in the landing folder; a folder of that name is in the way here."""
+    (home.output_dir / "cat.safetensors" / "x").mkdir(parents=True)
+    with pytest.raises(HomeFull):
+        home.collect(announce(host, "cat.safetensors", lora()))
+
+
+def test_the_log_keeps_how_it_began_and_how_it_ended(home: Home, host: Host) -> None:
+    """What killed the engine is the last thing that it said."""
+    told = "first line\n" + "x" * 5_000_000 + "\n\x1b[31mtorch.OutOfMemoryError: CUDA out of memory.\x1b[0m\n"
+    host.run(f"mkdir -p .gpurent/jobs/{JOB}")
+    host.put_bytes(told.encode(), f".gpurent/jobs/{JOB}/log.txt")
+    home.keep_log()
+    kept = (home.run_dir / "engine.log").read_text(encoding="utf-8")
+    assert kept.startswith("first line\n") and kept.endswith("\ntorch.OutOfMemoryError: CUDA out of memory.\n")
+    assert len(kept) < 300_000 and "left out" in kept
+
+
+def test_a_short_log_is_kept_whole(home: Home, host: Host) -> None:
+    """Nothing is marked as left out."""
+    host.run(f"mkdir -p .gpurent/jobs/{JOB}")
+    host.put_bytes(b"one\ntwo\n", f".gpurent/jobs/{JOB}/log.txt")
+    home.keep_log()
+    assert (home.run_dir / "engine.log").read_text(encoding="utf-8") == "one\ntwo\n"

@@ -115,5 +115,7 @@ class Engine:
 
 def _lora(weights: bytes) -> bytes:
     """A safetensors file of one tensor."""
-    header = json.dumps({"lora": {"dtype": "U8", "shape": [len(weights)], "data_offsets": [0, len(weights)]}}).encode()
+    header = json.dumps(
+        {"lora_x": {"dtype": "U8", "shape": [len(weights)], "data_offsets": [0, len(weights)]}}
+    ).encode()
     return len(header).to_bytes(8, "little") + header + weights

@@ -7,13 +7,15 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from tests.simulation import checks
 from tests.simulation.books import Books
 from tests.simulation.clock import START, VirtualClock
+from tests.simulation.engine import Course
 from tests.simulation.fate import Crash, Fate, MortalClock, MortalLedger
 from tests.simulation.hosts import Network, SimConnector
 from tests.simulation.schedule import Aftermath, Home, Schedule
@@ -24,6 +26,7 @@ from gpurent.budget.events import Event, Kind
 from gpurent.budget.state import Run
 from gpurent.dataset.job import Job
 from gpurent.errors import GpurentError, InDoubt
+from gpurent.expected import Expected
 from gpurent.http import Policy
 from gpurent.jobs.boot import Patience
 from gpurent.model import Price
@@ -54,6 +57,23 @@ class Tally:
         """Take in another's counts."""
         for name, counter in vars(other).items():
             getattr(self, name).update(counter)
+
+
+@dataclass(frozen=True)
+class Played(Job):
+    """A job whose training goes as the schedule says, and is expected to."""
+
+    course: Course | None = None
+
+    @classmethod
+    def of(cls, job: Job, course: Course, output_dir: Path) -> Played:
+        given = {one.name: getattr(job, one.name) for one in fields(job)}
+        return cls(**{**given, "output_dir": output_dir}, course=course)
+
+    @cached_property
+    def expected(self) -> Expected:
+        assert self.course is not None
+        return Expected(self.name, self.course.steps, 4, None, self.course.every, self.course.size + 1000)
 
 
 @dataclass
@@ -261,7 +281,7 @@ def _first_lives(world: World, violations: list[str]) -> str:
 def _train(world: World, fate: Fate, budget: Usd, name: str, violations: list[str]) -> str:
     plan = world.schedule
     (world.folder / name).mkdir()
-    job = replace(world.job, output_dir=world.folder / name)
+    job = Played.of(world.job, plan.course, world.folder / name)
     with world.client(fate) as broker:
         try:
             done = broker.train(

@@ -94,7 +94,7 @@ def without_collecting() -> Iterator[None]:
     """Only the last file of a training is brought home."""
     collect = Home.collect
 
-    def lazy(self: Home, checkpoint: Checkpoint) -> Path:
+    def lazy(self: Home, checkpoint: Checkpoint) -> Path | None:
         return collect(self, checkpoint) if checkpoint.final else self.output_dir / checkpoint.path
 
     with swapped(Home, "collect", lazy):

@@ -1,15 +1,27 @@
-"""Where words for people go. Piped output and NO_COLOR carry no escape codes; what looks like markup is text."""
+"""Where words for people go. Piped output and NO_COLOR carry no escape codes; what looks like markup is text.
+
+What hosts and services say was made printable where it came in; the console sees to it once more.
+"""
 
 from __future__ import annotations
 
 import os
 import select
+from collections.abc import Iterable
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+
+from gpurent.untrusted.text import printable
 
 
 class _Console(Console):
     """A reader who leaves is an ``OSError`` here, as everywhere else, and not the end of this process."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """As rich does; the only control codes in it are rich's own."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(printable(segment.text), segment.style)
 
     def on_broken_pipe(self) -> None:
         raise  # the BrokenPipeError that is being handled

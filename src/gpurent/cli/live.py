@@ -30,7 +30,8 @@ class LiveView:
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or consoles.make()
         self._bars = Progress(
-            TextColumn("{task.description:<11}"), BarColumn(bar_width=28), TextColumn("{task.fields[note]}"),
+            TextColumn("{task.description:<11}"), BarColumn(bar_width=28),
+            TextColumn("{task.fields[note]}", markup=False),
             TimeRemainingColumn(compact=True), console=self._console, disable=not self._console.is_terminal,
         )  # fmt: skip
         self._money: TaskID | None = None

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.prompt import Confirm
+from rich.text import Text
 
 from gpurent.cli import output
 from gpurent.cli.common import in_doubt, open_broker, read_job
@@ -132,4 +133,4 @@ def _consent(quote: Quote, best: QuoteRow, budget: Usd, options: TrainOptions) -
             "Nobody is there to be asked: standard input is no terminal.", hint="Add --yes to agree beforehand."
         )
     expected = f"expected {best.mid.total.rounded()}, at most {budget.rounded()}"
-    return Confirm.ask(f"Rent {best.offer.gpu} on {best.offer.provider}, {expected}?")
+    return Confirm.ask(Text(f"Rent {best.offer.gpu} on {best.offer.provider}, {expected}?"), console=output.console)

@@ -6,14 +6,17 @@ pickled or missing weights, a LoRA in the place of a base model.
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gpurent.dataset.bounds import Bounds, Outside
+from gpurent.dataset.manifest import Source
 from gpurent.errors import ConfigError
+from gpurent.localfiles import read_text
 from gpurent.tensorfile import tensor_names
+from gpurent.untrusted.data import parse
 from gpurent_engine.families import SD15
 
 KEY = "pretrained_model_name_or_path"
@@ -26,6 +29,7 @@ _OTHER_FAMILY = re.compile(
     r"XL(?![a-z])|(?i:(?<![a-z])(xl|sdxl|flux|sd3|sd-turbo|stable-cascade)(?![a-z])|stable-diffusion-[23])"
 )
 
+MAX_JSON = 8 * 1024 * 1024
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 _WEIGHTED = ("unet", "vae", "text_encoder")
 _SENT = re.compile(r".*\.(safetensors|json|txt|model)")
@@ -40,8 +44,14 @@ class LocalFolder:
     path: Path
     family: str
     files: tuple[tuple[Path, str], ...]
+    bounds: Bounds
     target: str = "base"
     download_bytes: int = 0
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """What is sent."""
+        return tuple(Source(path, f"{self.target}/{inside}", self.bounds) for path, inside in self.files)
 
     @property
     def name(self) -> str:
@@ -55,6 +65,7 @@ class LocalCheckpoint:
 
     path: Path
     family: str
+    bounds: Bounds
     download_bytes: int = 0
 
     @property
@@ -68,9 +79,9 @@ class LocalCheckpoint:
         return f"base/{self.path.name}"
 
     @property
-    def files(self) -> tuple[tuple[Path, str], ...]:
+    def sources(self) -> tuple[Source, ...]:
         """What is sent."""
-        return ((self.path, ""),)
+        return (Source(self.path, self.target, self.bounds),)
 
 
 @dataclass(frozen=True)
@@ -83,7 +94,7 @@ class HubId:
     remark: str = ""
     """What the user had better know about it."""
     target: None = None
-    files: tuple[tuple[Path, str], ...] = ()
+    sources: tuple[Source, ...] = ()
 
 
 BaseModel = LocalFolder | LocalCheckpoint | HubId
@@ -102,9 +113,9 @@ def resolve(name: str, here: Path, config: Path) -> BaseModel:
     """
     path = here / Path(name).expanduser()
     if path.is_dir():
-        return _folder(path.resolve(), config)
+        return _folder(path.absolute(), config)
     if path.is_file():
-        return _file(path.resolve(), config)
+        return _file(path.absolute(), config)
     local = name.startswith((".", "/", "~")) or path.suffix in (".safetensors", ".ckpt", ".pt")
     if _HUB_ID.fullmatch(name) and not local:
         return _hub(name, config)
@@ -131,11 +142,21 @@ def _hub(name: str, config: Path) -> HubId:
     return HubId(name, "sd15", SD15.base_bytes, remark)
 
 
+def _inside(bounds: Bounds, path: Path, config: Path) -> Path:
+    """Where a file of the model really lies."""
+    try:
+        return bounds.real(path)
+    except Outside as error:
+        hint = "Copy it there, or name the folder in which it lies; only files of the model's own folder are sent."
+        raise _wrong(config, f"{error}.", hint) from error
+
+
 def _file(path: Path, config: Path) -> LocalCheckpoint:
     if path.suffix != ".safetensors":
         hint = "Checkpoints that are pickles can run code when they are loaded; convert it to safetensors first."
         raise _wrong(config, f"{path.name} is not a .safetensors file.", hint)
-    names = _tensor_names(path, config)
+    bounds = Bounds.around(path.parent)
+    names = _tensor_names(_inside(bounds, path, config), config)
     if any(name.startswith(("lora_unet_", "lora_te_", "unet.down_blocks")) for name in names):
         raise _wrong(config, f"{path.name} is a LoRA, not a base model.", f"A usual base is {USUAL}.")
     for prefix, family in (
@@ -148,13 +169,13 @@ def _file(path: Path, config: Path) -> LocalCheckpoint:
     if missing:
         hint = "A complete checkpoint holds UNet, VAE and text encoder under Stable Diffusion's own names."
         raise _wrong(config, f"{path.name} is no complete checkpoint: {', '.join(missing)} missing.", hint)
-    return LocalCheckpoint(path, "sd15")
+    return LocalCheckpoint(path, "sd15", bounds)
 
 
 def _tensor_names(path: Path, config: Path) -> list[str]:
     try:
         return tensor_names(path)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise _broken(path, config) from error
 
 
@@ -165,10 +186,14 @@ def _broken(path: Path, config: Path) -> ConfigError:
 
 
 def _folder(path: Path, config: Path) -> LocalFolder:
+    bounds = Bounds.around(path)
     missing = [part for part in ("model_index.json", *PARTS) if not (path / part).exists()]
     if missing:
         hint = "A diffusers model folder holds model_index.json and a folder for each part."
         raise _wrong(config, f"{path} is no diffusers model: {', '.join(missing)} missing.", hint)
+    files = _parts(path)
+    for file, _ in files:
+        _inside(bounds, file, config)
     kind = _json(path / "model_index.json", config).get("_class_name", "")
     if kind != "StableDiffusionPipeline":
         raise _other_family(config, f"{path} holds a {kind or 'model without a class name'}")
@@ -181,7 +206,10 @@ def _folder(path: Path, config: Path) -> LocalFolder:
         if not any(_PLAIN.fullmatch(file.name) for file in (path / part).iterdir()):
             hint = "Weights are read from safetensors without a variant in their name; pickles (.bin) are not."
             raise _wrong(config, f"{path / part} holds no .safetensors weights.", hint)
-    return LocalFolder(path, "sd15", tuple(_parts(path)))
+    for file, _ in files:
+        if file.suffix == ".safetensors":
+            _tensor_names(file, config)
+    return LocalFolder(path, "sd15", tuple(files), bounds)
 
 
 def _parts(path: Path) -> list[tuple[Path, str]]:
@@ -190,14 +218,14 @@ def _parts(path: Path) -> list[tuple[Path, str]]:
     for part in PARTS:
         for file in sorted((path / part).iterdir()):
             twin = file.suffix == ".safetensors" and not _PLAIN.fullmatch(file.name)
-            if file.is_file() and _SENT.fullmatch(file.name) and not twin:
+            if (file.is_file() or file.is_symlink()) and _SENT.fullmatch(file.name) and not twin:
                 files.append(file)
     return [(file, file.relative_to(path).as_posix()) for file in files]
 
 
 def _json(path: Path, config: Path) -> dict[str, Any]:
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = parse(read_text(path, MAX_JSON), most=MAX_JSON)
     except (OSError, ValueError) as error:
         raise _wrong(config, f"{path} cannot be read: {error}.", "Download the model again.") from error
     if not isinstance(document, dict):

@@ -10,14 +10,20 @@ from pathlib import Path
 from typing import Self
 
 from gpurent.dataset import base, pictures
-from gpurent.dataset.manifest import listed
+from gpurent.dataset.bounds import NAMED, Bounds, Outside, strays
+from gpurent.dataset.manifest import Source, listed, suspicious
+from gpurent.dataset.secrets import secret_name
 from gpurent.errors import ConfigError, DatasetError
+from gpurent.expected import MIB, Expected
+from gpurent.localfiles import read_text
 from gpurent.model import Workload
 from gpurent.spi import LocalFile
 from gpurent_engine import buckets, data, families
+from gpurent_engine.filenames import good_name
 from gpurent_engine.spec import SpecError, TrainSpec, load_spec
 
 Progressed = Callable[[int, int], None]
+MAX_CONFIG = 1024 * 1024
 
 
 def _quiet(*_numbers: int) -> None:
@@ -83,6 +89,7 @@ class Job:
         if root is None:
             raise ConfigError(f"{config}: train_data_dir is missing.", hint="Set it, or pass --dataset FOLDER.")
         found = _scanned(root.absolute(), spec)
+        _refuse_secrets(root.absolute(), found, model)
         warnings = [message for _, message in spec.warnings]
         if isinstance(model, base.HubId) and model.remark:
             warnings.append(model.remark)
@@ -114,19 +121,14 @@ class Job:
         return buckets.length(self.spec, sizes, self.dataset.repeats)
 
     @cached_property
-    def paths(self) -> dict[Path, str]:
+    def sources(self) -> tuple[Source, ...]:
         """Every file to send, with its target relative to the job's folder on the host."""
-        paths = {path: f"data/{path.relative_to(self.data_dir).as_posix()}" for path in self._data_paths()}
-        return paths | {path: f"{self.base_target}/{inside}".rstrip("/") for path, inside in self.base_model.files}
-
-    def _data_paths(self) -> list[Path]:
-        images = self.dataset.images
-        return [*(one.path for one in images), *(one.caption_path for one in images if one.caption_path is not None)]
+        return (*_data_sources(self.data_dir, self.dataset), *self.base_model.sources)
 
     @cached_property
     def upload_bytes(self) -> int:
         """Bytes of everything to send."""
-        return sum(path.stat().st_size for path in self.paths)
+        return sum(source.path.stat().st_size for source in self.sources)
 
     def upload_files(self, on_bytes: Callable[[int], None] = _quiet) -> tuple[LocalFile, ...]:
         """The manifest: dataset and, if it comes from here, base model, with digests.
@@ -135,23 +137,37 @@ class Job:
             on_bytes: called with bytes hashed since the last call; ``upload_bytes`` is the sum.
 
         Raises:
-            DatasetError: a file has gone since it was checked.
+            SourceChanged: a file is not any more what it was when it was checked.
         """
-        return listed(self.paths, on_bytes)
+        return listed(self.sources, on_bytes)
+
+    @cached_property
+    def expected(self) -> Expected:
+        """What the training may send home: its metadata repeats words of captions and names of folders."""
+        spec = self.spec
+        words = sum(len(one.caption) + len(one.path.name) for one in self.dataset.images)
+        return Expected(
+            self.name, self.length.steps, self.length.epochs, spec.save_every_n_epochs, spec.save_every_n_steps,
+            2 * self._lora_bytes + MIB + 8 * words,
+        )  # fmt: skip
+
+    @property
+    def _lora_bytes(self) -> int:
+        full = 2 if self.spec.save_precision == "float" else 1
+        return self.spec.network_dim * families.get(self.base_model.family).bytes_per_rank * full
 
     @property
     def workload(self) -> Workload:
         """What planning needs to know."""
         spec, length, family = self.spec, self.length, self.base_model.family
         saved = _checkpoints(spec, length)
-        full = 2 if spec.save_precision == "float" else 1
         return Workload(
             name=self.name, family=family, images=len(self.dataset.images),
             steps=length.steps * spec.gradient_accumulation_steps, epochs=length.epochs,
             batch_size=spec.train_batch_size, width=spec.resolution[0], height=spec.resolution[1],
             network_dim=spec.network_dim, train_text_encoder=spec.train_text_encoder,
             gradient_checkpointing=spec.gradient_checkpointing, checkpoints=saved,
-            checkpoint_bytes=saved * spec.network_dim * families.get(family).bytes_per_rank * full,
+            checkpoint_bytes=saved * self._lora_bytes,
             upload_bytes=self.upload_bytes, base_download_bytes=self.base_model.download_bytes,
             half_precision=spec.mixed_precision != "no",
         )  # fmt: skip
@@ -177,12 +193,49 @@ def _checkpoints(spec: TrainSpec, length: buckets.Length) -> int:
 def _named(spec: TrainSpec, name: str | None) -> TrainSpec:
     if name is None:
         return spec
-    if not name or "/" in name or "\\" in name or name.startswith("."):
+    if not good_name(name):
         raise ConfigError(f"{name!r} is no name for a LoRA.", hint="Give a plain file name without folders.")
     return replace(spec, output_name=name)
 
 
+def _data_sources(root: Path, dataset: data.Dataset) -> list[Source]:
+    bounds = Bounds.around(root)
+    captions = (one.caption_path for one in dataset.images if one.caption_path is not None)
+    paths = [*(one.path for one in dataset.images), *captions]
+    return [Source(path, f"data/{path.relative_to(root).as_posix()}", bounds) for path in paths]
+
+
+def _refuse_secrets(root: Path, dataset: data.Dataset, model: base.BaseModel) -> None:
+    """A stranger's dataset may hold what its user never meant to send."""
+    try:
+        found = suspicious([*_data_sources(root, dataset), *model.sources])
+    except (Outside, OSError) as error:
+        raise DatasetError(f"{error}.", hint="It was there a moment ago; start again.") from error
+    if found:
+        names = ", ".join(f"{one.path} looks like {one.what}" for one in found[:NAMED])
+        rest = f", and {len(found) - NAMED} more do" if len(found) > NAMED else ""
+        raise DatasetError(
+            f"{names}{rest}. Nothing was sent.", hint="Remove it; if it is a real key, find out how it came there."
+        )
+
+
+def _refuse_strays(root: Path, spec: TrainSpec) -> None:
+    suffixes = data.caption_suffixes(spec.caption_extension)
+    secret = [suffix for suffix in suffixes if secret_name(f"x{suffix}")]
+    if secret:
+        raise ConfigError(f"caption_extension: files that end in {secret[0]} hold keys, and no captions.")
+    found = strays(root, data.SUFFIXES | {suffix.lower() for suffix in suffixes})
+    if found:
+        named = ", ".join(map(str, found[:NAMED]))
+        rest = f", and {len(found) - NAMED} more" if len(found) > NAMED else ""
+        raise DatasetError(
+            f"{named}{rest}. Only files inside the dataset are read.",
+            hint="Put the files themselves there, or name their real folder with --dataset.",
+        )
+
+
 def _scanned(root: Path, spec: TrainSpec) -> data.Dataset:
+    _refuse_strays(root, spec)
     try:
         return data.scan(root, spec.caption_extension)
     except data.DataError as error:
@@ -194,6 +247,7 @@ def _scanned(root: Path, spec: TrainSpec) -> data.Dataset:
 def read_spec(config: Path) -> TrainSpec:
     """Read a training configuration. Raises ConfigError naming file, line, key and nearest spelling."""
     try:
+        read_text(config, MAX_CONFIG)  # a pipe is not waited for, and nothing endless is read
         return load_spec(config)
     except SpecError as error:
         hint = f"Did you mean {error.suggestion!r}?" if error.suggestion else "See docs/reference/training-config.md."

@@ -1,41 +1,89 @@
-"""Digests of files to send."""
+"""Which files are sent, and their digests: each read once more inside its folder, and looked at for secrets."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
-from gpurent.errors import DatasetError
+from gpurent.dataset.bounds import Bounds, Outside
+from gpurent.dataset.secrets import portion, secret_in, secret_name
+from gpurent.errors import SourceChanged
+from gpurent.localfiles import Stamp
 from gpurent.spi import LocalFile
 from gpurent.tasks import parallel
 
-
-def digest(path: Path) -> str:
-    """Sha256 of a file, as lower-case hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+BLOCK = 1024 * 1024
 
 
-def listed(paths: Mapping[Path, str], on_bytes: Callable[[int], None] = lambda _count: None) -> tuple[LocalFile, ...]:
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A file of a job: where it lies as a person sees it, its target on the host, and the folder it belongs to."""
+
+    path: Path
+    target: str
+    bounds: Bounds
+
+
+@dataclass(frozen=True, slots=True)
+class Looks:
+    """What a file that must not be sent looks like."""
+
+    path: Path
+    what: str
+
+
+def suspicious(sources: Iterable[Source]) -> list[Looks]:
+    """Files that look like keys, tokens or credentials, by their name or by what they hold.
+
+    Raises:
+        Outside, OSError: one cannot be opened.
+    """
+    found = []
+    for source in sources:
+        with source.bounds.open(source.bounds.real(source.path)) as file:
+            what = _secret(source.path.name, file.read(portion(source.path.name, Stamp.of(file).size)))
+        found += [Looks(source.path, what)] if what else []
+    return found
+
+
+def _secret(name: str, content: bytes) -> str | None:
+    return "a file of keys or credentials" if secret_name(name) else secret_in(content)
+
+
+def listed(sources: Iterable[Source], on_bytes: Callable[[int], None] = lambda _count: None) -> tuple[LocalFile, ...]:
     """Size and sha256 of every file, hashed side by side.
 
     Args:
-        paths: each file's target on the host.
+        sources: the files.
         on_bytes: called from this thread with the bytes hashed since the last call.
 
     Raises:
-        DatasetError: a file has gone or cannot be read any more.
+        SourceChanged: a file has gone, leads elsewhere now, or has come to look like a secret.
     """
     found: list[LocalFile] = []
-    for file in parallel(lambda item: _listed(*item), paths.items()):
+    for file in parallel(_listed, sources):
         found.append(file)
         on_bytes(file.size)
     return tuple(found)
 
 
-def _listed(path: Path, target: str) -> LocalFile:
+def _listed(source: Source) -> LocalFile:
     try:
-        return LocalFile(path, target, path.stat().st_size, digest(path))
-    except OSError as error:
-        raise DatasetError(f"{path} cannot be read: {error}", hint="It was there a moment ago; start again.") from error
+        real = source.bounds.real(source.path)
+        with source.bounds.open(real) as file:
+            stamp = Stamp.of(file)
+            head = file.read(portion(source.path.name, stamp.size))
+            what = _secret(source.path.name, head)
+            digest = hashlib.sha256(head)
+            while block := file.read(BLOCK):
+                digest.update(block)
+            if what or Stamp.of(file) != stamp:
+                raise SourceChanged(f"{source.path} has changed since it was checked; it was not sent.")
+    except (OSError, Outside) as error:
+        raise SourceChanged(
+            f"{source.path} cannot be read any more: {error}", hint="Leave the files alone and start again."
+        ) from error
+    root = source.bounds.root if real.is_relative_to(source.bounds.root) else real.parent
+    return LocalFile(real, source.target, stamp.size, digest.hexdigest(), root, stamp)

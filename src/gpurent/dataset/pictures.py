@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-from gpurent.dataset.manifest import digest
+from gpurent.dataset.bounds import Bounds
 from gpurent.errors import DatasetError
 from gpurent.tasks import parallel
 from gpurent.words import counted
@@ -40,9 +41,10 @@ def check(dataset: Dataset, spec: TrainSpec, on_checked: Callable[[int, int], No
     Raises:
         DatasetError: naming every picture that cannot be decoded.
     """
+    bounds = Bounds.around(dataset.root)
     paths = [image.path for image in dataset.images]
     decoded: list[_Decoded] = []
-    for one in parallel(_decode, paths):
+    for one in parallel(lambda path: _decode(path, bounds), paths):
         decoded.append(one)
         on_checked(len(decoded), len(paths))
     bad = [one for one in decoded if one.error]
@@ -54,13 +56,16 @@ def check(dataset: Dataset, spec: TrainSpec, on_checked: Callable[[int, int], No
     return [*_twins(decoded), *_advice(dataset, spec)]
 
 
-def _decode(path: Path) -> _Decoded:
+def _decode(path: Path, bounds: Bounds) -> _Decoded:
     try:
-        with Image.open(path) as picture:
-            picture.verify()
-        with Image.open(path) as picture:  # verify() leaves nothing to load
-            picture.load()
-        return _Decoded(path, digest(path))
+        with bounds.open(bounds.real(path)) as file:
+            with Image.open(file) as picture:
+                picture.verify()
+            file.seek(0)
+            with Image.open(file) as picture:  # verify() leaves nothing to load
+                picture.load()
+            file.seek(0)
+            return _Decoded(path, hashlib.file_digest(file, "sha256").hexdigest())
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         return _Decoded(path, "", str(error).rstrip("."))
 

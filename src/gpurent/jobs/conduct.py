@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from gpurent.budget.client import ClientLock
-from gpurent.budget.errors import LedgerError
+from gpurent.budget.errors import BudgetError, LedgerError
 from gpurent.budget.events import Kind
 from gpurent.budget.guard import Deadlines, allow_create, deadlines, teardown_reserve, tolerated
 from gpurent.budget.ledger import Ledger
@@ -20,6 +20,7 @@ from gpurent.clock import Clock
 from gpurent.dataset.job import Job
 from gpurent.errors import (
     AuthFailed,
+    BadHostData,
     BudgetReached,
     GpurentError,
     HostError,
@@ -31,7 +32,9 @@ from gpurent.errors import (
     NotAsOffered,
     OfferGone,
     RateLimited,
+    TransferFailed,
 )
+from gpurent.expected import Expected
 from gpurent.jobs import postmortem
 from gpurent.jobs.boot import Held
 from gpurent.jobs.deadman import DeadMan
@@ -51,6 +54,8 @@ from gpurent.tasks import minding
 
 MAX_ATTEMPTS = 4
 """Offers tried in one run before it is given up."""
+HOSTS_FAULT = (BadHostData, TransferFailed)
+"""What a host did wrong even after training had begun: the job is tried again elsewhere, if the budget allows."""
 MAX_WAIT_S = 30.0
 """Before the next offer, where a service asked for a pause."""
 END_S = 60.0
@@ -155,12 +160,17 @@ class Conductor:
                 last = error
                 self.clock.sleep(min(MAX_WAIT_S, error.retry_after or MAX_WAIT_S))
             except (HostError, NotAsOffered) as error:
-                if any(one.job_id for one in self.ledger.run(self.run_id).rentals):
+                rented = [one for one in self.ledger.run(self.run_id).rentals if one.tag == tag]
+                if any(one.job_id for one in rented) and not isinstance(error, HOSTS_FAULT):
                     raise
                 last = error
                 useless.add(machine)
-                if any(one.tag == tag for one in self.ledger.run(self.run_id).rentals):
+                if rented:
                     self.ledger.append(self.run_id, Kind.MACHINE_FAILED, tag=tag, reason=str(error)[:200])
+            except BudgetError as error:
+                if isinstance(last, HOSTS_FAULT):
+                    raise last from error
+                raise
             except (OfferGone, NoCapacity) as error:
                 last = error
             self.tell(Notice(f"{row.offer.gpu} on {provider}: {last} Trying the next offer.", warning=True))
@@ -179,7 +189,9 @@ class Conductor:
             with closing(self.rentals.reach(held, watch)) as host:
                 guard = self.rentals.guard(host, offer.provider, limits.hard, order)
                 replan = self._replanner(order, limits, self.asker)
-                session = self._session(host, job.output_dir, tag, held, watch, guard, order.hold_s, replan)
+                session = self._session(
+                    host, job.output_dir, tag, held, watch, guard, order.hold_s, job.expected, replan
+                )
                 session.prepare(job, session.upload(job))
                 return session.follow()
 
@@ -201,9 +213,13 @@ class Conductor:
             enforcer.ref = rental.ref
             (self.run_dir / "events.jsonl").unlink(missing_ok=True)
             guard = self.rentals.guard(host, rental.provider, rental.hard_deadline, replace(order, unguarded=True))
-            output_dir = self.ledger.run(self.run_id).output_dir
+            run = self.ledger.run(self.run_id)
+            expected = Expected.of(run.config, run.name)
             replan = self._replanner(order, limits, Nobody())
-            return self._session(host, output_dir, rental.job_id, held, watch, guard, order.hold_s, replan).follow()
+            session = self._session(
+                host, run.output_dir, rental.job_id, held, watch, guard, order.hold_s, expected, replan
+            )
+            return session.follow()
 
     def _replanner(self, order: LaunchOrder, limits: Deadlines, asker: Asker) -> Replanner:
         return Replanner(order.on_overrun, lambda: limits.soft, self.clock, self.tell, asker)
@@ -217,12 +233,14 @@ class Conductor:
         watch: Watch,
         guard: DeadMan | None,
         hold_s: float,
-        replan: Replanner | None = None,
+        expected: Expected,
+        replan: Replanner,
     ) -> Session:
         return Session(
             host, job_id, output_dir, self.run_id, held.tag, self.ledger, self.clock, watch, self.tell, self.run_dir,
             lost_s=self.rentals.patience.lost_s, follow_s=self.rentals.patience.follow_s,
-            exists=lambda: self.rentals.exists(held), hold_s=hold_s, guard=guard, replan=replan,
+            exists=lambda: self.rentals.exists(held), hold_s=hold_s, expected=expected,
+            guard=guard, replan=replan,
         )  # fmt: skip
 
     def _limits(self, job: Job, row: QuoteRow, max_hours: float | None) -> Deadlines:

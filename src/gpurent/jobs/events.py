@@ -6,35 +6,22 @@ an older client can follow a newer engine of the same protocol; a line that brea
 
 from __future__ import annotations
 
-import json
 import re
-from pathlib import PurePosixPath
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
 
-from gpurent.errors import TransferFailed
+from gpurent.errors import BadHostData
+from gpurent.untrusted.data import Malformed, fitted
+from gpurent.untrusted.data import parse as parse_json
+from gpurent.untrusted.text import clean
 
 PROTOCOL = 1
+MAX_LINE = 64 * 1024
 MAX_FILE_BYTES = 8 * 1024**3
-"""No LoRA or resume state is larger; a host that announces more is lying or broken."""
+"""No LoRA or resume state is larger, whatever the plan says."""
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._ -]*")
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\x80-\x9f]")
-
-
-def safe_relative(path: str) -> str:
-    """Accept a relative POSIX path of plain names only; everything else raises ValueError."""
-    parts = PurePosixPath(path).parts
-    if not parts or len(parts) > 3 or any(not _SAFE_NAME.fullmatch(part) for part in parts) or "\\" in path:
-        raise ValueError(f"{path!r} is not a plain relative file name")
-    return path
-
-
-def plain(text: str) -> str:
-    """Drop control characters, so that a host cannot drive the user's terminal."""
-    return _CONTROL.sub("", text)
 
 
 def _digest(text: str) -> str:
@@ -43,15 +30,17 @@ def _digest(text: str) -> str:
     return text
 
 
-Text = Annotated[str, Field(max_length=4000), AfterValidator(plain)]
-RelativePath = Annotated[str, Field(max_length=300), AfterValidator(safe_relative)]
+Text = Annotated[str, AfterValidator(lambda text: clean(text, 1000))]
+Word = Annotated[str, Field(pattern=r"^[a-z0-9_.-]{1,40}$")]
+Name = Annotated[str, Field(max_length=300)]
+"""Compared with the names of the plan, and used as a path only when it is among them."""
 Digest = Annotated[str, AfterValidator(_digest)]
 Count = Annotated[int, Field(ge=0, le=2**53)]
 Size = Annotated[int, Field(ge=0, le=MAX_FILE_BYTES)]
 
 
 class _Event(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True, allow_inf_nan=False)
 
     seq: Count = 0
     t: float = 0.0
@@ -72,7 +61,7 @@ class PhaseStarted(_Event):
     """The engine enters a phase: load, cache, train, save, done."""
 
     event: Literal["phase"]
-    name: Text
+    name: Word
 
 
 class Plan(_Event):
@@ -107,7 +96,7 @@ class Checkpoint(_Event):
     """A complete LoRA file lies in the output folder."""
 
     event: Literal["checkpoint"]
-    path: RelativePath
+    path: Name
     sha256: Digest
     size: Size
     epoch: Count = 0
@@ -127,7 +116,7 @@ class EngineFault(_Event):
     """The engine gives up."""
 
     event: Literal["error"]
-    code: Text
+    code: Word
     message: Text
     remedy: Text = ""
 
@@ -151,19 +140,13 @@ def parse(line: str) -> EngineEvent | None:
     """Read one line; None for a kind this version does not know.
 
     Raises:
-        TransferFailed: no JSON object, a field of the wrong type, a path or digest that is not allowed.
+        BadHostData: no JSON object, a field of the wrong type, a number or digest that is not allowed.
     """
     try:
-        record = json.loads(line)
-    except ValueError as error:
-        raise TransferFailed(f"the host sent an event that is not JSON: {plain(line[:80])!r}") from error
-    if not isinstance(record, dict):
-        raise TransferFailed("the host sent an event that is not an object")
-    if record.get("event") not in _KNOWN:
-        return None
-    try:
-        return _ADAPTER.validate_python(record)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise TransferFailed(f"the host sent an event that breaks the protocol at {where}: {first['msg']}") from error
+        record = parse_json(line, most=MAX_LINE)
+        kind = record.get("event") if isinstance(record, dict) else None
+        if not isinstance(kind, str):
+            raise Malformed("no object with an event")
+        return fitted(_ADAPTER, record) if kind in _KNOWN else None
+    except Malformed as error:
+        raise BadHostData(f"the host sent an event that cannot be read: {error}") from error

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from gpurent.errors import TransferFailed
+from gpurent.errors import BadHostData
+from gpurent.jobs.events import MAX_LINE
 from gpurent.spi import Host
 
-MAX_LINE = 64 * 1024
-MAX_TOTAL = 64 * 1024 * 1024
 CHUNK = 256 * 1024
 
 
@@ -16,6 +15,8 @@ CHUNK = 256 * 1024
 class LineBuffer:
     """Cut a byte stream into complete lines. ``offset`` counts bytes taken in so far, partial line included."""
 
+    most: int
+    """Bytes in all."""
     offset: int = 0
     _partial: bytes = field(default=b"", repr=False)
 
@@ -23,31 +24,36 @@ class LineBuffer:
         """Take the next bytes in; return the lines they complete, without line ends.
 
         Raises:
-            TransferFailed: a line longer than 64 KiB, or more than 64 MiB in all.
+            BadHostData: a line longer than 64 KiB or not in UTF-8, or more than ``most`` bytes in all.
         """
         self.offset += len(data)
-        if self.offset > MAX_TOTAL:
-            raise TransferFailed(f"the host sent more than {MAX_TOTAL >> 20} MiB of events")
+        if self.offset > self.most:
+            raise BadHostData(f"the host sent more than the {self.most} bytes of events that this training can have")
         *lines, self._partial = (self._partial + data).split(b"\n")
         if len(self._partial) > MAX_LINE or any(len(line) > MAX_LINE for line in lines):
-            raise TransferFailed(f"the host sent an event longer than {MAX_LINE >> 10} KiB")
-        return [line.decode("utf-8", errors="replace") for line in lines if line.strip()]
+            raise BadHostData(f"the host sent an event longer than {MAX_LINE >> 10} KiB")
+        try:
+            return [line.decode("utf-8") for line in lines if line.strip()]
+        except UnicodeDecodeError as error:
+            raise BadHostData("the host sent an event that is no UTF-8") from error
 
 
 class EventFollower:
-    """Reads ``path`` on ``host`` from where it left off; the host itself reconnects."""
+    """Reads ``path`` on ``host`` from where it left off; the host itself reconnects.
 
-    def __init__(self, host: Host, path: str) -> None:
+    ``behind``: there is more to read at once. One look is bounded, so that whoever follows can do other things between.
+    """
+
+    def __init__(self, host: Host, path: str, most: int) -> None:
         self._host = host
         self._path = path
-        self._buffer = LineBuffer()
-        self._lines: list[str] = []
+        self._buffer = LineBuffer(most)
+        self.behind = False
 
     def poll(self) -> list[str]:
-        """Return the lines completed since the last call; raises HostUnreachable when the link stays dead."""
-        while data := self._host.read(self._path, self._buffer.offset, CHUNK):
-            self._lines += self._buffer.feed(data)
-            if len(data) < CHUNK:
-                break
-        lines, self._lines = self._lines, []
-        return lines
+        """Return lines completed since the last call; raises HostUnreachable when the link stays dead, BadHostData."""
+        data = self._host.read(self._path, self._buffer.offset, CHUNK)
+        if len(data) > CHUNK:
+            raise BadHostData(f"the host sent {len(data)} bytes where {CHUNK} were asked for")
+        self.behind = len(data) == CHUNK
+        return self._buffer.feed(data)

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TypeVar
 
 from gpurent.budget.errors import LedgerError
 from gpurent.budget.events import Kind
 from gpurent.budget.ledger import Ledger
 from gpurent.clock import Clock
-from gpurent.errors import HomeFull, HostError, TransferFailed
+from gpurent.errors import BadHostData, HomeFull, HostError
+from gpurent.expected import Expected
 from gpurent.jobs import events
+from gpurent.jobs.allowance import Allowance
+from gpurent.jobs.landing import Landing
 from gpurent.jobs.progress import Collected, Notice, Stage, StageMoved, StageStarted
 from gpurent.jobs.watch import Tell
 from gpurent.spi import Host
 from gpurent.tensorfile import tensor_names
+from gpurent.untrusted.data import Malformed, parse
+from gpurent.untrusted.text import block, clean
 
 T = TypeVar("T")
-LOG_TAIL = 64 * 1024
+LOG_HEAD, LOG_TAIL = 64 * 1024, 192 * 1024
+"""What is kept of an engine's log: how it began, and how it ended."""
+LORA_HEADER = 8 * 1024 * 1024
+"""Bytes of the header of a LoRA: some thousand tensors, and metadata that repeats the words of its captions."""
 AGAIN_S = 5.0
 """Between two tries while the disk is full or the ledger out of reach."""
 
@@ -47,14 +56,19 @@ class Home:
     ledger: Ledger
     clock: Clock
     tell: Tell
-    name: str
-    """Of the LoRA: what every file that comes home is called, but for its step."""
+    expected: Expected
     mind: Callable[[], None]
     """Minds deadlines, money and the user's wish, and shows the machine a sign of life; may raise."""
     hold_s: float
     """How long a full disk, or a ledger out of reach, is waited for."""
     traffic: Traffic = field(default_factory=Traffic)
+    allowance: Allowance = field(init=False)
+    landing: Landing = field(init=False)
     _missed: set[str] = field(default_factory=set, init=False)
+
+    def __post_init__(self) -> None:
+        self.allowance = Allowance(self.expected)
+        self.landing = Landing(self.output_dir, self.run_id)
 
     def record(self, kind: Kind, **data: object) -> None:
         """Write a line that later decisions rest on.
@@ -79,60 +93,63 @@ class Home:
         self.ledger.append(self.run_id, kind, tag=self.tag, job_id=self.job_id, **{**moved, **data})
 
     def mirror(self, lines: Sequence[str]) -> None:
-        """Keep the engine's events for ``gpurent logs``."""
+        """Keep the engine's events for ``gpurent logs``: as JSON in ASCII, whatever the host sent."""
         try:
-            with (self.run_dir / "events.jsonl").open("a", encoding="utf-8") as file:
-                file.writelines(line + "\n" for line in lines)
+            with (self.run_dir / "events.jsonl").open("a", encoding="ascii") as file:
+                file.writelines(_as_json(line) + "\n" for line in lines)
         except OSError as error:
             self._miss("events", f"The engine's events are not kept: {error}")
 
-    def collect(self, checkpoint: events.Checkpoint) -> Path:
-        """Bring a checkpoint home, verified, and record it.
+    def collect(self, checkpoint: events.Checkpoint) -> Path | None:
+        """Bring a checkpoint home, verified, and record it; None for one that was brought before.
 
         Raises:
+            BadHostData: the plan foresees no such file, or what came is no LoRA.
             HostUnreachable, TransferFailed, Halt.
             HomeFull, LedgerError: this computer had no room for ``hold_s``.
         """
-        path = PurePosixPath(checkpoint.path)
-        if path.suffix != ".safetensors" or path.parent.name or not path.name.startswith(self.name):
-            raise TransferFailed(f"the host offers {checkpoint.path}, which is no file of {self.name}")
-        target = self.output_dir / path
-        self.tell(StageStarted(Stage.COLLECT, target.name, checkpoint.size))
+        if not self.allowance.wants(checkpoint):
+            return None
+        self.tell(StageStarted(Stage.COLLECT, checkpoint.path, checkpoint.size))
         best = 0
 
-        def fetch() -> None:
-            done = 0
-            try:
-                target.parent.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise HomeFull(f"the folder {target.parent} cannot be made: {error.strerror}") from error
+        def reached(done: int) -> None:
+            nonlocal best
+            self.traffic.bytes_out += max(0, done - best)
+            best = max(best, done)
+            self.tell(StageMoved(Stage.COLLECT, best, checkpoint.size))
+            self.mind()
 
-            def moved(count: int) -> None:
-                nonlocal done, best
-                done += count
-                self.traffic.bytes_out += max(0, done - best)
-                best = max(best, done)
-                self.tell(StageMoved(Stage.COLLECT, best, checkpoint.size))
-                self.mind()
-
-            remote = f"{self.folder}/out/{checkpoint.path}"
-            self.host.fetch(
-                remote, target, sha256=checkpoint.sha256, size=checkpoint.size, on_bytes=moved, accept=_check_lora
-            )
-
-        self._patiently(fetch)
+        target = self._patiently(lambda: self._bring(checkpoint, reached))
         self.record(
             Kind.CHECKPOINT_HOME, path=target, size=checkpoint.size, sha256=checkpoint.sha256, final=checkpoint.final,
             step=checkpoint.step, epoch=checkpoint.epoch,
         )  # fmt: skip
+        self.allowance.brought(checkpoint)
         self.tell(Collected(target, checkpoint.size, checkpoint.sha256, checkpoint.final))
         return target
 
+    def _bring(self, checkpoint: events.Checkpoint, reached: Callable[[int], None]) -> Path:
+        name, size = checkpoint.path, checkpoint.size
+        if self.landing.holds(name, size, checkpoint.sha256):
+            return self.output_dir / name
+        done = 0
+
+        def moved(count: int) -> None:
+            nonlocal done
+            done += count
+            reached(done)
+
+        self.host.fetch(
+            f"{self.folder}/out/{name}", self.landing.place(name), sha256=checkpoint.sha256, size=size,
+            on_bytes=moved, accept=_check_lora,
+        )  # fmt: skip
+        return self.landing.publish(name)
+
     def keep_log(self) -> None:
-        """Keep the end of what the engine printed. It is no reason for a run to fail."""
+        """Keep how the engine's log begins and ends. It is no reason for a run to fail."""
         try:
-            log = self.host.read(f"{self.folder}/log.txt", 0, LOG_TAIL)
-            text = events.plain(log.decode("utf-8", errors="replace"))
+            text = block(read_log(self.host, f"{self.folder}/log.txt"), LOG_HEAD + LOG_TAIL + 1000)
             (self.run_dir / "engine.log").write_text(text, encoding="utf-8")
         except (HostError, OSError) as error:
             self.tell(Notice(f"The engine's log could not be kept: {error}", warning=True))
@@ -161,9 +178,28 @@ class Home:
             self.tell(Notice(why, warning=True))
 
 
+def read_log(host: Host, path: str) -> str:
+    """The first 64 KiB and the last 192 KiB of a log on the host. Raises HostError."""
+    whole = LOG_HEAD + LOG_TAIL
+    head = host.read(path, 0, whole)[:whole]
+    if len(head) == whole:
+        tail = host.read(path, -LOG_TAIL, LOG_TAIL)[:LOG_TAIL]
+        head = head[:LOG_HEAD] + b"\n[what stood here was left out]\n" + tail
+    return head.decode("utf-8", errors="replace")
+
+
+def _as_json(line: str) -> str:
+    try:
+        return json.dumps(parse(line, most=events.MAX_LINE))
+    except Malformed:
+        return json.dumps({"event": "unreadable", "text": clean(line)})
+
+
 def _check_lora(path: Path) -> None:
     """Before it gets its name: an earlier LoRA of that name is lost to a better one only."""
     try:
-        tensor_names(path)
+        names = tensor_names(path, most=LORA_HEADER)
     except ValueError as error:
-        raise TransferFailed(f"what the host sent is no LoRA: {error}") from error
+        raise BadHostData(f"what the host sent is no LoRA: {error}") from error
+    if not any(name.startswith("lora_") for name in names):
+        raise BadHostData("what the host sent is no LoRA: no tensor of it is one of a LoRA's")

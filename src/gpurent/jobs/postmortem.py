@@ -8,9 +8,9 @@ from pathlib import Path
 
 from gpurent.budget.ledger import Ledger
 from gpurent.errors import GpurentError
-from gpurent.jobs.events import plain
 from gpurent.report.failures import Failure, diagnose
 from gpurent.spi import Host
+from gpurent.untrusted.text import block
 
 FILE = "postmortem.json"
 TAIL = 20_000
@@ -36,7 +36,7 @@ class Postmortem:
 def look_at_host(host: Host, run_dir: Path) -> None:
     """Keep what the machine says of its GPU, disk and memory. Raises HostError when it does not answer."""
     shown = host.run(SMI, timeout=20.0)
-    (run_dir / "host.txt").write_text(plain(shown.stdout + shown.stderr)[:TAIL], encoding="utf-8")
+    (run_dir / "host.txt").write_text(block(shown.stdout + shown.stderr, TAIL), encoding="utf-8")
 
 
 def write(ledger: Ledger, run_id: str, run_dir: Path, error: GpurentError) -> Postmortem:

@@ -14,11 +14,12 @@ from gpurent.budget.ledger import Ledger
 from gpurent.budget.state import RentalState
 from gpurent.clock import Clock
 from gpurent.dataset.job import Job
-from gpurent.errors import CommandFailed, HostError, HostUnreachable, JobFailed, TransferFailed
+from gpurent.errors import BadHostData, CommandFailed, HostError, HostUnreachable, JobFailed
+from gpurent.expected import Expected
 from gpurent.jobs import events
 from gpurent.jobs.deadman import DeadMan
 from gpurent.jobs.follow import EventFollower
-from gpurent.jobs.home import LOG_TAIL, Home
+from gpurent.jobs.home import Home, read_log
 from gpurent.jobs.interrupt import Stop
 from gpurent.jobs.lifecycle import Machine, Step
 from gpurent.jobs.postmortem import look_at_host
@@ -29,10 +30,14 @@ from gpurent.jobs.watch import Halt, Tell, Watch
 from gpurent.plan.cost import ENVIRONMENT_BYTES
 from gpurent.spi import Host
 from gpurent.tasks import minding
+from gpurent.untrusted.text import clean, quoted
 
 CHECK_S = 60.0
 PREPARE_S = 1200.0
 """How long installing the engine's packages may take."""
+RECORD_S = 1.0
+"""Between two reports of a step that are recorded; each costs a write to the disk."""
+MAX_PATH = 1024
 
 
 class _Called(Exception):
@@ -71,6 +76,7 @@ class Session:
     """Asks the provider, when the link is dead, whether the machine is there at all."""
     hold_s: float
     """How long a full disk at home is waited for."""
+    expected: Expected
     guard: DeadMan | None = None
     replan: Replanner | None = None
     home: Home = field(init=False)
@@ -79,11 +85,13 @@ class Session:
     _stop_sent: bool = field(default=False, init=False)
     _wished_since: float | None = field(default=None, init=False)
     """When a host that did not answer was first asked in vain to save, at the user's wish."""
+    _record_due: float = field(default=float("-inf"), init=False)
+    _recorded: int = field(default=-1, init=False)
 
     def __post_init__(self) -> None:
         self.home = Home(
             self.host, self.folder, self.output_dir, self.run_dir, self.run_id, self.tag, self.job_id, self.ledger,
-            self.clock, self.tell, self.ledger.run(self.run_id).name, self._mind, self.hold_s,
+            self.clock, self.tell, self.expected, self._mind, self.hold_s,
         )  # fmt: skip
 
     @property
@@ -152,7 +160,8 @@ class Session:
         status, said = self._detached(f"{self.job_id}-install", f"{install} && {check}")
         if status != 0:
             raise CommandFailed(
-                f"the host cannot run the engine: {said[-400:]}", status=status, stderr=said[-4000:],
+                f"the host cannot run the engine; it says {quoted(said, 400, end=True)}", status=status,
+                stderr=said[-4000:],
                 hint="Choose an image with Python >= 3.10 and torch >= 2.4: [need] image in gpurent.toml.",
             )  # fmt: skip
         self.home.traffic.bytes_in += ENVIRONMENT_BYTES
@@ -168,13 +177,12 @@ class Session:
                 return -1, f"it took longer than {PREPARE_S:.0f} s"
             self._mind()
             self.clock.sleep(self.follow_s)
-        log = self.host.read(f".gpurent/jobs/{job_id}/log.txt", 0, LOG_TAIL)
-        return status, events.plain(log.decode("utf-8", errors="replace")).strip()
+        return status, clean(read_log(self.host, f".gpurent/jobs/{job_id}/log.txt"), 4000, end=True)
 
     def _absolute(self, path: str) -> str:
         home = self.host.run("pwd").stdout.strip()
-        if not home.startswith("/") or "\n" in home:
-            raise TransferFailed("the host does not say where its login folder is")
+        if not home.startswith("/") or not home.isprintable() or len(home) > MAX_PATH or ".." in home:
+            raise BadHostData("the host does not say where its login folder is")
         return f"{home}/{path}".rstrip("/")
 
     def _order(self, job: Job) -> dict[str, object]:
@@ -197,11 +205,12 @@ class Session:
         Raises:
             JobFailed: the engine gave up; its log is in the run folder.
             HostUnreachable: the link stayed dead for longer than ``lost_s``, or the machine is gone.
+            BadHostData: the host sent what the protocol or the plan does not allow, or not the file it promised.
             Halt: the hard deadline, or the user's second Ctrl-C.
         """
         self.tell(StageStarted(Stage.TRAIN, "starting the engine"))
         self.watch.state = RentalState.TRAINING
-        follower = EventFollower(self.host, f"{self.folder}/events.jsonl")
+        follower = EventFollower(self.host, f"{self.folder}/events.jsonl", self.expected.event_bytes)
         outcome, lost_since = Outcome(), None
         if self.guard is not None:
             self.guard.preparing = False
@@ -211,7 +220,8 @@ class Session:
                     self._mind()
                     with minding(self._unless_called()):
                         ended, lines = self.host.job_status(self.job_id), follower.poll()
-                    if self._take(lines, outcome) or ended is not None:
+                    finished = self._take(lines, outcome)
+                    if finished or (ended is not None and not follower.behind):
                         outcome = self._finish(ended, outcome)
                         break
                     lost_since = None
@@ -219,12 +229,19 @@ class Session:
                     lost_since = self._lost(error, lost_since)
                 except _Called:
                     continue
-                self.clock.sleep(self.follow_s)
+                if not follower.behind:
+                    self.clock.sleep(self.follow_s)
         except (Halt, HostUnreachable):
             raise  # the machine is to end now, or does not answer
+        except BadHostData as error:
+            self._give_up("bad_host", str(error))
+            self.home.keep_log()
+            raise
         except Exception:
             self.home.keep_log()
             raise
+        finally:
+            self.home.landing.clear()
         self.home.keep_log()
         return outcome
 
@@ -259,8 +276,13 @@ class Session:
         return since
 
     def _finish(self, ended: int | None, outcome: Outcome) -> Outcome:
+        """The end is believed when the file that goes with it is home."""
         if not outcome.finished:
             self._fail("internal", f"the engine ended with status {ended} and did not say why", "see engine.log")
+        if outcome.stopped and not self._stop_sent:
+            raise BadHostData("the host says that training was stopped, and nobody had stopped it")
+        if not self.home.allowance.complete(stopped=outcome.stopped):
+            raise BadHostData(f"the host says that training is done, and sent no {self.expected.final}")
         self.home.record(Kind.JOB_DONE)
         return outcome
 
@@ -269,7 +291,9 @@ class Session:
         if lines:
             self.home.mirror(lines)
             self._lines.extend(lines)
-        while self._lines:
+            self.home.allowance.count(len(lines))
+        while self._lines and not outcome.finished:
+            self._mind()  # a flood of lines keeps nobody from the deadline, nor from Ctrl-C
             self._act(events.parse(self._lines[0]), outcome)
             self._lines.popleft()
         return outcome.finished
@@ -279,7 +303,9 @@ class Session:
             case events.Hello(protocol=protocol) if protocol != events.PROTOCOL:
                 self._fail("protocol", f"the engine speaks protocol {protocol}, not {events.PROTOCOL}", "")
             case events.Hello() as hello:
-                self.tell(Notice(f"Engine {hello.engine} on {hello.device_name or hello.device}, torch {hello.torch}."))
+                engine, torch = quoted(hello.engine, 40), quoted(hello.torch, 40)
+                device = quoted(hello.device_name or hello.device, 80)
+                self.tell(Notice(f"The host runs engine {engine} with torch {torch} on {device}."))
             case events.PhaseStarted() as phase:
                 self.tell(StageStarted(Stage.TRAIN, phase.name))
             case events.Plan() as plan:
@@ -287,11 +313,13 @@ class Session:
             case events.Step() as step:
                 self._stepped(step)
             case events.Checkpoint() as checkpoint:
-                outcome.files.append(self.home.collect(checkpoint))
+                path = self.home.collect(checkpoint)
+                outcome.files += [] if path is None else [path]
             case events.EngineWarning() as warning:
-                self.tell(Notice(warning.message, warning=True))
+                self.tell(Notice(f"The engine warns: {quoted(warning.message, 1000)}", warning=True))
             case events.EngineFault() as fault:
-                self._fail(fault.code, fault.message, fault.remedy)
+                remedy = f"The engine advises: {quoted(fault.remedy, 500)}" if fault.remedy else ""
+                self._fail(fault.code, quoted(fault.message, 1000), remedy)
             case events.Done() as done:
                 outcome.stopped, outcome.final_loss, outcome.finished = done.stopped, done.final_loss, True
             case None:
@@ -304,10 +332,13 @@ class Session:
                 step.it_s, step.peak_mem_mb, step.elapsed_s,
             )
         )  # fmt: skip
-        self.home.mention(
-            Kind.PROGRESS, step=step.step, total=step.total, epoch=step.epoch, epochs=step.epochs, loss=step.loss,
-            avg_loss=step.avg_loss, it_s=step.it_s, peak_mem_mb=step.peak_mem_mb, elapsed_s=step.elapsed_s,
-        )  # fmt: skip
+        last = step.step == step.total and step.step != self._recorded
+        if self.clock.monotonic() >= self._record_due or last:
+            self._record_due, self._recorded = self.clock.monotonic() + RECORD_S, step.step
+            self.home.mention(
+                Kind.PROGRESS, step=step.step, total=step.total, epoch=step.epoch, epochs=step.epochs, loss=step.loss,
+                avg_loss=step.avg_loss, it_s=step.it_s, peak_mem_mb=step.peak_mem_mb, elapsed_s=step.elapsed_s,
+            )  # fmt: skip
         if self.replan is None or self._stop_sent:
             return
         shorter = self.replan.wanted(step)
@@ -316,9 +347,12 @@ class Session:
             self.replan.ordered(shorter)
 
     def _fail(self, code: str, message: str, remedy: str) -> None:
-        self.home.record(Kind.JOB_FAILED, code=code, reason=message)
+        self._give_up(code, message)
+        raise JobFailed(f"training failed ({code}): {message}", code=code, hint=remedy)
+
+    def _give_up(self, code: str, reason: str) -> None:
+        self.home.record(Kind.JOB_FAILED, code=code, reason=reason)
         try:
             look_at_host(self.host, self.run_dir)
         except (HostError, OSError) as error:
             self.tell(Notice(f"What the machine says of itself could not be kept: {error}"))
-        raise JobFailed(f"training failed ({code}): {message}", code=code, hint=remedy)

@@ -7,6 +7,7 @@ may lie anywhere: in the shadow buffer, or as a strided block of a layer's weigh
 from __future__ import annotations
 
 from dataclasses import dataclass
+
 import torch
 
 from gpurent_engine.step.kernels.backend import INSTALLED, tl, triton

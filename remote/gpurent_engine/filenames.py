@@ -1,0 +1,27 @@
+"""What the files of a training are called. Torch-free: the client expects exactly these names. They are kohya's."""
+
+from __future__ import annotations
+
+LONGEST = 200
+"""Bytes of a LoRA's name; file systems take 255 for all of a file's name."""
+
+
+def final_name(name: str) -> str:
+    """The finished LoRA."""
+    return f"{name}.safetensors"
+
+
+def epoch_name(name: str, epoch: int) -> str:
+    """The checkpoint after ``epoch``."""
+    return f"{name}-{epoch:06d}.safetensors"
+
+
+def step_name(name: str, step: int) -> str:
+    """The checkpoint after optimiser step ``step``."""
+    return f"{name}-step{step:08d}.safetensors"
+
+
+def good_name(name: str) -> bool:
+    """Whether a LoRA may be called so: a plain file name, on every system and in every terminal."""
+    plain = name.isprintable() and name == name.strip() and not name.startswith(".")
+    return plain and 0 < len(name.encode()) <= LONGEST and not set(name) & set('/\\:*?"<>|')
