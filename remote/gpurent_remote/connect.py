@@ -12,6 +12,7 @@ from gpurent.clock import Clock
 from gpurent.errors import HostUnreachable
 from gpurent.model import Endpoint, Identity
 from gpurent.sockets import Wire
+from gpurent_remote.bounded import BoundedTransport
 from gpurent_remote.edge import translated
 from gpurent_remote.link import Link
 
@@ -42,6 +43,7 @@ def _connect(endpoint: Endpoint, identity: Identity, timeout: float, wire: Wire)
             connect_kwargs={
                 "pkey": key, "allow_agent": False, "look_for_keys": False,
                 "banner_timeout": timeout, "auth_timeout": timeout, "channel_timeout": timeout,
+                "transport_factory": BoundedTransport,
             },
         )  # fmt: skip
         client: paramiko.SSHClient = connection.client

@@ -11,13 +11,14 @@ from invoke.exceptions import CommandTimedOut, Failure, ThreadException, Unexpec
 from paramiko import ssh_exception
 from paramiko.pkey import UnknownKeyType
 
-from gpurent.errors import HostError, HostKeyMismatch, HostUnreachable, TransferFailed
+from gpurent.errors import BadHostData, HostError, HostKeyMismatch, HostUnreachable
+from gpurent.untrusted.text import quoted
 
 # The most specific class of an exception's ancestry decides.
 MAP: dict[type[BaseException], type[HostError]] = {
     paramiko.BadHostKeyException: HostKeyMismatch,
     ssh_exception.SSHException: HostUnreachable,
-    paramiko.SFTPError: TransferFailed,
+    paramiko.SFTPError: BadHostData,
     ssh_exception.NoValidConnectionsError: HostUnreachable,
     ssh_exception.ConfigParseError: HostError,
     ssh_exception.CouldNotCanonicalize: HostUnreachable,
@@ -43,4 +44,5 @@ def translated(what: str) -> Iterator[None]:
         raise
     except tuple(MAP) as error:
         kind = next(MAP[ancestor] for ancestor in type(error).__mro__ if ancestor in MAP)
-        raise kind(f"{what}: {str(error) or type(error).__name__}") from error
+        # what the libraries quote may be the words of the server
+        raise kind(f"{what}: {quoted(str(error) or type(error).__name__)}") from error

@@ -14,13 +14,15 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from invoke.exceptions import WatcherError
+from invoke.exceptions import Failure, WatcherError
 from invoke.watchers import StreamWatcher
 
 from gpurent.clock import Clock
-from gpurent.errors import CommandFailed, HostUnreachable, TransferFailed
+from gpurent.errors import BadHostData, CommandFailed, HostUnreachable
 from gpurent.spi import Completed, Host, LocalFile
 from gpurent.tasks import Overdue, minding
+from gpurent.untrusted.data import Malformed, whole
+from gpurent.untrusted.text import quoted
 from gpurent_remote import bundle, job
 from gpurent_remote import files as transfer
 from gpurent_remote.edge import translated
@@ -81,10 +83,10 @@ class SshHost:
         waits = self._waits
 
         def act(link: Link, pulse: Pulse) -> None:
-            def python(script: str, stdin: bytes) -> str:
+            def python(script: str, stdin: bytes, most: int) -> bytes:
                 pulse.allow(waits.digest_s(total))
                 try:
-                    return _python(link, script, stdin)
+                    return _python(link, script, stdin, most)
                 finally:
                     pulse.allow(waits.silence_s)
 
@@ -131,7 +133,8 @@ class SshHost:
         """Start a command detached, once."""
         ended = self._ask(job.start(job_id, argv, env))
         if ended.status != 0:
-            raise CommandFailed(f"the job did not start: {ended.stderr.strip()[-300:]}", status=ended.status)
+            said = quoted(ended.stderr, end=True)
+            raise CommandFailed(f"the job did not start; the host says {said}", status=ended.status)
 
     def job_status(self, job_id: str) -> int | None:
         """Exit status of a job, None while it runs."""
@@ -140,9 +143,9 @@ class SshHost:
         if word == "running":
             return None
         try:
-            return int(word)
-        except ValueError as error:
-            raise TransferFailed(f"the host answered {word[:40]!r} where a job's status was asked") from error
+            return whole(word, -1, 255)
+        except Malformed as error:
+            raise BadHostData(f"the host gives no status of a job: {error}") from error
 
     def kill_job(self, job_id: str) -> None:
         """End a job's process group."""
@@ -162,7 +165,7 @@ class SshHost:
         ended = self._ask(unpack)
         if ended.status != 0:
             raise CommandFailed(
-                f"the engine could not be unpacked: {ended.stderr.strip()[-300:]}",
+                f"the engine could not be unpacked; the host says {quoted(ended.stderr, end=True)}",
                 status=ended.status,
                 hint="The image needs python3 >= 3.10 in its PATH.",
             )
@@ -245,27 +248,34 @@ class SshHost:
 
 def _run(link: Link, command: str, stdin: bytes | None, timeout: float) -> Completed:
     # invoke raises on a time-out; hide keeps the host's words out of our terminal
-    result = link.connection.run(
-        command, hide=True, warn=True, timeout=timeout, in_stream=BytesIO(stdin) if stdin is not None else False,
-        encoding="utf-8", echo_stdin=False, watchers=[_Cap()],
-    )  # fmt: skip
+    try:
+        result = link.connection.run(
+            command, hide=True, warn=True, timeout=timeout, in_stream=BytesIO(stdin) if stdin is not None else False,
+            encoding="utf-8", echo_stdin=False, watchers=[_Cap()],
+        )  # fmt: skip
+    except Failure as error:
+        if isinstance(error.reason, WatcherError):
+            raise BadHostData(str(error.reason)) from None
+        raise
     if result.exited == -1:  # no status came: a signal killed the command, unless it was the link that died
         link.transport.open_session(timeout=10).close()
     return Completed(int(result.exited), result.stdout, result.stderr)
 
 
-def _python(link: Link, script: str, stdin: bytes) -> str:
+def _python(link: Link, script: str, stdin: bytes, most: int) -> bytes:
     channel = link.transport.open_session(timeout=30)
     with channel:
         channel.exec_command(f"python3 -c {shlex.quote(script)}")
         channel.sendall(stdin)
         channel.shutdown_write()
         with channel.makefile("rb") as out:
-            answer: bytes = out.read(64 * MAX_OUTPUT)
+            answer: bytes = out.read(most + 1)
+        if len(answer) > most:
+            raise BadHostData(f"the host answered with more than {most} bytes")
         status = channel.recv_exit_status()
     if status != 0:
         raise CommandFailed("the host's python3 failed", status=status, hint="The image needs python3 in its PATH.")
-    return answer.decode()
+    return answer
 
 
 class _Cap(StreamWatcher):  # type: ignore[misc]  # invoke is untyped

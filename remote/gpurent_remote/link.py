@@ -14,6 +14,7 @@ from gpurent.clock import Clock
 from gpurent.errors import HostUnreachable
 from gpurent.sockets import Wire
 from gpurent.tasks import Abandoned
+from gpurent_remote.bounded import BoundedSftp
 
 
 class Link:
@@ -45,7 +46,7 @@ class Link:
         with self._lock:
             session = self._idle.pop() if self._idle else None
         if session is None:
-            session = paramiko.SFTPClient.from_transport(self.transport)
+            session = BoundedSftp.from_transport(self.transport)
         if session is None:
             raise HostUnreachable("the host offers no SFTP")
         try:

@@ -6,6 +6,7 @@ import os
 import stat
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO, Self
 
@@ -33,7 +34,7 @@ class Stamp:
         return cls(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> BufferedReader:
     """Open a regular file, following links. Never waits.
 
     Raises:
@@ -42,7 +43,7 @@ def open_regular(path: Path) -> BinaryIO:
     return _regular(os.open(path, os.O_RDONLY | NO_WAIT | _BINARY), path)
 
 
-def open_beneath(root: Path, path: Path) -> BinaryIO:
+def open_beneath(root: Path, path: Path) -> BufferedReader:
     """Open a regular file in or below the folder ``root`` without following a single link on the way.
 
     Args:
@@ -85,7 +86,7 @@ def read_text(path: Path, most: int) -> str:
     return data.decode("utf-8-sig")
 
 
-def _regular(descriptor: int, path: Path) -> BinaryIO:
+def _regular(descriptor: int, path: Path) -> BufferedReader:
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise OSError(f"{path} is not a regular file")
@@ -96,7 +97,7 @@ def _regular(descriptor: int, path: Path) -> BinaryIO:
         raise
 
 
-def _compared(path: Path) -> BinaryIO:
+def _compared(path: Path) -> BufferedReader:
     file = open_regular(path)
     seen, shown = os.fstat(file.fileno()), path.lstat()
     if stat.S_ISLNK(shown.st_mode) or (seen.st_dev, seen.st_ino) != (shown.st_dev, shown.st_ino):

@@ -87,6 +87,7 @@ def test_shards_are_weights_too(tmp_path: Path) -> None:
     for number in (1, 2):
         safetensors(base / "unet" / f"diffusion_pytorch_model-0000{number}-of-00002.safetensors", ["x"])
     model = resolve("base", tmp_path, CONFIG)
+    assert isinstance(model, LocalFolder)
     assert sum("-of-" in inside for _, inside in model.files) == 2
 
 

@@ -377,5 +377,5 @@ def test_checking_and_quoting_load_neither_torch_nor_an_adapter() -> None:
     assert {name for name in loaded if name.startswith("gpurent_engine.")} == {
         "gpurent_engine.buckets", "gpurent_engine.data", "gpurent_engine.families", "gpurent_engine.families.record",
         "gpurent_engine.families.sd15", "gpurent_engine.families.sd2", "gpurent_engine.families.sdxl",
-        "gpurent_engine.keys", "gpurent_engine.spec",
+        "gpurent_engine.filenames", "gpurent_engine.keys", "gpurent_engine.spec",
     }  # fmt: skip

@@ -178,7 +178,7 @@ def test_a_message_of_a_host_is_fit_for_a_terminal() -> None:
     one = copy.deepcopy(REPLIES["single"])
     one["instances"]["status_msg"] = "3b5e: Pull complete\x1b[K\r\n\x07next"
     found = wire.show(one)
-    assert found is not None and found.message == "3b5e: Pull complete next"
+    assert found is not None and found.message == r"3b5e: Pull complete \x07next"
 
 
 def test_null_is_gone_and_anything_else_is_no_answer() -> None:

@@ -22,8 +22,6 @@ BID_RELIABILITY = 0.8
 SMALLEST_DISK_GB = 8
 LAST_PORT = 65_535
 
-TERMINAL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-"""Sequences that move the cursor and colour text."""
 FATAL = re.compile(
     r"OCI runtime create failed|failed to inject CDI|manifest (unknown|for .{1,200} not found)|pull access denied|"
     r"no space left|no such image|repository does not exist", re.IGNORECASE,
@@ -269,8 +267,7 @@ def show(value: object) -> Instance | None:
 
 
 def _phase(given: Mapping[str, object]) -> tuple[Phase, str]:
-    actual, message = text(given.get("actual_status")), given.get("status_msg")
-    said = prose(TERMINAL.sub("", message[:2000]) if isinstance(message, str) else "")[:200]
+    actual, said = text(given.get("actual_status")), prose(given.get("status_msg"))[:200]
     intended, current, following = (text(given.get(name)) for name in ("intended_status", "cur_state", "next_state"))
     if actual in ("exited", "offline"):
         return Phase.STOPPED, said or f"the instance is {actual}"

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO, Self
+from typing import Self
 
 from gpurent.localfiles import open_beneath
 
@@ -58,7 +59,7 @@ class Bounds:
             return real
         raise Outside(path, f"is a link that leads out of its folder, to {real}")
 
-    def open(self, path: Path) -> BinaryIO:
+    def open(self, path: Path) -> BufferedReader:
         """Open what ``real`` returned, without following any link that has come since.
 
         Raises:
