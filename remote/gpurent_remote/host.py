@@ -9,6 +9,7 @@ from __future__ import annotations
 import shlex
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -266,13 +267,16 @@ def _python(link: Link, script: str, stdin: bytes, most: int) -> bytes:
     channel = link.transport.open_session(timeout=30)
     with channel:
         channel.exec_command(f"python3 -c {shlex.quote(script)}")
-        channel.sendall(stdin)
-        channel.shutdown_write()
+        with suppress(OSError):  # it may have ended without reading all of it; what it says tells why
+            channel.sendall(stdin)
+            channel.shutdown_write()
         with channel.makefile("rb") as out:
             answer: bytes = out.read(most + 1)
         if len(answer) > most:
             raise BadHostData(f"the host answered with more than {most} bytes")
         status = channel.recv_exit_status()
+    if status == -1:  # as in _run
+        link.transport.open_session(timeout=10).close()
     if status != 0:
         raise CommandFailed("the host's python3 failed", status=status, hint="The image needs python3 in its PATH.")
     return answer
