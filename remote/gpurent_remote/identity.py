@@ -9,6 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from gpurent.errors import HostError
+from gpurent.localfiles import private_folder
 from gpurent.model import Identity
 
 CLIENT, HOST = "id_ed25519", "host_ed25519"
@@ -16,7 +17,7 @@ CLIENT, HOST = "id_ed25519", "host_ed25519"
 
 def create(folder: Path) -> Identity:
     """Make both pairs and keep the private halves in ``folder`` with mode 0600."""
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    private_folder(folder)
     for name in (CLIENT, HOST):
         key = Ed25519PrivateKey.generate()
         private = key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())

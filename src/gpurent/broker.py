@@ -37,6 +37,7 @@ from gpurent.jobs.boot import Patience
 from gpurent.jobs.conduct import Conductor
 from gpurent.jobs.enforcer import LEAD_S, Enforcer, Target, beside
 from gpurent.jobs.interrupt import Interrupt, Stop
+from gpurent.jobs.keys import sweep_keys
 from gpurent.jobs.progress import Notice, Progress
 from gpurent.jobs.rental import LaunchOrder, Rentals
 from gpurent.jobs.replan import Asker, Nobody
@@ -398,6 +399,7 @@ class Broker:
                 give_up=lambda: wish.level >= Stop.LEAVE,
             )  # fmt: skip
         self._close_abandoned([self.ledger.run(run_id)])
+        sweep_keys(self.home / "runs", [self.ledger.run(run_id)])
         return trained
 
     def status(self) -> tuple[RunView, ...]:
@@ -509,6 +511,7 @@ class Broker:
             self.clock.sleep(every_s)
         if not dry_run:
             self._close_abandoned(self.ledger.runs())
+            sweep_keys(self.home / "runs", self.ledger.runs())
         return actions
 
     def _adopt(self, orphans: Sequence[Instance]) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from gpurent.errors import ConfigError, MissingCredentials, UsageError
+from gpurent.localfiles import private_folder
 from gpurent.settings import FILE, config_dir
 from gpurent.spi import ProviderPlugin, Setting
 from gpurent.tasks import Beside
@@ -146,7 +147,7 @@ def logins() -> frozenset[tuple[str, str]]:
 
 def _remember(kept: frozenset[tuple[str, str]]) -> None:
     path: Path = config_dir() / INDEX
-    path.parent.mkdir(parents=True, exist_ok=True)
+    private_folder(path.parent)
     path.write_text("".join(f"{name} {setting}\n" for name, setting in sorted(kept)), encoding="utf-8")
 
 

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from tomlkit.exceptions import TOMLKitError
 
 from gpurent.errors import ConfigError, UsageError
+from gpurent.localfiles import private_folder
 from gpurent.money import ZERO, Usd
 from gpurent.settings import config_dir
 
@@ -191,7 +192,7 @@ def _read(path: Path) -> tuple[str, tomlkit.TOMLDocument]:
 
 
 def _write(path: Path, document: tomlkit.TOMLDocument) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    private_folder(path.parent)
     part = path.with_suffix(".part")
     part.write_text(tomlkit.dumps(document), encoding="utf-8")
     part.replace(path)

@@ -86,6 +86,22 @@ def read_text(path: Path, most: int) -> str:
     return data.decode("utf-8-sig")
 
 
+def private_folder(path: Path) -> Path:
+    """Make a folder that only its owner may enter, and every missing folder above it likewise; return it.
+
+    One that is there already is left as it is: it may be a folder that a person shares on purpose.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    missing = [one for one in (path, *path.parents) if not one.exists()]
+    for one in reversed(missing):
+        one.mkdir(mode=0o700, exist_ok=True)
+    if not path.is_dir():
+        raise NotADirectoryError(f"{path} is not a folder")
+    return path
+
+
 def _regular(descriptor: int, path: Path) -> BufferedReader:
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):

@@ -24,6 +24,7 @@ from gpurent.errors import ConfigError, GpurentError
 from gpurent.jobs.detached import LOCK, STATE, Guarding
 from gpurent.jobs.enforcer import Enforcer, Target
 from gpurent.jobs.tending import HANG_S, Worker
+from gpurent.localfiles import private_folder
 
 TURN_S = 10.0
 LINGER_S = 120.0
@@ -49,7 +50,7 @@ class Watchdog:
 
     def run(self) -> bool:
         """Guard until nothing has been rented for a while; False if another watchdog does already."""
-        self.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        private_folder(self.home)
         lock = FileLock(self.home / LOCK)
         with self.open_broker(self.home) as broker:
             while True:

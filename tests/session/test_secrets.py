@@ -79,9 +79,13 @@ def test_no_secret_is_anywhere_but_where_it_belongs(watched: tuple[Cli, Watcher]
     make_job(cli.folder)
     cli.sandbox.faults.set(Fault.HTTP_500, times=2)
     outputs = []
-    for arguments in (("doctor",), ("train", "--budget", "1", "--yes"), ("logs",)):
-        ended = cli.run(*arguments)
-        outputs.append(ended.stdout + ended.stderr)
+    outputs.append(cli.run("doctor").stdout)
+    client = cli.begin()
+    state = cli.folder / "state"
+    keys = {path: path.read_bytes() for path in state.rglob("id_ed25519") if path.is_file()}
+    assert keys and all(path.stat().st_mode & 0o077 == 0 for path in keys)
+    outputs.append(client.communicate(timeout=240)[0])
+    outputs.append(cli.run("logs").stdout)
     (held,) = [one for api in ("runpod", "vast") for one in cli.sandbox.market.history(api)]
     wait_for(lambda: len(watcher.environments) > 0, "a look at the machine's processes", 10)
     secrets = {"account": cli.sandbox.account_key, "control": cli.sandbox.control_key, "instance": held.key}
@@ -93,10 +97,11 @@ def test_no_secret_is_anywhere_but_where_it_belongs(watched: tuple[Cli, Watcher]
     first = Path("proc/1/environ")
     hosts = watcher.hosts
     assert held_by(hosts, secrets, lambda path, name: name == "instance" and path.match(str(first))) == []
-    keys = [path for path in (cli.folder / "state").rglob("id_ed25519") if path.is_file()]
-    assert keys and all(path.stat().st_mode & 0o077 == 0 for path in keys)
-    private = keys[0].read_bytes().splitlines()[3]  # the first lines are the same in all such files
+    private = next(iter(keys.values())).splitlines()[3]  # the first lines are the same in all such files
     assert not [path for path in hosts.rglob("*") if path.is_file() and private in path.read_bytes()]
+    # the machine is gone for good, and its keys with it
+    assert not [path for path in state.rglob("*") if path.is_file() and private in path.read_bytes()]
+    assert not list(state.rglob("*_ed25519*"))
 
 
 def test_a_failure_shows_no_secret_either(watched: tuple[Cli, Watcher]) -> None:

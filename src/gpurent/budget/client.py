@@ -12,6 +12,7 @@ from filelock import FileLock, Timeout
 
 from gpurent.budget.presence import Here
 from gpurent.errors import UsageError
+from gpurent.localfiles import private_folder
 
 CLAIM_S = 10.0
 """The longest wait for another process that names the state folder: that takes a moment."""
@@ -68,7 +69,7 @@ def claim(home: Path, within: float = CLAIM_S) -> Here:
     """
     if (home / PLACE).exists():
         return here(home)
-    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    private_folder(home)
     lock = FileLock(home / f"{PLACE}.lock")
     try:
         lock.acquire(timeout=within)

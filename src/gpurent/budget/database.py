@@ -18,6 +18,7 @@ from sqlalchemy import event, exc
 
 from gpurent.budget.errors import LedgerError
 from gpurent.budget.migrations import SCHEMA_VERSION, upgrade, version
+from gpurent.localfiles import private_folder
 
 _LOCK = 0x67707572656E74
 """PostgreSQL's advisory lock that every writer holds for its transaction: "gpurent" in ASCII."""
@@ -60,7 +61,7 @@ class Database:
     def at_file(cls, path: Path) -> Database:
         """The SQLite file ``path``, which is made when it is missing."""
         try:
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            private_folder(path.parent)
         except OSError as error:
             raise LedgerError(
                 f"the folder of the ledger {path} cannot be made: {error.strerror}",

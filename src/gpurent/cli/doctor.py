@@ -12,6 +12,7 @@ from gpurent.cli import output
 from gpurent.cli.common import in_doubt, open_broker
 from gpurent.clock import side_by_side
 from gpurent.errors import AuthFailed, ProviderError
+from gpurent.localfiles import private_folder
 from gpurent.registry import Opened
 from gpurent.spi import SupportsBalance, SupportsSurvey, Survey
 from gpurent.tasks import Overdue
@@ -27,9 +28,11 @@ def run(*, as_json: bool) -> int:
         ("gpurent", True, f"{__version__} on Python {platform.python_version()}"),
     ]
     with open_broker() as broker:
-        broker.home.mkdir(parents=True, exist_ok=True)
+        private_folder(broker.home)
         free = shutil.disk_usage(broker.home).free / 1e9
-        checks.append(("state folder", free > 0.5, f"{broker.home}, {free:.0f} GB free"))
+        shared = broker.home.stat().st_mode & 0o077
+        readable = f"; others may enter it: chmod 700 {broker.home}" if shared else ""
+        checks.append(("state folder", free > 0.5 and not shared, f"{broker.home}, {free:.0f} GB free{readable}"))
         doubtful = in_doubt(broker)
         checks.append(
             ("ledger", not doubtful, "in doubt: " + ", ".join(doubtful) if doubtful else "readable, nothing in doubt")

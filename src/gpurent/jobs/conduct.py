@@ -40,11 +40,13 @@ from gpurent.jobs.boot import Held
 from gpurent.jobs.deadman import DeadMan
 from gpurent.jobs.enforcer import Enforce, Target, nobody_enforces
 from gpurent.jobs.interrupt import Interrupt, Stop
+from gpurent.jobs.keys import forget_keys
 from gpurent.jobs.progress import Notice, Stage, StageStarted
 from gpurent.jobs.rental import LaunchOrder, Rentals
 from gpurent.jobs.replan import Asker, Nobody, Replanner
 from gpurent.jobs.session import Outcome, Session
 from gpurent.jobs.watch import Halt, Tell, Watch
+from gpurent.localfiles import private_folder
 from gpurent.money import Usd
 from gpurent.plan.cost import traffic
 from gpurent.plan.quote import QuoteRow
@@ -87,7 +89,7 @@ class Conductor:
         Raises:
             as ``Broker.train``.
         """
-        self.run_dir.mkdir(parents=True, exist_ok=True)
+        private_folder(self.run_dir)
         with ClientLock(self.run_dir):
             return self._to_its_end(lambda: self._attempts(job, rows, order, max_hours))
 
@@ -138,6 +140,7 @@ class Conductor:
 
     def _close(self, outcome: str, exit_code: int) -> None:
         self.ledger.append(self.run_id, Kind.RUN_CLOSED, outcome=outcome, exit_code=exit_code)
+        forget_keys(self.run_dir, self.ledger.run(self.run_id))
 
     def _attempts(self, job: Job, rows: Sequence[QuoteRow], order: LaunchOrder, max_hours: float | None) -> Outcome:
         last: GpurentError = NoOffer("no offer was left to try")

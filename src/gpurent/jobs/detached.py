@@ -12,6 +12,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from gpurent.clock import Clock
+from gpurent.localfiles import private_folder
 
 LOCK, STATE, LOG = "watchdog.lock", "watchdog.json", "watchdog.log"
 
@@ -67,7 +68,7 @@ def start(home: Path) -> None:
     if guarding(home) is not None:
         return
     home = home.resolve()
-    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    private_folder(home)
     with (home / LOG).open("ab") as log:
         subprocess.Popen(
             [sys.executable, "-m", "gpurent.cli.app", "watchdog", "run"],

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from gpurent.budget.ledger import Ledger
 from gpurent.errors import GpurentError
+from gpurent.localfiles import private_folder
 from gpurent.report.failures import Failure, diagnose
 from gpurent.spi import Host
 from gpurent.untrusted.text import block
@@ -41,7 +42,7 @@ def look_at_host(host: Host, run_dir: Path) -> None:
 
 def write(ledger: Ledger, run_id: str, run_dir: Path, error: GpurentError) -> Postmortem:
     """Diagnose, and write diagnosis and the run's lines of the ledger into its folder."""
-    run_dir.mkdir(parents=True, exist_ok=True)
+    private_folder(run_dir)
     lines = [
         json.dumps({"seq": one.seq, "at": one.at, "tag": one.tag, "kind": one.kind, "data": dict(one.data)})
         for one in ledger.events()

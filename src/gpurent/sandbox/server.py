@@ -24,6 +24,7 @@ import uvicorn
 
 from gpurent.clock import Clock, SystemClock
 from gpurent.errors import UsageError
+from gpurent.localfiles import private_folder
 from gpurent.money import Usd
 from gpurent.sandbox.address import SandboxAddress, discover, withdraw
 from gpurent.sandbox.alike import Alike, Front
@@ -80,7 +81,7 @@ class Sandbox:
         rng = random.Random(seed)
         self._own_dir = state_dir is None
         self.state_dir = Path(tempfile.mkdtemp(prefix="gpurent-sandbox-")) if state_dir is None else state_dir.resolve()
-        self.state_dir.mkdir(parents=True, exist_ok=True)
+        private_folder(self.state_dir)
         self._hosts_dir = self.state_dir / "hosts"
         self._keep_hosts = keep_hosts
         self._engine = engine
