@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import os
 import random
 import re
 import sys
@@ -108,7 +109,9 @@ class Files(HostFiles):
         return opened
 
     def fstat(self, file_obj: object) -> asyncssh.SFTPAttrs:
-        found = asyncssh.SFTPAttrs.from_local(super().fstat(file_obj))
+        shown = super().fstat(file_obj)
+        assert isinstance(shown, os.stat_result)
+        found = asyncssh.SFTPAttrs.from_local(shown)
         size = self._lie(self._names.get(id(file_obj), b"")).size
         found.size = found.size if size is None else size
         return found

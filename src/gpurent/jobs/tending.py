@@ -95,7 +95,7 @@ def shown(run_dir: Path, clock: Clock) -> Iterator[None]:
             with suppress(OSError):  # on a full disk it counts as hanging after a while, and is started again
                 sign.touch()
 
-    run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    private_folder(run_dir)
     with minding(show):
         yield
 
