@@ -29,6 +29,7 @@ from gpurent.model import Endpoint, Identity, Offer, Price
 from gpurent.money import Usd
 from gpurent.spi import Host
 from gpurent_remote import SshConnector
+from gpurent_remote.host import Waits
 
 JOB, TAG = "job-1", "gpurent-x-1"
 EXPECTED = Expected("cat", steps=100, epochs=4, every_epochs=2, every_steps=None, file_bytes=100_000)
@@ -61,7 +62,7 @@ class Lying:
 
     def connect(self, patience_s: float = 0.0) -> Host:
         """A connection of the real client."""
-        return SshConnector(SystemClock(), patience_s).connect(self.endpoint, self.identity, timeout=15)
+        return SshConnector(SystemClock(), Waits(patience_s)).connect(self.endpoint, self.identity, timeout=15)
 
     def training(self, *events: object) -> None:
         """Furnish a job that goes on, with these events."""

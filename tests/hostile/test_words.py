@@ -189,9 +189,10 @@ def test_a_banner_without_end_is_not_waited_for(lying: Lying) -> None:
     """A megabyte before the login is enough."""
     from gpurent.clock import SystemClock
     from gpurent_remote import SshConnector
+    from gpurent_remote.host import Waits
 
     with at_most(16), pytest.raises(HostUnreachable):
-        SshConnector(SystemClock(), 0.0).connect(lying.banner, lying.identity, timeout=15)
+        SshConnector(SystemClock(), Waits(0.0)).connect(lying.banner, lying.identity, timeout=15)
 
 
 def test_an_answer_longer_than_what_was_asked_for_fills_no_memory(lying: Lying, host: Host) -> None:

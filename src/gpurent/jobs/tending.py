@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from gpurent.clock import Clock
+from gpurent.localfiles import private_folder
 from gpurent.tasks import minding
 
 SIGN = "tended"
