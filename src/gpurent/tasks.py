@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import Context, ContextVar
 from typing import Generic, Protocol, TypeVar
 
 T_co = TypeVar("T_co", covariant=True)
@@ -57,7 +58,7 @@ class Beside(Generic[T]):
         self._value: list[T] = []
         self._error: BaseException | None = None
         name = getattr(act, "__qualname__", type(act).__name__)
-        threading.Thread(target=self._run, args=(act,), name=name, daemon=True).start()
+        threading.Thread(target=Context().run, args=(self._run, act), name=name, daemon=True).start()
 
     def _run(self, act: Callable[[], T]) -> None:
         try:
@@ -109,11 +110,7 @@ def parallel(act: Callable[[A], T], items: Iterable[A]) -> Iterator[T]:
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-class _Minds(threading.local):
-    stack: tuple[Callable[[], object], ...] = ()
-
-
-_minds = _Minds()
+_minds: ContextVar[tuple[Callable[[], object], ...]] = ContextVar("minds", default=())
 
 
 @contextmanager
@@ -122,20 +119,20 @@ def minding(mind: Callable[[], object]) -> Iterator[None]:
 
     A wait inside ``mind`` itself minds only what was there before it.
     """
-    before = _minds.stack
-    _minds.stack = (*before, mind)
+    before = _minds.get()
+    _minds.set((*before, mind))
     try:
         yield
     finally:
-        _minds.stack = before
+        _minds.set(before)
 
 
 def mind() -> None:
     """Call everything that is minded in this thread, outermost first; raises what they raise."""
-    stack = _minds.stack
+    stack = _minds.get()
     for depth, one in enumerate(stack):
-        _minds.stack = stack[:depth]
+        _minds.set(stack[:depth])
         try:
             one()
         finally:
-            _minds.stack = stack
+            _minds.set(stack)
