@@ -43,7 +43,7 @@ from gpurent.jobs.rental import LaunchOrder, Rentals
 from gpurent.jobs.replan import Asker, Nobody
 from gpurent.jobs.session import Outcome
 from gpurent.jobs.teardown import Teardown
-from gpurent.jobs.waits import OFFERS_S
+from gpurent.jobs.waits import OFFERS_S, STATEMENT_S
 from gpurent.jobs.watch import Halt, Tell
 from gpurent.model import Instance, Need, Offer, OnOverrun, Workload
 from gpurent.money import ZERO, Usd
@@ -426,9 +426,10 @@ class Broker:
         for name, provider in self.providers.items():
             asked: object = provider
             if isinstance(asked, SupportsStatement):
+                since = self.clock.now() - days * 86_400
                 try:
-                    statements[name] = asked.statement(self.clock.now() - days * 86_400)
-                except ProviderError as error:
+                    statements[name] = self.clock.begin(partial(asked.statement, since)).result(STATEMENT_S)
+                except (ProviderError, Overdue) as error:
                     tell(Notice(f"{name} does not tell what it billed: {error}", warning=True))
         return unknown(self.ledger.runs(), statements)
 

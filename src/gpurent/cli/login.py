@@ -10,7 +10,9 @@ from gpurent import credentials, registry
 from gpurent.cli import output
 from gpurent.clock import SystemClock
 from gpurent.errors import AuthFailed, ProviderError, UsageError
+from gpurent.jobs.waits import LIST_S
 from gpurent.spi import ProviderPlugin, Setting
+from gpurent.tasks import Overdue
 
 
 def login(provider: str, *, stdin: bool, check: bool) -> int:
@@ -56,13 +58,14 @@ def _try(plugin: ProviderPlugin, setting: Setting, key: str) -> None:
     It is kept for every folder, so what this folder's ``gpurent.toml`` says does not count.
     """
     rest = {name: one.value for name, one in credentials.resolve(plugin, {}).items()}
-    provider = plugin.open({**rest, setting.name: key}, SystemClock())
+    clock = SystemClock()
+    provider = plugin.open({**rest, setting.name: key}, clock)
     output.notes.print(f"Asking {plugin.name} whether it accepts the key …", style="dim")
     try:
-        provider.instances()
+        clock.begin(provider.instances).result(LIST_S)
     except AuthFailed as error:
         raise UsageError(f"{plugin.name} refuses this key: {error}", hint=f"Nothing was stored. {error.hint}") from None
-    except ProviderError as error:
+    except (ProviderError, Overdue) as error:
         told = f"{plugin.name} could not be asked about the key: {error}. `gpurent doctor` asks again."
         output.notes.print(told, style="yellow")
     finally:

@@ -18,6 +18,8 @@ DESTROY_S = 60.0
 """For a provider to accept an order to destroy, asked several times."""
 CHARGES_S = 10.0
 """For a bill; it can be asked for later."""
+STATEMENT_S = 120.0
+"""For everything that was billed in a month, over all pages."""
 OFFERS_S = 240.0
 """For a provider's offers: a search of many pages, at the pace that a service allows, is slow."""
 NOTE_S = 5.0
