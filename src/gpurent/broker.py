@@ -115,6 +115,7 @@ class Broker:
         self._given = providers is not None
         self._opened = dict(providers) if providers is not None else None
         self._patience = patience
+        self._rouser = detached.Rouser(self.home, self.clock)
         self._ledger: Ledger | None = None
         self.problems: list[Problem] = []
 
@@ -322,7 +323,7 @@ class Broker:
     def _rouse(self) -> None:
         """See to it that this computer's watchdog runs."""
         if self._guardable:
-            detached.start(self.home)
+            self._rouser()
 
     def _guards(self, provider: str, tell: Tell) -> tuple[str, ...]:
         """Who on this computer can end a rental of ``provider``: what the watchdog cannot reach it does not guard."""

@@ -9,11 +9,13 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from tests.session.test_crashes import end_watchdog
 from tests.session.world import Cli, kill, make_job, wait_for
 
 from gpurent.broker import Broker
 from gpurent.budget.events import Kind
-from gpurent.clock import SystemClock
+from gpurent.clock import ManualClock, SystemClock
+from gpurent.jobs.detached import HANG_S, Rouser, guarding
 from gpurent.jobs.tending import Process, Worker
 from gpurent.settings import Settings
 from gpurent.watchdog import Watchdog
@@ -69,3 +71,28 @@ def test_a_worker_ends_with_its_watchdog(cli: Cli, started: list[Process]) -> No
     assert started[0].at_work()
     started[0].let_go()
     wait_for(lambda: not started[0].at_work(), "its end")
+
+
+def test_a_watchdog_that_hangs_is_replaced_by_a_client(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is there, holds its lock, and takes no turn: a client that lives ends it and starts another."""
+    for name, value in cli.env.items():
+        monkeypatch.setenv(name, value)
+    clock = ManualClock()
+    rouse = Rouser(cli.home, clock)
+    try:
+        rouse()
+        wait_for(lambda: (told := guarding(cli.home)) is not None and told.pid != 0, "a watchdog")
+        first = guarding(cli.home)
+        assert first is not None
+        os.kill(first.pid, signal.SIGSTOP)
+        rouse()
+        clock.advance(HANG_S - 1)
+        rouse()
+        assert (told := guarding(cli.home)) is not None and told.pid == first.pid
+        clock.advance(2)
+        rouse()
+        wait_for(lambda: (now := guarding(cli.home)) is not None and now.pid not in (0, first.pid), "another")
+    finally:
+        end_watchdog(cli.home)
+        for process in rouse.started:
+            process.wait()

@@ -19,7 +19,7 @@ from gpurent.jobs.interrupt import Interrupt, Stop
 from gpurent.jobs.progress import Progress
 from gpurent.jobs.watch import Tell
 from gpurent.plan.quote import Quote, QuoteRow
-from gpurent.tasks import Overdue
+from gpurent.tasks import STEP_S, Overdue
 
 _WORDS = {
     Stop.ORDERLY: "Stopping: saving, collecting, destroying. Ctrl-C again destroys at once.",
@@ -67,13 +67,12 @@ def heeded(interrupt: Interrupt, broker: Broker, *, leaves: bool = False) -> Ite
         leaves: the first signal already means to leave: there is nothing to save.
     """
     over = threading.Event()
+    threading.Thread(target=_see_off, args=(interrupt, broker, over), daemon=True).start()
 
     def pressed(number: int, _frame: object) -> None:
         level = Stop.ORDERLY if number == signal.SIGHUP else interrupt.press()
         level = Stop.LEAVE if leaves else level
         interrupt.request(level)
-        if level >= Stop.LEAVE:
-            threading.Thread(target=_leave, args=(broker, over), daemon=True).start()
         _say(_WORDS[level])
 
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -89,8 +88,14 @@ def heeded(interrupt: Interrupt, broker: Broker, *, leaves: bool = False) -> Ite
             signal.signal(number, former[number])
 
 
-def _leave(broker: Broker, over: threading.Event) -> None:
-    """End this process, if it has not found its own way out, and say what may still run."""
+def _see_off(interrupt: Interrupt, broker: Broker, over: threading.Event) -> None:
+    """Once the user leaves, end this process if it does not find its own way out, and say what may still run.
+
+    It has looked for the wish all along: a signal handler can start no thread, whose locks its own thread may hold.
+    """
+    while interrupt.level < Stop.LEAVE:
+        if over.wait(STEP_S):
+            return
     if over.wait(LEAVE_S):
         return
     refs: list[str] = []

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -15,6 +17,10 @@ from gpurent.clock import Clock
 from gpurent.localfiles import private_folder
 
 LOCK, STATE, LOG = "watchdog.lock", "watchdog.json", "watchdog.log"
+HANG_S = 180.0
+"""A watchdog that has taken no turn for so long hangs: a turn comes every ten seconds, and none waits for a host."""
+END_S = 5.0
+"""For a process that was killed to be gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +69,47 @@ def heard(home: Path, clock: Clock, patience_s: float = 15.0) -> Guarding | None
     return told
 
 
-def start(home: Path) -> None:
-    """Start a watchdog that outlives this process, its terminal and its working folder, unless there is one."""
-    if guarding(home) is not None:
-        return
+@dataclass
+class Rouser:
+    """Sees to it that the watchdog of a state folder is there and looks, again and again, as long as a client lives."""
+
+    home: Path
+    clock: Clock
+    _seen: float = field(default=0.0, init=False)
+    """The last turn that it told of."""
+    _since: float = field(default=0.0, init=False)
+    """When that was first seen, in seconds that do not pass while the computer sleeps."""
+    started: list[subprocess.Popen[bytes]] = field(default_factory=list, init=False)
+    """Those that this process has started, until they are buried."""
+
+    def __call__(self) -> None:
+        """Start one if there is none, and in place of one that has taken no turn for ``HANG_S``."""
+        self.started = [process for process in self.started if process.poll() is None]
+        told = guarding(self.home)
+        if told is not None and told.pid and told.at == self._seen:
+            if self.clock.monotonic() - self._since > HANG_S:
+                self._end(told.pid)
+                told = None
+        elif told is not None:
+            self._seen, self._since = told.at, self.clock.monotonic()
+        if told is None:
+            self.started.append(_start(self.home))
+
+    def _end(self, pid: int) -> None:
+        """SIGKILL: it may be stopped. Its workers end with it, and the next one takes over what it guarded."""
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        until = self.clock.monotonic() + END_S
+        while guarding(self.home) is not None and self.clock.monotonic() < until:
+            self.clock.sleep(0.1)
+
+
+def _start(home: Path) -> subprocess.Popen[bytes]:
+    """Start a watchdog that outlives this process, its terminal and its working folder."""
     home = home.resolve()
     private_folder(home)
     with (home / LOG).open("ab") as log:
-        subprocess.Popen(
+        return subprocess.Popen(
             [sys.executable, "-m", "gpurent.cli.app", "watchdog", "run"],
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             env={**os.environ, "GPURENT_STATE_DIR": str(home)}, cwd=home,
