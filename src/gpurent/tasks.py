@@ -6,13 +6,14 @@ the one that has a deadline to keep: it is left behind, its socket is closed und
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import Context, ContextVar
-from typing import Generic, Protocol, TypeVar
+from queue import Empty, SimpleQueue
+from typing import Generic, Protocol, TypeVar, cast
 
 T_co = TypeVar("T_co", covariant=True)
 T = TypeVar("T")
@@ -20,6 +21,8 @@ A = TypeVar("A")
 
 STEP_S = 0.1
 """Between two looks at what is to be minded, in any wait."""
+WORKERS = (os.cpu_count() or 1) + 4
+"""Threads of ``parallel``: some of them wait for a disk."""
 
 
 class Overdue(TimeoutError):
@@ -102,12 +105,45 @@ class Inline(Generic[T]):
 
 
 def parallel(act: Callable[[A], T], items: Iterable[A]) -> Iterator[T]:
-    """Results in the order of ``items``, made by several threads. Whoever stops listening waits for none of them."""
-    pool = ThreadPoolExecutor()
+    """Results in the order of ``items``, made by several threads; what an act raises is raised in its place.
+
+    Whoever stops listening waits for none of them, and neither does the end of the process: they are daemons.
+    """
+    todo = list(items)
+    results: SimpleQueue[tuple[int, T | None, BaseException | None]] = SimpleQueue()
+    numbers = iter(range(len(todo)))
+    take = threading.Lock()
+    over = False
+
+    def work() -> None:
+        while True:
+            with take:
+                number = None if over else next(numbers, None)
+            if number is None:
+                return
+            try:
+                results.put((number, act(todo[number]), None))
+            except BaseException as error:  # noqa: BLE001  handed to whoever listens
+                results.put((number, None, error))
+
+    for _ in range(min(len(todo), WORKERS)):
+        threading.Thread(target=Context().run, args=(work,), name="parallel", daemon=True).start()
+    ready: dict[int, tuple[T | None, BaseException | None]] = {}
     try:
-        yield from pool.map(act, items)
+        for number in range(len(todo)):
+            while number not in ready:
+                try:
+                    found, value, error = results.get(timeout=STEP_S)
+                except Empty:
+                    mind()
+                    continue
+                ready[found] = value, error
+            value, error = ready.pop(number)
+            if error is not None:
+                raise error
+            yield cast(T, value)
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        over = True
 
 
 _minds: ContextVar[tuple[Callable[[], object], ...]] = ContextVar("minds", default=())

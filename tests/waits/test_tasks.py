@@ -7,6 +7,8 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gpurent.clock import ManualClock, SystemClock, side_by_side
 from gpurent.tasks import Abandoned, Beside, Overdue, mind, minding, parallel
@@ -128,6 +130,23 @@ def test_time_that_does_not_pass_by_itself_needs_no_thread() -> None:
     assert clock.begin(threading.current_thread).result(1.0) is threading.current_thread()
 
 
+@given(st.lists(st.integers(0, 9), max_size=60))
+def test_many_are_done_in_parallel_and_come_in_order(numbers: list[int]) -> None:
+    """As if each had been done after the other; the first that fails is the first that is seen to."""
+
+    def act(number: int) -> int:
+        if number == 9:
+            raise Left
+        return number * 2
+
+    found: list[int] = []
+    try:
+        found.extend(parallel(act, numbers))
+    except Left:
+        assert 9 in numbers
+    assert found == [number * 2 for number in numbers][: numbers.index(9) if 9 in numbers else None]
+
+
 def test_whoever_stops_listening_waits_for_nobody(gate: threading.Event) -> None:
     """A check of ten thousand pictures that is interrupted ends at the picture that it has come to."""
     done: list[int] = []
@@ -142,3 +161,7 @@ def test_whoever_stops_listening_waits_for_nobody(gate: threading.Event) -> None
         assert number == 0
         break
     assert done == [0]
+    with minding(raise_left), pytest.raises(Left):
+        list(parallel(act, range(1, 10_000)))
+    gate.set()
+    assert len(done) < 100
