@@ -137,16 +137,16 @@ class ManualClock:
     """A clock that moves only when told or slept on: decisions over hours are tested in microseconds."""
 
     def __init__(self, start: float = 1_800_000_000.0) -> None:
-        self._now = start
         self._start = start
+        self._elapsed = 0.0  # by itself: beside a Unix time, a sleep of less than 0.2 µs would be rounded away
 
     def now(self) -> float:
         """Unix seconds."""
-        return self._now
+        return self._start + self._elapsed
 
     def monotonic(self) -> float:
         """Seconds since this clock was made."""
-        return self._now - self._start
+        return self._elapsed
 
     def uptime(self) -> Uptime:
         """As ``monotonic``."""
@@ -162,4 +162,4 @@ class ManualClock:
 
     def advance(self, seconds: float) -> None:
         """Move time forward by ``seconds``."""
-        self._now += seconds
+        self._elapsed += seconds
