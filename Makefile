@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test simulate lint docs bench wheel clean
+.PHONY: demo test simulate fuzz lint docs bench wheel clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this text
@@ -29,6 +29,9 @@ test: lint  ## Lint, type-check and test everything
 simulate: $(READY)  ## Ten thousand lives of the broker with everything failing, and the guarantees taken out one by one
 	$(BIN)/python -m tests.simulation
 	$(BIN)/python -m tests.simulation --mutants
+
+fuzz: $(READY)  ## A million inputs, almost right, for every parser of text from outside
+	GPURENT_FUZZ=1000000 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 tests/fuzz
 
 lint: $(READY)  ## ruff, mypy --strict, pyright, import contracts, generated docs
 	$(BIN)/ruff check .

@@ -152,7 +152,7 @@ def load_spec(path: Path) -> TrainSpec:
     if path.suffix == ".json":
         try:
             document = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise SpecError(path.name, f"is no valid JSON: {error}.") from error
         if not isinstance(document, dict):
             raise SpecError(path.name, "must hold a JSON object.")
@@ -172,7 +172,7 @@ def read_toml(name: str, text: str) -> dict[str, Any]:
         raise SpecError(name, "reading TOML needs Python 3.11 or newer; pass it as .json.") from error
     try:
         document: dict[str, Any] = tomllib.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SpecError(name, f"is no valid TOML: {error}.") from error
     return document
 

@@ -14,9 +14,9 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from tomlkit.exceptions import TOMLKitError
 
 from gpurent.errors import ConfigError, UsageError
-from gpurent.localfiles import private_folder
+from gpurent.localfiles import private_folder, read_text
 from gpurent.money import ZERO, Usd
-from gpurent.settings import config_dir
+from gpurent.settings import MAX_BYTES, config_dir
 
 FILE = "hosts.toml"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,40}")
@@ -181,11 +181,11 @@ def nearest(name: str, known: Any) -> str:
 
 def _read(path: Path) -> tuple[str, tomlkit.TOMLDocument]:
     try:
-        text = path.read_text(encoding="utf-8-sig") if path.exists() else ""
+        text = read_text(path, MAX_BYTES) if path.exists() else ""
         return text, tomlkit.parse(text)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}.", hint="It must be a UTF-8 text file.") from error
-    except TOMLKitError as error:
+    except (TOMLKitError, ValueError, RecursionError) as error:
         raise ConfigError(
             f"{path} is no valid TOML: {error}.", hint="`gpurent hosts add` writes valid entries."
         ) from error

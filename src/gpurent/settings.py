@@ -19,11 +19,14 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic.fields import FieldInfo
 
 from gpurent.errors import ConfigError
+from gpurent.localfiles import read_text
 from gpurent.model import Need, OnOverrun, cuda_of
 from gpurent.money import ZERO, Usd
 
 FILE = "gpurent.toml"
 REFERENCE = "docs/reference/configuration.md"
+MAX_BYTES = 1024 * 1024
+"""Of a configuration file."""
 DEFAULT_IMAGE = "pytorch/pytorch:2.8.0-cuda12.8-cudnn9-runtime"
 MIB_PER_SOLD_GB = 940
 """A card sold as 24 GB lists 22,600 (with error correction) to 24,576 MiB; one sold as 20 GB lists 20,470 at most."""
@@ -176,7 +179,7 @@ def load_settings(folder: Path, environ: Mapping[str, str] | None = None) -> Set
     text = _read(path)
     try:
         document = tomllib.loads(text, parse_float=_number)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is no valid TOML: {error}.", hint="`gpurent init` writes a valid one.") from error
     variables: dict[tuple[str, ...], str] = {}
     for section, key, variable in environment_names():
@@ -210,7 +213,7 @@ def _keys(section: Any) -> dict[str, FieldInfo]:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig") if path.exists() else ""
+        return read_text(path, MAX_BYTES) if path.exists() else ""
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}.", hint="It must be a UTF-8 text file.") from error
 

@@ -6,7 +6,9 @@ import tomllib
 from pathlib import Path
 
 from gpurent.errors import MissingCredentials
+from gpurent.localfiles import read_text
 
+MAX_BYTES = 1024 * 1024
 NAMES = ("apikey", "api_key", "apiKey")
 
 
@@ -17,10 +19,10 @@ def key_in_file(path: Path) -> str:
         MissingCredentials: there is a file, and it cannot be read.
     """
     try:
-        given = tomllib.loads(path.read_text(encoding="utf-8"))
+        given = tomllib.loads(read_text(path, MAX_BYTES))
     except FileNotFoundError:
         return ""
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         # The parser's message may quote the line with the key, and so may a chained exception.
         raise MissingCredentials(
             f"{path} cannot be read ({type(error).__name__})", provider="runpod",

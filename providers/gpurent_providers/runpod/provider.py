@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from ipaddress import ip_address
 from typing import TYPE_CHECKING
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from gpurent.clock import Clock
 from gpurent.errors import (
@@ -20,7 +19,7 @@ from gpurent.errors import (
     ProviderError,
     Unavailable,
 )
-from gpurent.http import Api, Policy, Reply
+from gpurent.http import Api, Policy, Reply, is_loopback
 from gpurent.model import Charges, Instance, Launch, Need, Offer, SelfDestruct
 from gpurent.money import Usd
 from gpurent.spi import (
@@ -49,13 +48,13 @@ class RunPodProvider:
     """
 
     def __init__(self, url: str, key: str, clock: Clock, *, policy: Policy | None = None) -> None:
-        if not url.startswith("https://") and not _is_loopback(url):
+        if not url.startswith("https://") and not is_loopback(url):
             raise ConfigError(f"{url!r} is no https address", hint="Set RUNPOD_API_BASE_URL to one, or leave it out.")
         self._base = url.rstrip("/")
         self._clock = clock
         self._api = Api(
             wire.PROVIDER, self._base, headers={"Authorization": f"Bearer {key}"}, secrets=(key,), clock=clock,
-            policy=policy or POLICY, use_proxies=not _is_loopback(url),
+            policy=policy or POLICY, use_proxies=not is_loopback(url),
         )  # fmt: skip
 
     def __repr__(self) -> str:
@@ -182,14 +181,6 @@ class RunPodProvider:
 
 def _utc(moment: float) -> str:
     return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _is_loopback(url: str) -> bool:
-    host = urlsplit(url).hostname or ""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _path(ref: str) -> str:

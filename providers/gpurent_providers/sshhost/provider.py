@@ -13,10 +13,14 @@ from gpurent.hosts import OwnHost, load_hosts
 from gpurent.model import Endpoint, Instance, Launch, Need, Offer, Phase, Price
 from gpurent.spi import Offers, Probe, Provider, Shown, SupportsProbe, SupportsSurvey, Survey
 from gpurent.tasks import Overdue
+from gpurent.untrusted.data import Malformed, whole
+from gpurent.untrusted.text import clean
 from gpurent_providers.sshhost import scripts, shell
+from gpurent_providers.sshhost.lease import Lease
 
 T = TypeVar("T")
 MB_PER_GB = 1024
+MAX_GPUS = 64
 ENDING_S = 5.0
 """What a job is given to end before it is made to."""
 
@@ -74,18 +78,22 @@ class SshHostProvider:
             raise CreateFailed(str(error), provider=self.name, ref=ref) from error
         if lines == ["taken"]:
             raise OfferGone(f"{offer.id} is in use", provider=self.name)
-        if [_lease(line) for line in lines] != [launch.tag]:
-            raise CreateFailed(f"{offer.id} answered {lines!r}", provider=self.name, ref=ref)
-        return _instance(offer.id, host, launch.tag, lines[0], Phase.STARTING)
+        try:
+            (lease,) = map(Lease.read, lines)
+        except ValueError as error:
+            raise CreateFailed(f"{offer.id} gave no lease: {error}", provider=self.name, ref=ref) from error
+        if lease.tag != launch.tag:
+            raise CreateFailed(f"{offer.id} gave the lease to {lease.tag}", provider=self.name, ref=ref)
+        return _instance(offer.id, host, lease, Phase.STARTING)
 
     def get(self, ref: str) -> Instance | None:
         """The machine, if this run holds its lease."""
         name, _, tag = ref.partition("/")
         host = load_hosts(self._path).get(name)
-        lines = [] if host is None else self._look(host)
-        if host is None or [_lease(line) for line in lines] != [tag]:
+        leases = [] if host is None else self._look(host)
+        if host is None or [lease.tag for lease in leases] != [tag]:
             return None
-        return _instance(name, host, tag, lines[0], Phase.RUNNING)
+        return _instance(name, host, leases[0], Phase.RUNNING)
 
     def instances(self) -> Sequence[Instance]:
         """Every lease on every machine.
@@ -106,10 +114,10 @@ class SshHostProvider:
         answers = self._ask_all(wanted)
         silent = {name: answer for name, answer in answers.items() if isinstance(answer, ProviderError)}
         seen = [
-            _instance(name, wanted[name], _lease(line), line, Phase.RUNNING)
+            _instance(name, wanted[name], lease, Phase.RUNNING)
             for name, answer in answers.items()
             if not isinstance(answer, ProviderError)
-            for line in answer
+            for lease in answer
         ]
         rest = {name: error for name, error in silent.items() if name not in named.values()}
         return Survey(seen, rest | {one: silent[name] for one, name in named.items() if name in silent}, len(wanted))
@@ -130,13 +138,13 @@ class SshHostProvider:
         """Ask a machine what it is. Raises AuthFailed, Unavailable, BadReply."""
         host = self._host(name)
         facts = [line.partition(" ") for line in self._run(host, scripts.PROBE)]
-        told = {key: value for key, _, value in facts}
+        told = {key: clean(value, 100) for key, _, value in facts}
         return Probe(
-            gpus=tuple(value for key, _, value in facts if key == "gpu"),
+            gpus=tuple(clean(value, 100) for key, _, value in facts if key == "gpu")[:MAX_GPUS],
             python=told.get("python", "none"),
             torch=told.get("torch", "none"),
-            free_disk_gb=int(told["disk"]) // 1024**2 if told.get("disk", "").isdigit() else 0,
-            lease="".join(_lease(line) for line in self._look(host)),
+            free_disk_gb=_kilobytes(told.get("disk", "")) // 1024**2,
+            lease="".join(lease.tag for lease in self._look(host)),
         )
 
     def _host(self, name: str) -> OwnHost:
@@ -148,17 +156,21 @@ class SshHostProvider:
     def _run(self, host: OwnHost, script: str) -> list[str]:
         return shell.run(host, script, self._clock, timeout=self._timeout)
 
-    def _look(self, host: OwnHost) -> list[str]:
+    def _look(self, host: OwnHost) -> list[Lease]:
         lines = self._run(host, scripts.LOOK)
-        if len(lines) > 1 or any(not line.startswith("lease ") for line in lines):
-            raise BadReply(f"{host.address} answered {lines!r}", provider=self.name)
-        return lines
+        try:
+            leases = [Lease.read(line) for line in lines]
+        except ValueError as error:
+            raise BadReply(f"{host.address} does not say who uses it: {error}", provider=self.name) from error
+        if len(leases) > 1:
+            raise BadReply(f"{host.address} has {len(leases)} leases", provider=self.name)
+        return leases
 
-    def _ask_all(self, hosts: dict[str, OwnHost]) -> dict[str, list[str] | ProviderError]:
-        def ask(host: OwnHost) -> list[str] | ProviderError:
+    def _ask_all(self, hosts: dict[str, OwnHost]) -> dict[str, list[Lease] | ProviderError]:
+        def ask(host: OwnHost) -> list[Lease] | ProviderError:
             return _caught(lambda: self._look(host))
 
-        def late(name: str, error: Overdue) -> list[str] | ProviderError:
+        def late(name: str, error: Overdue) -> list[Lease] | ProviderError:
             return Unavailable(f"{name} does not answer: {error}", provider=self.name)
 
         acts = {name: partial(ask, host) for name, host in hosts.items()}
@@ -172,10 +184,10 @@ def _caught(ask: Callable[[], T]) -> T | ProviderError:
         return error
 
 
-def _note(name: str, answer: list[str] | ProviderError) -> list[str]:
+def _note(name: str, answer: list[Lease] | ProviderError) -> list[str]:
     if isinstance(answer, ProviderError):
         return [f"{name} is not offered: {answer}. {answer.hint}".rstrip()]
-    return [f"{name} is not offered: in use by {_lease(line)}" for line in answer]
+    return [f"{name} is not offered: in use by {lease.tag}" for lease in answer]
 
 
 def _offer(name: str, host: OwnHost, now: float) -> Offer:
@@ -187,17 +199,18 @@ def _offer(name: str, host: OwnHost, now: float) -> Offer:
     )  # fmt: skip
 
 
-def _lease(line: str) -> str:
-    fields = line.split()
-    return fields[1] if len(fields) == 3 and fields[0] == "lease" else ""
+def _kilobytes(text: str) -> int:
+    try:
+        return whole(text, 0, 2**53)
+    except Malformed:
+        return 0  # a machine that does not say has none, as far as anybody knows
 
 
-def _instance(name: str, host: OwnHost, tag: str, line: str, phase: Phase) -> Instance:
-    since = line.split()[2]
+def _instance(name: str, host: OwnHost, lease: Lease, phase: Phase) -> Instance:
     endpoint = Endpoint(host.address, host.port, host.user, host.host_key) if phase is Phase.RUNNING else None
     return Instance(
-        shell.PROVIDER, f"{name}/{tag}", tag, phase, Price(host.price), gpu=host.gpu, disk_gb=host.disk_gb,
-        created_at=float(since) if since.isdigit() and since != "0" else None, endpoint=endpoint,
+        shell.PROVIDER, f"{name}/{lease.tag}", lease.tag, phase, Price(host.price), gpu=host.gpu,
+        disk_gb=host.disk_gb, created_at=lease.since, endpoint=endpoint,
     )  # fmt: skip
 
 

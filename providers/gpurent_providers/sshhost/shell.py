@@ -18,6 +18,7 @@ from gpurent.errors import AuthFailed, BadReply, ConfigError, Unavailable
 from gpurent.hosts import OwnHost
 from gpurent.sockets import Wire
 from gpurent.tasks import Overdue
+from gpurent.untrusted.text import quoted
 
 PROVIDER = "ssh"
 LIMIT = 64 * 1024
@@ -105,7 +106,7 @@ def _login(host: OwnHost, client: paramiko.SSHClient, timeout: float, wire: Wire
         if "timeout" in str(error):  # paramiko's word for a machine too busy to look at our key
             raise _unavailable(host, TimeoutError(str(error)), Unreached) from error
         raise AuthFailed(
-            f"{host.user}@{host.address}:{host.port} refuses our key ({error})", provider=PROVIDER,
+            f"{host.user}@{host.address}:{host.port} refuses our key: {quoted(str(error))}", provider=PROVIDER,
             hint="`key` in hosts.toml names the private key; its public half belongs into authorized_keys there.",
         ) from error  # fmt: skip
     except (OSError, EOFError, paramiko.SSHException) as error:
@@ -126,7 +127,8 @@ def _talk(host: OwnHost, client: paramiko.SSHClient, script: str, timeout: float
         )  # fmt: skip
     if status != 0:
         said = stderr.read(2000).decode("utf-8", "replace").strip()
-        raise Unavailable(f"{host.address}: the shell ended with status {status}: {said[:200]}", provider=PROVIDER)
+        text = f"{host.address}: the shell ended with status {status} and said {quoted(said, 200)}"
+        raise Unavailable(text, provider=PROVIDER)
     lines = text.splitlines()
     if not lines or lines[0] != "gpurent-host 1":
         raise BadReply(f"{host.address} answered {text[:80]!r}", provider=PROVIDER,
@@ -165,5 +167,5 @@ def _unavailable(host: OwnHost, error: Exception, kind: type[Unavailable]) -> Un
         hint = "Is it on, and does the network reach it? `ssh` with the same address and port tells more."
     else:
         hint = "`ssh -v` with the same address, port and user tells more."
-    told = str(error) or type(error).__name__
+    told = quoted(str(error) or type(error).__name__)  # it may hold words of the server
     return kind(f"{host.user}@{host.address}:{host.port}: {told}", provider=PROVIDER, hint=hint)

@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from gpurent.errors import MissingCredentials
+from gpurent.localfiles import read_text
+
+MAX_BYTES = 64 * 1024
 
 
 def key_files(environ: Mapping[str, str], home: Path) -> tuple[Path, ...]:
@@ -23,7 +26,7 @@ def key_in_files(environ: Mapping[str, str] | None = None, home: Path | None = N
     """
     for path in key_files(os.environ if environ is None else environ, home or Path.home()):
         try:
-            if key := path.read_text(encoding="utf-8").strip():
+            if key := read_text(path, MAX_BYTES).strip():
                 return key, path
         except FileNotFoundError:
             continue

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from ipaddress import ip_address
 from typing import TYPE_CHECKING
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from gpurent.clock import Clock
 from gpurent.errors import (
@@ -21,7 +20,7 @@ from gpurent.errors import (
     ProviderError,
     Unavailable,
 )
-from gpurent.http import Api, Pace, Policy, Reply
+from gpurent.http import Api, Pace, Policy, Reply, is_loopback
 from gpurent.model import Charges, Instance, Launch, Need, Offer, Phase, SelfDestruct
 from gpurent.money import Usd
 from gpurent.spi import (
@@ -78,14 +77,14 @@ class VastProvider:
     def __init__(
         self, url: str, key: str, clock: Clock, *, policy: Policy | None = None, unverified: bool = False
     ) -> None:
-        if not url.startswith("https://") and not _is_loopback(url):
+        if not url.startswith("https://") and not is_loopback(url):
             raise ConfigError(f"{url!r} is no https address", hint="Set VAST_URL to one, or leave it out.")
         self._base = url.rstrip("/")
         self._clock = clock
         self._unverified = unverified
         self._api = Api(
             wire.PROVIDER, self._base, headers={"Authorization": f"Bearer {key}"}, secrets=(key,), clock=clock,
-            policy=policy or POLICY, use_proxies=not _is_loopback(url),
+            policy=policy or POLICY, use_proxies=not is_loopback(url),
         )  # fmt: skip
 
     def __repr__(self) -> str:
@@ -251,14 +250,6 @@ class VastProvider:
         if reply.status not in accept:
             raise reply.error()
         return reply
-
-
-def _is_loopback(url: str) -> bool:
-    host = urlsplit(url).hostname or ""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _path(ref: str) -> str:
