@@ -6,6 +6,7 @@ import io
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -155,7 +156,7 @@ def _vast(value: Any, _folder: Path) -> None:
 
 def _runpod(value: Any, _folder: Path) -> None:
     for cloud in runpod.CLOUDS:
-        _typed(lambda given, cloud=cloud: runpod.offers(given, cloud), value)
+        _typed(partial(runpod.offers, cloud=cloud), value)
     runpod.problem(value)
     runpod.named_in(value)
     runpod.ended(value)

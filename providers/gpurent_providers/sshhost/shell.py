@@ -168,4 +168,6 @@ def _unavailable(host: OwnHost, error: Exception, kind: type[Unavailable]) -> Un
     else:
         hint = "`ssh -v` with the same address, port and user tells more."
     told = quoted(str(error) or type(error).__name__)  # it may hold words of the server
+    if isinstance(error, ConnectionRefusedError):
+        told = f"port {host.port} refuses the connection"
     return kind(f"{host.user}@{host.address}:{host.port}: {told}", provider=PROVIDER, hint=hint)
