@@ -8,19 +8,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
+from statistics import median
 from types import TracebackType
 from typing import Self
 
 from gpurent import registry
 from gpurent.budget.avoid import Machine, avoided
 from gpurent.budget.client import claim, here, is_alive
+from gpurent.budget.clocks import SAME_CLOCK, OtherClock, compared, wrong_clock
 from gpurent.budget.errors import LedgerError, TagTaken
 from gpurent.budget.events import Kind
 from gpurent.budget.ledger import DAY_S, Ledger
 from gpurent.budget.presence import believed_alive, elsewhere
-from gpurent.budget.reaper import Action, Leave, Orphan
+from gpurent.budget.reaper import Action, Leave, Orphan, other_account
 from gpurent.budget.spend import run_spent
 from gpurent.budget.state import Rental, RentalState, Run
 from gpurent.clock import Clock, SystemClock, side_by_side
@@ -33,6 +35,7 @@ from gpurent.errors import (
     UsageError,
 )
 from gpurent.jobs import detached
+from gpurent.jobs.accounts import Accounts
 from gpurent.jobs.boot import Patience
 from gpurent.jobs.conduct import Conductor
 from gpurent.jobs.enforcer import LEAD_S, Enforcer, Target, beside
@@ -53,7 +56,7 @@ from gpurent.registry import Opened, Problem
 from gpurent.report.costs import By, CostLine, Unknown, costs, unknown, unsettled
 from gpurent.report.receipt import Receipt, make_receipt
 from gpurent.settings import LEDGER_FILE, Settings, ledger_url, load_settings, state_dir
-from gpurent.spi import Billed, Connector, Offers, Provider, SupportsStatement
+from gpurent.spi import Billed, Connector, Offers, Provider, SupportsClock, SupportsStatement
 from gpurent.tasks import Overdue, mind, minding
 
 REAP_EVERY_S = 2.0
@@ -159,6 +162,11 @@ class Broker:
         """The adapters alone."""
         return {name: opened.provider for name, opened in self.opened.items()}
 
+    @cached_property
+    def accounts(self) -> Accounts:
+        """Whose keys are in use."""
+        return Accounts(self.providers)
+
     @property
     def connector(self) -> Connector:
         """How hosts are reached."""
@@ -183,7 +191,7 @@ class Broker:
         if offers or self.opened:
             play = all(opened.facts.play_money for opened in self.opened.values())
             source: Source = "sandbox" if play else "live"
-            said = [*notes, *failed]
+            said = [*notes, *failed, *filter(None, [wrong_clock(median(self._offsets() or [0.0]))])]
             avoid = self._avoided(said)
             return make_quote(workload, need, offers, budget, notes=said, source=source, avoid=avoid)
         table = price_table()
@@ -263,6 +271,7 @@ class Broker:
         run_id = self.ledger.open_run(
             job.name, budget, output_dir=job.output_dir, data_dir=job.data_dir, workload=job.workload, config=config,
             per_day=limits.per_day, per_month=limits.per_month, place=claim(self.home).place,
+            clock_offset=self.clock_offset(),
         )  # fmt: skip
         self._rouse()
         conductor = self._conductor(run_id, tell, interrupt or Interrupt(), asker)
@@ -292,7 +301,7 @@ class Broker:
         patience = self._patience or (Patience(poll_s=0.3, confirm_every_s=0.3, boot_s=120) if play else Patience())
         rentals = Rentals(
             self.ledger, self.providers, facts, self.connector, self.clock, self.run_dir(run_id), tell, patience,
-            lambda provider: self._guards(provider, tell), self._rouse,
+            self.accounts, lambda provider: self._guards(provider, tell), self._rouse,
         )  # fmt: skip
         return Conductor(
             self.ledger, rentals, self.clock, tell, interrupt, run_id, asker or Nobody(),
@@ -316,7 +325,7 @@ class Broker:
             opened, _ = registry.load([provider], clock=self.clock, settings=options)
         own = Broker(settings=self.settings, home=self.home, providers=opened, clock=self.clock)
         try:
-            yield Teardown(own.ledger, own.providers, own.clock, tell)
+            yield own._teardown(tell)
         finally:
             own.close(providers=not self._given)
 
@@ -354,12 +363,23 @@ class Broker:
         if rental is None or rental.ref is None or rental.endpoint is None:
             state = "is over" if not run.open_rentals else "had not begun to train"
             raise UsageError(f"run {run_id} {state}; there is nothing to attach to", hint="`gpurent reap` cleans up.")
+        self._require_account(rental)
         conductor = self._conductor(run_id, tell, interrupt or Interrupt())
         order = self._order(rental.disk_gb).as_kept(run.config)
         return self._result(run_id, conductor.take_over(rental, order))
 
+    def _require_account(self, rental: Rental) -> None:
+        """Refuse to look for a rental with the key of an account that did not make it: its machine would seem gone."""
+        if rental.account is None or rental.provider not in self.providers:
+            return
+        account = self.accounts.of(rental.provider)
+        other = other_account(rental, account.id, account.why, vouched=True)
+        if other is not None:
+            raise UsageError(f"{rental.tag} cannot be reached: {other.reason}.")
+
     def abandoned(self) -> tuple[str, ...]:
         """Runs that hold a rental although their client is dead."""
+        self._learn_clocks(_silent)
         live = self.live_runs()
         return tuple(run.id for run in self.ledger.runs() if run.open_rentals and run.id not in live)
 
@@ -383,6 +403,7 @@ class Broker:
             InDoubt: a machine of it could not be confirmed gone; the ledger keeps it open for ``reap``.
             and as ``attach``.
         """
+        self._learn_clocks(tell)
         run = self.ledger.run(run_id)
         if not run.open_rentals:
             raise UsageError(f"run {run_id} is over; nothing of it runs")
@@ -393,7 +414,7 @@ class Broker:
         wish.request(Stop.ORDERLY)
         begun = any(None not in (one.job_id, one.ref, one.endpoint) for one in run.open_rentals)
         trained = self.attach(run_id, tell=tell, interrupt=wish) if begun else None
-        teardown = Teardown(self.ledger, self.providers, self.clock, tell)
+        teardown = self._teardown(tell)
         for rental in self.ledger.run(run_id).open_rentals:
             teardown.finish(
                 run_id, rental.tag, every_s=REAP_EVERY_S, patience_s=REAP_PATIENCE_S,
@@ -417,8 +438,8 @@ class Broker:
         return costs(self.ledger.runs(), by, self.clock.now())
 
     def settle(self, *, tell: Tell = _silent) -> int:
-        """Ask for final bills that came too late for their runs, and record them; return how many there were."""
-        teardown = Teardown(self.ledger, self.providers, self.clock, tell)
+        """Ask again for bills that are not final yet, and record what is new; return how many are final now."""
+        teardown = self._teardown(tell)
         return sum(teardown.settle(rental) for rental in unsettled(self.ledger.runs()))
 
     def unknown_charges(self, *, tell: Tell = _silent, days: int = 30) -> tuple[Unknown, ...]:
@@ -451,10 +472,13 @@ class Broker:
         """Whether a client looks after it: by its lock here, by what was last heard of it on another computer."""
         if is_alive(self.run_dir(run.id)):
             return True
-        return elsewhere(run, here(self.home)) and believed_alive(run, self.clock.now())
+        if run.outcome is not None or not elsewhere(run, here(self.home)):
+            return False
+        clock = self._clock_of(run)
+        return bool(clock.refusal) or believed_alive(run, self.clock.now() - clock.ahead_s)
 
     def reap(
-        self, *, dry_run: bool = False, all_accounts: bool = False, tell: Tell = _silent,
+        self, *, dry_run: bool = False, all_accounts: bool = False, same_account: bool = False, tell: Tell = _silent,
         patience_s: float = REAP_PATIENCE_S, every_s: float = REAP_EVERY_S, interrupt: Interrupt | None = None,
     ) -> tuple[Action, ...]:  # fmt: skip
         """Make reality agree with the ledger: collect from and destroy what no live client looks after.
@@ -463,6 +487,7 @@ class Broker:
             dry_run: only say what would be done.
             all_accounts: take what carries our tag but is unknown here into this ledger, and end it as well. It may be
                 the work of another computer that does not share the ledger.
+            same_account: take the keys in use for those of the accounts that rented, where a provider does not tell.
             tell: hears everything that happens.
             patience_s: how long to go on; what is left then stays in the ledger for the next time.
             every_s: pause between two listings.
@@ -475,6 +500,7 @@ class Broker:
             Interrupted: the user left before it was done.
         """
         wish = interrupt or Interrupt()
+        self.accounts.vouched = same_account
 
         def stay() -> None:
             if wish.level >= Stop.LEAVE:
@@ -492,10 +518,11 @@ class Broker:
     def _reap(
         self, dry_run: bool, all_accounts: bool, tell: Tell, patience_s: float, every_s: float
     ) -> tuple[Action, ...]:
+        self._learn_clocks(tell)
         runs = self.ledger.runs()
         if not dry_run:
             self._close_abandoned(runs)
-        teardown = Teardown(self.ledger, self.providers, self.clock, tell)
+        teardown = self._teardown(tell)
         until = self.clock.monotonic() + patience_s
         while True:
             runs = self.ledger.runs()
@@ -527,7 +554,8 @@ class Broker:
                 self.ledger.append(
                     run_id, Kind.INTENT, tag=one.tag, provider=one.provider, offer=offer, price=one.price,
                     disk_gb=one.disk_gb, hourly_micros=hourly.micros, reserved_micros=0, soft_deadline=now,
-                    hard_deadline=now, reason="found with our tag, not in this ledger",
+                    hard_deadline=now, account=self.accounts.of(one.provider).id,
+                    reason="found with our tag, not in this ledger",
                 )  # fmt: skip
             except TagTaken:
                 continue  # another reaper took it in just now
@@ -542,6 +570,39 @@ class Broker:
         except GpurentError as error:
             mind()  # whoever leaves is not told of it as of a failure
             tell(Notice(f"Nothing more could be collected from {run_id}: {error}", warning=True))
+
+    def _teardown(self, tell: Tell) -> Teardown:
+        return Teardown(
+            self.ledger, self.providers, self.clock, tell, self.accounts,
+            clock_of=lambda run_id: self._clock_of(self.ledger.run(run_id)),
+        )  # fmt: skip
+
+    def clock_offset(self, *, ask: bool = False) -> float | None:
+        """The services' time minus this computer's in seconds: the middle of what providers' replies showed so far,
+        else by a shared ledger's server. None where nobody knows; ``ask`` lets providers be asked for that."""
+        if ask and not self._offsets():
+            for name in self.providers:
+                self.accounts.of(name)
+        found = self._offsets()
+        return median(found) if found else self.ledger.clock_offset()
+
+    def _offsets(self) -> list[float]:
+        asked: list[object] = list(self.providers.values())
+        told = (one.clock_offset() for one in asked if isinstance(one, SupportsClock))
+        return [one for one in told if one is not None]
+
+    def _clock_of(self, run: Run, *, ask: bool = False) -> OtherClock:
+        """The clock of the computer that a run was started on, beside ours."""
+        if not elsewhere(run, here(self.home)):
+            return SAME_CLOCK
+        return compared(run.client.host, run.clock_offset, self.clock_offset(ask=ask))
+
+    def _learn_clocks(self, tell: Tell) -> None:
+        """Before anything is done about other computers' runs: compare clocks, and name one that is wrong here."""
+        if any(run.open_rentals and elsewhere(run, here(self.home)) for run in self.ledger.runs()):
+            self.clock_offset(ask=True)
+        if said := wrong_clock(self.clock_offset()):
+            tell(Notice(said, warning=True))
 
     def _close_abandoned(self, runs: Sequence[Run]) -> None:
         """Runs without rentals whose client died give their reservation back; very young ones may still be starting."""

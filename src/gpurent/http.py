@@ -26,6 +26,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_at
 
 from gpurent.clock import Clock
 from gpurent.errors import AuthFailed, BadReply, ProviderError, RateLimited, Unavailable
+from gpurent.offset import Offset, measured
 from gpurent.tasks import Overdue
 from gpurent.untrusted.data import Malformed, parse
 from gpurent.untrusted.text import clean
@@ -35,6 +36,8 @@ log = logging.getLogger(__name__)
 EXCERPT = 200
 REDACTED = "[redacted]"
 MAX_RETRY_AFTER_S = 24 * 3600.0
+RIPE_S = 1e-3
+"""A turn that is nearer than this has come: adding less to a Unix time may not move it."""
 _QUOTA = re.compile(r";\s*([rt])=(\d{1,9})")
 _SECRET_FIELD = re.compile(
     r"""([\w-]*(?:api[_-]?key|secret|passw(?:or)?d|token|authorization|private[_-]?key)[\w-]*\\*["']?\s*[:=]\s*)"""
@@ -279,6 +282,7 @@ class Api:
         self._next_at = float("-inf")
         self._full_at: dict[Pace, float] = {}
         self._pace = threading.Lock()
+        self._offset: Offset | None = None
         if not all(value.isascii() and value.isprintable() for value in headers.values()):
             raise AuthFailed(f"{provider}: the key holds characters that no key has", provider=provider)
         self._headers = {"User-Agent": f"gpurent/{_version()}", "Accept": "application/json", **headers}
@@ -351,6 +355,7 @@ class Api:
         content = None if body is None else json.dumps(body).encode()
         request = line.build_request(method, path, params=params, content=content, headers=headers)
         within = self._policy.destroy_s if method == "DELETE" else self._policy.total_s
+        sent = self._clock.now()
         task = self._clock.begin(lambda: _exchange(line, request, self._policy.max_body))
         try:
             answer = task.result(within, lambda: self._abandon(line))
@@ -365,7 +370,18 @@ class Api:
             # `from None`: httpx errors carry the request and with it the key.
             raise map_error(error, self.provider, where, self.redact) from None
         self._lines.give_back(line)
+        self._learn_offset(measured(answer.headers.get("Date"), sent, self._clock.now()))
         return self._reply(where, answer)
+
+    def clock_offset(self) -> float | None:
+        """The service's time minus ours in seconds, by the ``Date`` of its replies; None before the first."""
+        offset = self._offset
+        return None if offset is None else offset.seconds
+
+    def _learn_offset(self, found: Offset | None) -> None:
+        if found is not None:
+            with self._pace:
+                self._offset = found if self._offset is None else self._offset.joined(found)
 
     def _reply(self, where: str, answer: _Answer) -> Reply:
         log.debug("%s: %s: %d", self.provider, where, answer.status)
@@ -395,7 +411,7 @@ class Api:
             turn = max(now, free, *(at - (pace.burst - 1) * pace.every_s for pace, at in rest.items()))
             self._next_at = max(self._next_at, turn + self._policy.min_interval_s)
             self._full_at.update({pace: max(turn, at) + pace.every_s for pace, at in rest.items()})
-        while (left := turn - self._clock.monotonic()) > 0:
+        while (left := turn - self._clock.monotonic()) > RIPE_S:
             self._clock.sleep(left)
 
     def _hold(self, seconds: float) -> None:

@@ -155,6 +155,10 @@ class Instance:
     """Where the provider tells; one that differs from the offer's is no machine to train on."""
     region: str = ""
     """Where the provider tells, spelled as in its offers; compared like ``gpu``, which has to be spelled alike too."""
+    bytes_in: int | None = None
+    """What the provider has counted as received traffic so far, whoever caused it; None where it does not tell."""
+    bytes_out: int | None = None
+    """The same of what was sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +170,9 @@ class Charges:
     traffic_in: Usd = ZERO
     traffic_out: Usd = ZERO
     final: bool = True
-    """False while the instance still runs."""
+    """Nothing more will be booked. Of an adapter: the provider itself says so."""
+    until: float | None = None
+    """Unix seconds: the end of the last period for which anything was booked, where the bill tells. More may follow."""
 
     @property
     def total(self) -> Usd:

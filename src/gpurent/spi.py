@@ -95,6 +95,30 @@ class SupportsSurvey(Protocol):
 
 
 @runtime_checkable
+class SupportsAccount(Protocol):
+    """The provider tells whose key is in use. A listing says that a machine is gone only if it is a listing of the
+    account that rented it; of an adapter without this, only the process that rented may conclude that."""
+
+    def account(self) -> str:
+        """Id of the account that the key opens: the same for all of its keys, another for every other account. Never
+        a key, nor anything made from one.
+
+        Raises: as a read; BadReply where the service does not tell this key.
+        """
+        ...
+
+
+@runtime_checkable
+class SupportsClock(Protocol):
+    """The provider's replies tell the time, so that computers which share a ledger can compare their clocks."""
+
+    def clock_offset(self) -> float | None:
+        """The service's time minus this computer's in seconds, as measured from the replies so far; asks nothing.
+        None before the first reply, and where replies tell no time."""
+        ...
+
+
+@runtime_checkable
 class SupportsBalance(Protocol):
     """The provider tells how much prepaid money is left."""
 

@@ -82,6 +82,9 @@ class AlikeHarness(ABC):
     def with_wrong_key(self) -> Provider:
         return self.open(self.wrong_key)
 
+    def with_other_account(self) -> Provider:
+        return self.open(self.sandbox.other_account_key)
+
     def machines(self) -> Mapping[str, str]:
         return {self.ref(held): held.order.label for held in self.sandbox.market.alive()}
 

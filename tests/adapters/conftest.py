@@ -13,6 +13,7 @@ from tests.session.world import wait_for
 from tests.vast.harness import machines
 
 from gpurent.budget.ledger import Ledger
+from gpurent.jobs.accounts import Accounts
 from gpurent.jobs.rental import Rentals
 from gpurent.money import Usd
 from gpurent.sandbox.server import Sandbox
@@ -43,6 +44,7 @@ def renter(harness: AlikeHarness, tmp_path: Path) -> Iterator[Renter]:
         rentals = Rentals(
             ledger, {harness.name: provider}, {harness.name: PLUGINS[harness.name].facts},
             SshConnector(clock, Waits(patience_s=10.0)), clock, tmp_path / "run", lambda _event: None, QUICK,
+            Accounts({harness.name: provider}),
         )  # fmt: skip
         made = Renter(harness, rentals, ledger, run_id, clock)
         yield made

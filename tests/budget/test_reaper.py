@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -23,6 +23,8 @@ from gpurent.budget.reaper import (
     Leave,
     MarkAbsent,
     Orphan,
+    OtherAccount,
+    other_account,
     reconcile,
 )
 from gpurent.clock import ManualClock, Uptime
@@ -55,7 +57,7 @@ class World:
         """Carry out and record, as the broker does."""
         for action in actions:
             match action:
-                case Adopt(tag, run_id, ref):
+                case Adopt(tag, run_id, ref, _):
                     self.ledger.append(run_id, Kind.ADOPTED, tag=tag, ref=ref)
                 case Destroy(_, ref, tag, run_id):
                     self.ledger.append(run_id, Kind.DESTROY_SENT, tag=tag, ref=ref)
@@ -232,6 +234,67 @@ def test_after_a_restart_absence_is_measured_anew(place: Place, boot: str) -> No
         assert scene.ledger.open_rentals()
     scene.apply(scene.decide(asked=Uptime(boot, 5.0 + UNCLEAR_GRACE_S)))
     assert not scene.ledger.open_rentals()
+
+
+UNSURE = OtherAccount("nobody knows", certain=False)
+FOREIGN = OtherAccount("another account", certain=True)
+
+
+@pytest.mark.parametrize(
+    ("story", "shown", "other", "decided"),
+    [
+        ((CREATED, REACHABLE), False, FOREIGN, ["leave"]),
+        ((CREATED, REACHABLE), False, UNSURE, ["destroy"]),
+        ((CREATED, REACHABLE, SENT, ACCEPTED), False, UNSURE, ["leave"]),
+        ((CREATED, REACHABLE, SENT, ACCEPTED), False, FOREIGN, ["leave"]),
+        ((UNCLEAR,), False, FOREIGN, ["leave"]),
+        ((UNCLEAR,), False, UNSURE, ["leave"]),
+        ((CREATED, REACHABLE), True, FOREIGN, ["destroy"]),
+        ((UNCLEAR,), True, UNSURE, ["adopt", "destroy"]),
+    ],
+)
+def test_absence_counts_only_from_the_account_that_rented(
+    place: Place, story: tuple[tuple[Kind, dict[str, object]], ...], shown: bool, other: OtherAccount,
+    decided: list[str],
+) -> None:  # fmt: skip
+    """Another account is told nothing and proves nothing; one that may be it gets the order to destroy, no more."""
+    scene = world(place, *story)
+    listing = [listed(scene.tag)] if shown else []
+    actions = reconcile(
+        scene.ledger.open_rentals(),
+        {"cloud": listing},
+        scene.clock.now() + 7200,
+        (),
+        asked=scene.clock.uptime(),
+        others={scene.tag: other},
+    )
+    assert names(actions) == decided
+
+
+@pytest.mark.parametrize(
+    ("rented_by", "asked", "vouched", "found"),
+    [
+        (None, "a", False, None),
+        (None, "", False, None),
+        ("a", "a", False, None),
+        ("a", "b", False, True),
+        ("a", "b", True, True),
+        ("a", "", False, False),
+        ("a", "", True, None),
+        ("", "a", False, False),
+        ("", "a", True, None),
+        ("", "", False, False),
+        ("", "", True, None),
+    ],
+)
+def test_an_account_that_is_not_told_needs_somebody_who_vouches(
+    place: Place, rented_by: str | None, asked: str, vouched: bool, found: bool | None
+) -> None:
+    """Rentals from before accounts were recorded are judged as they were; nobody's word makes one account another."""
+    scene = world(place, CREATED)
+    rental = replace(scene.ledger.open_rentals()[0], account=rented_by)
+    other = other_account(rental, asked, "cloud does not tell", vouched=vouched)
+    assert (None if other is None else other.certain) == found
 
 
 def test_twins_under_one_tag_are_both_destroyed(place: Place) -> None:

@@ -53,6 +53,9 @@ class SandboxHarness:
     def with_wrong_key(self) -> Provider:
         return self._open("sbxa_wrong")
 
+    def with_other_account(self) -> Provider:
+        return self._open(self._sandbox.other_account_key)
+
     def machines(self) -> Mapping[str, str]:
         return {held.id: held.order.label for held in self._sandbox.market.alive()}
 

@@ -24,6 +24,7 @@ from gpurent.model import Charges, Price
 from gpurent.money import ZERO, Usd
 from gpurent.registry import Opened
 from gpurent.report.costs import BY, costs, unknown, unsettled
+from gpurent.sandbox.faults import Fault
 from gpurent.sandbox.server import Sandbox
 from gpurent.spi import Billed, Facts, Provider
 from gpurent.testing.conformance import ANY, launch
@@ -62,7 +63,7 @@ def told(folder: Path, given: Sequence[tuple[str, str, str, int, int | None]]) -
 def test_every_rental_is_in_one_group_however_they_are_grouped(
     tmp_path_factory: pytest.TempPathFactory, given: list[tuple[str, str, str, int, int | None]]
 ) -> None:
-    """The sum over the groups is the sum over the rentals; a final bill counts instead of our reckoning."""
+    """The sum over the groups is the sum over the rentals; a final bill counts instead of our estimate."""
     runs = told(tmp_path_factory.mktemp("ledger"), given)
     whole = sum(500_000 if billed is None else billed for *_, billed in given)
     for by in BY:
@@ -88,7 +89,8 @@ def test_charges_that_no_rental_explains_are_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("make", [RunPodHarness, VastHarness])
 def test_bills_and_orphans_are_asked_of_the_services(tmp_path: Path, make: Callable[[Sandbox], AlikeHarness]) -> None:
-    """A bill that came late is recorded; a machine that this ledger never made is named with its cost."""
+    """A bill that comes late counts as an estimate until it is complete; a machine that this ledger never made is named
+    with its cost."""
     clock = LaterClock()
     with (
         Sandbox(clock=clock, boot_s=0.1, seed=1, machines=machines(4)) as sandbox,
@@ -108,10 +110,13 @@ def test_bills_and_orphans_are_asked_of_the_services(tmp_path: Path, make: Calla
             )  # fmt: skip
             broker.ledger.append(run, Kind.CREATED, tag="gpurent-r-1", ref=mine.ref)
             clock.ahead = 1800.0
+            broker.ledger.append(run, Kind.DESTROY_SENT, tag="gpurent-r-1", shown=True)
             for ref in (mine.ref, other.ref):
                 provider.destroy(ref)
             broker.ledger.append(run, Kind.GONE, tag="gpurent-r-1")
+            sandbox.faults.set(Fault.CHARGES_LATE, value=1500)
             assert broker.settle() == 0 and len(unsettled(broker.ledger.runs())) == 1
+            assert broker.costs("provider")[0].unbilled == 1
             clock.ahead = 5 * 3600.0
             assert [(one.bill.ref, one.bill.total > ZERO) for one in broker.unknown_charges()] == [(other.ref, True)]
             assert broker.settle() == 1 and broker.settle() == 0

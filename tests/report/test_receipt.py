@@ -1,4 +1,4 @@
-"""The receipt adds up, and says what is reckoned and what was billed."""
+"""The receipt adds up, and says what is estimated and what was billed."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ def test_the_total_is_the_sum_of_the_lines(tmp_path: Path) -> None:
     assert receipt.settled
 
 
-def test_reckoning_and_bill_stand_side_by_side(tmp_path: Path) -> None:
-    """GPU, disk and traffic are reckoned apart from what the provider says."""
+def test_estimate_and_bill_stand_side_by_side(tmp_path: Path) -> None:
+    """GPU, disk and traffic are estimated apart from what the provider says."""
     line = told(tmp_path).lines[1]
-    assert line.reckoned.gpu == Usd.parse("0.40")
-    assert line.reckoned.traffic_out == Usd.parse("0.02")
-    assert line.reckoned.disk > ZERO
+    assert line.estimate.gpu == Usd.parse("0.40")
+    assert line.estimate.traffic_out == Usd.parse("0.02")
+    assert line.estimate.disk > ZERO
     assert line.billed == Usd.parse("0.55")
     assert line.final
 

@@ -122,8 +122,7 @@ def test_a_bill_counts_everything_that_is_not_disk_to_the_gpu() -> None:
     """The total is what was paid, whatever its parts are called."""
     found = wire.bill(REPLIES["bill"], "7h9k2m4n6p")
     assert found is not None
-    assert found.charges() == Charges(Usd.parse("11.10"), Usd.parse("1.24"), final=True)
-    assert found.until == 1_780_358_400
+    assert found == Charges(Usd.parse("11.10"), Usd.parse("1.24"), final=False, until=1_780_358_400)
     assert wire.bill(REPLIES["bill"], "another") is None
 
 

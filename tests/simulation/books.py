@@ -44,6 +44,7 @@ class _NoDatabase:
     """Stands where the database would: there is nothing to open, to lock or to close."""
 
     name = "memory"
+    shared = False
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -82,6 +83,9 @@ class MemoryLedger(Ledger):
 
     def _read(self, connection: Any, run_id: str | None) -> list[Event]:
         return [one for one in self.books.lines if run_id in (None, one.run_id)]
+
+    def _all(self, connection: Any) -> tuple[Run, ...]:
+        return self.runs()
 
     def runs(self) -> tuple[Run, ...]:
         return tuple(self.books.runs.values())

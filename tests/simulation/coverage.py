@@ -38,21 +38,28 @@ HERE: Mapping[Kind, tuple[Collection[RentalState], str]] = {
     ),
     Kind.GONE: ((S.INTENT, S.UNCLEAR, S.DESTROYING), "as absence, and only what is open ends"),
     Kind.CHARGED: ((S.DESTROYING, S.GONE), "without a number nothing can be asked, and it is asked at the end"),
+    Kind.METERED: ((S.UNCLEAR, S.CREATED, S.REACHABLE, *_MET), "without a number nothing can be asked"),
     Kind.MACHINE_FAILED: ((S.GONE,), "written when the machine is given back"),
 }
 """Where a kind of line can be written at all in this world, and why nowhere else."""
-RARE: Mapping[str, str] = dict.fromkeys(
-    (
-        *(
-            f"{state} -> {kind}"
-            for state in (S.INTENT, S.UNCLEAR)
-            for kind in (Kind.DESTROY_ACCEPTED, Kind.DESTROY_FAILED)
+RARE: Mapping[str, str] = {
+    **dict.fromkeys(
+        (
+            *(
+                f"{state} -> {kind}"
+                for state in (S.INTENT, S.UNCLEAR)
+                for kind in (Kind.DESTROY_ACCEPTED, Kind.DESTROY_FAILED)
+            ),
+            f"{S.INTENT} -> {Kind.DESTROY_SENT}",
+            *(f"{state} -> {Kind.DESTROY_FAILED}" for state in (S.CREATED, S.REACHABLE, S.TRAINING)),
         ),
-        f"{S.INTENT} -> {Kind.DESTROY_SENT}",
-        *(f"{state} -> {Kind.DESTROY_FAILED}" for state in (S.CREATED, S.REACHABLE, S.TRAINING)),
+        "only where a full disk swallows the very line before, or several in a row: not every campaign meets it",
     ),
-    "only where a full disk swallows the very line before, or several in a row: not every campaign meets it",
-)
+    **dict.fromkeys(
+        (f"{state} -> {Kind.CHARGED}" for state in (S.CREATED, S.REACHABLE, S.TRAINING)),
+        "only where more is booked while the machine runs than is counted here",
+    ),
+}
 """Steps that a campaign may take and need not."""
 UNWRITTEN = {Kind.NOTE: "for readers of the ledger; nothing depends on it"}
 """Kinds of lines that no life writes, and why."""

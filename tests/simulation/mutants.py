@@ -15,7 +15,7 @@ from tests.simulation.service import swapped
 from gpurent.budget import reaper
 from gpurent.budget.events import Kind
 from gpurent.budget.guard import Deadlines, deadlines
-from gpurent.jobs import conduct, teardown
+from gpurent.jobs import conduct, teardown, watch
 from gpurent.jobs.deadman import DeadMan
 from gpurent.jobs.events import Checkpoint
 from gpurent.jobs.home import Home
@@ -62,7 +62,13 @@ def without_reserve() -> Iterator[None]:
     def greedy(**given: Any) -> Deadlines:
         return deadlines(**{**given, "teardown_s": 0.0, "traffic": ZERO})
 
-    with swapped(conduct, "deadlines", greedy), swapped(conduct, "teardown_reserve", lambda *_: ZERO):
+    with (
+        swapped(conduct, "deadlines", greedy),
+        swapped(conduct, "teardown_reserve", lambda *_: ZERO),
+        swapped(conduct, "surge_reserve", lambda _offer: ZERO),
+        swapped(watch, "end_reserve", lambda _rental: ZERO),
+        swapped(teardown, "overdue", lambda _run, _rental, _now: ""),
+    ):
         yield
 
 

@@ -133,7 +133,6 @@ ELSEWHERE = {
             Fault.MIN_INTERVALS,
             Fault.SEARCH_QUOTA,
             Fault.SECOND_FACTOR,
-            Fault.CHARGES_LATE,
             Fault.WRONG_TRAFFIC_PRICE,
             Fault.RATE_LIMIT_IN_JSON,
             Fault.HOST_OFFLINE,
@@ -143,6 +142,11 @@ ELSEWHERE = {
         ),
         "the look-alike of Vast.ai only",
     ),
+    Fault.CHARGES_LATE: "bills are settled after a life: tests/budget/test_bills.py orders it of every service",
+    **dict.fromkeys(
+        (Fault.FOREIGN_TRAFFIC, Fault.FOREIGN_TRAFFIC_LATER), "tests/session/test_traffic.py orders it, for now"
+    ),
+    Fault.DATE_AHEAD: "there is one computer here, for now: tests/budget/test_clocks.py has two",
 }
 """Faults that cannot strike here, and why; ``tests/adapters``, ``tests/vast`` and ``tests/runpod`` order them."""
 

@@ -42,6 +42,9 @@ class SshHarness:
             save_host(path, name, {**given, "key": str(other), "price": "0.1"})
         return SshHostProvider(path, SystemClock(), timeout=5)
 
+    def with_other_account(self) -> None:
+        """Own machines belong to no account."""
+
     def machines(self) -> Mapping[str, str]:
         return {f"box{n}/{one.lease()}": one.lease() for n, one in enumerate(self._machines) if one.lease()}
 

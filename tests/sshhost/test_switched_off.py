@@ -79,7 +79,9 @@ def test_a_run_ends_although_another_machine_is_off_and_one_was_never_pinned(
     rental = owner.use("box0")
     owner.switch_off("box1")
     save_host(owner.listed, "box2", {"host_key": ""})
-    teardown = Teardown(owner.broker.ledger, owner.broker.providers, owner.broker.clock, owner.tell)
+    teardown = Teardown(
+        owner.broker.ledger, owner.broker.providers, owner.broker.clock, owner.tell, owner.broker.accounts
+    )
     teardown.finish(rental.run_id, rental.tag, every_s=0.05, patience_s=20)
     assert owner.rental(rental.tag).state.over and machines[0].lease() == ""
     assert not [said for said in owner.said if "answer" in said or "listed" in said]
@@ -89,7 +91,9 @@ def test_a_run_on_a_machine_that_went_off_stays_in_doubt(owner: Owner) -> None:
     """Nothing is concluded from the silence of the one machine that matters."""
     rental = owner.use("box0")
     owner.switch_off("box0")
-    teardown = Teardown(owner.broker.ledger, owner.broker.providers, owner.broker.clock, owner.tell)
+    teardown = Teardown(
+        owner.broker.ledger, owner.broker.providers, owner.broker.clock, owner.tell, owner.broker.accounts
+    )
     with pytest.raises(InDoubt):
         teardown.finish(rental.run_id, rental.tag, every_s=0.05, patience_s=3)
     assert not owner.rental(rental.tag).state.over

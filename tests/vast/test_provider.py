@@ -277,8 +277,8 @@ def test_no_pace_is_kept_for_nothing(pace: Pace) -> None:
 # Money
 
 
-def test_a_bill_is_final_when_its_last_row_is_past() -> None:
-    """What was booked is the market's truth, each part to a tenth of a cent; until it has settled there is no bill."""
+def test_a_bill_says_how_far_it_reaches_and_is_never_called_final() -> None:
+    """What was booked is the market's truth, each part to a tenth of a cent, up to the end of its last row."""
     clock = ManualClock(time.time())
     with Sandbox(clock=clock, seed=1, machines=machines(2)) as sandbox, closing(VastHarness(sandbox)) as harness:
         harness.clock = clock
@@ -287,11 +287,14 @@ def test_a_bill_is_final_when_its_last_row_is_past() -> None:
             clock.sleep(5 * 3600)
             sandbox.market.traffic(harness.market_id(made.ref), in_bytes=3 * 10**9, out_bytes=2 * 10**9)
             api.destroy(made.ref)
-            assert api.charges(made.ref) is None
-            clock.sleep(3600)
+            sandbox.faults.set(Fault.CHARGES_LATE, value=4 * 3600)
+            part_of_it = api.charges(made.ref)
             bill = api.charges(made.ref)
             truth = sandbox.market.charges(harness.market_id(made.ref))
-    assert bill is not None and truth.total > Usd.parse("0.3") and truth.traffic_in > Usd.parse("0.002")
+    assert part_of_it is not None and bill is not None and not bill.final
+    assert (part_of_it.until, bill.until) == (clock.now() - 4 * 3600, clock.now())
+    assert part_of_it.gpu.micros * 4 < bill.gpu.micros
+    assert truth.total > Usd.parse("0.3") and truth.traffic_in > Usd.parse("0.002")
     for part in ("gpu", "disk", "traffic_in", "traffic_out"):
         assert abs(getattr(bill, part).micros - getattr(truth, part).micros) <= 500
 

@@ -15,6 +15,7 @@ from gpurent.budget.events import Kind
 from gpurent.budget.ledger import Ledger
 from gpurent.clock import ManualClock, SystemClock
 from gpurent.errors import UsageError
+from gpurent.jobs.accounts import Accounts
 from gpurent.jobs.enforcer import CONFIRM_S, LEAD_S, LOOK_S, Enforcer, Target
 from gpurent.jobs.interrupt import Interrupt, Stop
 from gpurent.jobs.progress import Notice, Progress
@@ -68,7 +69,8 @@ class Rental:
         if self.troubles:
             raise self.troubles.pop(0)
         with closing(self.provider()) as provider, closing(self.ledger()) as ledger:
-            yield Teardown(ledger, {"sandbox": provider}, self.clock, tell)
+            providers = {"sandbox": provider}
+            yield Teardown(ledger, providers, self.clock, tell, Accounts(providers))
 
     def enforcer(self) -> Enforcer:
         target = Target(self.run_id, TAG, "sandbox", self.hard)

@@ -11,6 +11,8 @@ from typing import Any
 
 PAGE = 3
 KEY = "acme-secret-key"
+OTHER_KEY = "acme-other-secret"
+ACCOUNTS = {KEY: "ann", OTHER_KEY: "bob"}
 SILENCE_S = 1.0
 
 
@@ -62,12 +64,14 @@ class Handler(BaseHTTPRequestHandler):
         path, _, query = self.path.partition("?")
         if path == "/offers":
             return self._reply(200, {"offers": self.state.offers()})
+        if path == "/account":
+            return self._reply(200, {"account": self._account})
         if path == "/machines":
             start = int(query.partition("=")[2] or 0)
-            rows = list(self.state.machines.values())
+            rows = [row for row in self.state.machines.values() if row["account"] == self._account]
             more = str(start + PAGE) if start + PAGE < len(rows) else ""
             return self._reply(200, {"machines": rows[start : start + PAGE], "next": more})
-        found = self.state.machines.get(path.rpartition("/")[2])
+        found = self._own(path)
         return self._reply(200, found) if found else self._reply(404, {"error": "no such machine"})
 
     def do_POST(self) -> None:
@@ -85,7 +89,7 @@ class Handler(BaseHTTPRequestHandler):
         price = offer["usd_hour"] * (1.5 if self.state.dearer else 1)
         self.state.machines[ref] = {
             **offer, "id": ref, "label": body["label"], "disk_gb": body["disk_gb"], "state": "booting",
-            "usd_hour": price, "host": "", "port": None,
+            "usd_hour": price, "host": "", "port": None, "account": self._account,
         }  # fmt: skip
         how, self.state.next_create = self.state.next_create, ""
         if how == "reply_lost":
@@ -96,8 +100,20 @@ class Handler(BaseHTTPRequestHandler):
         """End."""
         if not self._admitted():
             return
-        known = self.state.machines.pop(self.path.rpartition("/")[2], None)
+        known = self._own(self.path)
+        if known:
+            del self.state.machines[known["id"]]
         self._reply(200 if known else 404, {} if known else {"error": "no such machine"})
+
+    @property
+    def _account(self) -> str:
+        """Whose key came with the request; empty for none of ours."""
+        return ACCOUNTS.get(self.headers.get("Authorization", "").removeprefix("Bearer "), "")
+
+    def _own(self, path: str) -> dict[str, Any] | None:
+        """The machine that a path names, if it is of the account that asks."""
+        found = self.state.machines.get(path.rpartition("/")[2])
+        return found if found and found["account"] == self._account else None
 
     def _admitted(self) -> bool:
         self.state.requests += 1
@@ -110,7 +126,7 @@ class Handler(BaseHTTPRequestHandler):
             self._send(200, b"<html>", {})
         elif how:
             self._send({"rate_limit": 429, "server_error": 500}[how], b"{}", {"Retry-After": "7"})
-        elif self.headers.get("Authorization") != f"Bearer {KEY}":
+        elif not self._account:
             self._reply(401, {"error": "who are you?"})
         else:
             return True

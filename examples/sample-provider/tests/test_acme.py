@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 import pytest
-from fake_acme import KEY, PAGE, Server
+from fake_acme import KEY, OTHER_KEY, PAGE, Server
 from gpurent_acme.provider import AcmeProvider
 
 from gpurent.clock import SystemClock
@@ -35,6 +35,9 @@ class AcmeHarness:
 
     def with_wrong_key(self) -> Provider:
         return self._open("wrong")
+
+    def with_other_account(self) -> Provider:
+        return self._open(OTHER_KEY)
 
     def machines(self) -> Mapping[str, str]:
         return {ref: str(one["label"]) for ref, one in self.server.state.machines.items()}

@@ -25,8 +25,10 @@ from gpurent.money import Usd
 from gpurent.spi import (
     Billed,
     Provider,
+    SupportsAccount,
     SupportsBalance,
     SupportsCharges,
+    SupportsClock,
     SupportsSelfDestruct,
     SupportsStatement,
 )
@@ -34,10 +36,9 @@ from gpurent_providers.runpod import boot, wire
 
 POLICY = Policy(answer_s=60.0, total_s=90.0, attempts=4, wait_s=1.0, longest_wait_s=60.0, min_interval_s=0.2)
 """RunPod's creates can take a minute; its own clients make four attempts at what may be repeated."""
-SETTLED_S = 3600.0
-"""A bill counts as final this long after the hour that it ends in: how late RunPod books is not known."""
 BILL_DAYS = 30
 BALANCE = "query { myself { clientBalance } }"
+ACCOUNT = "query { myself { id } }"
 
 
 class RunPodProvider:
@@ -137,23 +138,29 @@ class RunPodProvider:
 
     # Money
 
+    def clock_offset(self) -> float | None:
+        """The service's time minus ours, by the ``Date`` of its replies."""
+        return self._api.clock_offset()
+
+    def account(self) -> str:
+        """The id of the account that the key opens. Raises BadReply as ``balance`` does: REST does not tell it."""
+        return wire.account(self._asked(ACCOUNT, "the account"))
+
     def balance(self) -> Usd:
         """Credit left. GraphQL ends in 2027 and keys may lack it: that is BadReply, and says nothing about the key."""
-        reply = self._api.read(
-            "/graphql", method="POST", body={"query": BALANCE}, accept=(200, 400, 401, 403, 404, 410)
-        )
+        return wire.balance(self._asked(BALANCE, "the balance"))
+
+    def _asked(self, query: str, what: str) -> object:
+        reply = self._api.read("/graphql", method="POST", body={"query": query}, accept=(200, 400, 401, 403, 404, 410))
         if reply.status == 200:
-            return wire.balance(reply.json())
+            return reply.json()
         why = "GraphQL was switched off" if reply.status == 410 else f"GraphQL answered {reply.status}"
-        raise BadReply(f"runpod: the balance is unknown: {why}", provider=self.name)
+        raise BadReply(f"runpod: {what} is unknown: {why}", provider=self.name)
 
     def charges(self, ref: str) -> Charges | None:
-        """What was billed for a pod; None until its last record is old enough to be final."""
+        """What was booked for a pod so far. Hours are booked late, and the last one may be booked in part."""
         query: dict[str, str | int] = {"podId": ref, "bucketSize": "hour", "startTime": _utc(self._since())}
-        bill = wire.bill(self._read("/v2/billing/pods", query).json(), ref)
-        if bill is None or self._clock.now() < bill.until + SETTLED_S:
-            return None
-        return bill.charges()
+        return wire.bill(self._read("/v2/billing/pods", query).json(), ref)
 
     def statement(self, since: float) -> Sequence[Billed]:
         """What every pod of the account was billed; RunPod's bills do not tell names."""
@@ -233,7 +240,9 @@ def _refusal(reply: Reply, problem: wire.Problem, ref: str | None) -> ProviderEr
 
 if TYPE_CHECKING:
     _: type[Provider] = RunPodProvider
+    _a: type[SupportsAccount] = RunPodProvider
     _b: type[SupportsBalance] = RunPodProvider
+    _d: type[SupportsClock] = RunPodProvider
     _c: type[SupportsCharges] = RunPodProvider
     _s: type[SupportsSelfDestruct] = RunPodProvider
     _t: type[SupportsStatement] = RunPodProvider

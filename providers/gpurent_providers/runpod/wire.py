@@ -295,21 +295,8 @@ def page(value: object) -> tuple[list[object], str | None]:
 # Money
 
 
-@dataclass(frozen=True, slots=True)
-class Bill:
-    """Sum of a pod's billing records; ``until`` is the end of the last one's hour, Unix seconds."""
-
-    gpu: Usd
-    disk: Usd
-    until: float
-
-    def charges(self) -> Charges:
-        """As final charges."""
-        return Charges(self.gpu, self.disk, final=True)
-
-
-def bill(value: object, ref: str) -> Bill | None:
-    """What was billed for a pod; None when there is no record of it.
+def bill(value: object, ref: str) -> Charges | None:
+    """The sum of a pod's billing records, up to the end of the last one's hour; None when there is no record of it.
 
     Raises:
         BadReply: an amount or a time is missing: half a bill is worse than none.
@@ -320,11 +307,8 @@ def bill(value: object, ref: str) -> Bill | None:
     parts = [_part(mapping(one)) for one in records if mapping(one).get("podId") in (ref, None)]
     if not parts:
         return None
-    return Bill(
-        gpu=Usd.total([part.gpu for part in parts]),
-        disk=Usd.total([part.disk for part in parts]),
-        until=max(part.until for part in parts),
-    )
+    gpu, disk = Usd.total([part.gpu for part in parts]), Usd.total([part.disk for part in parts])
+    return Charges(gpu, disk, final=False, until=max(part.until for part in parts if part.until is not None))
 
 
 def statement(value: object) -> list[Billed]:
@@ -344,12 +328,12 @@ def statement(value: object) -> list[Billed]:
     return [Billed(ref, total) for ref, total in totals.items()]
 
 
-def _part(record: Mapping[str, object]) -> Bill:
+def _part(record: Mapping[str, object]) -> Charges:
     """One hour. Whatever its total holds beside the disk is counted to the GPU."""
     total, disk, until = usd(record.get("totalAmount")), usd(record.get("diskAmount")), moment(record.get("endTime"))
     if total is None or disk is None or until is None:
         raise BadReply("runpod: a billing record without amounts or time", provider=PROVIDER)
-    return Bill(total - disk, disk, until)
+    return Charges(total - disk, disk, final=False, until=until)
 
 
 def balance(value: object) -> Usd:
@@ -359,8 +343,24 @@ def balance(value: object) -> Usd:
         BadReply: it is not there; what GraphQL says instead is in the text.
     """
     given = mapping(value)
-    amount = usd(mapping(mapping(given.get("data")).get("myself")).get("clientBalance"))
+    amount = usd(_myself(given).get("clientBalance"))
     if amount is None:
-        said = "; ".join(prose(mapping(one).get("message"))[:200] for one in rows(given.get("errors")))
-        raise BadReply(f"runpod: no balance in the answer {said}".rstrip(), provider=PROVIDER)
+        raise BadReply(f"runpod: no balance in the answer {_said(given)}".rstrip(), provider=PROVIDER)
     return amount
+
+
+def account(value: object) -> str:
+    """``id`` of the GraphQL answer. Raises BadReply as ``balance`` does."""
+    given = mapping(value)
+    found = text(_myself(given).get("id"))
+    if not found:
+        raise BadReply(f"runpod: no account in the answer {_said(given)}".rstrip(), provider=PROVIDER)
+    return found
+
+
+def _myself(answer: Mapping[str, object]) -> Mapping[str, object]:
+    return mapping(mapping(answer.get("data")).get("myself"))
+
+
+def _said(answer: Mapping[str, object]) -> str:
+    return "; ".join(prose(mapping(one).get("message"))[:200] for one in rows(answer.get("errors")))

@@ -14,7 +14,14 @@ from gpurent.errors import BadReply, CreateFailed, NoCapacity, NoCredit, OfferGo
 from gpurent.http import Api, Policy, Reply
 from gpurent.model import Charges, Instance, Launch, Need, Offer, SelfDestruct
 from gpurent.money import Usd
-from gpurent.spi import Provider, SupportsBalance, SupportsCharges, SupportsSelfDestruct
+from gpurent.spi import (
+    Provider,
+    SupportsAccount,
+    SupportsBalance,
+    SupportsCharges,
+    SupportsClock,
+    SupportsSelfDestruct,
+)
 from gpurent_providers.sandbox import wire
 
 
@@ -98,6 +105,14 @@ class SandboxProvider:
         if reply.status == 404 and _code(reply.json()) != "not_found":
             raise Unavailable(f"sandbox: an unclear 404: {reply.excerpt!r}", provider=self.name)
 
+    def clock_offset(self) -> float | None:
+        """The service's time minus ours, by the ``Date`` of its replies."""
+        return self._api.clock_offset()
+
+    def account(self) -> str:
+        """Whose key it is."""
+        return wire.account(self._api.read("/v1/account").json())
+
     def balance(self) -> Usd:
         """Play money left."""
         return wire.amount(self._api.read("/v1/balance").json(), "balance")
@@ -164,6 +179,8 @@ def _refusal(reply: Reply, ref: str | None) -> ProviderError:
 
 if TYPE_CHECKING:
     _: type[Provider] = SandboxProvider
+    _a: type[SupportsAccount] = SandboxProvider
     _b: type[SupportsBalance] = SandboxProvider
+    _d: type[SupportsClock] = SandboxProvider
     _c: type[SupportsCharges] = SandboxProvider
     _s: type[SupportsSelfDestruct] = SandboxProvider

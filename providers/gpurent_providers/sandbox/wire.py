@@ -123,7 +123,13 @@ def instance(value: object) -> Instance:
         created_at=float(created) if isinstance(created, int | float) else None,
         endpoint=_endpoint(given.get("ssh")) if phase is Phase.RUNNING else None,
         message=_or("", str, given.get("message")),
+        bytes_in=_counted(given.get("in_bytes")),
+        bytes_out=_counted(given.get("out_bytes")),
     )
+
+
+def _counted(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
 
 
 def _price_or_free(value: object) -> Price:
@@ -183,9 +189,24 @@ def amount(value: object, name: str) -> Usd:
         raise BadReply(f"sandbox: no amount {name}", provider=PROVIDER) from error
 
 
+def account(value: object) -> str:
+    """The id of an account.
+
+    Raises:
+        BadReply: it is not there.
+    """
+    given = value.get("account") if isinstance(value, dict) else None
+    found = given.get("id") if isinstance(given, dict) else None
+    if not isinstance(found, str) or not found:
+        raise BadReply("sandbox: an account without an id", provider=PROVIDER)
+    return found
+
+
 def charges(value: object) -> Charges:
     """The bill of an instance; raises BadReply."""
     given = value.get("charges") if isinstance(value, dict) else None
     gpu, disk, traffic_in, traffic_out = (amount(given, name) for name in ("gpu", "disk", "in", "out"))
     assert isinstance(given, dict)
-    return Charges(gpu, disk, traffic_in, traffic_out, given.get("final") is True)
+    until = given.get("until")
+    reached = float(until) if isinstance(until, int | float) and not isinstance(until, bool) else None
+    return Charges(gpu, disk, traffic_in, traffic_out, given.get("final") is True, reached)

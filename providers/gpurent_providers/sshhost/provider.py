@@ -11,7 +11,7 @@ from gpurent.clock import Clock, side_by_side
 from gpurent.errors import AuthFailed, BadReply, CreateFailed, OfferGone, ProviderError, Unavailable
 from gpurent.hosts import OwnHost, load_hosts
 from gpurent.model import Endpoint, Instance, Launch, Need, Offer, Phase, Price
-from gpurent.spi import Offers, Probe, Provider, Shown, SupportsProbe, SupportsSurvey, Survey
+from gpurent.spi import Offers, Probe, Provider, Shown, SupportsAccount, SupportsProbe, SupportsSurvey, Survey
 from gpurent.tasks import Overdue
 from gpurent.untrusted.data import Malformed, whole
 from gpurent.untrusted.text import clean
@@ -120,7 +120,18 @@ class SshHostProvider:
             for lease in answer
         ]
         rest = {name: error for name, error in silent.items() if name not in named.values()}
+        unlisted = {name: self._unlisted(name) for name in named.values() if name not in hosts}
+        silent |= unlisted
         return Survey(seen, rest | {one: silent[name] for one, name in named.items() if name in silent}, len(wanted))
+
+    def _unlisted(self, name: str) -> ProviderError:
+        """A machine that this computer's file lacks is not gone: another one's file may have it."""
+        hint = "List it again, or end the run on the computer that lists it."
+        return BadReply(f"{self._path} lists no machine {name!r}. {hint}", provider=self.name)
+
+    def account(self) -> str:
+        """Machines are told apart by their own host keys, whoever lists them."""
+        return "own"
 
     def destroy(self, ref: str) -> None:
         """Stop our processes, remove our files and our key, give the lease back. Nothing else is touched."""
@@ -218,3 +229,4 @@ if TYPE_CHECKING:
     _: type[Provider] = SshHostProvider
     __: type[SupportsProbe] = SshHostProvider
     ___: type[SupportsSurvey] = SshHostProvider
+    ____: type[SupportsAccount] = SshHostProvider

@@ -27,8 +27,10 @@ from gpurent.spi import (
     Billed,
     Offers,
     Provider,
+    SupportsAccount,
     SupportsBalance,
     SupportsCharges,
+    SupportsClock,
     SupportsKeys,
     SupportsSelfDestruct,
     SupportsStatement,
@@ -52,8 +54,6 @@ PACES = (
 Ten searches a minute are allowed: four at once and then one in ten seconds never exceed that, in whatever minute.
 """
 POLICY = Policy(answer_s=60.0, total_s=90.0, attempts=5, wait_s=2.0, longest_wait_s=60.0, paces=PACES)
-SETTLED_S = 900.0
-"""A bill counts as final this long after its last row's end: how late Vast.ai books is not known."""
 BILL_DAYS = 31
 _PARTIAL = (
     "vastai: {pages} searches did not reach the end of the market: dearer {what} may be missing. "
@@ -194,15 +194,21 @@ class VastProvider:
 
     # Money
 
+    def clock_offset(self) -> float | None:
+        """The service's time minus ours, by the ``Date`` of its replies."""
+        return self._api.clock_offset()
+
+    def account(self) -> str:
+        """The number of the account that the key opens."""
+        return wire.account(self._read("/api/v0/users/current").json())
+
     def balance(self) -> Usd:
         """Credit left."""
         return wire.balance(self._read("/api/v0/users/current").json())
 
     def charges(self, ref: str) -> Charges | None:
-        """What was billed for an instance; None until its last row is old enough to be final."""
-        now = int(self._clock.now())
-        found = wire.bill(self._charged(now - BILL_DAYS * 86_400), ref)
-        return None if found is None or now < found.until + SETTLED_S else found.charges
+        """What was booked for an instance so far. Rows come hours late, and nothing says which is the last."""
+        return wire.bill(self._charged(int(self._clock.now()) - BILL_DAYS * 86_400), ref)
 
     def statement(self, since: float) -> Sequence[Billed]:
         """What every instance of the account was billed."""
@@ -297,7 +303,9 @@ def _refusal(reply: Reply, value: object, ref: str | None) -> ProviderError:
 
 if TYPE_CHECKING:
     _: type[Provider] = VastProvider
+    _a: type[SupportsAccount] = VastProvider
     _b: type[SupportsBalance] = VastProvider
+    _d: type[SupportsClock] = VastProvider
     _c: type[SupportsCharges] = VastProvider
     _k: type[SupportsKeys] = VastProvider
     _s: type[SupportsSelfDestruct] = VastProvider

@@ -21,6 +21,9 @@ BID_RELIABILITY = 0.8
 """Share of a machine's reliability that a bid is believed to have; nobody publishes how long bids last."""
 SMALLEST_DISK_GB = 8
 LAST_PORT = 65_535
+BILLED_UNIT = 1024
+"""Bytes in a unit of ``inet_down_billed`` and ``inet_up_billed``. Vast.ai documents none; a user who compared counters
+with the speed of the line found that only kilobytes fit. Bills tell traffic in dollars, whatever its unit."""
 
 FATAL = re.compile(
     r"OCI runtime create failed|failed to inject CDI|manifest (unknown|for .{1,200} not found)|pull access denied|"
@@ -245,7 +248,15 @@ def instance(value: object) -> Instance:
         endpoint=_endpoint(given) if phase is Phase.RUNNING else None,
         message=message,
         gpu_count=whole(given.get("num_gpus")),
+        bytes_in=_counted(given.get("inet_down_billed")),
+        bytes_out=_counted(given.get("inet_up_billed")),
     )
+
+
+def _counted(value: object) -> int | None:
+    """Traffic that is billed, in bytes; null until the host has reported."""
+    count = number_of(value)
+    return None if count is None or count < 0 else math.ceil(count * BILLED_UNIT)
 
 
 def _shown_price(given: Mapping[str, object]) -> Price:
@@ -320,16 +331,8 @@ Reader = Callable[[object], tuple[list[object], str | None]]
 # Money
 
 
-@dataclass(frozen=True, slots=True)
-class Bill:
-    """What was booked for one instance; ``until`` is the end of the last row, Unix seconds."""
-
-    charges: Charges
-    until: float
-
-
-def bill(found: list[object], ref: str) -> Bill | None:
-    """The sum of an instance's rows; None when there is none.
+def bill(found: list[object], ref: str) -> Charges | None:
+    """The sum of an instance's rows, up to the end of the last one; None when there is none.
 
     Raises:
         BadReply: an amount or a time is missing: half a bill is worse than none.
@@ -352,7 +355,7 @@ def bill(found: list[object], ref: str) -> Bill | None:
     until = [end for end in ends if end is not None]
     if len(until) < len(own):
         raise BadReply("vastai: a charge without an end", provider=PROVIDER)
-    return Bill(Charges(parts["gpu"], parts["disk"], parts["bwd"], parts["bwu"]), max(until))
+    return Charges(parts["gpu"], parts["disk"], parts["bwd"], parts["bwu"], final=False, until=max(until))
 
 
 def statement(found: list[object]) -> list[Billed]:
@@ -373,6 +376,18 @@ def charges_page(value: object) -> tuple[list[object], str | None]:
     """Rows of one page of charges and the token of the next. Raises BadReply as ``page``."""
     given = mapping(value)
     return page({**given, "instances": given.get("results")})
+
+
+def account(value: object) -> str:
+    """The number of an account.
+
+    Raises:
+        BadReply: it is not there.
+    """
+    number = whole(mapping(value).get("id"))
+    if number is None or number <= 0:
+        raise BadReply("vastai: an account without an id", provider=PROVIDER)
+    return str(number)
 
 
 def balance(value: object) -> Usd:

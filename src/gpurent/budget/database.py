@@ -40,6 +40,7 @@ _WATCHFUL = {
     "tcp_user_timeout": 20_000,
 }  # fmt: skip
 """A connection that has died without a word is noticed, so that what waits on it ends."""
+_NOW = "SELECT extract(epoch FROM clock_timestamp())"
 _SECRET = ("password", "sslpassword")
 FORMS = "It is postgresql+psycopg://USER:PASSWORD@HOST/DATABASE or sqlite:////absolute/path."
 
@@ -51,7 +52,7 @@ class Database:
         self.name = name
         self._engine = engine
         self._secrets = sorted((text for one in secrets for text in (one, quote(one), quote_plus(one))), key=len)
-        self._shared = engine.dialect.name == "postgresql"
+        self.shared = engine.dialect.name == "postgresql"
         self._renewals = 0
 
     def __repr__(self) -> str:
@@ -141,7 +142,7 @@ class Database:
             LedgerError: the database refuses, or is out of reach; if it was lost in the act, the line may be there.
         """
         with self._explained("written"), self._connected() as connection:
-            if self._shared:
+            if self.shared:
                 with connection.begin():
                     for statement in _ON_POSTGRESQL:
                         connection.exec_driver_sql(statement)
@@ -182,7 +183,7 @@ class Database:
         return text
 
     def _hint(self, what: str) -> str:
-        if self._shared:
+        if self.shared:
             return "Check host, database, user and password in GPURENT_LEDGER_URL, and that the server runs."
         if what == "written":
             return "Free disk space; then `gpurent reap`."
@@ -192,6 +193,10 @@ class Database:
         """Go on with new connections; those in use are left to whoever uses them, and closed afterwards."""
         self._renewals += 1
         self._engine.dispose()
+
+    def time(self, connection: sa.Connection) -> float:
+        """Unix seconds by the clock of a shared database's server."""
+        return float(connection.scalar(sa.text(_NOW)) or 0.0)
 
     def close(self) -> None:
         """Release file or connections."""

@@ -45,6 +45,7 @@ class Kind(StrEnum):
     DESTROY_FAILED = "destroy_failed"
     SEEN_ABSENT = "seen_absent"
     GONE = "gone"
+    METERED = "metered"
     MACHINE_FAILED = "machine_failed"
     CHARGED = "charged"
     RUN_CLOSED = "run_closed"
@@ -93,6 +94,8 @@ class Client(BaseModel):
     host: str
     place: str = ""
     """Which state folder, the same name nowhere else; empty where that was not recorded."""
+    clock_offset: FiniteFloat | None = None
+    """The services' time minus its own in seconds, where a service had answered."""
 
 
 class RunOpened(Payload):
@@ -120,6 +123,10 @@ class Intent(Payload):
     hard_deadline: FiniteFloat
     granularity_s: Annotated[int, Field(ge=1)] = 1
     minimum_s: Count = 0
+    account: str | None = None
+    """Id of the account that rents; empty where the provider does not tell. None: nobody recorded it yet."""
+    clock_offset: FiniteFloat | None = None
+    """As ``Client.clock_offset``, measured now."""
 
 
 class Created(Payload):
@@ -129,6 +136,8 @@ class Created(Payload):
     created_at: FiniteFloat | None = None
     hourly_micros: Count | None = None
     """What the provider says it costs now, where that differs from the offer."""
+    account: str | None = None
+    """That showed it, where the intent could not tell which one would rent."""
 
 
 class Unclear(Payload):
@@ -149,6 +158,13 @@ class Traffic(Payload):
 
     bytes_in: Count = 0
     bytes_out: Count = 0
+
+
+class Metered(Traffic):
+    """A look at what the provider counts while the rental runs, whoever caused it."""
+
+    hourly_micros: Count | None = None
+    """What it says the machine costs now, GPU and disk."""
 
 
 class JobStarted(Traffic):
@@ -204,6 +220,8 @@ class Destroy(Payload):
     """A step of destroying; ``ref`` where it is not the rental's own (a twin under the same tag)."""
 
     ref: str | None = None
+    shown: bool = False
+    """A listing showed the machine when the order was sent."""
 
 
 class Seen(Payload):
@@ -260,6 +278,7 @@ PAYLOADS: Mapping[Kind, type[Payload]] = {
     Kind.DESTROY_FAILED: Destroy,
     Kind.SEEN_ABSENT: Seen,
     Kind.GONE: Gone,
+    Kind.METERED: Metered,
     Kind.MACHINE_FAILED: Payload,
     Kind.CHARGED: Charged,
     Kind.RUN_CLOSED: RunClosed,

@@ -6,10 +6,15 @@ import math
 from dataclasses import dataclass
 
 from gpurent.budget.errors import BudgetError
+from gpurent.budget.spend import run_spent
+from gpurent.budget.state import Rental, Run
+from gpurent.exposure import surge_reserve
 from gpurent.money import ZERO, Usd, affordable_ms, per_hour
 
 PRICE_TOLERANCE_PERCENT = 2
 """An instance dearer than its offer by more than this is given back at once."""
+TEARDOWN_S = 300.0
+"""What the reserve allows from the order to destroy to the end of billing: for a service that is slow or deaf."""
 FREE_MACHINE_HOURS = 24 * 7
 """A machine that costs nothing is still ended some day."""
 
@@ -23,7 +28,7 @@ class Deadlines:
 
 
 def tolerated(hourly: Usd) -> Usd:
-    """The highest price at which a machine offered for ``hourly`` is kept; deadlines are reckoned from it."""
+    """The highest price at which a machine offered for ``hourly`` is kept; deadlines are computed from it."""
     return hourly.scaled(100 + PRICE_TOLERANCE_PERCENT, 100)
 
 
@@ -85,6 +90,29 @@ def _unproven_for(boot_s: float, teardown_s: float, granularity_s: int) -> float
 def _whole(seconds: float, granularity_s: int) -> int:
     """Rounded up to whole billing units."""
     return math.ceil(seconds / granularity_s) * granularity_s
+
+
+def end_reserve(rental: Rental) -> Usd:
+    """What ending a rental may cost, at the price that is put up with: whole billing units until it is gone, and a full
+    line for as long as nobody can know of it."""
+    hourly = max(rental.hourly, tolerated(rental.offer.price.hourly(rental.disk_gb)))
+    return teardown_reserve(hourly, TEARDOWN_S, rental.granularity_s) + tolerated(surge_reserve(rental.offer))
+
+
+def overdue(run: Run, rental: Rental, now: float) -> str:
+    """Why a rental has to end now, whoever looks after it: past its hard deadline, or what was spent so far, traffic as
+    counted by its provider included, leaves less of the budget than ending it may cost. Empty while neither is so.
+
+    Args:
+        run: that pays for it.
+        rental: an open one of the run.
+        now: Unix seconds by the clock of the computer that rented.
+    """
+    if now >= rental.hard_deadline:
+        return "past its hard deadline"
+    if run.budget - run_spent(run, now) < end_reserve(rental):
+        return "what was spent leaves no more of the budget than its end may cost"
+    return ""
 
 
 def allow_create(

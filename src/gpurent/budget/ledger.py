@@ -11,9 +11,9 @@ import os
 import random
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 
 import sqlalchemy as sa
 
@@ -21,8 +21,9 @@ from gpurent.budget import events as lines
 from gpurent.budget.database import Database
 from gpurent.budget.errors import BudgetError, LedgerError, TagTaken, UnknownRun
 from gpurent.budget.events import Event, Kind
+from gpurent.budget.folding import Kept, Row, event
 from gpurent.budget.spend import run_spent
-from gpurent.budget.state import Rental, Run, fold
+from gpurent.budget.state import Rental, Run
 from gpurent.clock import Clock
 from gpurent.model import Workload
 from gpurent.money import ZERO, Usd
@@ -32,7 +33,6 @@ T = TypeVar("T")
 DATABASE_S = 45.0
 """The longest wait for the database, longer than it waits itself for another writer."""
 DAY_S, MONTH_S = 86_400, 30 * 86_400
-_KINDS = frozenset(Kind)
 _ALPHABET = "23456789abcdefghjkmnpqrstuvwxyz"
 
 _events = sa.Table(
@@ -55,6 +55,7 @@ class Ledger:
         self._database = database
         self._clock = clock
         self._chooser = chooser or random.SystemRandom()
+        self._kept = Kept()
         self._patience_s = patience_s
         self._ask(database.prepare)
 
@@ -142,17 +143,18 @@ class Ledger:
     def open_run(
         self, name: str, budget: Usd, *, output_dir: Path, config: Mapping[str, lines.JSON],
         data_dir: Path | None = None, workload: Workload | None = None, place: str = "",
-        per_day: Usd | None = None, per_month: Usd | None = None,
+        per_day: Usd | None = None, per_month: Usd | None = None, clock_offset: float | None = None,
     ) -> str:  # fmt: skip
         """Reserve ``budget`` and return the new run's id, in one transaction against all other processes.
 
-        ``place`` names this computer's state folder to others who share the ledger.
+        ``place`` names this computer's state folder to others who share the ledger; ``clock_offset`` is the services'
+        time minus this computer's, in seconds.
 
         Raises:
             BudgetError: the budget does not fit under ``per_day`` or ``per_month`` with what all runs committed.
         """
         client = {"pid": os.getpid(), "start": time.time() - time.monotonic(), "host": socket.gethostname(),
-                  "place": place}  # fmt: skip
+                  "place": place, "clock_offset": clock_offset}  # fmt: skip
         text = lines.encode(
             Kind.RUN_OPENED,
             {"name": name, "budget_micros": budget.micros, "config": dict(config), "data_dir": data_dir,
@@ -161,7 +163,7 @@ class Ledger:
 
         def write() -> str:
             with self._database.writing() as connection:
-                runs = fold(self._read(connection, None))
+                runs = self._all(connection)
                 for label, limit, window in (("day", per_day, DAY_S), ("month", per_month, MONTH_S)):
                     self._check(runs, budget, label, limit, window)
                 run_id = self._new_id({run.id for run in runs})
@@ -194,7 +196,11 @@ class Ledger:
         query = sa.select(_events).order_by(_events.c.seq)
         if run_id is not None:
             query = query.where(_events.c.run_id == run_id)
-        return [_line(*row) for row in connection.execute(query)]
+        return [event(row) for row in _rows(connection, query)]
+
+    def _all(self, connection: sa.Connection) -> tuple[Run, ...]:
+        """All runs, as this connection sees them."""
+        return self._kept.runs(lambda since: _rows(connection, _from(since)))
 
     def events(self, run_id: str | None = None) -> list[Event]:
         """All lines, or those of one run, oldest first."""
@@ -206,15 +212,22 @@ class Ledger:
         return self._ask(read)
 
     def runs(self) -> tuple[Run, ...]:
-        """All runs, oldest first."""
-        return fold(self.events())
+        """All runs, oldest first. Only lines that are new since the last read are read."""
+        return self._kept.runs(lambda since: self._select(_from(since)))
 
     def run(self, run_id: str) -> Run:
         """One run. Raises UnknownRun naming the nearest, or else the latest, when there is none."""
-        found = fold(self.events(run_id))
-        if not found:
+        found = self._kept.run(run_id, lambda since: self._select(_from(since).where(_events.c.run_id == run_id)))
+        if found is None:
             raise UnknownRun(f"There is no run {run_id!r} in the ledger.", hint=self._nearest(run_id))
-        return found[0]
+        return found
+
+    def _select(self, query: sa.Select[Any]) -> Sequence[Row]:
+        def read() -> Sequence[Row]:
+            with self._database.reading() as connection:
+                return _rows(connection, query)
+
+        return self._ask(read)
 
     def _nearest(self, run_id: str) -> str:
         known = [run.id for run in self.runs()]
@@ -241,6 +254,17 @@ class Ledger:
 
         return self._ask(read)
 
+    def clock_offset(self) -> float | None:
+        """The time of a shared database's server minus this computer's in seconds; None for a file of this computer."""
+
+        def ask() -> float:
+            sent = self._clock.now()
+            with self._database.reading() as connection:
+                there = self._database.time(connection)
+            return there - (sent + self._clock.now()) / 2
+
+        return self._ask(ask) if self._database.shared else None
+
     def open_rentals(self) -> tuple[Rental, ...]:
         """Everything that may still cost money, over all runs."""
         return tuple(rental for run in self.runs() for rental in run.open_rentals)
@@ -262,11 +286,9 @@ def counts(run: Run, since: float) -> bool:
     return run.closed_at is None or bool(run.open_rentals) or run.closed_at > since
 
 
-def _line(seq: int, at: object, run_id: str, tag: str | None, kind: str, data: str) -> Event:
-    """One row as an event. A file that was damaged may hold anything anywhere."""
-    if not isinstance(at, int | float) or kind not in _KINDS:
-        raise LedgerError(
-            f"line {seq} of the ledger cannot be read: {kind!r} at {at!r}",
-            hint="A newer gpurent may have written it: upgrade. Otherwise restore the ledger from a backup.",
-        )
-    return Event(seq, at, run_id, tag, Kind(kind), lines.decode(data))
+def _from(since: int) -> sa.Select[Any]:
+    return sa.select(_events).where(_events.c.seq >= since).order_by(_events.c.seq)
+
+
+def _rows(connection: sa.Connection, query: sa.Select[Any]) -> Sequence[Row]:
+    return cast("Sequence[Row]", connection.execute(query).fetchall())

@@ -74,6 +74,7 @@ MIGRATIONS = (
         "CREATE UNIQUE INDEX events_one_opening ON events (run_id) WHERE kind = 'run_opened'",
         "CREATE UNIQUE INDEX events_one_intent ON events (tag) WHERE kind = 'intent'",
     ),
+    _both(3, "account and clock in an intent, bills with their end, metered traffic: no older version reads those"),
 )
 SCHEMA_VERSION = MIGRATIONS[-1].number
 

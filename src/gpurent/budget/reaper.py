@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from gpurent.budget.clocks import SAME_CLOCK, OtherClock
 from gpurent.budget.state import Rental, RentalState
 from gpurent.clock import Uptime
 from gpurent.model import Instance
@@ -29,6 +30,8 @@ class Destroy:
     run_id: str
     reason: str
     collect_first: bool = False
+    shown: bool = False
+    """A listing shows it: it existed at that moment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,7 @@ class Adopt:
     tag: str
     run_id: str
     ref: str
+    provider: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +81,44 @@ class Orphan:
 Action = Destroy | Adopt | MarkAbsent | ConfirmGone | Leave | Orphan
 
 
+@dataclass(frozen=True, slots=True)
+class OtherAccount:
+    """Why a listing that does not show a rental proves nothing about it."""
+
+    reason: str
+    certain: bool
+    """It is another account: no order is sent there either, since the same refs may mean its machines."""
+
+
+def other_account(rental: Rental, account: str, why: str, *, vouched: bool) -> OtherAccount | None:
+    """Whether a rental may exist in another account than the one behind the key in use; None when it cannot.
+
+    Args:
+        rental: as the ledger has it. One from before accounts were recorded is judged by any listing.
+        account: that the key in use opens; empty where the provider does not tell.
+        why: it does not tell.
+        vouched: this process rented it with that key, or the user says that the key is of the account that rented.
+    """
+    if rental.account is None or rental.account == account != "":
+        return None
+    if rental.account and account:
+        return OtherAccount(
+            f"account {rental.account} of {rental.provider} rented it, and the key in use opens {account}; give a key "
+            f"of {rental.account}: `gpurent login {rental.provider}`, or its environment variable",
+            certain=True,
+        )
+    if vouched:
+        return None
+    unknown = (
+        f"account {rental.account} of {rental.provider} rented it, and {why}"
+        if rental.account
+        else f"{rental.provider} did not tell which account rented it"
+    )
+    return OtherAccount(
+        f"{unknown}; if the key in use is of the account that rented it: `gpurent reap --same-account`", certain=False
+    )
+
+
 def reconcile(
     rentals: Sequence[Rental],
     listings: Mapping[str, Sequence[Instance] | None],
@@ -86,6 +128,9 @@ def reconcile(
     silent: Collection[str] = (),
     *,
     asked: Uptime,
+    others: Mapping[str, OtherAccount] = MappingProxyType({}),
+    clocks: Mapping[str, OtherClock] = MappingProxyType({}),
+    late: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[Action, ...]:
     """Decide for every open rental, and find orphans.
 
@@ -103,20 +148,29 @@ def reconcile(
         silent: tags of rentals whose own machine did not answer although others did: as if listing had failed.
         asked: uptime of this computer when the listings were asked for. How long a machine has been absent is told by
             it and not by ``now``: the wall clock may be set, and the computer may sleep after the answer.
+        others: by tag, rentals that may exist in another account. One that a listing shows is in the listed one.
+        clocks: by run, the clocks of other computers that rented. Where one differs too much from ours, its rentals are
+            left alone until their hard deadline, which is compared by that clock.
+        late: by tag, why rentals have to end now, whoever is alive (``guard.overdue``), beside the hard deadline.
     """
     actions: list[Action] = []
     for rental in rentals:
         listing = None if rental.tag in silent else listings.get(rental.provider)
-        idle = unattended(rental, now, live_runs)
+        clock = clocks.get(rental.run_id, SAME_CLOCK)
+        over = late.get(rental.tag) or ("past its hard deadline" if _past(rental, now, clock) else "")
+        idle = unattended(rental, now, live_runs, clock, over)
         if listing is None and not (idle and rental.provider in listings and unordered(rental)):
             what = "its machine does not answer" if rental.tag in silent else f"{rental.provider} could not be listed"
             actions.append(Leave(rental.tag, rental.run_id, what))
             continue
         seen = next((one for one in listing or () if one.tag == rental.tag or one.ref == rental.ref), None)
+        other = others.get(rental.tag) if seen is None else None
         if not idle:
-            actions.append(Leave(rental.tag, rental.run_id, "its client is alive"))
+            actions.append(Leave(rental.tag, rental.run_id, clock.refusal or "its client is alive"))
+        elif other is not None and (other.certain or not unordered(rental)):
+            actions.append(Leave(rental.tag, rental.run_id, other.reason))
         else:
-            actions += _dead(rental, seen, now, asked)
+            actions += _dead(rental, seen, asked, over)
     ours = {rental.tag for rental in rentals}
     for listing in listings.values():
         for one in listing or ():
@@ -129,12 +183,26 @@ def _stray(one: Instance, run_id: str | None) -> list[Action]:
     if run_id is None:
         return [Orphan(one)]
     reason = "listed again after it was held for gone"
-    return [Adopt(one.tag, run_id, one.ref), Destroy(one.provider, one.ref, one.tag, run_id, reason)]
+    return [Adopt(one.tag, run_id, one.ref, one.provider), Destroy(one.provider, one.ref, one.tag, run_id, reason)]
 
 
-def unattended(rental: Rental, now: float, live_runs: Collection[str]) -> bool:
-    """Whether anybody may end it: its client is dead, or has let its hard deadline pass."""
-    return rental.run_id not in live_runs or now >= rental.hard_deadline
+def unattended(
+    rental: Rental, now: float, live_runs: Collection[str], clock: OtherClock = SAME_CLOCK, late: str = ""
+) -> bool:
+    """Whether anybody may end it: its client is dead, or has let its hard deadline or its money run out.
+
+    Args:
+        rental, now, live_runs: as ``reconcile`` has them.
+        clock: of the computer that rented. Where it differs too much, nobody can tell whether its client is dead.
+        late: as ``guard.overdue`` says it.
+    """
+    if late or _past(rental, now, clock):
+        return True
+    return rental.run_id not in live_runs and not clock.refusal
+
+
+def _past(rental: Rental, now: float, clock: OtherClock) -> bool:
+    return now - clock.ahead_s >= rental.hard_deadline
 
 
 def unordered(rental: Rental) -> bool:
@@ -142,14 +210,13 @@ def unordered(rental: Rental) -> bool:
     return rental.ref is not None and not rental.destroy_accepted
 
 
-def _dead(rental: Rental, seen: Instance | None, now: float, asked: Uptime) -> list[Action]:
-    late = now >= rental.hard_deadline
-    reason = "past its hard deadline" if late else "its client is gone"
-    collect = rental.state is RentalState.TRAINING and not rental.job_over and not late
+def _dead(rental: Rental, seen: Instance | None, asked: Uptime, overdue: str) -> list[Action]:
+    reason = overdue or "its client is gone"
+    collect = rental.state is RentalState.TRAINING and not rental.job_over and not overdue
     if seen is not None:
-        known = rental.seen and rental.ref == seen.ref
-        actions: list[Action] = [] if known else [Adopt(rental.tag, rental.run_id, seen.ref)]
-        return [*actions, Destroy(rental.provider, seen.ref, rental.tag, rental.run_id, reason, collect)]
+        known = rental.seen and rental.ref == seen.ref and rental.account != ""
+        actions: list[Action] = [] if known else [Adopt(rental.tag, rental.run_id, seen.ref, rental.provider)]
+        return [*actions, Destroy(rental.provider, seen.ref, rental.tag, rental.run_id, reason, collect, shown=True)]
     if rental.ref is not None and unordered(rental):
         return [Destroy(rental.provider, rental.ref, rental.tag, rental.run_id, reason, collect)]
     absent = MarkAbsent(rental.tag, rental.run_id, asked)

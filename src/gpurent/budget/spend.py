@@ -28,8 +28,8 @@ class Spent:
 NOTHING = Spent(ZERO, ZERO, ZERO, ZERO)
 
 
-def estimated(rental: Rental, now: float) -> Spent:
-    """Our own reckoning up to ``now`` (Unix seconds) or the rental's end, rounded up to a micro-dollar.
+def estimated(rental: Rental, now: float, *, until_end: bool = True) -> Spent:
+    """Our own estimate up to ``now`` (Unix seconds), or to the rental's end, rounded up to a micro-dollar.
 
     GPU and disk together are exactly ``hourly`` × time, the rate that deadlines are made from.
 
@@ -37,7 +37,7 @@ def estimated(rental: Rental, now: float) -> Spent:
     """
     if rental.state is RentalState.REFUSED or (rental.state is RentalState.GONE and rental.ref is None):
         return NOTHING  # the latter: searched for until it was certain that create had made nothing
-    end = rental.gone_at if rental.gone_at is not None else now
+    end = rental.gone_at if rental.gone_at is not None and until_end else now
     milliseconds = max(0, round((end - rental.intent_at) * 1000), rental.minimum_s * 1000)
     grain = rental.granularity_s * 1000
     milliseconds = -(-milliseconds // grain) * grain
@@ -53,11 +53,11 @@ def estimated(rental: Rental, now: float) -> Spent:
 
 
 def accrued(rental: Rental, now: float) -> Usd:
-    """What the rental has cost; the provider's final bill wins, a preliminary one only if it is dearer."""
+    """What the rental has cost: the provider's final bill; until there is one, the larger of bill and estimate."""
     if rental.charged is not None and rental.charged.final:
         return rental.charged.total
-    reckoned = estimated(rental, now).total
-    return reckoned if rental.charged is None else max(reckoned, rental.charged.total)
+    estimate = estimated(rental, now).total
+    return estimate if rental.charged is None else max(estimate, rental.charged.total)
 
 
 def run_spent(run: Run, now: float) -> Usd:

@@ -65,12 +65,20 @@ class Rental:
     bytes_in: int = 0
     bytes_out: int = 0
     charged: Charges | None = None
+    charged_at: float | None = None
+    """Since when the provider's bill has had this total."""
+    alive_at: float = 0.0
+    """The last moment at which the machine is known to have existed."""
     why: str = ""
     replanned_steps: int | None = None
     """What the job was shortened to."""
     failed_at: float | None = None
     """When its machine turned out to be of no use, before it trained."""
     failure: str = ""
+    metered_at: float | None = None
+    """When somebody last looked at what its provider counts."""
+    account: str | None = None
+    """That rented it; empty where its provider did not tell, None in ledgers from before accounts were recorded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +126,9 @@ class Run:
     closed_at: float | None = None
     anomalies: tuple[str, ...] = ()
     heard_at: float = 0.0
-    """When whoever conducts it wrote its last line."""
+    """When its client wrote its last line."""
+    clock_offset: float | None = None
+    """The services' time minus the client's in seconds, as measured last; None where nobody recorded it."""
 
     @property
     def open_rentals(self) -> tuple[Rental, ...]:
@@ -156,7 +166,7 @@ def _opened(event: Event) -> Run:
     data = lines.payload(event, lines.RunOpened)
     return Run(
         event.run_id, data.name, event.at, Usd(data.budget_micros), data.config, data.output_dir, data.client,
-        data.workload,
+        data.workload, clock_offset=data.client.clock_offset,
     )  # fmt: skip
 
 
@@ -223,8 +233,10 @@ def _intent(run: Run, event: Event) -> Run:
     rental = Rental(
         event.tag, run.id, data.provider, data.offer, data.disk_gb, Usd(data.hourly_micros), Usd(data.reserved_micros),
         RentalState.INTENT, event.at, data.soft_deadline, data.hard_deadline, data.granularity_s, data.minimum_s,
+        account=data.account, alive_at=event.at,
     )  # fmt: skip
-    return replace(run, rentals=(*run.rentals, rental))
+    offset = run.clock_offset if data.clock_offset is None else data.clock_offset
+    return replace(run, rentals=(*run.rentals, rental), clock_offset=offset)
 
 
 def _home(run: Run, event: Event) -> Run:
@@ -240,7 +252,16 @@ def _progress(run: Run, event: Event) -> Run:
     return replace(run, last_progress=point)
 
 
+SIGNS_OF_LIFE = frozenset({
+    Kind.CREATED, Kind.ADOPTED, Kind.REACHABLE, Kind.PREPARED, Kind.JOB_STARTED, Kind.PROGRESS, Kind.CHECKPOINT_HOME,
+    Kind.JOB_DONE, Kind.JOB_FAILED, Kind.METERED,
+})  # fmt: skip
+"""Lines that only a machine which exists can have caused."""
+
+
 def _rental(rental: Rental, event: Event) -> Rental:
+    if event.kind in SIGNS_OF_LIFE:
+        rental = replace(rental, alive_at=max(rental.alive_at, event.at))
     if isinstance(event.data.get("bytes_in"), int) or isinstance(event.data.get("bytes_out"), int):
         traffic = lines.Traffic(
             bytes_in=_total(event, "bytes_in", rental.bytes_in), bytes_out=_total(event, "bytes_out", rental.bytes_out)
@@ -255,6 +276,7 @@ def _rental(rental: Rental, event: Event) -> Rental:
                 created_at=rental.created_at if made.created_at is None else made.created_at,
                 hourly=max(rental.hourly, Usd(made.hourly_micros or 0)),
                 seen=rental.seen or event.kind is Kind.ADOPTED,
+                account=made.account if rental.account == "" and made.account else rental.account,
             )
         case Kind.CREATE_REFUSED:
             return replace(rental, state=RentalState.REFUSED, gone_at=event.at, why=_reason(event))
@@ -273,7 +295,11 @@ def _rental(rental: Rental, event: Event) -> Rental:
         case Kind.JOB_DONE | Kind.JOB_FAILED:
             return replace(rental, job_over=True, why=_reason(event))
         case Kind.DESTROY_SENT:
-            return replace(rental, state=RentalState.DESTROYING, why=_reason(event) or rental.why)
+            shown = lines.payload(event, lines.Destroy).shown and not rental.destroy_accepted
+            return replace(
+                rental, state=RentalState.DESTROYING, why=_reason(event) or rental.why,
+                alive_at=event.at if shown else rental.alive_at,
+            )  # fmt: skip
         case Kind.DESTROY_ACCEPTED:
             # What was absent before the order proves nothing about what it did.
             return replace(_present(rental), state=RentalState.DESTROYING, destroy_accepted=True)
@@ -287,10 +313,15 @@ def _rental(rental: Rental, event: Event) -> Rental:
             return replace(rental, state=RentalState.GONE, gone_at=event.at if ended is None else ended)
         case Kind.REPLANNED:
             return replace(rental, replanned_steps=lines.payload(event, lines.Replanned).steps)
+        case Kind.METERED:
+            hourly = Usd(lines.payload(event, lines.Metered).hourly_micros or 0)
+            return replace(rental, hourly=max(rental.hourly, hourly), metered_at=event.at)
         case Kind.MACHINE_FAILED:
             return replace(rental, failed_at=event.at, failure=_reason(event))
         case Kind.CHARGED:
-            return replace(rental, charged=lines.payload(event, lines.Charged).charges)
+            charges = lines.payload(event, lines.Charged).charges
+            same = rental.charged is not None and rental.charged.total == charges.total
+            return replace(rental, charged=charges, charged_at=rental.charged_at if same else event.at)
     return rental
 
 

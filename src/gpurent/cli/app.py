@@ -229,18 +229,25 @@ def reap(
     all_accounts: Annotated[
         bool, typer.Option("--all-accounts", help="Also what carries our tag but is not in this ledger; asks first.")
     ] = False,
+    same_account: Annotated[
+        bool,
+        typer.Option(
+            "--same-account",
+            help="The keys in use are of the accounts that rented: for providers that do not tell their account.",
+        ),
+    ] = False,
     yes: Yes = False,
     json: Json = False,
 ) -> int:
     """Destroy rentals that nobody looks after; confirm them gone."""
     from gpurent.cli import reap as command
 
-    return command.run(dry_run=dry_run, as_json=json, all_accounts=all_accounts, yes=yes)
+    return command.run(dry_run=dry_run, as_json=json, all_accounts=all_accounts, same_account=same_account, yes=yes)
 
 
 @app.command()
 def receipt(run_id: RunId = None, json: Json = False) -> int:
-    """Show what a run cost, by our reckoning and as billed."""
+    """Show what a run cost, as estimated and as billed."""
     from gpurent.cli import receipt as command
 
     return command.run(run_id, as_json=json)

@@ -50,18 +50,24 @@ def _warn(one: Unknown) -> None:
 
 def _print(by: By, lines: tuple[CostLine, ...]) -> None:
     table = Table(header_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for heading in (by, "rentals", "failed", "our reckoning", "provider billed", "cost"):
+    for heading in (by, "rentals", "failed", "our estimate", "provider billed", "cost"):
         table.add_column(heading, justify="left" if heading == by else "right", no_wrap=True)
     for one in lines:
         billed = one.billed.rounded(4) + (f" ({one.unbilled} not yet)" if one.unbilled else "")
-        table.add_row(one.key, str(one.rentals), str(one.failed), one.reckoned.rounded(4), billed, one.cost.rounded(4))
-    total = Usd.total([one.cost for one in lines])
-    table.add_row("total", str(sum(one.rentals for one in lines)), "", "", "", total.rounded(4), style="bold")
+        table.add_row(
+            one.key, str(one.rentals), str(one.failed), one.estimate.rounded(4), billed, _cost(one.cost, one.unbilled)
+        )
+    total, open_bills = Usd.total([one.cost for one in lines]), sum(one.unbilled for one in lines)
+    table.add_row("total", str(sum(one.rentals for one in lines)), "", "", "", _cost(total, open_bills), style="bold")
     output.console.print(table)
 
 
+def _cost(amount: Usd, unbilled: int) -> str:
+    return amount.rounded(4) + (" estimated" if unbilled else "")
+
+
 def _dict(line: CostLine) -> dict[str, object]:
-    values = {one.name: getattr(line, one.name) for one in fields(line)}
+    values = {one.name: getattr(line, one.name) for one in fields(line)} | {"estimated": line.unbilled > 0}
     return {
         f"{name}_micros" if isinstance(value, Usd) else name: value.micros if isinstance(value, Usd) else value
         for name, value in values.items()

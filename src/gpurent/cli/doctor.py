@@ -8,6 +8,7 @@ import shutil
 from functools import partial
 
 from gpurent import __version__
+from gpurent.budget.clocks import wrong_clock
 from gpurent.cli import output
 from gpurent.cli.common import in_doubt, open_broker
 from gpurent.clock import side_by_side
@@ -40,6 +41,8 @@ def run(*, as_json: bool) -> int:
         acts = {name: partial(_provider, opened) for name, opened in broker.opened.items()}
         providers = list(side_by_side(broker.clock, acts, PROVIDER_S, _late).values())
         checks += providers
+        wrong = wrong_clock(broker.clock_offset())
+        checks.append(("clock", not wrong, wrong or "agrees with the services, as far as they have answered"))
         checks += [(one.name, False, f"{one.message}. {one.hint}") for one in broker.problems]
         engine = importlib.util.find_spec("torch") is not None
         checks.append(("local engine", True, "installed" if engine else "not installed; only sample grids need it"))

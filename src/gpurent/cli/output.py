@@ -64,11 +64,16 @@ def print_quote(quote: Quote, limit: int) -> None:
         console.print(note, style="dim")
 
 
+WIDE = 100
+"""Columns of a terminal that has room for what traffic could cost at worst."""
+
+
 def _quote_table(rows: Sequence[QuoteRow]) -> Table:
     table = Table(header_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("provider", no_wrap=True)
     table.add_column("GPU", no_wrap=True)
-    for heading in ("memory", "per hour", "time", "all-in cost"):
+    wide = console.width >= WIDE
+    for heading in ("memory", "per hour", "time", "all-in cost", *(("worst traffic",) if wide else ())):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         offer, total = row.offer, row.timeline.total_s
@@ -76,6 +81,7 @@ def _quote_table(rows: Sequence[QuoteRow]) -> Table:
             offer.provider, offer.gpu, f"{offer.vram_mb / 1024:.0f} GB", row.hourly.rounded(3),
             f"{_minutes(total.mid)} ({_minutes(total.low)}–{_minutes(total.high)}) min",
             f"{row.mid.total.rounded()} ({row.low.total.rounded()}–{row.high.total.rounded()})",
+            *((f"+ {row.exposure.rounded()}" if row.exposure else "free",) if wide else ()),
         )  # fmt: skip
     return table
 
@@ -103,7 +109,8 @@ def _row_dict(row: QuoteRow) -> dict[str, Any]:
         "hourly_micros": row.hourly.micros, "reliability": row.offer.reliability,
         "total_s": span(row.timeline.total_s), "train_s": span(row.timeline.train_s),
         "cost_micros": [row.low.total.micros, row.mid.total.micros, row.high.total.micros],
-        "budget_asked_micros": row.asks.micros,
+        "budget_asked_micros": row.asks.micros, "traffic_exposure_micros": row.exposure.micros,
+        "traffic_reserve_micros": row.surge.micros,
     }  # fmt: skip
 
 
@@ -112,13 +119,18 @@ def print_receipt(receipt: Receipt, *, play: bool = False) -> None:
     money = "play dollars" if play else "dollars"
     console.print(f"Receipt of {receipt.run_id} ({receipt.outcome or 'still open'}), in {money}", style="italic")
     table = Table(header_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for heading in ("", "our reckoning", "provider billed"):
+    for heading in ("", "our estimate", "provider billed"):
         table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
     for row in receipt.render_rows():
         table.add_row(*row)
     console.print(table)
     for artefact in receipt.artefacts:
         console.print(f"{artefact.path}  {artefact.size / 1e6:.2f} MB  sha256 {artefact.sha256[:12]}…")
+    if receipt.estimated:
+        notes.print(
+            "Estimated: the final bill is not known yet; the larger of bill and estimate counts. `gpurent costs` asks "
+            "again."
+        )
     if not receipt.settled:
         notes.print("Not settled: a rental of this run may still cost money. `gpurent reap` ends it.", style="yellow")
 

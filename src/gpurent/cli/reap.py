@@ -20,14 +20,19 @@ from gpurent.jobs.interrupt import Interrupt
 from gpurent.jobs.progress import Progress
 
 
-def run(*, dry_run: bool, as_json: bool, all_accounts: bool = False, yes: bool = False) -> int:
+def run(
+    *, dry_run: bool, as_json: bool, all_accounts: bool = False, same_account: bool = False, yes: bool = False
+) -> int:
     """Reap, and exit 5 while something may still run."""
     with open_broker() as broker:
         all_accounts = all_accounts and not dry_run and _agreed(broker, yes)
         clock = broker.clock
         interrupt = Interrupt(clock if isinstance(clock, SystemClock) else None)
         with heeded(interrupt, broker, leaves=True), nullcontext() if as_json else LiveView(output.console) as view:
-            actions = broker.reap(dry_run=dry_run, all_accounts=all_accounts, tell=view or _silent, interrupt=interrupt)
+            actions = broker.reap(
+                dry_run=dry_run, all_accounts=all_accounts, same_account=same_account, tell=view or _silent,
+                interrupt=interrupt,
+            )  # fmt: skip
         if as_json:
             output.print_json([{"action": type(one).__name__.lower(), **asdict(one)} for one in actions])
         else:

@@ -137,7 +137,7 @@ class Boot:
         return host
 
     def _book(self, instance: Instance) -> None:
-        """A price that came late, a little above the offer's, is what the reckoning goes by from now on."""
+        """A price that came late, a little above the offer's, is what estimates go by from now on."""
         hourly = instance.price.hourly(instance.disk_gb)
         if hourly > max(self._booked, self.held.offer.price.hourly(instance.disk_gb)):
             self._booked = hourly

@@ -12,7 +12,7 @@ from typing import Self
 from gpurent.budget.client import ClientLock
 from gpurent.budget.errors import BudgetError, LedgerError
 from gpurent.budget.events import Kind
-from gpurent.budget.guard import Deadlines, allow_create, deadlines, teardown_reserve, tolerated
+from gpurent.budget.guard import TEARDOWN_S, Deadlines, allow_create, deadlines, teardown_reserve, tolerated
 from gpurent.budget.ledger import Ledger
 from gpurent.budget.spend import run_spent
 from gpurent.budget.state import Rental, RentalState
@@ -35,22 +35,24 @@ from gpurent.errors import (
     TransferFailed,
 )
 from gpurent.expected import Expected
+from gpurent.exposure import surge_reserve
 from gpurent.jobs import postmortem
 from gpurent.jobs.boot import Held
 from gpurent.jobs.deadman import DeadMan
 from gpurent.jobs.enforcer import Enforce, Target, nobody_enforces
 from gpurent.jobs.interrupt import Interrupt, Stop
 from gpurent.jobs.keys import forget_keys
+from gpurent.jobs.meter import Meter
 from gpurent.jobs.progress import Notice, Stage, StageStarted
 from gpurent.jobs.rental import LaunchOrder, Rentals
 from gpurent.jobs.replan import Asker, Nobody, Replanner
 from gpurent.jobs.session import Outcome, Session
 from gpurent.jobs.watch import Halt, Tell, Watch
 from gpurent.localfiles import private_folder
+from gpurent.model import Offer
 from gpurent.money import Usd
 from gpurent.plan.cost import traffic
 from gpurent.plan.quote import QuoteRow
-from gpurent.plan.timeline import DESTROY_S
 from gpurent.spi import Facts, Host
 from gpurent.tasks import minding
 
@@ -181,7 +183,7 @@ class Conductor:
 
     def _attempt(self, tag: str, job: Job, row: QuoteRow, order: LaunchOrder, max_hours: float | None) -> Outcome:
         limits = self._limits(job, row, max_hours)
-        watch = self._watch(limits, row.hourly, row.offer.provider)
+        watch = self._watch(limits, row.hourly, row.offer)
         watch.tick()  # who has asked to stop meanwhile wants no machine
         offer = row.offer
         self.tell(StageStarted(Stage.RENT, f"{offer.gpu} on {offer.provider} at {row.hourly.rounded(3)}/h"))
@@ -204,7 +206,7 @@ class Conductor:
         identity = self.rentals.connector.load_identity(self.run_dir / "keys" / rental.tag)
         held = Held(self.run_id, rental.tag, rental.ref, rental.offer, identity)
         limits = Deadlines(rental.soft_deadline, rental.hard_deadline)
-        watch = self._watch(limits, rental.hourly, rental.provider)
+        watch = self._watch(limits, rental.hourly, rental.offer)
         watch.state = RentalState.TRAINING  # what its job made is worth a look, even after an order to destroy
         if rental.state is RentalState.DESTROYING:
             self.interrupt.request(Stop.ORDERLY)  # and no more than a look: it may end at any moment
@@ -255,7 +257,7 @@ class Conductor:
             max_hours = hours if max_hours is None else min(max_hours, hours)
         limits = deadlines(
             budget=run.budget, spent=run_spent(run, start), hourly=tolerated(row.hourly),
-            traffic=tolerated(traffic(row.offer.price, job.workload)), start=start,
+            traffic=tolerated(traffic(row.offer.price, job.workload) + surge_reserve(row.offer)), start=start,
             finish_s=row.timeline.collect_s.high + 15, teardown_s=row.timeline.destroy_s.high,
             max_hours=max_hours, granularity_s=facts.billing_granularity_s,
         )  # fmt: skip
@@ -266,12 +268,12 @@ class Conductor:
         )  # fmt: skip
         return limits
 
-    def _watch(self, limits: Deadlines, hourly: Usd, provider: str) -> Watch:
-        hourly, grain = tolerated(hourly), self.rentals.facts.get(provider, Facts()).billing_granularity_s
-        reserve = teardown_reserve(hourly, DESTROY_S.high, grain)
+    def _watch(self, limits: Deadlines, hourly: Usd, offer: Offer) -> Watch:
+        hourly, grain = tolerated(hourly), self.rentals.facts.get(offer.provider, Facts()).billing_granularity_s
+        reserve = teardown_reserve(hourly, TEARDOWN_S, grain) + tolerated(surge_reserve(offer))
         return Watch(
             self.ledger, self.run_id, limits, self.clock, self.interrupt, self.tell, reserve, hourly,
-            rouse=self.rentals.rouse,
+            rouse=self.rentals.rouse, meter=Meter(self.ledger, self.rentals.providers, self.clock, self.tell).look,
         )  # fmt: skip
 
 

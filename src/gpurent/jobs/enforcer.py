@@ -25,8 +25,12 @@ LEAD_S = 3.0
 """What whoever conducts the rental has to end it in time."""
 LOOK_S = 1.0
 """Most seconds between two looks at clock and wish: a clock may be set."""
+COUNT_S = 5.0
+"""Between two looks at what was spent; the provider is asked only where its counts were not read for long."""
 AGAIN_S = 5.0
 """Between two orders to destroy that were not accepted."""
+FOREIGN_S = 60.0
+"""Between two looks where the key in use opens another account than the one that rented: somebody may correct that."""
 CONFIRM_S = 20.0
 """After so long it also confirms the end: whoever should is not there any more."""
 
@@ -69,6 +73,8 @@ class Enforcer:
     over: bool = False
     """Set by whoever has ended it."""
     _due: float | None = field(default=None, init=False)
+    _count_due: float = field(default=float("-inf"), init=False)
+    _why: str = field(default="", init=False)
     _opened: ExitStack = field(default_factory=ExitStack, init=False)
     _teardown: Teardown | None = field(default=None, init=False)
 
@@ -97,7 +103,7 @@ class Enforcer:
             return None
         teardown = self._teardown = self._teardown or self._opened.enter_context(self.open(self.tell))
         now = self.clock.now()
-        if now < self.target.hard_deadline and self.interrupt.level < Stop.NOW:
+        if now < self.target.hard_deadline and self.interrupt.level < Stop.NOW and not self._spent(teardown):
             return max(0.0, min(LOOK_S, self.target.hard_deadline - now))
         if self._due is None:
             self._due = self.clock.monotonic() + self.lead_s
@@ -106,15 +112,29 @@ class Enforcer:
             return min(LOOK_S, waits)
         return self._end(teardown)
 
+    def _spent(self, teardown: Teardown) -> str:
+        """Why it has to end before its deadline: by what its provider counts, the money is used up."""
+        if not self._why and self.clock.monotonic() >= self._count_due:
+            self._count_due = self.clock.monotonic() + COUNT_S
+            try:
+                self._why = teardown.overdue(self.target.run_id).get(self.target.tag, "")
+            except LedgerError as error:
+                self._say(f"{error} The hard deadline of {self.target.tag} holds all the same.")
+        return self._why
+
     def _end(self, teardown: Teardown) -> float | None:
         assert self._due is not None
         rental = self._rental(teardown)
         if rental is not None and rental.state.over:
             return None
+        other = None if rental is None else teardown.other_account(rental)
+        if other is not None and other.certain:
+            self._say(f"{self.target.tag} cannot be ended: {other.reason}.")
+            return FOREIGN_S
         ref = self.ref if rental is None else rental.ref
         if ref is not None and (rental is None or not rental.destroy_accepted):
             one, late = self.target, self.clock.now() >= self.target.hard_deadline
-            reason = "past its hard deadline" if late else "stopped at your wish"
+            reason = "past its hard deadline" if late else self._why or "stopped at your wish"
             teardown.destroy(Destroy(one.provider, ref, one.tag, one.run_id, reason))
         elif rental is not None and (ref is None or self.clock.monotonic() - self._due > CONFIRM_S):
             teardown.act(teardown.decide([rental], live_runs=()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pydantic import JsonValue
@@ -25,6 +25,7 @@ from gpurent.errors import (
     ProviderError,
     RateLimited,
 )
+from gpurent.jobs.accounts import Accounts
 from gpurent.jobs.boot import Boot, Held, Patience, check
 from gpurent.jobs.deadman import DeadMan, fuse
 from gpurent.jobs.listing import survey
@@ -34,7 +35,7 @@ from gpurent.jobs.waits import CREATE_S, EXISTS_S
 from gpurent.jobs.watch import Tell, Watch
 from gpurent.model import Instance, Launch, Offer, OnOverrun, Phase
 from gpurent.money import ZERO, Usd
-from gpurent.spi import Connector, Facts, Host, Provider, SupportsSelfDestruct
+from gpurent.spi import Connector, Facts, Host, Provider, SupportsClock, SupportsSelfDestruct
 from gpurent.tasks import Overdue
 
 HOLD_S = 1800.0
@@ -54,10 +55,13 @@ class Rentals:
     run_dir: Path
     tell: Tell
     patience: Patience
+    accounts: Accounts
     guards: Callable[[str], tuple[str, ...]] = lambda _provider: ("this client",)
     """Who on this computer can end a rental of a provider."""
     rouse: Callable[[], None] = lambda: None
     """Starts this computer's watchdog again, should it have died."""
+    rented: set[str] = field(default_factory=set, init=False)
+    """Tags of what this process rented."""
 
     def rent(
         self, run_id: str, tag: str, offer: Offer, launch: LaunchOrder, deadlines: Deadlines, reserved: Usd,
@@ -83,6 +87,7 @@ class Rentals:
                 f"machines of {offer.provider} cannot end themselves",
                 hint="--unguarded rents there all the same: then only this computer ends the rental.",
             )
+        account = self._account(offer.provider)
         burning = fuse(
             deadlines, self.clock.now(), hold_s=launch.hold_s, boot_s=self.patience.boot_s,
             granularity_s=facts.billing_granularity_s,
@@ -93,8 +98,10 @@ class Rentals:
             run_id, Kind.INTENT, tag=tag, provider=offer.provider, offer=offer, price=offer.price,
             disk_gb=launch.disk_gb, hourly_micros=offer.price.hourly(launch.disk_gb).micros,
             reserved_micros=reserved.micros, soft_deadline=deadlines.soft, hard_deadline=deadlines.hard,
-            granularity_s=facts.billing_granularity_s, minimum_s=facts.minimum_s,
+            granularity_s=facts.billing_granularity_s, minimum_s=facts.minimum_s, account=account,
+            clock_offset=provider.clock_offset() if isinstance(provider, SupportsClock) else None,
         )  # fmt: skip
+        self.rented.add(tag)
         self._still_fresh(run_id, tag, announced)
         full = Launch(tag, launch.image, launch.disk_gb, identity.public_key, startup, {}, burning.after_s)
         instance = self._create(provider, run_id, tag, offer, full, patiently)
@@ -111,6 +118,14 @@ class Rentals:
             why = f"this computer took {late:.0f} s to write down what it was about to rent; nothing was rented"
             self.ledger.append(run_id, Kind.CREATE_REFUSED, tag=tag, reason=why)
             raise OfferGone(why)
+
+    def _account(self, name: str) -> str:
+        """The account that will rent; empty, and said so, where the provider does not tell."""
+        account = self.accounts.of(name)
+        if not account.id:
+            told = f"{account.why}. If this process dies, `gpurent reap --same-account` may be needed to close it."
+            self.tell(Notice(told, warning=True))
+        return account.id
 
     def _create(
         self, provider: Provider, run_id: str, tag: str, offer: Offer, launch: Launch,
@@ -149,7 +164,7 @@ class Rentals:
         differs = hourly != offer.price.hourly(disk_gb)
         self.ledger.append(
             run_id, kind, tag=tag, ref=made.ref, created_at=made.created_at,
-            hourly_micros=hourly.micros if differs else None,
+            hourly_micros=hourly.micros if differs else None, account=self.accounts.of(offer.provider).id or None,
         )  # fmt: skip
 
     def _search(self, provider: Provider, tag: str, ref: str | None, place: str) -> Instance | None:
@@ -215,7 +230,7 @@ class Rentals:
         Raises:
             InDoubt: as ``Teardown.finish``, or the ledger could not be read: then destroy was sent, unconfirmed.
         """
-        teardown = Teardown(self.ledger, self.providers, self.clock, self.tell)
+        teardown = Teardown(self.ledger, self.providers, self.clock, self.tell, self.accounts, self.rented)
         try:
             rental = teardown.read(run_id, tag)
             if rental is None or rental.state.over:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TypeVar
 
+from gpurent.budget.bills import judged
+from gpurent.budget.clocks import SAME_CLOCK, OtherClock
 from gpurent.budget.errors import LedgerError
 from gpurent.budget.events import Kind
+from gpurent.budget.guard import overdue
 from gpurent.budget.ledger import Ledger
 from gpurent.budget.reaper import (
     Action,
@@ -18,26 +21,32 @@ from gpurent.budget.reaper import (
     Leave,
     MarkAbsent,
     Orphan,
+    OtherAccount,
+    other_account,
     reconcile,
     unattended,
     unordered,
 )
-from gpurent.budget.state import Rental
+from gpurent.budget.state import Rental, Run
 from gpurent.clock import Clock
 from gpurent.errors import InDoubt, ProviderError
+from gpurent.jobs.accounts import Accounts
 from gpurent.jobs.listing import listings
+from gpurent.jobs.meter import Meter
 from gpurent.jobs.progress import Gone, Notice
 from gpurent.jobs.waits import CHARGES_S, DESTROY_S, LIST_S, NOTE_S, PRESSING_S
 from gpurent.jobs.watch import Tell
-from gpurent.model import Charges
+from gpurent.model import Charges, Instance
 from gpurent.spi import Provider, SupportsCharges
 from gpurent.tasks import Overdue, minding
 
 T = TypeVar("T")
 Collect = Callable[[Destroy], None]
+Listing = Mapping[str, Sequence[Instance] | None]
+"""What providers show; None where one did not answer."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Teardown:
     """Ends rentals and records every step before it is taken."""
 
@@ -45,6 +54,14 @@ class Teardown:
     providers: Mapping[str, Provider]
     clock: Clock
     tell: Tell
+    accounts: Accounts
+    rented: Collection[str] = ()
+    """Tags of rentals that this process made, with the keys that are in use."""
+    clock_of: Callable[[str], OtherClock] = lambda _run_id: SAME_CLOCK
+    """The clock of the computer that a run was started on, beside ours."""
+
+    def __post_init__(self) -> None:
+        self._meter = Meter(self.ledger, self.providers, self.clock, self.tell, patience=2)
 
     def decide(
         self, rentals: Sequence[Rental], live_runs: Collection[str],
@@ -52,16 +69,63 @@ class Teardown:
     ) -> tuple[Action, ...]:  # fmt: skip
         """What is to be done now; asks every provider that holds a rental, and those in ``also``."""
         asked, now = self.clock.uptime(), self.clock.now()
-        pressing = any(unordered(one) and unattended(one, now, live_runs) for one in rentals)
+        clocks = {run_id: self.clock_of(run_id) for run_id in {one.run_id for one in rentals}}
+        pressing = any(unordered(one) and unattended(one, now, live_runs, clocks[one.run_id]) for one in rentals)
         found = listings(self.providers, rentals, also, self.tell, self.clock, PRESSING_S if pressing else LIST_S)
-        return reconcile(rentals, found.shown, self.clock.now(), live_runs, known_tags, found.silent, asked=asked)
+        late = self._overdue(rentals, found.shown)
+        asked_of = (one for one in rentals if one.provider in found.shown)
+        others = {one.tag: other for one in asked_of if (other := self.other_account(one)) is not None}
+        return reconcile(
+            rentals, found.shown, self.clock.now(), live_runs, known_tags, found.silent,
+            asked=asked, others=others, clocks=clocks, late=late,
+        )  # fmt: skip
+
+    def _overdue(self, rentals: Sequence[Rental], shown: Listing) -> Mapping[str, str]:
+        """Why rentals have to end now, whoever looks after them: by what their providers count as well."""
+        late: dict[str, str] = {}
+        for run_id in {one.run_id for one in rentals}:
+            try:
+                late |= self._late(self._counted(self._run(run_id), shown))
+            except LedgerError as error:
+                self._bear(error, run_id)
+        return late
+
+    def overdue(self, run_id: str) -> Mapping[str, str]:
+        """The same of one run, after a look at what is counted where nobody has looked for long. Raises LedgerError."""
+        run = self._run(run_id)
+        return self._late(self._run(run_id) if self._meter.look(run) else run)
+
+    def _late(self, run: Run) -> Mapping[str, str]:
+        now = self.clock.now() - self.clock_of(run.id).ahead_s
+        return {one.tag: why for one in run.open_rentals if (why := overdue(run, one, now))}
+
+    def _run(self, run_id: str) -> Run:
+        return self._soon(lambda: self.ledger.run(run_id))
+
+    def _counted(self, run: Run, shown: Listing) -> Run:
+        """The run with what listings show of its traffic and prices."""
+        names = {one.provider for one in run.open_rentals}
+        listed = {one.ref: one for name in names for one in shown.get(name) or ()}
+        noted = [self._meter.note(one, listed[one.ref]) for one in run.open_rentals if one.ref in listed]
+        return self._run(run.id) if any(noted) else run
+
+    def other_account(self, rental: Rental) -> OtherAccount | None:
+        """Whether it may exist in another account than the one behind the key in use."""
+        if rental.account is None:
+            return None
+        account = self.accounts.of(rental.provider)
+        return other_account(rental, account.id, account.why, vouched=self._vouched(rental.tag))
+
+    def _vouched(self, tag: str) -> bool:
+        return self.accounts.vouched or tag in self.rented
 
     def act(self, actions: Sequence[Action], collect: Collect = lambda _order: None) -> None:
         """Carry out; what fails is recorded and comes up again in the next round."""
         for action in actions:
             match action:
-                case Adopt(tag, run_id, ref):
-                    self._note(run_id, Kind.ADOPTED, tag, ref=ref)
+                case Adopt(tag, run_id, ref, provider):
+                    account = self.accounts.of(provider).id
+                    self._note(run_id, Kind.ADOPTED, tag, ref=ref, account=account or None)
                 case Destroy():
                     if action.collect_first:
                         collect(action)
@@ -112,7 +176,7 @@ class Teardown:
 
     def destroy(self, order: Destroy) -> None:
         """Send one order to destroy, whatever the ledger does. What came of it is recorded and told, never raised."""
-        self._jot(order, Kind.DESTROY_SENT, reason=order.reason)
+        self._jot(order, Kind.DESTROY_SENT, reason=order.reason, shown=order.shown)
         try:
             self.clock.begin(lambda: self.providers[order.provider].destroy(order.ref)).result(DESTROY_S)
         except (ProviderError, Overdue) as error:
@@ -130,19 +194,31 @@ class Teardown:
 
     def _gone(self, tag: str, run_id: str, ref: str | None) -> None:
         rental = self.read(run_id, tag)
+        if rental is not None and rental.account:
+            # A service may bind a key to another account at any time, and a rental is closed only once.
+            account = self.accounts.afresh(rental.provider)
+            other = other_account(rental, account.id, account.why, vouched=self._vouched(tag))
+            if other is not None:
+                self.tell(Notice(f"{tag} is not closed: {other.reason}.", warning=True))
+                return
         charges = None if rental is None or ref is None else self._charges(rental.provider, ref)
+        ended_at = self.clock.now() - self.clock_of(run_id).ahead_s  # by the clock that the rental began by
         if charges is not None:
-            self._note(run_id, Kind.CHARGED, tag, charges=charges)
-        if self._note(run_id, Kind.GONE, tag):
+            assert rental is not None
+            said = judged(replace(rental, gone_at=ended_at), charges, ended_at)
+            self._note(run_id, Kind.CHARGED, tag, charges=said)
+        if self._note(run_id, Kind.GONE, tag, ended_at=ended_at):
             self.tell(Gone(ref or "never created", tag))
 
     def settle(self, rental: Rental) -> bool:
-        """Record the final bill of a rental that is over; False while the provider has none."""
+        """Ask again for the bill of a rental that is over, and record what is new; whether it is final now."""
         charges = None if rental.ref is None else self._charges(rental.provider, rental.ref)
-        if charges is None or not charges.final:
+        if charges is None:
             return False
-        self.ledger.append(rental.run_id, Kind.CHARGED, tag=rental.tag, charges=charges)
-        return True
+        said = judged(rental, charges, self.clock.now())
+        if said.final or rental.charged is None or rental.charged.total != said.total:
+            self.ledger.append(rental.run_id, Kind.CHARGED, tag=rental.tag, charges=said)
+        return said.final
 
     def _charges(self, name: str, ref: str) -> Charges | None:
         provider: object = self.providers.get(name)

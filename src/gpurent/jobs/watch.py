@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from gpurent.budget.errors import LedgerError
-from gpurent.budget.guard import Deadlines
+from gpurent.budget.guard import Deadlines, end_reserve
 from gpurent.budget.ledger import Ledger
 from gpurent.budget.spend import run_spent
-from gpurent.budget.state import RentalState
+from gpurent.budget.state import RentalState, Run
 from gpurent.clock import Clock
 from gpurent.errors import GpurentError, HostUnreachable
 from gpurent.jobs.interrupt import Interrupt, Stop
@@ -58,6 +58,8 @@ class Watch:
     """As far as it matters here: whether there is training to save."""
     rouse: Callable[[], None] = lambda: None
     """Sees to it that this computer's watchdog lives."""
+    meter: Callable[[Run], bool] = lambda _run: False
+    """Looks at what the provider counts, when it is time to; whether that changed the ledger."""
     _due: float = field(default=0.0, init=False)
     _rouse_due: float = field(default=0.0, init=False)
     _left: Usd | None = field(default=None, init=False)
@@ -117,6 +119,10 @@ class Watch:
                 raise
             self.tell(Notice(f"{error}. {error.hint} The deadlines hold all the same.", warning=True))
             return
+        if self.meter(run):
+            run = self.ledger.run(self.run_id)
+        for rental in run.open_rentals:  # a machine may turn out dearer than its offer
+            self.hourly, self.reserve = max(self.hourly, rental.hourly), max(self.reserve, end_reserve(rental))
         if run.stop_requested:
             self.interrupt.request(Stop.ORDERLY)
         spent = run_spent(run, self.clock.now())

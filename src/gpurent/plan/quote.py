@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from gpurent.errors import NoOffer
+from gpurent.exposure import exposure, look_every_s, risk, surge_reserve, worst_hourly
 from gpurent.model import Need, Offer, Workload
 from gpurent.money import Usd
 from gpurent.plan import rank, vram
@@ -21,7 +22,8 @@ Source = Literal["live", "table", "sandbox"]
 
 @dataclass(frozen=True, slots=True)
 class QuoteRow:
-    """One offer with its prediction. ``expected`` counts the chance that the machine fails and all is done again."""
+    """One offer with its prediction. ``expected`` counts the chance that the machine fails and all is done again, and
+    the risk that its traffic is not ours."""
 
     offer: Offer
     hourly: Usd
@@ -34,9 +36,19 @@ class QuoteRow:
     vram_need_mb: int
 
     @property
+    def surge(self) -> Usd:
+        """What is kept back for traffic that nobody here causes: a full line until that is seen and ended."""
+        return surge_reserve(self.offer)
+
+    @property
+    def exposure(self) -> Usd:
+        """What a full line would cost over the whole rental, at its high estimate, if nobody looked."""
+        return exposure(self.offer, self.timeline.total_s.high)
+
+    @property
     def asks(self) -> Usd:
-        """The budget that this row asks for: its high estimate, rounded up to the cent."""
-        return Usd(-(-self.high.total.micros // CENT) * CENT)
+        """The budget that this row asks for: its high estimate and what is kept back, rounded up to the cent."""
+        return Usd(-(-(self.high.total + self.surge).micros // CENT) * CENT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +106,7 @@ def _row(workload: Workload, need: Need, offer: Offer, vram_mb: int) -> QuoteRow
         session_cost(offer.price, need.disk_gb, seconds, workload)
         for seconds in (timeline.total_s.low, timeline.total_s.mid, timeline.total_s.high)
     )
-    expected = rank.expected_cost(mid.total, offer.reliability)
+    expected = rank.expected_cost(mid.total, offer.reliability) + risk(offer, timeline.total_s.high)
     return QuoteRow(offer, offer.price.hourly(need.disk_gb), timeline, low, mid, high, expected, vram_mb)
 
 
@@ -106,6 +118,12 @@ def _remarks(need: Need, reckoned: vram.Memory, rows: Sequence[QuoteRow], budget
         beyond = sum(row.asks > budget for row in rows)
         if beyond:
             remarks.append(f"{beyond} of {len(rows)} offers may cost more than {budget}.")
+    if rows and rows[0].exposure:
+        best = rows[0].offer
+        remarks.append(
+            f"Traffic that nobody here causes could cost up to {worst_hourly(best).rounded()}/h on the first offer. It "
+            f"is looked for every {look_every_s(best):.0f} s, and {rows[0].surge.rounded()} are kept back for it."
+        )
     return remarks
 
 

@@ -19,15 +19,16 @@ BY: tuple[By, ...] = ("month", "provider", "gpu", "job")
 
 @dataclass(frozen=True, slots=True)
 class CostLine:
-    """One group. ``cost`` is what counts: the final bill where there is one, else our reckoning."""
+    """One group. ``cost`` is what counts: the final bill where there is one, else the larger of bill and estimate."""
 
     key: str
     rentals: int
     failed: int
     """Rentals on which nothing was trained."""
-    reckoned: Usd
+    estimate: Usd
+    """By price, time and traffic."""
     billed: Usd
-    """By providers, as far as they have said."""
+    """By providers, in final bills."""
     unbilled: int
     """Rentals whose final bill is not known."""
     cost: Usd
@@ -72,7 +73,7 @@ def _line(key: str, rentals: Sequence[Rental], now: float) -> CostLine:
         key=key,
         rentals=len(rentals),
         failed=sum(one.state.over and one.job_id is None for one in rentals),
-        reckoned=Usd.total([estimated(one, now).total for one in rentals]),
+        estimate=Usd.total([estimated(one, now).total for one in rentals]),
         billed=Usd.total([one.charged.total for one in final if one.charged is not None]),
         unbilled=sum(one not in final for one in real),
         cost=Usd.total([accrued(one, now) for one in rentals]),

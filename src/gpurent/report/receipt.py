@@ -1,4 +1,4 @@
-"""What a run cost, line by line: our own reckoning beside what the provider billed."""
+"""What a run cost, line by line: our own estimate beside what the provider billed."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ class RentalLine:
     gpu: str
     seconds: float
     """From the intent to confirmed gone, or to now."""
-    reckoned: Spent
+    estimate: Spent
+    """By price, time and traffic."""
     billed: Usd | None
-    """What the provider says; None while it has not said."""
+    """What the provider has booked so far; None while it has booked nothing."""
     final: bool
     """Whether ``billed`` is the provider's last word."""
     cost: Usd
-    """What counts against the budget."""
+    """What counts against the budget: the final bill; until there is one, the larger of bill and estimate."""
     open: bool
     failed: bool
     """Nothing was trained on it: refused, never reached, or given back."""
@@ -54,6 +55,11 @@ class Receipt:
         return max(ZERO, self.total - self.budget)
 
     @property
+    def estimated(self) -> bool:
+        """Whether a rental has no final bill yet, so that the total may still change."""
+        return any(not line.final and line.cost > ZERO for line in self.lines)
+
+    @property
     def settled(self) -> bool:
         """Whether no rental of the run may still cost money."""
         return not any(line.open for line in self.lines)
@@ -65,6 +71,7 @@ class Receipt:
             "name": self.name,
             "outcome": self.outcome,
             "settled": self.settled,
+            "estimated": self.estimated,
             "budget_micros": self.budget.micros,
             "total_micros": self.total.micros,
             "saved_micros": self.saved.micros,
@@ -74,12 +81,12 @@ class Receipt:
         }
 
     def render_rows(self) -> tuple[tuple[str, str, str], ...]:
-        """Rows of a table: what, our reckoning, what the provider billed. Amounts are exact, not rounded."""
+        """Rows of a table: what, our estimate, what the provider billed. Amounts are exact, not rounded."""
         rows: list[tuple[str, str, str]] = []
         for line in self.lines:
-            rows.append((_title(line), str(line.reckoned.total), "" if line.billed is None else _billed(line)))
-            rows += [(f"  {what}", str(amount), "") for what, amount in _parts(line.reckoned) if amount]
-        rows.append(("total", str(self.total), ""))
+            rows.append((_title(line), str(line.estimate.total), "" if line.billed is None else _billed(line)))
+            rows += [(f"  {what}", str(amount), "") for what, amount in _parts(line.estimate) if amount]
+        rows.append(("total, estimated" if self.estimated else "total", str(self.total), ""))
         rows.append(("budget", str(self.budget), ""))
         rows.append(("over budget", str(self.exceeded), "") if self.exceeded else ("saved", str(self.saved), ""))
         return tuple(rows)
@@ -99,7 +106,7 @@ def _line(rental: Rental, now: float) -> RentalLine:
         ref=rental.ref,
         gpu=rental.offer.gpu,
         seconds=max(0.0, end - rental.intent_at),
-        reckoned=estimated(rental, now),
+        estimate=estimated(rental, now),
         billed=None if rental.charged is None else rental.charged.total,
         final=rental.charged is not None and rental.charged.final,
         cost=accrued(rental, now),
@@ -118,7 +125,7 @@ def _line_dict(line: RentalLine) -> dict[str, object]:
         "open": line.open,
         "failed": line.failed,
         "cost_micros": line.cost.micros,
-        "reckoned_micros": {name: amount.micros for name, amount in _parts(line.reckoned)},
+        "estimated_micros": {name: amount.micros for name, amount in _parts(line.estimate)},
         "billed_micros": None if line.billed is None else line.billed.micros,
         "billed_final": line.final,
     }

@@ -22,7 +22,7 @@ from gpurent.model import Price, squash
 from gpurent.money import Usd
 from gpurent.sandbox.catalogue import Machine
 from gpurent.sandbox.faults import Fault, Faults
-from gpurent.sandbox.held import Held, Order, Refusal, State
+from gpurent.sandbox.held import MAIN_ACCOUNT, OTHER_ACCOUNT, Held, Order, Refusal, State
 from gpurent.sandbox.market import Market
 from gpurent.sandbox.wire import lose_reply
 
@@ -46,9 +46,17 @@ class Keys:
 
     account: str
     control: str
+    other: str = ""
+    """Opens the second account, if there is one."""
 
     def __repr__(self) -> str:
         return "Keys(...)"
+
+    def opens(self, key: str) -> str | None:
+        """The account that a key opens."""
+        if equal(key, self.account):
+            return MAIN_ACCOUNT
+        return OTHER_ACCOUNT if self.other and equal(key, self.other) else None
 
 
 @dataclass(frozen=True)
@@ -108,6 +116,7 @@ def build_api(context: Context) -> Starlette:
         Route("/v1/instances/{ref}", api.destroy, methods=["DELETE"]),
         Route("/v1/instances/{ref}/charges", api.charges, methods=["GET"]),
         Route("/v1/balance", api.balance, methods=["GET"]),
+        Route("/v1/account", api.account, methods=["GET"]),
         Route("/control/faults", api.set_faults, methods=["PUT"]),
         Route("/control/faults", api.list_faults, methods=["GET"]),
     ]
@@ -139,11 +148,14 @@ class _Api:
 
     async def create(self, request: Request) -> Response:
         """Rent a machine."""
-        self._allow_account(request)
+        account = self._allow_account(request)
         body = CreateBody.model_validate_json(await request.body())
         held = self._market.create(
-            Order(body.offer_id, body.label, body.image, body.disk_gb, body.ssh_public_key, body.startup, body.env)
-        )
+            Order(
+                body.offer_id, body.label, body.image, body.disk_gb, body.ssh_public_key, body.startup, body.env,
+                account=account,
+            )
+        )  # fmt: skip
         if self._faults.take(Fault.CREATE_REPLY_LOST):
             lose_reply(request.scope)
         if self._faults.take(Fault.CREATE_ERROR_BUT_CREATED):
@@ -153,36 +165,41 @@ class _Api:
 
     async def instances(self, request: Request) -> Response:
         """All instances of the account."""
-        self._allow_account(request)
+        account = self._allow_account(request)
         now = self._market.now()
-        found = self._market.instances()
+        found = self._market.instances(account=account)
         return _page(request, "instances", found, _age_order, lambda held: instance_json(held, now))
 
     async def get(self, request: Request) -> Response:
         """One instance."""
-        ref = self._allow_instance(request)
-        return JSONResponse({"instance": instance_json(self._market.get(ref), self._market.now())})
+        ref, account = self._allow_instance(request)
+        return JSONResponse({"instance": instance_json(self._market.get(ref, account), self._market.now())})
 
     async def destroy(self, request: Request) -> Response:
         """Destroy an instance. Answers when its last process is dead and it is off the listings."""
-        ref = self._allow_instance(request)
-        if self._market.end(ref):
+        ref, account = self._allow_instance(request)
+        if self._market.end(ref, account):
             await self._kill_host(ref)
             self._market.forget(ref)
         return JSONResponse({"accepted": True}, status_code=202)
 
     async def charges(self, request: Request) -> Response:
         """The bill of an instance, also after its end."""
-        self._allow_account(request)
-        charges = self._market.charges(request.path_params["ref"])
+        account = self._allow_account(request)
+        late = self._faults.take(Fault.CHARGES_LATE)
+        charges = self._market.charges(request.path_params["ref"], account, late_s=late.amount if late else 0.0)
         parts = {"gpu": charges.gpu, "disk": charges.disk, "in": charges.traffic_in, "out": charges.traffic_out}
         body = {name: _dollars(amount) for name, amount in {**parts, "total": charges.total}.items()}
-        return JSONResponse({"charges": {**body, "final": charges.final}})
+        return JSONResponse({"charges": {**body, "final": charges.final, "until": charges.until}})
 
     async def balance(self, request: Request) -> Response:
         """What is left of the deposit."""
-        self._allow_account(request)
-        return JSONResponse({"balance": _dollars(self._market.balance())})
+        account = self._allow_account(request)
+        return JSONResponse({"balance": _dollars(self._market.balance(account))})
+
+    async def account(self, request: Request) -> Response:
+        """Whose key it is."""
+        return JSONResponse({"account": {"id": self._allow_account(request)}})
 
     async def set_faults(self, request: Request) -> Response:
         """Replace all fault rules."""
@@ -198,23 +215,27 @@ class _Api:
         self._allow_control(request)
         return JSONResponse({"rules": self._faults.listing()})
 
-    def _allow_account(self, request: Request) -> None:
+    def _allow_account(self, request: Request) -> str:
         key = bearer(request)
-        if not equal(key, self._keys.account):
+        account = self._keys.opens(key)
+        if account is None:
             code = "unauthorized" if self._market.owner_of(key) is None else "forbidden"
             raise Refusal(code, "this key does not open the account")
+        return account
 
-    def _allow_instance(self, request: Request) -> str:
+    def _allow_instance(self, request: Request) -> tuple[str, str | None]:
+        """The instance, and the account that asks; None when it is the instance itself."""
         ref: str = request.path_params["ref"]
         key = bearer(request)
-        if equal(key, self._keys.account):
-            return ref
+        account = self._keys.opens(key)
+        if account is not None:
+            return ref, account
         owner = self._market.owner_of(key)
         if owner is None:
             raise Refusal("unauthorized", "unknown key")
         if owner != ref:
             raise Refusal("forbidden", "this key opens only its own instance")
-        return ref
+        return ref, None
 
     def _allow_control(self, request: Request) -> None:
         if not equal(bearer(request), self._keys.control):
@@ -327,6 +348,8 @@ def instance_json(held: Held, now: float) -> dict[str, object]:
         "created_at": held.created_at,
         "ssh": ssh,
         "message": held.message,
+        "in_bytes": held.received(now),
+        "out_bytes": held.sent(now),
     }
 
 

@@ -93,7 +93,7 @@ class Fault(StrEnum):
     SECOND_FACTOR = "second_factor"
     """The look-alike of Vast wants a session with a second factor for everything but a search."""
     CHARGES_LATE = "charges_late"
-    """The look-alike of Vast has not yet booked the last ``value`` seconds (60)."""
+    """Bills are late: the last ``value`` seconds (60) have not been booked yet."""
     WRONG_GPU = "wrong_gpu"
     """The instance has another GPU than its offer said; the look-alike APIs tell."""
     WRONG_DATA_CENTER = "wrong_data_center"
@@ -123,6 +123,13 @@ class Fault(StrEnum):
     """The look-alike of Vast attaches no key to an instance, as for an account of a team."""
     STOPS_UNASKED = "stops_unasked"
     """The look-alikes stop an instance ``value`` seconds (1) after it was to run; its disk goes on billing."""
+    FOREIGN_TRAFFIC = "foreign_traffic"
+    """Traffic that no client caused fills the line of a running instance in both directions, up to ``value`` Mbit/s
+    (1000000: all of it). It is counted and billed like any other."""
+    FOREIGN_TRAFFIC_LATER = "foreign_traffic_later"
+    """That traffic begins ``value`` seconds (60) after the instance runs."""
+    DATE_AHEAD = "date_ahead"
+    """The ``Date`` of a reply is ``value`` seconds (14400) ahead of the market's time."""
     CRASH_LOOP = "crash_loop"
     """The look-alike of RunPod calls a pod running whose container starts again and again: no ports, no uptime."""
 
@@ -153,6 +160,9 @@ DEFAULTS: dict[Fault, float] = {
     Fault.PORTS_LATE: 2.0,
     Fault.OUTBID_RETURNS: 2.0,
     Fault.STOPS_UNASKED: 1.0,
+    Fault.DATE_AHEAD: 4 * 3600.0,
+    Fault.FOREIGN_TRAFFIC: 1e6,
+    Fault.FOREIGN_TRAFFIC_LATER: 60.0,
 }
 
 

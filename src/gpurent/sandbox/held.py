@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
 from gpurent.model import Charges, Price
-from gpurent.sandbox.billing import Usage, bill, whole_seconds
+from gpurent.money import Usd
+from gpurent.sandbox.billing import GB, Usage, bill, whole_seconds
 from gpurent.sandbox.catalogue import Machine
 
 OUTBID = "stopped: somebody bid more"
+MAIN_ACCOUNT, OTHER_ACCOUNT = "acc-1", "acc-2"
+"""The two accounts of a sandbox. Both rent the same machines; neither sees what the other rented."""
 
 
 class Refusal(Exception):
@@ -56,6 +59,8 @@ class Order:
     """Rented for a bid that somebody may top."""
     bare_sessions: bool = False
     """SSH sessions do not see the environment of the host's first process."""
+    account: str = MAIN_ACCOUNT
+    """Who rents it; no other account sees it."""
     shown: Mapping[str, Any] = field(default_factory=dict)
     """What its API shows again of the request and the market has no use for."""
 
@@ -86,6 +91,8 @@ class Troubles:
     other_gpu: str = ""
     elsewhere: bool = False
     crash_loop: bool = False
+    foreign_mbps: float | None = None
+    foreign_after_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +179,36 @@ class Held:
             return State.LOADING
         return State.RUNNING if share >= 1 and self.port is not None else State.STARTING
 
+    def received(self, now: float) -> int:
+        """Bytes that came in, ours and others'."""
+        return self.in_bytes + self._foreign(self.machine.down_mbps, now)
+
+    def sent(self, now: float) -> int:
+        """Bytes that went out, ours and others'."""
+        return self.out_bytes + self._foreign(self.machine.up_mbps, now)
+
+    @property
+    def foreign_hourly(self) -> Usd:
+        """The most that traffic of others may cost in an hour."""
+        hour = self.up_at + self.troubles.foreign_after_s + 3600
+        received, sent = (self._foreign(mbps, hour) for mbps in (self.machine.down_mbps, self.machine.up_mbps))
+        return self.price.in_gb.scaled(received, GB) + self.price.out_gb.scaled(sent, GB)
+
+    def _foreign(self, line_mbps: float, now: float) -> int:
+        """Traffic that no client caused, from when the machine runs until it stops: at most what its line takes."""
+        if self.troubles.foreign_mbps is None:
+            return 0
+        ends = [now, *(end for end in (self.ended_at, self.stopped_at) if end is not None)]
+        seconds = max(0.0, min(ends) - self.up_at - self.troubles.foreign_after_s)
+        return int(min(self.troubles.foreign_mbps, line_mbps) * 1e6 / 8 * seconds)
+
+    def booked(self, moment: float) -> Charges:
+        """The bill of a service whose books reach up to ``moment`` only."""
+        if self.ended_at is not None and self.ended_at <= moment:
+            return self.charges(moment)
+        last = max(self.created_at, moment)
+        return replace(replace(self, ended_at=None).charges(last), final=False, until=last)
+
     def charges(self, now: float) -> Charges:
         """The bill up to ``now``."""
         end = now if self.ended_at is None else self.ended_at
@@ -180,7 +217,7 @@ class Held:
         usage = Usage(
             gpu_s=whole_seconds(self.created_at, gpu_end - self.idle_s, unit_s, minimum_s),
             disk_s=whole_seconds(self.created_at, end, unit_s, minimum_s),
-            in_bytes=self.in_bytes,
-            out_bytes=self.out_bytes,
+            in_bytes=self.received(now),
+            out_bytes=self.sent(now),
         )
         return bill(self.price, self.order.disk_gb, usage, final=self.ended_at is not None)

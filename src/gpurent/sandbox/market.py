@@ -16,7 +16,7 @@ from gpurent.model import Charges, Price
 from gpurent.money import ZERO, Usd
 from gpurent.sandbox.catalogue import Machine
 from gpurent.sandbox.faults import Fault, Faults, Rule
-from gpurent.sandbox.held import OUTBID, Held, Order, Refusal, State, Troubles
+from gpurent.sandbox.held import MAIN_ACCOUNT, OUTBID, Held, Order, Refusal, State, Troubles
 from gpurent.sandbox.troubles import deal
 
 __all__ = ["Held", "Market", "Order", "Refusal", "State", "Troubles"]
@@ -86,7 +86,7 @@ class Market:
                 raise Refusal("offer_gone", f"offer {order.offer_id} is not available any more")
             if not 1 <= order.disk_gb <= machine.disk_gb:
                 raise Refusal("bad_request", f"disk_gb must lie in 1..{machine.disk_gb}")
-            if self._balance(now).micros <= 0:
+            if self._balance(now, order.account).micros <= 0:
                 raise Refusal("no_credit", "the balance is used up")
             held = Held(
                 id=f"i-{self._rng.getrandbits(40):010x}",
@@ -141,37 +141,45 @@ class Market:
             held = self._held[ref]
             self._change(held, order=replace(held.order, label=label))
 
-    def instances(self, api: str = "sandbox") -> list[Held]:
-        """All that a customer of ``api`` can see in a listing, oldest first."""
+    def instances(self, api: str = "sandbox", account: str = MAIN_ACCOUNT) -> list[Held]:
+        """All that an account can see in a listing of ``api``, oldest first."""
         with self._lock:
             now = self._settle()
             return [
                 held for held in self._held.values()
-                if held.order.api == api and not held.gone and held.troubles.listed_from <= now
+                if held.order.api == api and held.order.account == account
+                and not held.gone and held.troubles.listed_from <= now
             ]  # fmt: skip
 
-    def history(self, api: str) -> list[Held]:
-        """All that was ever made through ``api``, for its bills."""
+    def history(self, api: str, account: str | None = None) -> list[Held]:
+        """All that was ever made through ``api``, by one account or by both, for its bills."""
         with self._lock:
             self._settle()
-            return [held for held in self._held.values() if held.order.api == api]
+            return [
+                held for held in self._held.values()
+                if held.order.api == api and account in (None, held.order.account)
+            ]  # fmt: skip
 
-    def get(self, ref: str) -> Held:
-        """One instance as a customer can see it.
+    def get(self, ref: str, account: str | None = None) -> Held:
+        """One instance as ``account`` can see it; None is the instance itself, by its own key.
 
         Raises:
             Refusal: ``not_found``.
         """
         with self._lock:
             now = self._settle()
-            held = self._held.get(ref)
+            held = self._of(account, ref)
             if held is None or held.gone or held.troubles.listed_from > now:
                 raise Refusal("not_found", f"no instance {ref}")
             if self._faults.take(Fault.GET_404_WHILE_ALIVE):
                 raise Refusal("not_found", f"no instance {ref}")
             return held
 
-    def end(self, ref: str) -> bool:
+    def _of(self, account: str | None, ref: str) -> Held | None:
+        held = self._held.get(ref)
+        return held if held is not None and account in (None, held.order.account) else None
+
+    def end(self, ref: str, account: str | None = None) -> bool:
         """Accept the end of an instance; True when it takes effect now, False when a fault delays or ignores it.
 
         Its bill stops here; ``forget`` takes it off the listings once its host is dead.
@@ -181,7 +189,7 @@ class Market:
         """
         with self._lock:
             now = self._settle()
-            held = self._held.get(ref)
+            held = self._of(account, ref)
             if held is None or held.gone:
                 raise Refusal("not_found", f"no instance {ref}")
             if held.ended_at is not None:
@@ -248,25 +256,27 @@ class Market:
 
     # Money
 
-    def charges(self, ref: str) -> Charges:
-        """The bill of an instance, also after its end.
+    def charges(self, ref: str, account: str | None = None, *, late_s: float = 0.0) -> Charges:
+        """The bill of an instance, also after its end; as it was ``late_s`` seconds ago.
 
         Raises:
             Refusal: ``not_found``: it never existed.
         """
         with self._lock:
             now = self._settle()
-            if ref not in self._held:
+            held = self._of(account, ref)
+            if held is None:
                 raise Refusal("not_found", f"no instance {ref}")
-            return self._held[ref].charges(now)
+            return held.booked(now - late_s)
 
-    def balance(self) -> Usd:
+    def balance(self, account: str = MAIN_ACCOUNT) -> Usd:
         """Deposit minus everything billed so far; the disks of stopped instances can push it below zero."""
         with self._lock:
-            return self._balance(self._settle())
+            return self._balance(self._settle(), account)
 
-    def _balance(self, now: float) -> Usd:
-        return self._deposit - Usd.total([held.charges(now).total for held in self._held.values()])
+    def _balance(self, now: float, account: str = MAIN_ACCOUNT) -> Usd:
+        own = [held for held in self._held.values() if held.order.account == account]
+        return self._deposit - Usd.total([held.charges(now).total for held in own])
 
     # Time
 
@@ -298,7 +308,11 @@ class Market:
         if self._broke_at is not None and self._broke_at <= now:
             self._deposit -= max(ZERO, self._balance(self._broke_at))
             self._broke_at, self._solvent_until = None, now
-        active = [held for held in self._held.values() if held.active] if now >= self._solvent_until else []
+        active = (
+            [held for held in self._held.values() if held.active and held.order.account == MAIN_ACCOUNT]
+            if now >= self._solvent_until
+            else []
+        )
         if active and (left := self._balance(now)) > ZERO:
             self._solvent_until = now + self._lasts(left)
         elif active:
@@ -330,7 +344,7 @@ class Market:
     def _lasts(self, left: Usd) -> float:
         """Seconds for which a balance pays for certain: nobody looks more often, unless something changes."""
         open_ = [held for held in self._held.values() if held.ended_at is None]
-        hourly = Usd.total([held.price.hourly(held.order.disk_gb) for held in open_])
+        hourly = Usd.total([held.price.hourly(held.order.disk_gb) + held.foreign_hourly for held in open_])
         begun = max(held.machine.unit_s + held.machine.minimum_s for held in open_) + 1
         roundings = 4 * len(open_)
         return max(0.0, (left.micros - roundings) * 3600 / max(1, hourly.micros) - begun)

@@ -86,7 +86,7 @@ class Sandbox:
         self._keep_hosts = keep_hosts
         self._engine = engine
         self._port = port
-        self._keys = Keys(f"sbxa_{secrets.token_hex(16)}", f"sbxc_{secrets.token_hex(16)}")
+        self._keys = Keys(*(f"{name}_{secrets.token_hex(16)}" for name in ("sbxa", "sbxc", "sbxb")))
         self.faults = Faults(rng)
         self.market = Market(
             default_machines(rng) if machines is None else machines,
@@ -107,12 +107,17 @@ class Sandbox:
         return f"Sandbox({self.url!r})"
 
     def _secrets(self) -> list[str]:
-        return [self._keys.account, self._keys.control, *self.market.keys()]
+        return [self._keys.account, self._keys.control, self._keys.other, *self.market.keys()]
 
     @property
     def account_key(self) -> str:
-        """Opens everything but ``/control``."""
+        """Opens everything but ``/control`` and what the other account rented."""
         return self._keys.account
+
+    @property
+    def other_account_key(self) -> str:
+        """Opens a second account, which rents from the same machines."""
+        return self._keys.other
 
     @property
     def control_key(self) -> str:
@@ -227,7 +232,7 @@ class Sandbox:
         front = Front(build_api(context), alikes)
         config = uvicorn.Config(
             Wire(front, faults=self.faults, journal=self.journal, now=market.now, dress=front.dress),
-            http=CuttableProtocol, ws="none",
+            http=CuttableProtocol, ws="none", date_header=False,
             log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=1,
         )  # fmt: skip
         self._server = uvicorn.Server(config)

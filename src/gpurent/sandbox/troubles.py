@@ -48,4 +48,6 @@ def deal(faults: Faults, now: float, order: Order, machine: Machine) -> Troubles
         other_gpu=next(gpu for gpu in OTHER_GPUS if gpu != machine.gpu) if struck(Fault.WRONG_GPU) else "",
         elsewhere=struck(Fault.WRONG_DATA_CENTER),
         crash_loop=struck(Fault.CRASH_LOOP),
+        foreign_mbps=after(Fault.FOREIGN_TRAFFIC),
+        foreign_after_s=seconds(Fault.FOREIGN_TRAFFIC_LATER),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from email.utils import formatdate
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -87,6 +88,7 @@ class Wire:
                 return
             if message["type"] == "http.response.start":
                 answered = True
+                message["headers"] = [*message.get("headers", ()), (b"date", self._date())]
                 self._journal.answered(number, int(message["status"]), scope[VIOLATIONS])
             await send(message)
 
@@ -99,6 +101,11 @@ class Wire:
             if scope[CUT] and transport is not None:
                 transport.abort()
                 await _gone(receive)
+
+    def _date(self) -> bytes:
+        """The market's time, which need not be this computer's."""
+        wrong = self._faults.take(Fault.DATE_AHEAD)
+        return formatdate(self._now() + (wrong.amount if wrong else 0.0), usegmt=True).encode()
 
     async def _faulty(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
         request = f"{scope['method']} {scope['path']}"

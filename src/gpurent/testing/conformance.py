@@ -28,7 +28,7 @@ from gpurent.errors import (
 )
 from gpurent.model import Instance, Launch, Need, Offer, Phase, squash
 from gpurent.money import ZERO, Usd
-from gpurent.spi import Provider, SupportsBalance, SupportsCharges, SupportsSelfDestruct
+from gpurent.spi import Provider, SupportsAccount, SupportsBalance, SupportsCharges, SupportsSelfDestruct
 from gpurent.testing.harness import Failure, HalfSuccess, ProviderHarness
 
 PUBLIC_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f conformance"
@@ -310,6 +310,28 @@ class ProviderConformance:
 
     # Optional powers: a provider that lacks one has nothing to prove here
 
+    def test_account_is_told_and_is_no_secret(self, provider: Provider, harness: ProviderHarness) -> None:
+        """The id is the same every time, is not empty and holds no key."""
+        if not isinstance(provider, SupportsAccount):
+            return
+        told = provider.account()
+        assert told and told == provider.account()
+        assert [secret for secret in harness.secrets if secret in told or told in secret] == []
+
+    def test_another_account_is_another_and_sees_nothing(self, harness: ProviderHarness, provider: Provider) -> None:
+        """A key of another account tells another id, lists none of our machines, and cannot end them."""
+        opened = harness.with_other_account()
+        if not isinstance(provider, SupportsAccount) or opened is None:
+            return
+        _, made = rent(provider, "tag-1")
+        with closing(opened):
+            other: object = opened
+            assert isinstance(other, SupportsAccount)
+            assert other.account() != provider.account()
+            assert list(opened.instances()) == [] and opened.get(made.ref) is None
+            opened.destroy(made.ref)
+        assert [one.ref for one in provider.instances()] == [made.ref]
+
     def test_balance_shrinks_by_what_is_billed(self, provider: Provider) -> None:
         """Credit is positive and does not grow by renting."""
         if not isinstance(provider, SupportsBalance):
@@ -319,13 +341,13 @@ class ProviderConformance:
         assert ZERO < provider.balance() <= before
 
     def test_charges_are_known_after_the_end(self, provider: Provider) -> None:
-        """What was billed is final and positive once an instance is gone; an unknown one is none."""
+        """What was billed once an instance is gone is final, or says how far it reaches; an unknown one is none."""
         if not isinstance(provider, SupportsCharges):
             return
         _, made = rent(provider, "tag-1")
         provider.destroy(made.ref)
         bill = provider.charges(made.ref)
-        assert bill is None or (bill.final and bill.total > ZERO)
+        assert bill is None or bill.final or bill.until is not None
         assert provider.charges(NO_REF) is None
 
     def test_self_destruct_holds_no_account_key(self, harness: ProviderHarness, provider: Provider) -> None:

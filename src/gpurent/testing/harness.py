@@ -50,6 +50,11 @@ class ProviderHarness(Protocol):
         """The same adapter with a key that the service refuses. The suite closes it."""
         ...
 
+    def with_other_account(self) -> Provider | None:
+        """The same adapter with a key of another account of the same service; None where the fake has one account, or
+        the adapter does not tell accounts apart. The suite closes it."""
+        ...
+
     def machines(self) -> Mapping[str, str]:
         """The truth: tag by ref of every instance that exists and bills, whatever listings say."""
         ...

@@ -9,7 +9,7 @@ from gpurent.clock import Clock
 from gpurent.errors import BadReply, CreateFailed, NoCapacity, OfferGone, ProviderError, Unavailable
 from gpurent.http import Api, Policy, Reply
 from gpurent.model import Instance, Launch, Need, Offer
-from gpurent.spi import Provider
+from gpurent.spi import Provider, SupportsAccount
 from gpurent_acme import wire
 
 
@@ -73,6 +73,10 @@ class AcmeProvider:
         """End a machine; one that is unknown has ended."""
         self._api.destroy(f"/machines/{ref}")
 
+    def account(self) -> str:
+        """Whose key it is: only that account's listings say that a machine is gone."""
+        return wire.account(self._api.read("/account").json())
+
 
 def _json_or_none(reply: Reply) -> object:
     try:
@@ -95,3 +99,4 @@ def _refusal(reply: Reply, value: object) -> ProviderError:
 
 if TYPE_CHECKING:
     _: type[Provider] = AcmeProvider
+    _a: type[SupportsAccount] = AcmeProvider

@@ -63,6 +63,14 @@ def instance(value: object) -> Instance:
     )  # fmt: skip
 
 
+def account(value: object) -> str:
+    """The name of an account. Raises BadReply."""
+    name = text(mapping(value).get("account"))
+    if not name:
+        raise BadReply("acme: an account without a name", provider=PROVIDER)
+    return name
+
+
 def page(value: object) -> tuple[list[object], str]:
     """Machines of one page and the cursor of the next, empty on the last. Raises BadReply."""
     return _rows(value, "machines"), text(mapping(value).get("next"))

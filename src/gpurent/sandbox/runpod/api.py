@@ -6,6 +6,7 @@ import json
 import re
 import secrets
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from starlette.applications import Starlette
@@ -14,9 +15,9 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gpurent.sandbox.api import Context, bearer, equal
+from gpurent.sandbox.api import Context, bearer
 from gpurent.sandbox.faults import Fault
-from gpurent.sandbox.held import Held, Refusal
+from gpurent.sandbox.held import MAIN_ACCOUNT, OTHER_ACCOUNT, Held, Refusal
 from gpurent.sandbox.journal import OWN_REPLY
 from gpurent.sandbox.runpod import billing, catalogue, document, pods
 from gpurent.sandbox.runpod.catalogue import Wanted
@@ -31,7 +32,8 @@ SPOILED = "gpurent.spoiled"
 BLOCKED_AGENT = "Python-urllib"
 NOT_STARTED = "There are not enough free GPUs on the host machine to start this pod."
 FILTERS = ("product", "count", "cloud", "countryCodes", "cudaVersions", "minCudaVersion")
-ACCOUNT = {"id": "user_sandbox", "email": "sandbox@localhost", "spendLimit": 80}
+USERS = {MAIN_ACCOUNT: "user_sandbox", OTHER_ACCOUNT: "user_other"}
+ACCOUNT = {"email": "sandbox@localhost", "spendLimit": 80}
 
 
 def build(context: Context) -> ASGIApp:
@@ -145,6 +147,7 @@ class _Api:
     async def create(self, request: Request) -> Response:
         """Rent a machine."""
         await self._judged(request)
+        account = self._account(request)
         body: dict[str, Any] = json.loads(await request.body())
         if (broken := pods.check_rules(body)) is not None:
             note_violation(request.scope, broken)
@@ -157,8 +160,8 @@ class _Api:
         if self._faults.take(Fault.NO_CAPACITY, pods.place(machine)):
             raise Problem(400, NO_INSTANCES)
         price = catalogue.pod_price(self._market.machines(), machine)
-        order = pods.order(body, machine, price)
-        if self._market.balance() < price.hourly(order.disk_gb):
+        order = replace(pods.order(body, machine, price), account=account)
+        if self._market.balance(account) < price.hourly(order.disk_gb):
             raise Problem(402, "insufficient balance: a pod needs credit for an hour")
         held = self._market.create(order)
         self._market.inject(held.id, pods.injected(held))
@@ -174,7 +177,8 @@ class _Api:
         now = self._market.now()
         size = 1 if self._faults.take(Fault.SHORT_PAGES) else int(query.get("limit", PAGE))
         after = query.get("cursor", "")
-        left = sorted((one for one in self._market.instances(pods.API) if pods.pod_id(one) > after), key=pods.pod_id)
+        own = self._market.instances(pods.API, self._account(request))
+        left = sorted((one for one in own if pods.pod_id(one) > after), key=pods.pod_id)
         more = len(left) > size
         return JSONResponse(
             {
@@ -210,14 +214,14 @@ class _Api:
         return JSONResponse(pods.pod_json(self._find(request), self._market.now()))
 
     def _find(self, request: Request) -> Held:
-        held = self._market.get(pods.ref_of(request.path_params["id"]))
+        held = self._market.get(pods.ref_of(request.path_params["id"]), self._keys.opens(bearer(request)))
         if held.order.api != pods.API:
             raise Problem(404, "pod not found")
         return held
 
     async def _terminate(self, request: Request) -> Response:
         ref = pods.ref_of(request.path_params["id"])
-        if self._market.end(ref):
+        if self._market.end(ref, self._keys.opens(bearer(request))):
             await self._kill_host(ref)
             self._market.forget(ref)
         return Response(status_code=204)
@@ -227,8 +231,9 @@ class _Api:
     async def bills(self, request: Request) -> Response:
         """What pods cost, also after their end."""
         query = await self._judged(request)
-        now = self._market.now()
-        held = self._market.history(pods.API)
+        late = self._faults.take(Fault.CHARGES_LATE)
+        now = self._market.now() - (late.amount if late else 0.0)
+        held = self._market.history(pods.API, self._account(request))
         return JSONResponse(billing.billing_json(held, billing.span(query, now), query.get("podId"), now))
 
     async def ssh_keys(self, request: Request) -> Response:
@@ -238,12 +243,14 @@ class _Api:
 
     async def graphql(self, request: Request) -> Response:
         """``query { myself { … } }``, flat; nothing else is left of GraphQL here."""
-        if not equal(bearer(request), self._keys.account):
+        account = self._keys.opens(bearer(request))
+        if account is None:
             return JSONResponse({"errors": [{"message": "Unauthorized"}]}, 401)
         values = {
             **ACCOUNT,
-            "clientBalance": float(self._market.balance().decimal()),
-            "currentSpendPerHr": self._rate(),
+            "id": USERS[account],
+            "clientBalance": float(self._market.balance(account).decimal()),
+            "currentSpendPerHr": self._rate(account),
         }
         try:
             query = json.loads(await request.body())["query"]
@@ -257,10 +264,13 @@ class _Api:
             return JSONResponse({"errors": [{"message": f"Cannot query field {unknown[0]!r}"}]}, 400)
         return JSONResponse({"data": {"myself": {name: values[name] for name in wanted}}})
 
-    def _rate(self) -> float:
+    def _account(self, request: Request) -> str:
+        return self._keys.opens(bearer(request)) or MAIN_ACCOUNT
+
+    def _rate(self, account: str) -> float:
         return sum(
             float(held.price.hourly(held.order.disk_gb).decimal())
-            for held in self._market.instances(pods.API) if held.active
+            for held in self._market.instances(pods.API, account) if held.active
         )  # fmt: skip
 
     # Admission
@@ -285,7 +295,7 @@ class _Api:
         key = bearer(request)
         if not key:
             raise Problem(401, "missing bearer token")
-        if equal(key, self._keys.account):
+        if self._keys.opens(key) is not None:
             return
         owner = self._market.owner_of(key)
         if owner is None:

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from gpurent.money import Usd
+from gpurent.sandbox.held import MAIN_ACCOUNT, OTHER_ACCOUNT
 from gpurent.sandbox.vast.problems import Problem
 
-USER = 424_242
+USERS = {MAIN_ACCOUNT: 424_242, OTHER_ACCOUNT: 535_353}
+USER = USERS[MAIN_ACCOUNT]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +76,10 @@ class KeyRing:
         self._keys[number] = replace(self.get(number), account=False)
 
 
-def user_json(credit: Usd, spent: Usd, keys: Sequence[PublicKey]) -> dict[str, object]:
+def user_json(account: str, credit: Usd, spent: Usd, keys: Sequence[PublicKey]) -> dict[str, object]:
     """The account as it sees itself: what can be spent is ``credit``, while ``balance`` stays 0."""
     return {
-        "id": USER,
+        "id": USERS[account],
         "key_id": 1,
         "username": "sandbox",
         "fullname": "",

@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse, Response
 from gpurent.money import Usd
 from gpurent.sandbox.api import Context
 from gpurent.sandbox.faults import Fault
+from gpurent.sandbox.held import MAIN_ACCOUNT
 from gpurent.sandbox.vast import charges, instances
 from gpurent.sandbox.vast.account import KeyRing, user_json
 from gpurent.sandbox.vast.admission import Door, read_json, refuse
@@ -34,9 +35,9 @@ class AccountCalls:
     async def user(self, request: Request) -> Response:
         """The account itself."""
         await self._door.admit(request)
-        now = self._market.now()
-        spent = Usd.total([held.charges(now).total for held in self._market.history(instances.API)])
-        return JSONResponse(user_json(self._market.balance(), spent, self._ring.account_keys()))
+        now, account = self._market.now(), self._door.account(request) or MAIN_ACCOUNT
+        spent = Usd.total([held.charges(now).total for held in self._market.history(instances.API, account)])
+        return JSONResponse(user_json(account, self._market.balance(account), spent, self._ring.account_keys()))
 
     async def keys(self, request: Request) -> Response:
         """The account's public keys."""
@@ -71,7 +72,7 @@ class AccountCalls:
         late = self._faults.take(Fault.CHARGES_LATE)
         now = self._market.now() - (late.amount if late else 0.0)
         start, end = charges.span(filters)
-        found = charges.rows(self._market.history(instances.API), start, end, now)
+        found = charges.rows(self._market.history(instances.API, self._door.account(request)), start, end, now)
         found = [row for row in found if holds(row["type"], filters.get("type", {}))]
         newest = request.query_params.get("latest_first", "false") == "true"
         shown, token = page(

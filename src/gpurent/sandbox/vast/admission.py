@@ -7,7 +7,7 @@ from typing import Any
 
 from starlette.requests import Request
 
-from gpurent.sandbox.api import Context, bearer, equal
+from gpurent.sandbox.api import Context, bearer
 from gpurent.sandbox.faults import Fault
 from gpurent.sandbox.vast.fields import judge_body, judge_query
 from gpurent.sandbox.vast.instances import ref_of
@@ -35,6 +35,10 @@ def read_json(request: Request, name: str, default: str) -> Any:
         raise refuse(request, 400, "invalid_request", f"{name} is no JSON") from error
 
 
+def _key(request: Request) -> str:
+    return bearer(request) or request.query_params.get("api_key", "")
+
+
 class Door:
     """Admits requests."""
 
@@ -56,7 +60,7 @@ class Door:
         Raises:
             Problem: no key or a wrong one (403, 404, 401), too soon (429), a field that is not known (400).
         """
-        given = bearer(request) or request.query_params.get("api_key", "")
+        given = _key(request)
         if given or not free:
             self._check_key(given, request, bad_key, own=own)
             if not free and self._faults.take(Fault.SECOND_FACTOR):
@@ -69,10 +73,14 @@ class Door:
             self._intervals.check(given, request.method, request.url.path, self._market.now(), rule.amount)
         return await self._shape(request, body, query)
 
+    def account(self, request: Request) -> str | None:
+        """Whose request it is; None when it comes with an instance's own key."""
+        return self._keys.opens(_key(request))
+
     def _check_key(self, given: str, request: Request, bad_key: int, *, own: bool) -> None:
         if not given:
             raise Problem(403, "auth_error", "This action requires login.")
-        if equal(given, self._keys.account):
+        if self._keys.opens(given) is not None:
             return
         owner = self._market.owner_of(given)
         if owner is None:

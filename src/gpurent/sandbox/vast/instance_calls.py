@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +14,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from gpurent.money import Usd
 from gpurent.sandbox.api import Context
 from gpurent.sandbox.faults import Fault
-from gpurent.sandbox.held import Held, Refusal
+from gpurent.sandbox.held import MAIN_ACCOUNT, Held, Refusal
 from gpurent.sandbox.vast import instances, offers
 from gpurent.sandbox.vast.account import KeyRing
 from gpurent.sandbox.vast.admission import Door, read_json, refuse
@@ -47,7 +48,7 @@ class InstanceCalls:
         await self._door.admit(request, query="list")
         filters, order = read_json(request, "select_filters", "{}"), read_json(request, "order_by", "[]")
         columns = read_json(request, "select_cols", '["*"]')
-        everything = [self._show(held) for held in self._market.instances(instances.API)]
+        everything = self._show_all(self._own(request))
         found = [one for one in everything if self._selected(request, one, filters)]
         column, descending = _order(request, order)
         shown, token = page(
@@ -93,7 +94,7 @@ class InstanceCalls:
         """Values that occur."""
         await self._door.admit(request)
         names = ("actual_status", "verification", "gpu_name")
-        shown = [self._show(held) for held in self._market.instances(instances.API)]
+        shown = self._show_all(self._own(request))
         return JSONResponse({"filters": [{name: one[name] for name in names} for one in shown]})
 
     async def show(self, request: Request) -> Response:
@@ -103,15 +104,25 @@ class InstanceCalls:
         try:
             return self._reply({"instances": self._show(self._find(request))})
         except Problem:
-            now = self._market.now()
-            if any(held.id == ref and held.troubles.listed_from <= now for held in self._market.alive()):
+            now, account = self._market.now(), self._door.account(request)
+            if any(
+                held.id == ref and held.troubles.listed_from <= now and account in (None, held.order.account)
+                for held in self._market.alive()
+            ):
                 raise  # GET_404_WHILE_ALIVE: a lie, in the other of the two forms that are known
             return JSONResponse({"instances": None})
 
+    def _own(self, request: Request) -> list[Held]:
+        """Everything that whoever asks has, and can see."""
+        return self._market.instances(instances.API, self._door.account(request) or MAIN_ACCOUNT)
+
     def _show(self, held: Held) -> dict[str, Any]:
-        known = offers.asks(self._market.machines(), self._market.history(instances.API))
-        ask = replace(known[held.machine.id], machine=held.machine)
-        return instances.instance_json(held, ask, self._market.now())
+        return self._show_all([held])[0]
+
+    def _show_all(self, found: Sequence[Held]) -> list[dict[str, Any]]:
+        known, now = offers.asks(self._market.machines(), self._market.history(instances.API)), self._market.now()
+        asks = ((held, replace(known[held.machine.id], machine=held.machine)) for held in found)
+        return [instances.instance_json(held, ask, now) for held, ask in asks]
 
     def _reply(self, body: dict[str, Any]) -> Response:
         text = json.dumps(body)
@@ -121,7 +132,7 @@ class InstanceCalls:
 
     def _find(self, request: Request) -> Held:
         try:
-            held = self._market.get(instances.ref_of(request.path_params["id"]))
+            held = self._market.get(instances.ref_of(request.path_params["id"]), self._door.account(request))
         except Refusal as refusal:
             raise _no_such_instance(request) from refusal
         if held.order.api != instances.API:
@@ -142,7 +153,7 @@ class InstanceCalls:
     async def manage_many(self, request: Request) -> Response:
         """Start or stop several."""
         body = await self._door.admit(request, body="manage_many")
-        own = {instances.number(held): held for held in self._market.instances(instances.API)}
+        own = {instances.number(held): held for held in self._own(request)}
         if missing := [number for number in body["ids"] if number not in own]:
             raise Problem(404, "no_such_instance", f"Instance {missing[0]} not found.")
         replies = [self._set_state(own[number], body["state"]) for number in body["ids"]]
@@ -198,10 +209,11 @@ class InstanceCalls:
         return JSONResponse({"success": True})
 
     async def _end(self, request: Request, ref: str) -> None:
-        if not any(held.id == ref for held in self._market.history(instances.API)):
+        account = self._door.account(request)
+        if not any(held.id == ref for held in self._market.history(instances.API, account)):
             raise _no_such_instance(request)
         try:
-            now = self._market.end(ref)
+            now = self._market.end(ref, account)
         except Refusal as refusal:
             raise _no_such_instance(request) from refusal
         if now:

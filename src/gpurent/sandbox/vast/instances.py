@@ -144,6 +144,8 @@ def instance_json(held: Held, ask: Ask, now: float) -> dict[str, Any]:
         "inet_up_cost": float(held.price.out_gb.decimal()),
         "num_gpus": held.gpu_count,
         "gpu_totalram": held.machine.vram_mb * held.gpu_count,
+        "inet_down_billed": held.received(now) / 1024,
+        "inet_up_billed": held.sent(now) / 1024,
         "is_bid": held.order.interruptible,
         "disk_space": disk,
         "start_date": held.created_at,

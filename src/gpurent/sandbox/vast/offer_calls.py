@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from starlette.requests import Request
@@ -9,7 +10,7 @@ from starlette.responses import JSONResponse, Response
 
 from gpurent.sandbox.api import Context
 from gpurent.sandbox.faults import Fault
-from gpurent.sandbox.held import Held, Order, Refusal
+from gpurent.sandbox.held import MAIN_ACCOUNT, Held, Order, Refusal
 from gpurent.sandbox.vast import instances, offers
 from gpurent.sandbox.vast.account import KeyRing
 from gpurent.sandbox.vast.admission import Door, read_json, refuse
@@ -110,9 +111,8 @@ class OfferCalls:
             raise _no_such_ask(400, ask.id)
         # Left out, the flag means true for a rental on demand and false for a bid.
         strict = body.get("cancel_unavail")
-        held = self._create(
-            instances.order(body, ask), ask, strict=body.get("price") is None if strict is None else strict
-        )
+        order = replace(instances.order(body, ask), account=self._door.account(request) or MAIN_ACCOUNT)
+        held = self._create(order, ask, strict=body.get("price") is None if strict is None else strict)
         keys = [key.text for key in self._ring.account_keys()]
         self._market.admit(held.id, keys)
         self._market.inject(held.id, instances.injected(held, keys))

@@ -1,0 +1,130 @@
+"""Reads what a provider counts while a rental runs: traffic, whoever caused it, the price, and what is booked so far.
+
+Whoever looks writes it into the ledger, so that the client, its watchdog and ``reap`` look in turns and count alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from gpurent.budget.bills import judged
+from gpurent.budget.errors import LedgerError
+from gpurent.budget.events import Kind
+from gpurent.budget.ledger import Ledger
+from gpurent.budget.spend import estimated
+from gpurent.budget.state import Rental, Run
+from gpurent.clock import Clock
+from gpurent.errors import ProviderError
+from gpurent.exposure import look_every_s, worst_hourly
+from gpurent.jobs.progress import Notice
+from gpurent.jobs.watch import Tell
+from gpurent.model import Instance
+from gpurent.money import ZERO
+from gpurent.spi import Provider, SupportsCharges
+from gpurent.tasks import Overdue
+
+LOOK_WITHIN_S = 15.0
+"""For one look; one that takes longer is given up, and the next comes in its time."""
+BOOKED_EVERY_S = 600.0
+"""Between two questions for what is booked: bills come late, and asking takes several requests."""
+
+
+@dataclass
+class Meter:
+    """Looks at open rentals when it is time to. ``patience`` is how many intervals others are given to look first."""
+
+    ledger: Ledger
+    providers: Mapping[str, Provider]
+    clock: Clock
+    tell: Tell
+    patience: int = 1
+    _tried: dict[str, float] = field(default_factory=dict, init=False)
+    _asked: dict[str, float] = field(default_factory=dict, init=False)
+    _told: set[str] = field(default_factory=set, init=False)
+
+    def look(self, run: Run) -> bool:
+        """Look at those rentals of ``run`` for which it is time; whether anything was written."""
+        looked = [self._look(rental) for rental in run.open_rentals if self._due(rental)]
+        return any(looked)
+
+    def _due(self, rental: Rental) -> bool:
+        """By the last look of anybody, and by our own last try, whether it could be written or not."""
+        if rental.ref is None or rental.provider not in self.providers:
+            return False
+        every_s = look_every_s(rental.offer) * self.patience
+        looked = rental.intent_at if rental.metered_at is None else rental.metered_at
+        return self.clock.now() >= max(looked, self._tried.get(rental.tag, 0.0)) + every_s
+
+    def _look(self, rental: Rental) -> bool:
+        assert rental.ref is not None
+        self._tried[rental.tag] = self.clock.now()
+        provider, ref = self.providers[rental.provider], rental.ref
+        try:
+            shown = self.clock.begin(lambda: provider.get(ref)).result(LOOK_WITHIN_S)
+        except (ProviderError, Overdue) as error:
+            self._say(rental, f"What {rental.provider} counts for {ref} is not known: {error}")
+            return False
+        if shown is None:
+            return False
+        self._told.discard(rental.tag)
+        recorded = self._record(rental, shown)
+        return self._booked(rental) or recorded
+
+    def note(self, rental: Rental, shown: Instance) -> bool:
+        """Write down what a listing shows anyway, if it is time to look; whether anything was written."""
+        if not self._due(rental):
+            return False
+        self._tried[rental.tag] = self.clock.now()
+        return self._record(rental, shown)
+
+    def _record(self, rental: Rental, shown: Instance) -> bool:
+        """Write down what an instance shows of its traffic and price, if it says anything about them."""
+        priced = worst_hourly(rental.offer) > ZERO
+        counted = {"bytes_in": shown.bytes_in, "bytes_out": shown.bytes_out}
+        told = {name: count for name, count in counted.items() if count is not None}
+        if priced and not told:
+            self._say(rental, f"{rental.provider} does not tell the traffic of {rental.ref}; only our own is counted.")
+        hourly = shown.price.hourly(rental.disk_gb)
+        dearer = hourly > max(rental.hourly, rental.offer.price.hourly(rental.disk_gb))
+        if not dearer and not (priced and told):
+            return False
+        if dearer:
+            was = rental.offer.price.hourly(rental.disk_gb)
+            self.tell(
+                Notice(f"{rental.ref} costs {hourly}/h now, offered at {was}/h; the budget ends earlier.", warning=True)
+            )
+        return self._append(rental, Kind.METERED, **told, hourly_micros=hourly.micros if dearer else None)
+
+    def _booked(self, rental: Rental) -> bool:
+        """What its provider has booked so far, where that is more than we count."""
+        provider: object = self.providers[rental.provider]
+        now = self.clock.now()
+        due = now >= self._asked.get(rental.tag, rental.intent_at) + BOOKED_EVERY_S
+        if not isinstance(provider, SupportsCharges) or rental.ref is None or not due:
+            return False
+        self._asked[rental.tag] = now
+        try:
+            ref = rental.ref
+            charges = self.clock.begin(lambda: provider.charges(ref)).result(LOOK_WITHIN_S)
+        except (ProviderError, Overdue):
+            return False  # the counts are what matters; bills come again
+        if charges is None or charges.total <= estimated(rental, now).total:
+            return False
+        return self._append(rental, Kind.CHARGED, charges=judged(rental, charges, now))
+
+    def _append(self, rental: Rental, kind: Kind, **data: object) -> bool:
+        try:
+            self.ledger.append(rental.run_id, kind, tag=rental.tag, **data)
+        except LedgerError as error:
+            if not error.passing:
+                raise
+            self._say(rental, f"What {rental.provider} counts is not recorded: {error}. {error.hint}")
+            return False
+        return True
+
+    def _say(self, rental: Rental, why: str) -> None:
+        """Once, until a look succeeds again."""
+        if rental.tag not in self._told:
+            self._told.add(rental.tag)
+            self.tell(Notice(why, warning=True))
