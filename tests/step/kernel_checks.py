@@ -14,6 +14,7 @@ import torch
 from tests.step import models
 from tests.step.plain import Plain
 
+from gpurent_engine.step.core import Core, TrainedText
 from gpurent_engine.step.kernels import adamw as adamw_kernel
 from gpurent_engine.step.kernels import backend
 from gpurent_engine.step.kernels.groupnorm import group_norm, plain_group_norm
@@ -22,7 +23,6 @@ from gpurent_engine.step.kernels.pointwise import add, geglu, pack, plain_geglu
 from gpurent_engine.step.linear import Linear
 from gpurent_engine.step.objective import Objective
 from gpurent_engine.step.rows import as_rows, widened, with_room
-from gpurent_engine.step.stepper import Stepper, TrainedText
 from gpurent_engine.step.switches import Switches
 from gpurent_engine.step.update import Hyper
 
@@ -124,7 +124,7 @@ def linears() -> Iterator[tuple[str, Errors]]:
     for slices in (1, 3):
         bases = [torch.nn.Linear(32, 24).requires_grad_(False) for _ in range(slices)]
         weights = [base.weight.detach().clone() for base in bases]
-        region = Region(tuple(Site("m", str(i), 8, 0.5) for i in range(slices)), 32, 24)
+        region = Region(tuple(Site(str(i), "m", str(i), 8, 0.5) for i in range(slices)), 32, 24)
         layer = Linear(list(bases), region, torch.zeros((), requires_grad=True), stacked=True)
         bank = Bank([region], adapters=1, device=torch.device("cpu"), dtype=torch.float32)
         bank.masters.copy_(normal(1, bank.size, seed=1))
@@ -214,10 +214,10 @@ def whole_steps() -> Iterator[tuple[str, Errors]]:
             encoders={"te": encoder},
             texts={"te": lambda model, ids: (model(ids).last_hidden_state, None)},
         )
-        stepper = Stepper(
+        stepper = Core(
             unet,
             sites,
-            objective=Objective(models.alphas(), 0.18215),
+            objective=Objective(models.process(), 0.18215),
             hyper=Hyper(),
             switches=Switches.parse(level),
             texts=[TrainedText(encoder, "te")],

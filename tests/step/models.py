@@ -8,6 +8,7 @@ import diffusers as typed_diffusers
 import torch
 import transformers as typed_transformers
 
+from gpurent_engine.diffusion import Diffusion, diffusion
 from gpurent_engine.step.bank import Site
 
 transformers: Any = typed_transformers
@@ -82,7 +83,7 @@ def sites(
     scale: float = 0.5,
     group: int = 0,
 ) -> list[Site]:
-    return [Site(part, name, rank, scale, group) for name in names(model, endings)]
+    return [Site(f"{part}.{name}", part, name, rank, scale, group) for name in names(model, endings)]
 
 
 def batch(
@@ -96,23 +97,24 @@ def batch(
     found = {
         "mean": normal(*shape) * 4,
         "std": torch.rand(shape, generator=draw) * 0.1,
-        "eps": normal(*shape),
+        "jitter": normal(*shape),
         "noise": normal(*shape),
         "times": torch.randint(0, 1000, (size,), generator=draw),
+        "weight": torch.ones(size),
     }
     if not ids:
         found["text"] = normal(size, TOKENS, 24) * 0.5
     for part in ids:
-        tokens = torch.randint(1, VOCABULARY - 1, (size, TOKENS), generator=draw)
-        tokens[:, 0], tokens[:, -2:] = 0, VOCABULARY - 1
+        tokens = torch.randint(1, VOCABULARY - 1, (size, 1, TOKENS), generator=draw)
+        tokens[..., 0], tokens[..., -2:] = 0, VOCABULARY - 1
         found[f"ids.{part}"] = tokens
     if family == "sdxl":
         found["pooled"] = normal(size, POOLED)
-        found["time_ids"] = torch.tensor([[8.0 * edge, 8.0 * edge, 0, 0, 8.0 * edge, 8.0 * edge]]).repeat(size, 1)
+        found["sizes"] = torch.tensor([[8.0 * edge, 8.0 * edge, 0, 0, 8.0 * edge, 8.0 * edge]]).repeat(size, 1)
     return found
 
 
-def alphas() -> torch.Tensor:
-    """The scaled-linear schedule of every Stable Diffusion: cumulative products."""
+def process(prediction: Any = "epsilon") -> Diffusion:
+    """The scaled-linear schedule of every Stable Diffusion."""
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
-    return torch.cumprod(1 - betas, 0)
+    return diffusion(torch.cumprod(1 - betas, 0), prediction, torch.device("cpu"))

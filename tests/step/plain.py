@@ -28,14 +28,13 @@ class Plain:
         texts: dict[str, Callable[[Any, torch.Tensor], Any]] | None = None,
         encoders: dict[str, Any] | None = None,
         prediction: str = "epsilon",
-        loss: str = "l2",
         rates: Sequence[float] = (1e-2,),
         max_norm: float = 1.0,
         latent_scale: float = 0.18215,
     ) -> None:
         self.models: dict[str, Any] = {"unet": copy.deepcopy(unet)}
         self.models.update({part: copy.deepcopy(model) for part, model in (encoders or {}).items()})
-        self.texts, self.loss, self.max_norm, self.latent_scale = texts or {}, loss, max_norm, latent_scale
+        self.texts, self.max_norm, self.latent_scale = texts or {}, max_norm, latent_scale
         self.sites = list(sites)
         self.layers: dict[str, Any] = {}
         for part, model in self.models.items():
@@ -52,6 +51,7 @@ class Plain:
     def _inject(self, model: Any, sites: Sequence[Site]) -> None:
         if not sites:
             return
+        model = getattr(model, "text_model", model)  # the encoder inside CLIPTextModelWithProjection
         settings: dict[str, Any] = {
             "r": sites[0].rank,
             "lora_alpha": sites[0].scale * sites[0].rank,
@@ -97,7 +97,7 @@ class Plain:
         return found
 
     def forward(self, x: Batch) -> torch.Tensor:
-        clean = (x["mean"] + x["std"] * x["eps"]) * self.latent_scale
+        clean = (x["mean"] + x["std"] * x["jitter"]) * self.latent_scale
         noisy = self.scheduler.add_noise(clean, x["noise"], x["times"])
         target = x["noise"]
         if self.scheduler.config.prediction_type == "v_prediction":
@@ -106,22 +106,13 @@ class Plain:
         if self.texts:
             states = []
             for part, encode in self.texts.items():
-                found, projected = encode(self.models[part], x[f"ids.{part}"])
+                found, projected = encode(self.models[part], x[f"ids.{part}"][:, 0])
                 states.append(found)
                 pooled = pooled if projected is None else projected
             hidden = torch.cat(states, dim=-1)
-        extra = {"added_cond_kwargs": {"text_embeds": pooled, "time_ids": x["time_ids"]}} if "time_ids" in x else {}
+        extra = {"added_cond_kwargs": {"text_embeds": pooled, "time_ids": x["sizes"]}} if "sizes" in x else {}
         predicted = self.models["unet"](noisy, x["times"], hidden, return_dict=False, **extra)[0]
-        off = predicted - target
-        if self.loss == "l2":
-            each = off.square()
-        else:
-            delta = x["delta"][:, None, None, None]
-            each = 2 * ((off.square() + delta.square()).sqrt() - delta) * (delta if self.loss == "huber" else 1)
-        if "mask" in x:
-            each = each * x["mask"]
-        found = each.mean(dim=(1, 2, 3))
-        return (found * x["weights"] if "weights" in x else found).mean()
+        return ((predicted - target).square().mean(dim=(1, 2, 3)) * x["weight"]).mean()
 
     def step(self, batches: Sequence[Batch]) -> torch.Tensor:
         """One optimiser step; returns each micro-batch's loss."""

@@ -11,8 +11,8 @@ from tests.step import models
 from tests.step.plain import Batch, Plain, Values
 
 from gpurent_engine.step.bank import Site
+from gpurent_engine.step.core import Core, TrainedText
 from gpurent_engine.step.objective import Objective
-from gpurent_engine.step.stepper import Stepper, TrainedText
 from gpurent_engine.step.switches import Switches
 from gpurent_engine.step.update import Hyper
 
@@ -30,16 +30,15 @@ def fast(
     start: Values,
     *,
     prediction: str = "epsilon",
-    loss: str = "l2",
     texts: Sequence[TrainedText] = (),
     groups: int = 1,
     accumulate: bool = False,
     hyper: Hyper | None = None,
-) -> Stepper:
-    stepper = Stepper(
+) -> Core:
+    stepper = Core(
         unet,
         sites,
-        objective=Objective(models.alphas(), 0.18215, prediction, loss),
+        objective=Objective(models.process(prediction), 0.18215),
         hyper=hyper or Hyper(),
         switches=Switches.parse(level),
         texts=texts,
@@ -59,7 +58,7 @@ def off(mine: Values, theirs: Values) -> float:
 
 def same(
     plain: Plain,
-    stepper: Stepper,
+    stepper: Core,
     draw: Callable[[torch.Generator], list[Batch]],
     *,
     steps: int = 8,
@@ -98,20 +97,16 @@ def test_several_micro_batches_make_one_step(level: str) -> None:
     same(plain, stepper, lambda g: [models.batch("sd15", 2, g), models.batch("sd15", 1, g)], steps=4)
 
 
-@pytest.mark.parametrize("loss", ("l2", "huber", "smooth_l1"))
 @pytest.mark.parametrize("prediction", ("epsilon", "v_prediction"))
-def test_weights_masks_and_losses_are_those_of_the_plain_loop(prediction: str, loss: str) -> None:
+def test_weighted_samples_and_predictions_are_those_of_the_plain_loop(prediction: str) -> None:
     unet = models.unet("sd2")
     sites = models.sites(unet)
-    plain = Plain(unet, sites, prediction=prediction, loss=loss)
-    stepper = fast(unet, sites, "merged", plain.start(), prediction=prediction, loss=loss)
+    plain = Plain(unet, sites, prediction=prediction)
+    stepper = fast(unet, sites, "merged", plain.start(), prediction=prediction)
 
     def draw(generator: torch.Generator) -> list[Batch]:
         x = models.batch("sd2", 3, generator)
-        snr = models.alphas()[x["times"]] / (1 - models.alphas()[x["times"]])
-        x["weights"] = snr.clamp(max=5) / snr
-        x["mask"] = torch.rand(3, 1, 8, 8, generator=generator)
-        x["delta"] = torch.rand(3, generator=generator) * 0.3 + 0.05
+        x["weight"] = models.process().min_snr(x["times"], 5.0)
         return [x]
 
     same(plain, stepper, draw, steps=4)
@@ -161,7 +156,7 @@ def test_both_of_sdxls_text_encoders_train() -> None:
     for part, model, group in (("te1", first, 1), ("te2", second, 2)):
         sites += [
             site
-            for site in models.sites(model, part, models.TEXT, group=group)
+            for site in models.sites(getattr(model, "text_model", model), part, models.TEXT, group=group)
             if part == "te2" or "layers.1" not in site.name
         ]
 
@@ -176,8 +171,8 @@ def test_both_of_sdxls_text_encoders_train() -> None:
         unet, sites, encoders={"te1": first, "te2": second}, texts={"te1": one, "te2": two}, rates=(1e-2, 3e-3, 1e-3)
     )
     texts = [
-        TrainedText(first, "te1", clip_skip=2, final_norm=False),
-        TrainedText(second, "te2", clip_skip=2, final_norm=False, pooled=True),
+        TrainedText(first, "te1", layer=2, normed=False),
+        TrainedText(second.text_model, "te2", layer=2, normed=False, projection=second.text_projection),
     ]
     stepper = fast(unet, sites, "stacked", plain.start(), texts=texts, groups=3)
     same(plain, stepper, lambda g: [models.batch("sdxl", 2, g, ids=("te1", "te2"))], steps=4, rates=(1e-2, 3e-3, 1e-3))
@@ -189,10 +184,10 @@ def test_adapters_packed_over_one_base_learn_what_they_learn_alone(family: str, 
     unet = models.unet(family)
     sites = [*models.sites(unet), *models.sites(unet, endings=("conv1",))]
     alone = [Plain(unet, sites) for _ in range(adapters)]
-    packed = Stepper(
+    packed = Core(
         unet,
         sites,
-        objective=Objective(models.alphas(), 0.18215),
+        objective=Objective(models.process(), 0.18215),
         hyper=Hyper(),
         switches=Switches.parse("stacked"),
         adapters=adapters,
@@ -219,10 +214,10 @@ def test_adapters_packed_over_one_base_learn_what_they_learn_alone(family: str, 
 def test_an_adapter_that_rests_keeps_its_numbers_and_the_others_go_on() -> None:
     unet = models.unet("sd15")
     sites = models.sites(unet)
-    packed = Stepper(
+    packed = Core(
         unet,
         sites,
-        objective=Objective(models.alphas(), 0.18215),
+        objective=Objective(models.process(), 0.18215),
         hyper=Hyper(),
         switches=Switches.parse("merged"),
         adapters=2,

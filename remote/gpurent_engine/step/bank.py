@@ -20,20 +20,17 @@ import torch
 class Site:
     """One layer of the base that carries an adapter.
 
-    ``part`` and ``name`` say where it is: ``("unet", "mid_block.resnets.0.conv1")``. The adapter adds
-    ``scale · up(down(x))`` (Hu et al. 2021, ``scale = alpha / rank``). ``group`` chooses its learning rate.
+    ``part`` and ``name`` say where it is: ``("unet", "mid_block.resnets.0.conv1")``. ``key`` is its name in the LoRA
+    file. The adapter adds ``scale · up(down(x))`` (Hu et al. 2021, ``scale = alpha / rank``). ``group`` chooses its
+    learning rate.
     """
 
+    key: str
     part: str
     name: str
     rank: int
     scale: float
     group: int = 0
-
-    @property
-    def key(self) -> str:
-        """Unique among all sites of a run."""
-        return f"{self.part}.{self.name}"
 
 
 @dataclass

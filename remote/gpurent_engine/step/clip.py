@@ -40,32 +40,32 @@ class TextEncoder:
     """Token ids to hidden states.
 
     Args:
-        builder: over a ``CLIPTextModel`` or ``CLIPTextModelWithProjection``.
-        clip_skip: which layer's output is taken, counted from the end; 1 is the last.
-        final_norm: whether the final LayerNorm follows; SDXL takes the second last layer without it.
-        pooled: whether the projected state of the end token is wanted too (SDXL's second encoder).
+        builder: over the model that holds ``encoder`` and ``final_layer_norm``.
+        layer: which layer's output is taken, counted from the end; 1 is the last.
+        normed: whether the final LayerNorm follows; SDXL takes the second last layer without it.
+        projection: if the projected state of the end token is wanted too (SDXL's second encoder), its last layer.
 
     Raises:
         UnsupportedError: the model has parts that are not known here.
     """
 
-    def __init__(self, builder: Builder, *, clip_skip: int = 1, final_norm: bool = True, pooled: bool = False) -> None:
-        model: Any = builder.model
-        inner = getattr(model, "text_model", model)  # transformers 5.6 dropped the inner model of CLIPTextModel
-        prefix = "text_model." if inner is not model else ""
-        config = inner.config
+    def __init__(
+        self, builder: Builder, *, layer: int = 1, normed: bool = True, projection: torch.nn.Linear | None = None
+    ) -> None:
+        base: Any = builder.model
+        config = base.config
         activation = _ACTIVATIONS.get(config.hidden_act)
-        if activation is None or not hasattr(inner, "encoder"):
+        if activation is None or not hasattr(base, "encoder"):
             raise UnsupportedError(f"the text encoder has the activation {config.hidden_act}")
-        count = len(inner.encoder.layers)
-        if not 1 <= clip_skip <= count:
-            raise UnsupportedError(f"clip_skip = {clip_skip}, and the text encoder has {count} layers")
-        self.embeddings, self.final_layer_norm = inner.embeddings, inner.final_layer_norm
+        count = len(base.encoder.layers)
+        if not 1 <= layer <= count:
+            raise UnsupportedError(f"clip_skip = {layer}, and the text encoder has {count} layers")
+        self.embeddings, self.final_layer_norm = base.embeddings, base.final_layer_norm
         heads = config.num_attention_heads
-        self.layers = [_Layer(builder, f"{prefix}encoder.layers.{i}", heads, activation) for i in range(count)]
-        self.take = count - clip_skip + 1
-        self.final_norm, self.end = final_norm, config.eos_token_id
-        self.projection = model.text_projection.weight.detach() if pooled else None
+        self.layers = [_Layer(builder, f"encoder.layers.{i}", heads, activation) for i in range(count)]
+        self.take = count - layer + 1
+        self.normed, self.end = normed, config.eos_token_id
+        self.projection = None if projection is None else projection.weight.detach()
 
     def __call__(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """``ids`` int64 ``[b, tokens]`` to hidden states ``[b, tokens, width]`` and, if wanted, the pooled state.
@@ -94,7 +94,7 @@ class TextEncoder:
             normed = add_norm(last, None, self.final_layer_norm)[1]
             ends = ids.argmax(dim=-1) if self.end == 2 else (ids == self.end).int().argmax(dim=-1)
             pooled = normed[torch.arange(len(ids), device=ids.device), ends] @ self.projection.t()
-        return add_norm(hidden, None, self.final_layer_norm)[1] if self.final_norm else hidden, pooled
+        return add_norm(hidden, None, self.final_layer_norm)[1] if self.normed else hidden, pooled
 
 
 def _sum(s: torch.Tensor, y: torch.Tensor | None) -> torch.Tensor:

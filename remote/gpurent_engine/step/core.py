@@ -1,4 +1,4 @@
-"""The fast step: base, adapters, loss and optimiser behind two calls, ``micro`` and ``update``."""
+"""Base, adapters, loss and optimiser behind two calls, ``micro`` and ``update``; each a CUDA graph where that is on."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ _BACKENDS = {
 
 @dataclass(frozen=True)
 class TrainedText:
-    """A text encoder that carries adapters; settings as in ``clip.TextEncoder``. ``part`` names it in ``Site.part``."""
+    """A text encoder that carries adapters; ``part`` names it in ``Site.part``, the rest is ``clip.TextEncoder``'s."""
 
     model: torch.nn.Module
     part: str
-    clip_skip: int = 1
-    final_norm: bool = True
-    pooled: bool = False
+    layer: int = 1
+    normed: bool = True
+    projection: torch.nn.Linear | None = None
 
 
-class Stepper:
+class Core:
     """Trains adapters on a frozen base.
 
     Args:
@@ -47,6 +47,7 @@ class Stepper:
         hyper: of the optimiser.
         switches: which parts are fast.
         texts: text encoders that train.
+        encoders: names of all text encoders in the order of their hidden states; by default those that train.
         adapters: how many are trained at once; a batch holds the samples of the first, then of the second and so on.
         groups: number of learning rates.
         accumulate: whether several micro-batches make a step.
@@ -64,6 +65,7 @@ class Stepper:
         hyper: Hyper,
         switches: Switches,
         texts: Sequence[TrainedText] = (),
+        encoders: Sequence[str] = (),
         adapters: int = 1,
         groups: int = 1,
         accumulate: bool = False,
@@ -76,11 +78,12 @@ class Stepper:
         builder = Builder(unet, "unet", sites, anchor, stacked=stacked, checkpoint=switches.checkpoint)
         self.unet = UNet(builder)
         regions = builder.finish()
-        self.texts: list[tuple[str, TextEncoder]] = []
+        self.texts: dict[str, TextEncoder] = {}
+        self.encoders = tuple(encoders) or tuple(text.part for text in texts)
         for text in texts:
             builder = Builder(text.model, text.part, sites, anchor, stacked=stacked)
-            encoder = TextEncoder(builder, clip_skip=text.clip_skip, final_norm=text.final_norm, pooled=text.pooled)
-            self.texts.append((text.part, encoder))
+            encoder = TextEncoder(builder, layer=text.layer, normed=text.normed, projection=text.projection)
+            self.texts[text.part] = encoder
             regions += builder.finish()
         self.bank = Bank(regions, adapters=adapters, device=self.device, dtype=self.dtype)
         with kernels(switches.kernels):
@@ -132,7 +135,7 @@ class Stepper:
         with kernels(self.switches.kernels), self._attention():
             noisy, target = self.objective.noisy(x)
             text, pooled = self._text(x)
-            predicted = self.unet(noisy.to(self.dtype).contiguous(), x["times"], text, pooled, x.get("time_ids"))
+            predicted = self.unet(noisy.to(self.dtype).contiguous(), x["times"], text, pooled, x.get("sizes"))
             losses = self.objective.losses(predicted, target, x).unflatten(0, (self.bank.adapters, -1)).mean(1)
             total = losses.sum() * self.share
             if self.updater.scale is not None:
@@ -145,18 +148,17 @@ class Stepper:
         """Hidden states and pooled text: given, or from the encoders that train."""
         if not self.texts:
             return x["text"], x.get("pooled")
-        hidden, pooled = [], x.get("pooled")
-        for part, encoder in self.texts:
+        pooled = x.get("pooled")
+        hidden = []
+        for part in self.encoders:
+            if part not in self.texts:
+                hidden.append(x[f"hidden.{part}"])
+                continue
             ids = x[f"ids.{part}"]
-            states, found = encoder(ids.flatten(0, -2))
-            if (
-                ids.dim() == 3
-            ):  # several windows of one long caption, [b, windows, 77]: their ends are cut, as in kohya's
-                windows = states.unflatten(0, ids.shape[:2])
-                states = torch.cat([windows[:, 0, :1], windows[:, :, 1:-1].flatten(1, 2), windows[:, -1, -1:]], dim=1)
-                found = None if found is None else found.unflatten(0, ids.shape[:2])[:, 0]
-            hidden.append(states)
-            pooled = pooled if found is None else found
+            states, found = self.texts[part](ids.flatten(0, 1))
+            chunks = states.unflatten(0, ids.shape[:2])
+            hidden.append(torch.cat([chunks[:, 0, :1], chunks[:, :, 1:-1].flatten(1, 2), chunks[:, -1, -1:]], dim=1))
+            pooled = pooled if found is None else found.unflatten(0, ids.shape[:2])[:, 0]
         return hidden[0] if len(hidden) == 1 else torch.cat(hidden, dim=-1), pooled
 
     @contextmanager

@@ -1,0 +1,176 @@
+"""The fast step as the loop sees it: ``gpurent_engine.stepper.Stepper`` over ``core.Core``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from gpurent_engine.diffusion import Diffusion
+from gpurent_engine.families.parts import Encoder, Parts
+from gpurent_engine.networks.plan import Plan
+from gpurent_engine.step.bank import Site
+from gpurent_engine.step.core import Core, TrainedText
+from gpurent_engine.step.objective import Objective
+from gpurent_engine.step.switches import Switches
+from gpurent_engine.step.update import BACKOFF, GROWTH, GROWTH_INTERVAL, Hyper
+from gpurent_engine.stepper import Batch, StepperState
+
+DOWN, UP = "lora_down.weight", "lora_up.weight"
+
+
+class FastStepper:
+    """Plain LoRA and LoCon with AdamW, computed by ``core.Core``.
+
+    Args:
+        parts: the frozen base, on its device and in the format to compute in.
+        plan: which layers get an adapter.
+        diffusion: noise schedule and prediction.
+        hyper: of AdamW.
+        switches: which parts are fast.
+        clip_skip: as in the configuration.
+        accumulate: whether several micro-batches make a step.
+
+    Raises:
+        UnsupportedError: this base or network is not one that the fast step knows.
+    """
+
+    def __init__(
+        self,
+        parts: Parts,
+        plan: Plan,
+        diffusion: Diffusion,
+        hyper: Hyper,
+        *,
+        switches: Switches,
+        clip_skip: int | None,
+        accumulate: bool,
+    ) -> None:
+        self._encoders = [encoder.facts.folder for encoder in parts.text_encoders]
+        trained = [encoder for encoder in parts.text_encoders if plan.trains(encoder.facts.folder)]
+        self._groups = len(plan.groups)
+        self.core = Core(
+            parts.unet,
+            sites(plan),
+            objective=Objective(diffusion, parts.vae_scale),
+            hyper=hyper,
+            switches=switches,
+            texts=[_text(encoder, clip_skip) for encoder in trained],
+            encoders=self._encoders if trained else (),
+            groups=self._groups,
+            accumulate=accumulate,
+        )
+
+    def start(self, values: Mapping[str, torch.Tensor]) -> None:
+        """Put first values into the adapters, by their names in the LoRA file.
+
+        Raises:
+            KeyError: a tensor is missing.
+        """
+        mine = self._named(self.core.bank.masters)
+        with torch.no_grad():
+            for name, one in mine.items():
+                one.copy_(values[name].reshape(one.shape))
+        self.core.bank.refresh()
+
+    def step(self, batches: Sequence[Batch], rates: Sequence[float]) -> torch.Tensor:
+        """See ``Stepper.step``."""
+        share = 1 / len(batches)
+        losses = [self.core.micro(self._inputs(batch), share) for batch in batches]
+        self.core.update([rates])
+        return torch.cat(losses)
+
+    def _inputs(self, batch: Batch) -> dict[str, torch.Tensor]:
+        text = batch.text
+        found = {
+            "mean": batch.mean,
+            "std": batch.std,
+            "jitter": batch.jitter,
+            "noise": batch.noise,
+            "times": batch.times,
+            "weight": batch.weight,
+        }
+        if self.core.texts:
+            for part, tokens, hidden in zip(self._encoders, text.tokens, text.hidden, strict=True):
+                if tokens is not None:
+                    found[f"ids.{part}"] = tokens
+                elif hidden is not None:
+                    found[f"hidden.{part}"] = hidden.to(self.core.dtype)
+        else:
+            states = [hidden.to(self.core.dtype) for hidden in text.hidden if hidden is not None]
+            found["text"] = states[0] if len(states) == 1 else torch.cat(states, dim=-1)
+        if text.pooled is not None:
+            found["pooled"] = text.pooled.to(self.core.dtype)
+        if batch.sizes is not None:
+            found["sizes"] = batch.sizes
+        return found
+
+    def _named(self, buffer: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Views of a flat buffer by their names in the LoRA file."""
+        found: dict[str, torch.Tensor] = {}
+        for key, (down, up) in self.core.bank.tensors(buffer).items():
+            found[f"{key}.{DOWN}"], found[f"{key}.{UP}"] = down, up
+        return found
+
+    def adapters(self) -> Mapping[str, torch.Tensor]:
+        """See ``Stepper.adapters``."""
+        return self._named(self.core.bank.masters)
+
+    def state(self) -> StepperState:
+        """See ``Stepper.state``; the same names as AdamW's state has in ``plain.PlainStepper``."""
+        updater = self.core.updater
+        tensors = {f"parameter.{name}": one for name, one in self.adapters().items()}
+        step = updater.steps[0, 0].clone() if updater.steps.numel() else torch.zeros(())
+        if float(step):
+            for what, buffer in zip(("exp_avg", "exp_avg_sq"), updater.moments, strict=True):
+                tensors |= {f"optimizer.{name}.{what}": one for name, one in self._named(buffer).items()}
+            tensors |= {f"optimizer.{name}.step": step for name in self.adapters()}
+        scaler = None
+        if updater.scale is not None:
+            scaler = {
+                "scale": float(updater.scale.scale),
+                "growth_factor": GROWTH,
+                "backoff_factor": BACKOFF,
+                "growth_interval": GROWTH_INTERVAL,
+                "_growth_tracker": int(updater.scale.good),
+            }
+        groups: list[dict[str, Any]] = [{} for _ in range(self._groups)]
+        return StepperState(tensors, {"optimizer": {}, "groups": groups, "scaler": scaler})
+
+    @torch.no_grad()
+    def restore(self, state: StepperState) -> None:
+        """See ``Stepper.restore``."""
+        updater, tensors = self.core.updater, state.tensors
+        self.start({name: tensors[f"parameter.{name}"] for name in self.adapters()})
+        steps = [one for name, one in tensors.items() if name.startswith("optimizer.") and name.endswith(".step")]
+        if steps:
+            for what, buffer in zip(("exp_avg", "exp_avg_sq"), updater.moments, strict=True):
+                for name, one in self._named(buffer).items():
+                    one.copy_(tensors[f"optimizer.{name}.{what}"].reshape(one.shape))
+            updater.steps.fill_(float(steps[0]))
+        scaler = state.scalars.get("scaler")
+        if updater.scale is not None and scaler is not None:
+            updater.scale.scale.fill_(scaler["scale"])
+            updater.scale.good.fill_(scaler["_growth_tracker"])
+
+
+def sites(plan: Plan) -> list[Site]:
+    """The plan's layers as sites."""
+    return [
+        Site(layer.key, layer.part, layer.module, layer.rank, layer.alpha / layer.rank, group)
+        for group, members in enumerate(plan.groups)
+        for layer in members.layers
+    ]
+
+
+def _text(encoder: Encoder, clip_skip: int | None) -> TrainedText:
+    """The layer is chosen as in ``text.encode``."""
+    facts = encoder.facts
+    return TrainedText(
+        encoder.inner,
+        facts.folder,
+        layer=clip_skip if clip_skip and facts.normed else facts.layer,
+        normed=facts.normed,
+        projection=encoder.model.text_projection if facts.pooled else None,
+    )
