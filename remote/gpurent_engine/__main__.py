@@ -1,4 +1,4 @@
-"""``python -m gpurent_engine``: ``train``, ``doctor``, ``grid``.
+"""``python -m gpurent_engine``: ``train``, ``doctor``, ``grid``, ``bench``.
 
 Exit status of ``train``: 0 done, 1 failed, 2 configuration or dataset, 4 stopped on request. Events go to the file
 that was named; standard output stays empty.
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from gpurent_engine import PROTOCOL, __version__
+from gpurent_engine.bench import options as bench_options
 from gpurent_engine.data import DataError
 from gpurent_engine.events import EventWriter
 from gpurent_engine.spec import SpecError, TrainSpec, load_spec
@@ -70,6 +71,9 @@ def _parser() -> argparse.ArgumentParser:
     grid.add_argument("--strengths", default="0.5,0.7,0.8,1.0")
     grid.add_argument("--out", type=Path, required=True)
     grid.set_defaults(run=_grid)
+    bench = commands.add_parser("bench", help="measure training steps on this machine")
+    bench_options.arguments(bench)
+    bench.set_defaults(run=_bench)
     return parser
 
 
@@ -225,6 +229,12 @@ def _grid(options: argparse.Namespace) -> int:
     picture.save(options.out)
     print(options.out)
     return 0
+
+
+def _bench(options: argparse.Namespace) -> int:
+    from gpurent_engine.bench import measure
+
+    return measure.run(options)
 
 
 if __name__ == "__main__":

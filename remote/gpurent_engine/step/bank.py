@@ -150,7 +150,7 @@ class Bank:
         """``down`` Kaiming-uniform with a = √5, as kohya's trainer and peft draw it; ``up`` zero."""
         for down, up in self.tensors(self.masters, adapter).values():
             bound = 1 / math.sqrt(down[0].numel())
-            drawn = torch.empty(down.shape).uniform_(-bound, bound, generator=generator)
+            drawn = torch.empty(down.shape, device=generator.device).uniform_(-bound, bound, generator=generator)
             down.copy_(drawn)
             up.zero_()
         self.refresh()

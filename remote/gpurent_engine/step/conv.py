@@ -41,8 +41,8 @@ class Conv:
 
     def gradient(self, dy: torch.Tensor, weight: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
         """Gradient of the input ``[n, height, width, in]``; it depends on the input's shape only."""
-        n, height, width, channels = shape
-        stand_in = dy.new_empty(1).expand(n, channels, height, width)
+        # cuDNN converts dy to the layout of the input, so the stand-in for it needs the right one; nothing reads it
+        stand_in = dy.new_empty(shape).permute(0, 3, 1, 2)
         dx = _backward(self, dy, stand_in, weight, (True, False, False))[0]
         return dx.permute(0, 2, 3, 1).contiguous()
 

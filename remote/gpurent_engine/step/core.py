@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ _BACKENDS = {
     "flash": SDPBackend.FLASH_ATTENTION, "efficient": SDPBackend.EFFICIENT_ATTENTION, "math": SDPBackend.MATH,
     "cudnn": getattr(SDPBackend, "CUDNN_ATTENTION", SDPBackend.FLASH_ATTENTION),
 }  # fmt: skip
+_PRIORITISED = "set_priority" in inspect.signature(sdpa_kernel).parameters
+"""torch 2.6 and newer take a list of backends as an order of preference."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,8 @@ class Core:
         first = next(unet.parameters())
         self.device, self.dtype = first.device, first.dtype
         self.switches, self.objective = switches, objective
+        if self.device.type == "cuda":
+            torch.backends.cudnn.benchmark = True  # few shapes, many steps: trying cuDNN's algorithms pays
         anchor = torch.zeros((), device=self.device, requires_grad=True)
         stacked = switches.stacked and adapters == 1
         builder = Builder(unet, "unet", sites, anchor, stacked=stacked, checkpoint=switches.checkpoint)
@@ -128,8 +133,11 @@ class Core:
     def _record(self, inputs: Tensors) -> tuple[torch.cuda.CUDAGraph, Static, torch.Tensor]:
         assert self.recorder is not None
         static, losses = Static(inputs), torch.zeros(self.bank.adapters, device=self.device)
-        graph = self.recorder.record(lambda: losses.copy_(self._run(static.tensors)) and None)
-        return graph, static, losses
+
+        def work() -> None:
+            losses.copy_(self._run(static.tensors))
+
+        return self.recorder.record(work), static, losses
 
     def _run(self, x: Inputs) -> torch.Tensor:
         with kernels(self.switches.kernels), self._attention():
@@ -165,9 +173,12 @@ class Core:
     def _attention(self) -> Iterator[None]:
         if self.switches.attention == "auto":
             yield
-        else:
-            with sdpa_kernel(_BACKENDS[self.switches.attention]):
-                yield
+            return
+        wanted = _BACKENDS[self.switches.attention]
+        # not every backend takes every head size; the others stand behind it
+        order = [wanted, *(one for one in _BACKENDS.values() if one != wanted)]
+        with sdpa_kernel(order, set_priority=True) if _PRIORITISED else sdpa_kernel(wanted):
+            yield
 
     def update(self, rates: Sequence[Sequence[float]]) -> None:
         """One optimiser step with the learning rates ``[adapters][groups]``; nothing waits for it."""

@@ -85,7 +85,13 @@ class Updater:
             groups.append({"params": [parameter], "lr": self.rates[adapter, segment.group]})
         hyper = self.hyper
         optimizer = torch.optim.AdamW(
-            groups, lr=1e-3, betas=hyper.betas, eps=hyper.eps, weight_decay=hyper.weight_decay, fused=True
+            groups,
+            lr=1e-3,
+            betas=hyper.betas,
+            eps=hyper.eps,
+            weight_decay=hyper.weight_decay,
+            fused=True,
+            capturable=bank.masters.is_cuda,
         )
         for i, (group, segment) in enumerate(zip(optimizer.param_groups, bank.segments, strict=True)):
             part = slice(segment.start, segment.end)

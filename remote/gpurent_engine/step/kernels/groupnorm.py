@@ -20,6 +20,7 @@ from gpurent_engine.step.rows import with_room
 
 ROWS = 32  # pixels a tile
 COEFFICIENT_BLOCK = 16  # partial sums that are added at a time
+LEAST_GROUP = 64  # channels of a group; one size for most layers, because every other is compiled again
 
 if INSTALLED:
 
@@ -337,7 +338,7 @@ class _GroupNorm(torch.autograd.Function):
             cut.parts,
             channels,
             BACKWARD=False,
-            ACT=act,
+            ACT=False,
             BR=ROWS,
             BC=cut.channels,
         )
@@ -361,7 +362,7 @@ class _GroupNorm(torch.autograd.Function):
             SHIFTED=shift is not None,
             SUMS=wants_shift,
             BP=COEFFICIENT_BLOCK,
-            BG=power_of_two(per_group),
+            BG=max(LEAST_GROUP, power_of_two(per_group)),
         )
         y = with_room((n, height, width, channels), room, x1)
         _apply[n, blocks(pixels, ROWS), cut.channel_blocks](
@@ -426,7 +427,7 @@ class _GroupNorm(torch.autograd.Function):
             SHIFTED=shift is not None,
             SUMS=totals is not None,
             BP=COEFFICIENT_BLOCK,
-            BG=power_of_two(per_group),
+            BG=max(LEAST_GROUP, power_of_two(per_group)),
         )
         dx1 = torch.empty_like(x1)
         dx2 = None if x2 is None else torch.empty_like(x2)

@@ -149,11 +149,16 @@ def pack(parts: tuple[torch.Tensor, ...], room: int) -> torch.Tensor:
     """Matrices ``[rows, d]``, given as ``[b, heads, t, head]``, side by side: ``[b t, parts · heads · head]``."""
     b, heads, t, head = parts[0].shape
     rows, columns = b * t, heads * head
-    out = with_room((rows, len(parts) * columns), room, parts[0])
     dense = [part.transpose(1, 2) for part in parts]
+    if len(parts) == 1 and not room:
+        return dense[0].reshape(rows, columns)
     if len(parts) == 3 and active(parts[0]) and all(one.is_contiguous() for one in dense):
+        out = with_room((rows, len(parts) * columns), room, parts[0])
         _pack3[_grid(rows, columns)](*dense, out, rows, columns, out.stride(0), BR=ROWS, BC=COLUMNS)
         return out
+    if not room:
+        return torch.stack(dense, dim=2).view(rows, -1)
+    out = with_room((rows, len(parts) * columns), room, parts[0])
     split = out.as_strided((b, t, len(parts), heads, head), (t * out.stride(0), out.stride(0), columns, head, 1))
     for i, one in enumerate(dense):
         split[:, :, i].copy_(one)

@@ -1,0 +1,56 @@
+"""Kernels equal their formulas, line by line in Triton's interpreter, and compile for the cards that people rent."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+TOLERANCE = 1e-5
+GROUPS = ("group_norms", "layer_norms", "pointwise", "linears", "updates", "whole_steps")
+pytest.importorskip("triton", reason="Triton has no build for this platform")
+
+
+def lines(module: str, **environ: str) -> list[dict[str, Any]]:
+    """What a module of checks prints, in a process of its own: Triton decides at import whether it interprets."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", module],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "remote"), "OMP_NUM_THREADS": "1", **environ},
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+
+@pytest.fixture(scope="module")
+def interpreted() -> list[dict[str, Any]]:
+    return lines("tests.step.kernel_checks", TRITON_INTERPRET="1")
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_kernels_give_what_torch_gives_in_double_precision(group: str, interpreted: list[Mapping[str, Any]]) -> None:
+    found = [one for one in interpreted if one["group"] == group]
+    assert found
+    for one in found:
+        assert "raised" not in one, one["raised"]
+        assert all(error < TOLERANCE for error in one["errors"].values()), one
+
+
+def test_kernels_compile_for_ampere_ada_hopper_and_blackwell(tmp_path: Path) -> None:
+    """With Triton's own compiler and no GPU; loads and stores of half precision move 16 bytes at a time."""
+    found = lines("tests.step.kernel_builds", TRITON_CACHE_DIR=str(tmp_path), TRITON_INTERPRET="0")
+    assert {one["target"] for one in found} == {80, 89, 90, 120}
+    for one in found:
+        assert one["bytes"] > 0, one
+        assert one["wide"] or not one["streams"], f"{one['kernel']} moves less than 16 bytes at a time"
