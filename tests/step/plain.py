@@ -120,7 +120,7 @@ class Plain:
         losses = []
         for x in batches:
             loss = self.forward(x)
-            (loss / len(batches)).backward()  # type: ignore[no-untyped-call]
+            (loss / len(batches)).backward()
             losses.append(loss.detach())
         self.last = self.gradients()
         if self.max_norm:

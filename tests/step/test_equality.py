@@ -53,7 +53,7 @@ def off(mine: Values, theirs: Values) -> float:
     """Distance of all numbers together, relative to theirs."""
     square = sum(float((a - b).square().sum()) for key in theirs for a, b in zip(mine[key], theirs[key], strict=True))
     whole = sum(float(b.square().sum()) for pair in theirs.values() for b in pair)
-    return (square / whole) ** 0.5
+    return float((square / whole) ** 0.5)
 
 
 def same(

@@ -47,7 +47,7 @@ def plain_step(row: Row, model: Model, process: Diffusion) -> Callable[[Draws], 
     mixed = {torch.bfloat16: "bf16", torch.float16: "fp16"}.get(model.dtype, "no")
     stepper = PlainStepper(
         # The stepper pairs hidden states with encoders; where the text is given, one stands in for them.
-        model.parts if row.text else replace(model.parts, text_encoders=[None]),
+        model.parts if row.text else replace(model.parts, text_encoders=[None]),  # type: ignore[list-item]
         network,
         torch.optim.AdamW(groups, weight_decay=0.01),
         process,

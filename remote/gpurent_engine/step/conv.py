@@ -25,7 +25,7 @@ class Conv:
         base.weight.data = base.weight.data.contiguous(memory_format=torch.channels_last)
         self.weight = base.weight.detach()
         self.bias = base.bias.detach() if bias and base.bias is not None else None
-        self.stride, self.padding = list(base.stride), list(base.padding)  # type: ignore[arg-type]
+        self.stride, self.padding = [int(one) for one in base.stride], [int(one) for one in base.padding]
         self.region = region
         self.anchor = anchor if region is not None else None
 
@@ -43,7 +43,7 @@ class Conv:
         """Gradient of the input ``[n, height, width, in]``; it depends on the input's shape only."""
         # cuDNN converts dy to the layout of the input, so the stand-in for it needs the right one; nothing reads it
         stand_in = dy.new_empty(shape).permute(0, 3, 1, 2)
-        dx = _backward(self, dy, stand_in, weight, (True, False, False))[0]
+        dx: torch.Tensor = _backward(self, dy, stand_in, weight, (True, False, False))[0]
         return dx.permute(0, 2, 3, 1).contiguous()
 
 
@@ -81,7 +81,8 @@ class _Conv(torch.autograd.Function):
 
 def _kernel(down: torch.Tensor, region: Region) -> torch.Tensor:
     """``down`` ``[rank, kh · kw · in]`` as a convolution's weight ``[rank, in, kh, kw]``, channels last."""
-    return down.unflatten(1, (*region.kernel, -1)).permute(0, 3, 1, 2)
+    kernels: torch.Tensor = down.unflatten(1, (*region.kernel, -1))
+    return kernels.permute(0, 3, 1, 2)
 
 
 def _per_adapter_conv(conv: Conv, x: torch.Tensor, region: Region) -> torch.Tensor:

@@ -144,11 +144,12 @@ class Core:
             noisy, target = self.objective.noisy(x)
             text, pooled = self._text(x)
             predicted = self.unet(noisy.to(self.dtype).contiguous(), x["times"], text, pooled, x.get("sizes"))
-            losses = self.objective.losses(predicted, target, x).unflatten(0, (self.bank.adapters, -1)).mean(1)
+            each: torch.Tensor = self.objective.losses(predicted, target, x).unflatten(0, (self.bank.adapters, -1))
+            losses = each.mean(1)
             total = losses.sum() * self.share
             if self.updater.scale is not None:
                 total = total * self.updater.scale.scale
-            total.backward()  # type: ignore[no-untyped-call]
+            total.backward()
             self.updater.gather()
         return losses.detach()
 
@@ -164,7 +165,7 @@ class Core:
                 continue
             ids = x[f"ids.{part}"]
             states, found = self.texts[part](ids.flatten(0, 1))
-            chunks = states.unflatten(0, ids.shape[:2])
+            chunks: torch.Tensor = states.unflatten(0, ids.shape[:2])
             hidden.append(torch.cat([chunks[:, 0, :1], chunks[:, :, 1:-1].flatten(1, 2), chunks[:, -1, -1:]], dim=1))
             pooled = pooled if found is None else found.unflatten(0, ids.shape[:2])[:, 0]
         return hidden[0] if len(hidden) == 1 else torch.cat(hidden, dim=-1), pooled
