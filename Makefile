@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test simulate fuzz lint docs bench wheel clean
+.PHONY: demo oldest test simulate fuzz lint docs bench wheel clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this text
@@ -18,6 +18,15 @@ $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt torch
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[engine,sandbox,dev]'
+	@touch $@
+
+OLDEST := .venv-oldest
+oldest: $(OLDEST)/.ready  ## The oldest packages that the engine promises to run on, for its test of versions
+$(OLDEST)/.ready: remote/gpurent_engine/__main__.py tools/oldest.py constraints.txt | $(READY)
+	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m tools.oldest > $(OLDEST)/pins.txt
+	$(OLDEST)/bin/pip install --quiet --requirement $(OLDEST)/pins.txt
 	@touch $@
 
 demo: $(READY)  ## Train a LoRA on the embedded market: quote to receipt to picture
@@ -54,4 +63,4 @@ wheel: $(READY)  ## Build and check the wheel
 	$(BIN)/check-wheel-contents dist/*.whl
 
 clean:
-	rm -rf $(VENV) dist demo-output
+	rm -rf $(VENV) $(OLDEST) dist demo-output

@@ -21,7 +21,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from gpurent_engine import PROTOCOL, __version__
+from gpurent_engine import PROTOCOL, __version__, loracli, thumbnail
 from gpurent_engine.bench import options as bench_options
 from gpurent_engine.data import DataError
 from gpurent_engine.events import EventWriter
@@ -64,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("--json", action="store_true")
     doctor.add_argument("--quick", action="store_true", help="only whether the packages are there; imports nothing")
     doctor.set_defaults(run=_doctor)
+    loracli.add(commands)
     grid = commands.add_parser("grid", help="draw base and LoRA side by side")
     grid.add_argument("--base", required=True)
     grid.add_argument("--lora", type=Path, required=True)
@@ -87,8 +88,8 @@ def _order(options: argparse.Namespace) -> tuple[dict[str, Any], Path]:
         if missing:
             raise SpecError(sorted(missing)[0], f"is missing in {options.job}.")
         return job, Path(job["events"])
-    spec = load_spec(options.config)
     here = options.config.parent
+    spec = thumbnail.embed(load_spec(options.config), here)
     out = options.out or here / spec.output_dir
     base = here / spec.pretrained_model_name_or_path
     job = {
@@ -150,10 +151,10 @@ def _diagnose(error: Exception) -> tuple[str, str, str]:
         return "no_packages", str(error), "Choose an image with torch >= 2.4 for its GPU driver: [need] image."
     import torch
 
-    from gpurent_engine.checkpoint import StateMismatch
     from gpurent_engine.export import NotFinite
     from gpurent_engine.families.parts import ModelError
     from gpurent_engine.loop import NotANumber
+    from gpurent_engine.states import StateMismatch
 
     # torch 2.4 has it under torch.cuda only; libraries on the GPU report it as a plain RuntimeError
     if isinstance(error, torch.cuda.OutOfMemoryError) or "CUDA error: out of memory" in str(error):

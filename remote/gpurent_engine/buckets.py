@@ -30,6 +30,18 @@ class Placement:
         return (self.resized[0] - self.bucket[0]) // 2, (self.resized[1] - self.bucket[1]) // 2
 
 
+def kohya_crop(image: Size, bucket: Size) -> Size:
+    """Left and top that kohya's trainer tells SDXL (``BucketManager.get_crop_ltrb``).
+
+    Half of what the picture would lack if it were fitted into the bucket, which is not what the crop takes away.
+    """
+    if bucket[0] / bucket[1] > image[0] / image[1]:
+        fitted = (bucket[1] * image[0] / image[1], float(bucket[1]))
+    else:
+        fitted = (float(bucket[0]), bucket[0] * image[1] / image[0])
+    return int((bucket[0] - fitted[0]) // 2), int((bucket[1] - fitted[1]) // 2)
+
+
 @lru_cache(maxsize=64)
 def resolutions(area: Size, smallest: int, largest: int, step: int) -> tuple[Size, ...]:
     """All bucket sizes whose area does not exceed ``width × height`` of ``area``."""

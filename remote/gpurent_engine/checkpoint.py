@@ -1,30 +1,24 @@
-"""Files that are whole or absent: LoRA checkpoints, and the state that lets a run go on exactly where it stopped.
-
-No pickle anywhere: states are safetensors and JSON.
-"""
+"""Files that are whole or absent, and what kohya's trainer calls its checkpoints."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors.torch import load_file, save
 
 from gpurent_engine.filenames import epoch_name as epoch_name
 from gpurent_engine.filenames import step_name as step_name
-from gpurent_engine.stepper import StepperState
 
-STATE = "state"
-
-
-class StateMismatch(Exception):
-    """The saved state belongs to another configuration or dataset."""
+_NAMES = {
+    torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.float64: "F64", torch.int64: "I64",
+    torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -36,17 +30,30 @@ class Written:
     size: int
 
 
-def write(folder: Path, name: str, data: bytes) -> Written:
+@dataclass(frozen=True)
+class Position:
+    """Where a run stands: optimiser steps done, epochs finished, batches done in the epoch under way."""
+
+    step: int
+    epoch: int
+    batch: int
+
+
+def write(folder: Path, name: str, pieces: Iterable[bytes | memoryview]) -> Written:
     """Write ``folder/name`` so that it is complete on disk before it bears its name.
 
     Raises:
-        OSError: the disk is full or refuses.
+        OSError: the disk is full or refuses; what stood under that name is still there.
     """
     folder.mkdir(parents=True, exist_ok=True)
     target, part = folder / name, folder / f"{name}.part"
+    digest, size = hashlib.sha256(), 0
     try:
         with part.open("wb") as file:
-            file.write(data)
+            for piece in pieces:
+                file.write(piece)
+                digest.update(piece)
+                size += len(piece)
             file.flush()
             os.fsync(file.fileno())
         part.replace(target)
@@ -58,60 +65,29 @@ def write(folder: Path, name: str, data: bytes) -> Written:
         os.fsync(handle)
     finally:
         os.close(handle)
-    return Written(name, hashlib.sha256(data).hexdigest(), len(data))
+    return Written(name, digest.hexdigest(), size)
 
 
-@dataclass(frozen=True)
-class Position:
-    """Where a run stands: optimiser steps done, batches done in the current epoch, epochs finished."""
+def safetensors(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> Iterable[bytes | memoryview]:
+    """A safetensors file in pieces: header, then each tensor, without a second copy of them in memory.
 
-    step: int
-    epoch: int
-    batch: int
-
-
-@dataclass(frozen=True)
-class Saved:
-    """A state as read back: the stepper's part, where the run stood, and the losses that ``avg_loss`` is over."""
-
-    stepper: StepperState
-    position: Position
-    losses: list[float]
-
-
-def save_state(
-    folder: Path, state: StepperState, generator: torch.Generator, position: Position, fingerprint: str,
-    losses: Sequence[float],
-) -> Written:  # fmt: skip
-    """Write everything the next step depends on, replacing the former state as a whole."""
-    tensors = {name: one.detach().cpu().contiguous() for name, one in state.tensors.items()}
-    tensors["generator"] = generator.get_state()
-    meta = {
-        "step": position.step, "epoch": position.epoch, "batch": position.batch, "fingerprint": fingerprint,
-        "scalars": state.scalars, "losses": list(losses),
-    }  # fmt: skip
-    return write(folder, f"{STATE}.safetensors", save(tensors, {"gpurent_state": json.dumps(meta)}))
-
-
-def load_state(folder: Path, generator: torch.Generator, fingerprint: str) -> Saved:
-    """Read a saved state and put ``generator`` where it stood.
-
-    Raises:
-        FileNotFoundError: there is none.
-        StateMismatch: it belongs to another configuration or dataset.
+    Tensors are on the CPU and contiguous. Format: https://github.com/huggingface/safetensors#format. Written here and
+    not by the library's ``save`` because a state is gigabytes, and a copy of it stops the training for seconds.
     """
-    path = folder / f"{STATE}.safetensors"
-    with path.open("rb") as file:
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    meta = json.loads(header["__metadata__"]["gpurent_state"])
-    if meta["fingerprint"] != fingerprint:
-        raise StateMismatch(
-            "the saved state belongs to another configuration or dataset; it cannot be resumed with this one"
-        )
-    tensors = load_file(path)
-    generator.set_state(tensors.pop("generator"))
-    return Saved(
-        StepperState(tensors, meta["scalars"]),
-        Position(meta["step"], meta["epoch"], meta["batch"]),
-        [math.nan if one is None else float(one) for one in meta["losses"]],
-    )
+    at, header = 0, dict[str, Any]()
+    if metadata:
+        header["__metadata__"] = dict(metadata)
+    # the library sorts by size of a number, then by name, so that every tensor is aligned to its own numbers
+    order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+    for name in order:
+        one = tensors[name]
+        end = at + one.numel() * one.element_size()
+        header[name] = {"dtype": _NAMES[one.dtype], "shape": list(one.shape), "data_offsets": [at, end]}
+        at = end
+    text = json.dumps(header, separators=(",", ":")).encode("utf-8")
+    text += b" " * (-len(text) % 8)
+    yield len(text).to_bytes(8, "little") + text
+    for name in order:
+        if tensors[name].numel():
+            numbers: Any = tensors[name].reshape(-1).view(torch.uint8).numpy()
+            yield memoryview(numbers)

@@ -1,59 +1,21 @@
-"""Write a LoRA the way kohya's trainer does: key names, alpha, metadata and hashes.
-
-Names come from our own rule, never from a library's naming of the day: transformers 5.6 dropped a level from CLIP's
-module names, and files named after it load nowhere. Formats: kohya-ss/sd-scripts ``train_network.py`` and
-``library/sai_model_spec.py`` (modelspec 1.0.1, github.com/Stability-AI/ModelSpec).
-"""
+"""Write a LoRA the way kohya's trainer does: names from the plan, alpha for every layer, metadata and hashes."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 from safetensors.torch import save
 
-from gpurent_engine import __version__
-from gpurent_engine.buckets import Placement
-from gpurent_engine.data import Dataset
-from gpurent_engine.families import Family
-from gpurent_engine.families.detect import Agreed
+from gpurent_engine.metadata import RunFacts, kohya_metadata, modelspec
 from gpurent_engine.spec import TrainSpec
 
 _DTYPES = {"float": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
-_UNUSED = (
-    "noise_offset_random_strength", "adaptive_noise_scale", "multires_noise_iterations", "multires_noise_discount",
-    "ip_noise_gamma", "ip_noise_gamma_random_strength", "face_crop_aug_range", "scale_weight_norms", "huber_schedule",
-    "huber_scale", "huber_c", "sd_model_hash", "new_sd_model_hash", "resize_interpolation",
-)  # fmt: skip
-_OFF = ("debiased_estimation", "fp8_base", "fp8_base_unet")
-
-
 class NotFinite(Exception):
     """A weight is NaN or infinite; writing the file would ship a broken LoRA."""
-
-
-@dataclass(frozen=True)
-class RunFacts:
-    """What the metadata says of the run, besides the configuration."""
-
-    family: Family
-    agreed: Agreed
-    dataset: Dataset
-    placements: tuple[Placement, ...]
-    batches_per_epoch: int
-    epochs: int
-    max_steps: int
-    warmup: int
-    optimizer: str
-    started_at: float
-    session_id: str
-    base_name: str
 
 
 def tensors(
@@ -94,132 +56,3 @@ def hashes(plain: bytes) -> dict[str, str]:
         "sshs_model_hash": hashlib.sha256(plain[8 + header :]).hexdigest(),
         "sshs_legacy_hash": hashlib.sha256(window).hexdigest()[:8],
     }
-
-
-def kohya_metadata(spec: TrainSpec, facts: RunFacts, *, step: int, epoch: int, finished_at: float) -> dict[str, str]:
-    """The ``ss_`` keys in the shape of folder datasets; every value a string."""
-    folders = facts.dataset.folders
-    values: dict[str, object] = {
-        "session_id": facts.session_id,
-        "training_started_at": facts.started_at,
-        "training_finished_at": finished_at,
-        "output_name": spec.output_name,
-        "learning_rate": spec.learning_rate,
-        "unet_lr": spec.unet_lr,
-        "text_encoder_lr": _rate(spec.text_encoder_lr),
-        "num_train_images": sum(facts.dataset.repeats),
-        "num_reg_images": 0,
-        "num_validation_images": 0,
-        "num_batches_per_epoch": facts.batches_per_epoch,
-        "num_epochs": facts.epochs,
-        "epoch": epoch,
-        "steps": step,
-        "max_train_steps": facts.max_steps,
-        "lr_warmup_steps": facts.warmup,
-        "lr_scheduler": spec.lr_scheduler,
-        "gradient_checkpointing": spec.gradient_checkpointing,
-        "gradient_accumulation_steps": spec.gradient_accumulation_steps,
-        "network_module": "networks.lora",
-        "network_dim": spec.network_dim,
-        "network_alpha": spec.network_alpha,
-        "network_dropout": None,
-        "network_args": {},
-        "mixed_precision": spec.mixed_precision,
-        "full_fp16": False,
-        "v2": facts.family.name == "sd2",
-        "base_model_version": facts.family.base_model_version + (facts.family.v_suffix if predicts_v(facts) else ""),
-        "clip_skip": spec.clip_skip,
-        "max_token_length": spec.max_token_length,
-        "cache_latents": True,
-        "seed": spec.seed,
-        "lowram": False,
-        "noise_offset": spec.noise_offset or None,
-        **dict.fromkeys(_UNUSED),
-        **dict.fromkeys(_OFF, False),
-        "zero_terminal_snr": facts.agreed.zero_terminal_snr,
-        "min_snr_gamma": spec.min_snr_gamma,
-        "training_comment": spec.training_comment or None,
-        "sd_scripts_commit_hash": None,
-        "optimizer": facts.optimizer,
-        "max_grad_norm": spec.max_grad_norm,
-        "caption_dropout_rate": spec.caption_dropout_rate,
-        "caption_dropout_every_n_epochs": 0,
-        "caption_tag_dropout_rate": 0.0,
-        "prior_loss_weight": 1.0,
-        "loss_type": "l2",
-        "sd_model_name": facts.base_name,
-        "batch_size_per_device": spec.train_batch_size,
-        "total_batch_size": spec.train_batch_size * spec.gradient_accumulation_steps,
-        "resolution": spec.resolution,
-        "color_aug": False,
-        "flip_aug": False,
-        "random_crop": False,
-        "shuffle_caption": spec.shuffle_caption,
-        "enable_bucket": spec.enable_bucket,
-        "bucket_no_upscale": spec.bucket_no_upscale,
-        "min_bucket_reso": spec.min_bucket_reso,
-        "max_bucket_reso": spec.max_bucket_reso,
-        "keep_tokens": spec.keep_tokens,
-        "dataset_dirs": {one.name: {"n_repeats": one.repeats, "img_count": len(one.images)} for one in folders},
-        "reg_dataset_dirs": {},
-        "tag_frequency": {one.name: _tags(tuple(image.caption for image in one.images)) for one in folders},
-        "bucket_info": _bucket_info(facts) if spec.enable_bucket else None,
-    }
-    # kohya writes JSON for tables, also for the absent table of buckets
-    return {
-        f"ss_{key}": json.dumps(value) if isinstance(value, dict) or key == "bucket_info" else str(value)
-        for key, value in values.items()
-    }
-
-
-def predicts_v(facts: RunFacts) -> bool:
-    """Whether the base predicts v."""
-    return facts.agreed.prediction == "v_prediction"
-
-
-def _rate(rates: tuple[float, ...] | None) -> float | list[float] | None:
-    """As kohya's configuration had it: a number for one, a list for several."""
-    return rates[0] if rates and len(rates) == 1 else list(rates) if rates else None
-
-
-def _tags(captions: tuple[str, ...]) -> dict[str, int]:
-    return dict(Counter(tag.strip().lower() for caption in captions for tag in caption.split(",") if tag.strip()))
-
-
-def _bucket_info(facts: RunFacts) -> dict[str, object]:
-    counts: Counter[tuple[int, int]] = Counter()
-    error = 0.0
-    for placement, repeats, image in zip(facts.placements, facts.dataset.repeats, facts.dataset.images, strict=True):
-        counts[placement.bucket] += repeats
-        error += abs(placement.bucket[0] / placement.bucket[1] - image.width / image.height)
-    buckets = {str(i): {"resolution": list(size), "count": counts[size]} for i, size in enumerate(sorted(counts))}
-    return {"buckets": buckets, "mean_img_ar_error": error / len(facts.placements)}
-
-
-def modelspec(spec: TrainSpec, facts: RunFacts, finished_at: float, digest: str) -> dict[str, str]:
-    """modelspec 1.0.1 keys; empty optional ones are left out."""
-    from datetime import datetime, timezone
-
-    required: Mapping[str, str] = {
-        "sai_model_spec": "1.0.1",
-        "architecture": f"{facts.family.v_architecture if predicts_v(facts) else facts.family.architecture}/lora",
-        "implementation": facts.family.implementation,
-        "implementation_version": f"gpurent/{__version__}",
-        "title": spec.metadata_title or spec.output_name,
-        "resolution": f"{spec.resolution[0]}x{spec.resolution[1]}",
-        "date": datetime.fromtimestamp(int(finished_at), timezone.utc).replace(tzinfo=None).isoformat(),
-        "prediction_type": "v" if predicts_v(facts) else "epsilon",
-        "hash_sha256": f"0x{digest}",
-    }
-    optional = {
-        "encoder_layer": str(spec.clip_skip or ""),
-        "author": spec.metadata_author, "description": spec.metadata_description, "license": spec.metadata_license,
-        "tags": spec.metadata_tags, "trigger_phrase": spec.metadata_trigger_phrase or common_phrase(facts.dataset),
-    }  # fmt: skip
-    return {f"modelspec.{key}": value for key, value in (*required.items(), *optional.items()) if value}
-
-
-def common_phrase(dataset: Dataset) -> str:
-    """The tags that stand in every caption: the trigger phrase, if the captions have one."""
-    captions = [[tag.strip() for tag in image.caption.split(",")] for image in dataset.images]
-    return ", ".join(tag for tag in captions[0] if tag and all(tag in others for others in captions))

@@ -6,7 +6,7 @@ Order of draws for each micro-batch: posterior jitter, diffusion noise, [noise o
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -46,6 +46,8 @@ class Feed:
     device: torch.device
     sized: bool
     """Whether the base wants sizes (SDXL)."""
+    before: torch.Tensor = field(default_factory=lambda: torch.empty(0))
+    """Where the generator stood before the last step was drawn: what to go on from if that step fails."""
 
     def steps(self, start: Position) -> Iterator[Draw]:
         """Steps from ``start`` on, without end: the loop knows when to stop. Nothing is drawn ahead of its step, so
@@ -58,6 +60,7 @@ class Feed:
                 self.spec.seed, epoch,
             )  # fmt: skip
             for index in range(first, len(batches), gather):
+                self.before = self.generator.get_state()
                 chosen = batches[index : index + gather]  # the last step of an epoch may gather fewer
                 after = index + len(chosen)
                 yield Draw(
@@ -92,12 +95,13 @@ class Feed:
         )  # fmt: skip
 
     def _sizes(self, members: Sequence[int]) -> torch.Tensor:
-        rows = [size_row(self.dataset.images[i], self.placements[i]) for i in members]
+        kohyas = self.spec.sdxl_crop_coordinates == "kohya"
+        rows = [size_row(self.dataset.images[i], self.placements[i], kohyas=kohyas) for i in members]
         return torch.tensor(rows, dtype=torch.float32, device=self.device)
 
 
-def size_row(image: ImageItem, placement: Placement) -> list[int]:
+def size_row(image: ImageItem, placement: Placement, *, kohyas: bool = False) -> list[int]:
     """SDXL's size conditioning: original height and width, top and left of the crop, height and width of the bucket."""
     width, height = placement.bucket
-    left, top = placement.crop
+    left, top = buckets.kohya_crop((image.width, image.height), placement.bucket) if kohyas else placement.crop
     return [image.height, image.width, top, left, height, width]

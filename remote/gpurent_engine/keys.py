@@ -13,6 +13,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "optimizer_type": ("AdamW", "AdamW8bit"),
     "mixed_precision": ("no", "fp16", "bf16"),
     "save_precision": ("float", "fp16", "bf16"),
+    "sdxl_crop_coordinates": ("actual", "kohya"),
 }
 
 _MEMORY = "attention always runs through torch's scaled_dot_product_attention"
@@ -44,9 +45,7 @@ NO_EFFECT: dict[str, str] = {
     "in_json": _BUCKET, "dataset_repeats": "repeats are the number before the folder's name",
     "no_metadata": "metadata is what makes the file usable elsewhere",
     "huber_c": "the loss is l2", "huber_scale": "the loss is l2", "huber_schedule": "the loss is l2",
-    "metadata_thumbnail": "not written yet", "metadata_usage_hint": "not written yet",
-    "metadata_merged_from": "nothing was merged", "metadata_preprocessor": "there is none",
-    "metadata_is_negative_embedding": "this is a LoRA",
+
     "caption_separator": "captions are split at commas", "vae": "the base model's own VAE is used",
     "dynamo_backend": "nothing is compiled yet", "torch_compile": "nothing is compiled yet",
     "output_config": "nothing is written beside the model",
@@ -118,16 +117,21 @@ MEANING: dict[str, str] = {
     "mixed_precision": "number format of the frozen base; LoRA weights are always float32",
     "save_precision": "number format of the saved file (kohya: float)",
     "save_every_n_epochs": "a checkpoint this often", "save_every_n_steps": "a checkpoint this often",
+    "save_state_every_n_minutes": "a resumable state this often; 0: each twentieth of the run",
     "gradient_checkpointing": "compute twice to save memory",
     "gradient_accumulation_steps": "batches gathered into one optimiser step",
     "seed": "of weights, noise and order (kohya: random)",
     "clip_skip": "use the text encoder's n-th layer from the end",
+    "sdxl_crop_coordinates": "what SDXL is told of the crop: the `actual` offset, or `kohya`'s formula (see buckets)",
     "max_token_length": "tokens of a caption that count: 75, 150 or 225",
     "min_snr_gamma": "weigh time steps by min-SNR; usual value 5", "noise_offset": "learn darker and lighter pictures",
     "vae_batch_size": "pictures encoded at once before training", "training_comment": "goes into the file",
     "metadata_title": "goes into the file", "metadata_author": "goes into the file",
     "metadata_description": "goes into the file", "metadata_license": "goes into the file",
     "metadata_tags": "goes into the file",
+    "metadata_usage_hint": "goes into the file", "metadata_merged_from": "goes into the file",
+    "metadata_preprocessor": "goes into the file", "metadata_is_negative_embedding": "goes into the file",
+    "metadata_thumbnail": "a picture that goes into the file, scaled down to 256 pixels",
     "metadata_trigger_phrase": "goes into the file; empty: the tags that every caption has",
 }  # fmt: skip
 """One line on each field of ``TrainSpec``, for the documentation."""

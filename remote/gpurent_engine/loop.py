@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 
 import torch
 
-from gpurent_engine import checkpoint, device, export
+from gpurent_engine import checkpoint, device
 from gpurent_engine.checkpoint import Position
 from gpurent_engine.events import EventWriter
+from gpurent_engine.saving import Saver
 from gpurent_engine.setup import Order, Run, prepare, replan
 
 MAX_BAD_LOSSES = 3
@@ -50,26 +51,40 @@ def train(order: Order, out: EventWriter, stop: threading.Event) -> Result:
         torch.cuda.OutOfMemoryError: the GPU is too small for this batch.
     """
     started = time.monotonic()
-    run = prepare(order, out)
-    spec, files = order.spec, list[str]()
+    return follow(prepare(order, out), out, stop, started)
+
+
+def follow(run: Run, out: EventWriter, stop: threading.Event, started: float) -> Result:
+    """Take a prepared run to its end; raises as ``train``."""
+    saver = Saver(run, out)
+    try:
+        return _steps(run, out, saver, stop, started)
+    except Exception:
+        saver.rescue()  # what was learnt so far is paid for
+        raise
+
+
+def _steps(run: Run, out: EventWriter, saver: Saver, stop: threading.Event, started: float) -> Result:
+    order, spec = run.order, run.order.spec
     meter = Meter(run.position.step)
-    out.emit("phase", name="train")
-    replan(run, out, run.position.step)
     step, stopped = run.position.step, False
+    out.emit("phase", name="train")
+    replan(run, out, step)
 
     for draw in run.feed.steps(run.position) if step < run.course.length.steps else ():
         rates = run.course.rates(step)
-        # Forward, loss, backward, clipping and the optimiser: on a GPU this only queues the work and returns at once.
+        # Forward, loss, backward, clipping and the optimiser. On a GPU this only queues the work and returns at once:
+        # nothing here may ask for a value that is computed there, except in ``meter.fetch``.
         meter.pending.append(run.stepper.step(draw.batches, rates))
         step += 1
-        run.position = Position(step, *draw.after)
+        run.position, run.epoch = Position(step, *draw.after), draw.epoch + 1
 
         stopped = stop.is_set() or (order.stop_file is not None and order.stop_file.exists())
         replan(run, out, step)
         ending = stopped or step >= run.course.length.steps
         if out.step_due(step, run.course.length.steps) or ending:
             meter.fetch(run)
-            report(run, out, meter, draw.epoch, rates)
+            report(run, out, meter, rates)
             if meter.bad >= MAX_BAD_LOSSES:
                 raise NotANumber(f"the loss is not a number at step {step}")
         if ending:
@@ -77,19 +92,26 @@ def train(order: Order, out: EventWriter, stop: threading.Event) -> Result:
 
         if spec.save_every_n_steps and step % spec.save_every_n_steps == 0:
             meter.fetch(run)
-            files.append(keep(run, out, checkpoint.step_name(spec.output_name, step), draw.epoch))
-        epoch, batch = draw.after
-        if batch == 0 and spec.save_every_n_epochs and epoch % spec.save_every_n_epochs == 0:
+            saver.checkpoint(checkpoint.step_name(spec.output_name, step))
+        if run.position.batch == 0 and spec.save_every_n_epochs and run.epoch % spec.save_every_n_epochs == 0:
             meter.fetch(run)
-            files.append(keep(run, out, checkpoint.epoch_name(spec.output_name, epoch), epoch))
+            saver.checkpoint(checkpoint.epoch_name(spec.output_name, run.epoch))
+        if saver.state_due():
+            meter.fetch(run)
+            if not meter.bad:  # a state that holds NaN would take the place of the last good one
+                saver.start_state()
+        saver.announce_state()
 
     stopped = stopped and step < run.course.length.steps
     name = checkpoint.step_name(spec.output_name, step) if stopped else f"{spec.output_name}.safetensors"
-    files.append(keep(run, out, name, run.position.epoch, final=not stopped))
+    saver.checkpoint(name, final=not stopped)
+    saver.prove(draw=not stopped)  # who stops early is short of time
     final = mean(run.losses)
     out.emit("phase", name="done")
-    out.emit("done", steps=step, elapsed_s=time.monotonic() - started, stopped=stopped, files=files, final_loss=final)
-    return Result(step, stopped, files, final)
+    out.emit(
+        "done", steps=step, elapsed_s=time.monotonic() - started, stopped=stopped, files=saver.files, final_loss=final
+    )
+    return Result(step, stopped, saver.files, final)
 
 
 @dataclass
@@ -111,14 +133,14 @@ class Meter:
             self.bad = 0 if math.isfinite(one) else self.bad + 1
 
 
-def report(run: Run, out: EventWriter, meter: Meter, epoch: int, rates: Sequence[float]) -> None:
+def report(run: Run, out: EventWriter, meter: Meter, rates: Sequence[float]) -> None:
     """Say how far the run is; ``avg_loss`` is the mean over the last epoch's length, as kohya shows it."""
     elapsed = max(1e-9, time.monotonic() - meter.begun)
     step = run.position.step
     rate = (step - meter.first_step) / elapsed
     spec, length = run.order.spec, run.course.length
     out.emit(
-        "step", step=step, total=length.steps, epoch=epoch + 1, epochs=length.epochs, loss=run.losses[-1],
+        "step", step=step, total=length.steps, epoch=run.epoch, epochs=length.epochs, loss=run.losses[-1],
         avg_loss=mean(run.losses), lr=rates[0], it_s=rate,
         images_s=rate * spec.train_batch_size * spec.gradient_accumulation_steps,
         peak_mem_mb=device.peak_memory_mb(run.device), elapsed_s=elapsed,
@@ -128,22 +150,3 @@ def report(run: Run, out: EventWriter, meter: Meter, epoch: int, rates: Sequence
 def mean(losses: Collection[float]) -> float:
     """NaN for none."""
     return sum(losses) / len(losses) if losses else math.nan
-
-
-def keep(run: Run, out: EventWriter, name: str, epoch: int, *, final: bool = False) -> str:
-    """Write LoRA and resumable state; only then say so."""
-    out.emit("phase", name="save")
-    spec, now, step = run.order.spec, time.time(), run.position.step
-    alphas = {layer.key: layer.alpha for layer in run.plan.layers}
-    found = export.tensors(run.stepper.adapters(), alphas, spec.save_precision)
-    written = checkpoint.write(
-        run.order.out_dir, name, export.serialise(found, spec, run.facts, step=step, epoch=epoch, finished_at=now)
-    )
-    out.emit("checkpoint", path=name, sha256=written.sha256, size=written.size, epoch=epoch, step=step, final=final)
-    state = checkpoint.save_state(
-        run.order.out_dir, run.stepper.state(), run.feed.generator, run.position, run.fingerprint, list(run.losses)
-    )
-    out.emit("state", path=state.path, sha256=state.sha256, size=state.size, epoch=epoch, step=step)
-    if not final:
-        out.emit("phase", name="train")
-    return name

@@ -11,7 +11,7 @@ from torch.nn.functional import mse_loss
 
 from gpurent_engine.diffusion import Diffusion
 from gpurent_engine.families.parts import Parts
-from gpurent_engine.networks import Network
+from gpurent_engine.networks import Network, detach
 from gpurent_engine.stepper import Batch, StepperState
 from gpurent_engine.text import TextInput, encode
 
@@ -81,24 +81,24 @@ class PlainStepper:
     def state(self) -> StepperState:
         """See ``Stepper.state``."""
         tensors = {f"parameter.{name}": one for name, one in self.adapters().items()}
-        scalars: dict[str, Any] = {"optimizer": {}, "groups": self._group_settings(), "scaler": None}
+        scalars: dict[str, Any] = {"optimizer": {}, "groups": [], "scaler": None}
         for name, one in self._network.parameters.items():
             for key, value in self._optimizer.state.get(one, {}).items():
                 if isinstance(value, torch.Tensor):
                     tensors[f"optimizer.{name}.{key}"] = value.detach()
                 else:
-                    scalars["optimizer"][f"{name}.{key}"] = value
+                    scalars["optimizer"][f"{name}.{key}"] = in_json(key, value)
+        for number, group in enumerate(self._optimizer.param_groups):
+            settings = {}
+            for key, value in group.items():
+                if isinstance(value, torch.Tensor):  # Prodigy and its like keep a distance for each group
+                    tensors[f"group.{number}.{key}"] = value.detach()
+                elif key not in ("params", "lr"):
+                    settings[key] = in_json(key, value)
+            scalars["groups"].append(settings)
         if self._accelerator.scaler is not None:
             scalars["scaler"] = self._accelerator.scaler.state_dict()
         return StepperState(tensors, scalars)
-
-    def _group_settings(self) -> list[dict[str, Any]]:
-        """What an optimiser keeps for each group beside its parameters: Prodigy's distance, schedule-free's weights."""
-        kept = (int, float, bool, str, type(None))
-        return [
-            {key: value for key, value in group.items() if key not in ("params", "lr") and isinstance(value, kept)}
-            for group in self._optimizer.param_groups
-        ]
 
     def restore(self, state: StepperState) -> None:
         """See ``Stepper.restore``."""
@@ -121,7 +121,28 @@ class PlainStepper:
                         what: value.to(one.device) if isinstance(value, torch.Tensor) and value.dim() else value
                         for what, value in kept[name].items()
                     }
-        for group, settings in zip(optimizer.param_groups, state.scalars["groups"], strict=True):
-            group.update(settings)
+        for number, (group, settings) in enumerate(zip(optimizer.param_groups, state.scalars["groups"], strict=True)):
+            for key, value in settings.items():
+                group[key] = tuple(value) if isinstance(value, list) and isinstance(group.get(key), tuple) else value
+            for key, value in group.items():
+                if isinstance(value, torch.Tensor):
+                    value.copy_(state.tensors[f"group.{number}.{key}"])
         if self._accelerator.scaler is not None and state.scalars["scaler"] is not None:
             self._accelerator.scaler.load_state_dict(state.scalars["scaler"])
+
+    def release(self) -> None:
+        """See ``Stepper.release``."""
+        detach(self._parts, self._network)
+
+
+def in_json(key: str, value: Any) -> Any:
+    """A setting of an optimiser as JSON has it: a number, a text, or a list of numbers.
+
+    Raises:
+        TypeError: it is anything else; a state without it would go on differently, and nobody would know.
+    """
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, list | tuple) and all(isinstance(one, bool | int | float) for one in value):
+        return list(value)
+    raise TypeError(f"the optimiser keeps {key} as {type(value).__name__}, which a state cannot hold")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 import uuid
@@ -13,13 +12,15 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from gpurent_engine import buckets, checkpoint, data, device, export, latents, networks, optim, schedule
+from gpurent_engine import buckets, data, device, latents, networks, optim, schedule, states
+from gpurent_engine.basefile import BaseHashes
 from gpurent_engine.checkpoint import Position
-from gpurent_engine.diffusion import diffusion
+from gpurent_engine.diffusion import Diffusion, diffusion
 from gpurent_engine.events import EventWriter
 from gpurent_engine.families import detect, loading
 from gpurent_engine.families.parts import Parts
 from gpurent_engine.feed import Feed
+from gpurent_engine.metadata import RunFacts
 from gpurent_engine.networks.plan import UNET, Plan
 from gpurent_engine.plain import PlainStepper
 from gpurent_engine.spec import SpecError, TrainSpec
@@ -72,15 +73,20 @@ class Run:
     """Everything the loop works with."""
 
     order: Order
+    parts: Parts
     plan: Plan
+    diffusion: Diffusion
     course: Course
     feed: Feed
     stepper: Stepper
     position: Position
+    epoch: int
+    """The epoch under way, or the last one finished, counted from 1 as kohya's trainer does."""
     losses: deque[float]
     """Of the last epoch's length."""
-    facts: export.RunFacts
-    fingerprint: str
+    facts: RunFacts
+    identity: dict[str, str]
+    """What a saved state must have been made with."""
     device: torch.device
 
 
@@ -99,6 +105,7 @@ def prepare(order: Order, out: EventWriter) -> Run:
     found = data.scan(order.data_dir, spec.caption_extension)
     for name in found.skipped:
         out.emit("warning", key="train_data_dir", message=f"{name} is left out: no <repeats>_<concept>.")
+    hashes = BaseHashes(order.base_model)
     parts = loading.load(order.base_model, half=choice.mixed_precision != "no", dtype=choice.base_dtype)
     agreed = detect.agree(parts.found, spec)
     for key, message in agreed.notes:
@@ -131,7 +138,9 @@ def prepare(order: Order, out: EventWriter) -> Run:
     process = diffusion(parts.alphas_cumprod, agreed.prediction, choice.device, zero_terminal=agreed.zero_terminal_snr)
     run = Run(
         order=order,
+        parts=parts,
         plan=plan,
+        diffusion=process,
         course=course,
         feed=Feed(
             spec, found, placements, posteriors, _conditioner(parts, plan, spec, choice), process,
@@ -141,16 +150,17 @@ def prepare(order: Order, out: EventWriter) -> Run:
             parts, network, optimizer, process, accelerator, clip_skip=spec.clip_skip, max_grad_norm=spec.max_grad_norm
         ),
         position=Position(0, 0, 0),
+        epoch=0,
         losses=deque(maxlen=length.batches_per_epoch),
-        facts=export.RunFacts(
+        facts=RunFacts(
             parts.family, agreed, found, placements, length.batches_per_epoch, length.epochs, length.steps,
             course.warmup, optim.described(optimizer, spec), time.time(), str(uuid.uuid4().int % 2**32),
-            Path(order.base_model).name,
+            hashes,
         ),
-        fingerprint=fingerprint(order, found),
+        identity=states.identity(spec, found, parts.unet),
         device=choice.device,
     )  # fmt: skip
-    if order.resume and (order.out_dir / f"{checkpoint.STATE}.safetensors").exists():
+    if order.resume and (order.out_dir / states.FILE).exists():
         _restore(run)
     _announce(run, out)
     return run
@@ -179,9 +189,12 @@ def _conditioner(parts: Parts, plan: Plan, spec: TrainSpec, choice: device.Choic
 
 
 def _restore(run: Run) -> None:
-    saved = checkpoint.load_state(run.order.out_dir, run.feed.generator, run.fingerprint)
+    saved = states.load(run.order.out_dir)
+    states.check(saved, run.identity)
+    run.feed.generator.set_state(saved.generator)
     run.stepper.restore(saved.stepper)
-    run.position = saved.position
+    run.position = states.carried_over(saved, run.course.length, run.order.spec)
+    run.epoch = run.position.epoch + bool(run.position.batch)
     run.losses.extend(saved.losses)
 
 
@@ -194,17 +207,6 @@ def _announce(run: Run, out: EventWriter) -> None:
         network_params=sum(one.numel() for one in run.stepper.adapters().values()), unet_modules=modules.pop(UNET, 0),
         text_encoder_modules=sum(modules.values()),
     )  # fmt: skip
-
-
-def fingerprint(order: Order, found: data.Dataset) -> str:
-    """Digest of what must be equal for a saved state to fit: configuration, and names and captions of the dataset."""
-    spec = {
-        key: value
-        for key, value in order.spec.to_dict().items()
-        if key not in ("output_dir", "train_data_dir", "warnings")
-    }
-    images = [(image.path.name, image.caption) for image in found.images]
-    return hashlib.sha256(json.dumps([spec, images], sort_keys=True, default=str).encode()).hexdigest()
 
 
 def replan(run: Run, out: EventWriter, step: int) -> None:

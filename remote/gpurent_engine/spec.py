@@ -72,11 +72,13 @@ class TrainSpec:
     save_precision: str = "fp16"
     save_every_n_epochs: int | None = None
     save_every_n_steps: int | None = None
+    save_state_every_n_minutes: float = 0.0
     gradient_checkpointing: bool = False
     gradient_accumulation_steps: int = 1
     seed: int = 0
     clip_skip: int | None = None
     max_token_length: int | None = None
+    sdxl_crop_coordinates: str = "actual"
     min_snr_gamma: float | None = None
     noise_offset: float = 0.0
     vae_batch_size: int = 4
@@ -87,6 +89,11 @@ class TrainSpec:
     metadata_license: str = ""
     metadata_tags: str = ""
     metadata_trigger_phrase: str = ""
+    metadata_usage_hint: str = ""
+    metadata_thumbnail: str = ""
+    metadata_merged_from: str = ""
+    metadata_preprocessor: str = ""
+    metadata_is_negative_embedding: str = ""
     warnings: tuple[tuple[str, str], ...] = field(default=(), compare=False)
 
     @property
@@ -271,7 +278,15 @@ def _consistent(spec: TrainSpec) -> TrainSpec:
     for key in ("max_train_epochs", "save_every_n_epochs", "save_every_n_steps", "clip_skip"):
         if getattr(spec, key) is not None and getattr(spec, key) < 1:
             raise SpecError(key, "must be at least 1.")
-    for key in ("learning_rate", "unet_lr", "text_encoder_lr", "network_alpha", "max_grad_norm", "noise_offset"):
+    for key in (
+        "learning_rate",
+        "unet_lr",
+        "text_encoder_lr",
+        "network_alpha",
+        "max_grad_norm",
+        "noise_offset",
+        "save_state_every_n_minutes",
+    ):
         numbers = getattr(spec, key)
         for number in numbers if isinstance(numbers, tuple) else (numbers,):
             if number is not None and not 0 <= number < float("inf"):

@@ -81,3 +81,6 @@ class Stepper(Protocol):
         Raises:
             KeyError: it lacks a tensor, so it belongs to another network.
         """
+
+    def release(self) -> None:
+        """Take the adapters out: the base's modules are as they were loaded. Nothing else may be called afterwards."""

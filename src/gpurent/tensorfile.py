@@ -24,7 +24,12 @@ BITS = {
 
 
 def tensor_names(path: Path, *, most: int = HEADER_LIMIT) -> list[str]:
-    """Names in the header of a file that is exactly as long as its header says.
+    """Names in the header; arguments and errors are those of ``tensor_shapes``."""
+    return list(tensor_shapes(path, most=most))
+
+
+def tensor_shapes(path: Path, *, most: int = HEADER_LIMIT) -> dict[str, tuple[int, ...]]:
+    """Names and shapes in the header of a file that is exactly as long as its header says.
 
     Args:
         path: a regular file.
@@ -51,7 +56,7 @@ def tensor_names(path: Path, *, most: int = HEADER_LIMIT) -> list[str]:
         raise ValueError(f"{path.name} has no safetensors header: {error}") from error
     if size != 8 + length + end:
         raise ValueError(f"{path.name} has {size} bytes, its safetensors header describes {8 + length + end}")
-    return [name for name in header if name != "__metadata__"]
+    return {name: tuple(one["shape"]) for name, one in header.items() if name != "__metadata__"}
 
 
 def _tiled(tensors: Mapping[str, object]) -> int:

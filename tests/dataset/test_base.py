@@ -17,7 +17,7 @@ CONFIG = Path("training_config.toml")
 
 def refused(name: str, here: Path) -> ConfigError:
     with pytest.raises(ConfigError, match=r"^training_config\.toml: pretrained_model_name_or_path: ") as caught:
-        resolve(name, here, CONFIG)
+        resolve(name, here, CONFIG, half=False)
     assert caught.value.hint
     return caught.value
 
@@ -27,7 +27,8 @@ def test_a_hub_id_is_pulled_by_the_host(tmp_path: Path) -> None:
     model = resolve(HUB, tmp_path, CONFIG)
     assert isinstance(model, HubId)
     assert (model.name, model.sources, model.target, model.remark) == (HUB, (), None, "")
-    assert model.download_bytes > 4 * 10**9
+    assert model.download_bytes > 2 * 10**9
+    assert resolve(HUB, tmp_path, CONFIG, half=False).download_bytes > 4 * 10**9
 
 
 def test_the_withdrawn_name_still_works(tmp_path: Path) -> None:
@@ -45,23 +46,25 @@ def test_an_unknown_hub_id_is_used_with_a_remark(tmp_path: Path) -> None:
     assert "not looked up" in model.remark
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "stabilityai/stable-diffusion-xl-base-1.0", "RunDiffusion/Juggernaut-XL-v9", "John6666/juggernautXL",
-        "stabilityai/stable-diffusion-2-1", "stabilityai/stable-diffusion-3-medium", "black-forest-labs/FLUX.1-dev",
-        "stabilityai/sdxl-turbo", "cagliostrolab/animagine-xl-3.1",
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("name", ["stabilityai/stable-diffusion-3-medium", "black-forest-labs/FLUX.1-dev"])
 def test_another_family_on_the_hub_is_refused_by_its_name(tmp_path: Path, name: str) -> None:
     """Better now than after the download on a rented machine."""
     assert "looks like another family" in str(refused(name, tmp_path))
 
 
-@pytest.mark.parametrize("name", ["pixl/toon-v1", "influx/cats", "axl/photo"])
-def test_a_name_that_only_contains_such_letters_is_not_refused(tmp_path: Path, name: str) -> None:
-    """Families are told by words, not by letters."""
-    assert isinstance(resolve(name, tmp_path, CONFIG), HubId)
+@pytest.mark.parametrize(
+    ("name", "family"),
+    [
+        ("stabilityai/stable-diffusion-xl-base-1.0", "sdxl"), ("RunDiffusion/Juggernaut-XL-v9", "sdxl"),
+        ("John6666/juggernautXL", "sdxl"), ("stabilityai/sdxl-turbo", "sdxl"),
+        ("cagliostrolab/animagine-xl-3.1", "sdxl"), ("Laxhar/noobai-XL-Vpred-1.0", "sdxl"),
+        ("AstraliteHeart/pony-diffusion-v6", "sdxl"), ("stabilityai/stable-diffusion-2-1", "sd2"),
+        ("Lykon/dreamshaper-8", "sd15"), ("pixl/toon-v1", "sd15"), ("influx/cats", "sd15"), ("axl/photo", "sd15"),
+    ],
+)  # fmt: skip
+def test_the_family_of_a_hub_id_is_told_by_words_in_its_name(tmp_path: Path, name: str, family: str) -> None:
+    """By words, not by letters; the engine looks at the model itself."""
+    assert resolve(name, tmp_path, CONFIG).found.family.name == family
 
 
 @pytest.mark.parametrize(
@@ -74,9 +77,9 @@ def test_a_path_that_is_not_there_is_named(tmp_path: Path, name: str) -> None:
 
 def test_a_diffusers_folder_is_sent(tmp_path: Path) -> None:
     """Relative to the configuration's folder."""
-    model = resolve("../base", diffusers_folder(tmp_path / "base").parent / "base", CONFIG)
+    model = resolve("../base", diffusers_folder(tmp_path / "base").parent / "base", CONFIG, half=False)
     assert isinstance(model, LocalFolder)
-    assert (model.name, model.target, model.family) == ("base", "base", "sd15")
+    assert (model.name, model.target, model.found.family.name) == ("base", "base", "sd15")
     assert ("unet/diffusion_pytorch_model.safetensors") in [inside for _, inside in model.files]
 
 
@@ -86,7 +89,7 @@ def test_shards_are_weights_too(tmp_path: Path) -> None:
     (base / "unet" / "diffusion_pytorch_model.safetensors").unlink()
     for number in (1, 2):
         safetensors(base / "unet" / f"diffusion_pytorch_model-0000{number}-of-00002.safetensors", ["x"])
-    model = resolve("base", tmp_path, CONFIG)
+    model = resolve("base", tmp_path, CONFIG, half=False)
     assert isinstance(model, LocalFolder)
     assert sum("-of-" in inside for _, inside in model.files) == 2
 
@@ -99,15 +102,16 @@ def test_shards_are_weights_too(tmp_path: Path) -> None:
         ("model_index.json", "{", "model_index.json cannot be read"),
         ("model_index.json", "[]", "holds no JSON object"),
         ("model_index.json", "{}", "model without a class name"),
-        ("model_index.json", '{"_class_name": "StableDiffusionXLPipeline"}', "holds a StableDiffusionXLPipeline"),
-        ("unet/config.json", '{"cross_attention_dim": 1024}', "is a Stable Diffusion 2.x model"),
+        ("model_index.json", '{"_class_name": "FluxPipeline"}', "is Flux; this version trains"),
+        ("model_index.json", '{"_class_name": "StableDiffusionXLPipeline"}', "text_encoder_2, tokenizer_2 missing"),
+        ("unet/config.json", '{"in_channels": 9}', "is an inpainting model"),
         ("unet/config.json", None, "cannot be read"),
-        ("scheduler/scheduler_config.json", '{"prediction_type": "v_prediction"}', "predicts v_prediction"),
-        ("unet/diffusion_pytorch_model.safetensors", None, "holds no .safetensors weights"),
+        ("scheduler/scheduler_config.json", '{"prediction_type": "sample"}', "predicts 'sample'"),
+        ("vae/diffusion_pytorch_model.safetensors", "version https://git-lfs.github.com/spec/v1", "is damaged or no"),
     ],
 )
 def test_a_folder_that_cannot_be_trained_says_why(tmp_path: Path, file: str, content: str | None, message: str) -> None:
-    """Missing parts, other families, pickles and half-precision twins alone."""
+    """Missing parts, other families, pointers in the place of weights."""
     place = diffusers_folder(tmp_path / "base") / file
     if content is not None:
         place.write_text(content)
@@ -116,6 +120,18 @@ def test_a_folder_that_cannot_be_trained_says_why(tmp_path: Path, file: str, con
     else:
         place.unlink()
     assert message in str(refused("base", tmp_path))
+
+
+def test_half_precision_weights_are_sent_for_a_training_in_half_precision(tmp_path: Path) -> None:
+    """Half the upload; where there is only one kind, that one is sent."""
+    base = diffusers_folder(tmp_path / "base")
+    sent = [inside for _, inside in resolve("base", tmp_path, CONFIG, half=True).files if inside.startswith("unet/d")]
+    assert sent == ["unet/diffusion_pytorch_model.fp16.safetensors"]
+    (base / "unet" / sent[0][5:]).unlink()
+    sent = [inside for _, inside in resolve("base", tmp_path, CONFIG, half=True).files if inside.startswith("unet/d")]
+    assert sent == ["unet/diffusion_pytorch_model.safetensors"]
+    (base / "unet" / sent[0][5:]).unlink()
+    assert "holds no .safetensors weights" in str(refused("base", tmp_path))
 
 
 def test_a_single_file_is_sent(tmp_path: Path) -> None:
@@ -129,8 +145,8 @@ def test_a_single_file_is_sent(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ([*COMPLETE, "conditioner.embedders.1.model.x"], "is an SDXL model"),
-        ([*COMPLETE, "cond_stage_model.model.x"], "is a Stable Diffusion 2.x model"),
+        ([*COMPLETE[:2], "conditioner.embedders.0.model.x"], "is the SDXL refiner"),
+        ([*COMPLETE, "model.diffusion_model.double_blocks.0"], "is Flux"),
         (["lora_unet_down_blocks_0.alpha"], "is a LoRA, not a base model"),
         (COMPLETE[:1], "first_stage_model, cond_stage_model.transformer missing"),
         ([], "is no complete checkpoint"),
@@ -139,6 +155,19 @@ def test_a_single_file_is_sent(tmp_path: Path) -> None:
 def test_a_single_file_of_another_kind_says_which(tmp_path: Path, names: list[str], message: str) -> None:
     """Told by the names in its header, without loading it."""
     assert message in str(refused(safetensors(tmp_path / "model.safetensors", names).name, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("names", "family"),
+    [
+        (COMPLETE, "sd15"), ([*COMPLETE[:2], "cond_stage_model.model.x"], "sd2"),
+        ([*COMPLETE[:2], "conditioner.embedders.0.transformer.x", "conditioner.embedders.1.model.x"], "sdxl"),
+    ],
+)  # fmt: skip
+def test_a_single_file_of_each_family_is_known(tmp_path: Path, names: list[str], family: str) -> None:
+    """By the names of its text encoders."""
+    found = resolve(safetensors(tmp_path / "m.safetensors", names).name, tmp_path, CONFIG).found
+    assert (found.family.name, found.prediction) == (family, None)
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def test_the_usual_configuration_runs_unchanged(tmp_path: Path) -> None:
     assert (work.family, work.images, work.steps, work.epochs, work.batch_size) == ("sd15", 20, 1000, 10, 2)
     assert (work.width, work.height, work.network_dim, work.checkpoints) == (512, 512, 32, 5)
     assert (work.train_text_encoder, work.half_precision) == (True, True)
-    assert work.base_download_bytes == SD15.base_bytes
+    assert work.base_download_bytes == SD15.download_bytes(half=True)
     assert work.upload_bytes == sum(file.stat().st_size for file in (tmp_path / "training_data").rglob("*.*"))
 
 
@@ -89,9 +89,9 @@ def test_a_local_base_model_is_sent_without_twins_pickles_and_safety_checker(tmp
     assert job.base_target == "base"
     assert job.workload.base_download_bytes == 0
     assert {file.target for file in job.upload_files() if file.target.startswith("base/")} == {
-        "base/model_index.json", "base/unet/config.json", "base/unet/diffusion_pytorch_model.safetensors",
+        "base/model_index.json", "base/unet/config.json", "base/unet/diffusion_pytorch_model.fp16.safetensors",
         "base/vae/config.json", "base/vae/diffusion_pytorch_model.safetensors", "base/text_encoder/config.json",
-        "base/text_encoder/model.safetensors", "base/tokenizer/vocab.json", "base/tokenizer/merges.txt",
+        "base/text_encoder/model.fp16.safetensors", "base/tokenizer/vocab.json", "base/tokenizer/merges.txt",
         "base/scheduler/scheduler_config.json",
     }  # fmt: skip
 
@@ -375,7 +375,8 @@ def test_checking_and_quoting_load_neither_torch_nor_an_adapter() -> None:
     heavy = {"torch", "diffusers", "transformers", "peft", "accelerate", "numpy", "gpurent_providers"}
     assert heavy.isdisjoint(loaded)
     assert {name for name in loaded if name.startswith("gpurent_engine.")} == {
-        "gpurent_engine.buckets", "gpurent_engine.data", "gpurent_engine.families", "gpurent_engine.families.record",
-        "gpurent_engine.families.sd15", "gpurent_engine.families.sd2", "gpurent_engine.families.sdxl",
-        "gpurent_engine.filenames", "gpurent_engine.keys", "gpurent_engine.spec",
+        "gpurent_engine.buckets", "gpurent_engine.data", "gpurent_engine.families", "gpurent_engine.families.detect",
+        "gpurent_engine.families.record", "gpurent_engine.families.sd15", "gpurent_engine.families.sd2",
+        "gpurent_engine.families.sdxl", "gpurent_engine.filenames", "gpurent_engine.keys", "gpurent_engine.spec",
+        "gpurent_engine.thumbnail",
     }  # fmt: skip

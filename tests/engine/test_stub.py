@@ -26,10 +26,14 @@ def course(said: list[dict[str, Any]]) -> list[tuple[object, ...]]:
     """What a stream tells of steps and files, and which fields its events have."""
     told = ("name", "step", "total", "epoch", "epochs", "path", "final", "images", "repeats_total", "batches_per_epoch",
             "total_steps", "start_step", "steps", "stopped", "files")  # fmt: skip
+    kept = {one["step"] for one in said if one["event"] == "checkpoint"}
     return [
         (one["event"], *sorted(set(one) - {"v", "seq", "t"}), *(one.get(key) for key in told))
         for one in said
-        if one["event"] != "hello" and (one["event"] != "step" or one["step"] in (1, one["total"]))
+        if one["event"] != "hello"
+        and (one["event"] != "step" or one["step"] in (1, one["total"]))
+        # between checkpoints the real engine writes states whenever it is time for one
+        and (one["event"] != "state" or one["step"] in kept)
     ]
 
 

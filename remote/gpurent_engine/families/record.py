@@ -6,10 +6,24 @@ one ``Family``; the code that trains reads it and asks for no names.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Literal
 
 Prediction = Literal["epsilon", "v_prediction"]
+
+
+def blocks(widths: tuple[int, ...], depths: tuple[int, ...]) -> Mapping[str, Any]:
+    """A UNet's blocks with two resnets each; ``depths`` are transformer blocks a level, 0 for none."""
+    down = tuple("CrossAttnDownBlock2D" if depth else "DownBlock2D" for depth in depths)
+    up = tuple("CrossAttnUpBlock2D" if depth else "UpBlock2D" for depth in reversed(depths))
+    # diffusers takes the last level's depth for the middle block as well, also where that level has no transformers
+    deep = tuple(depth or 1 for depth in depths)
+    return MappingProxyType({
+        "block_out_channels": widths, "layers_per_block": 2, "transformer_layers_per_block": deep,
+        "down_block_types": down, "up_block_types": up,
+    })  # fmt: skip
 
 
 class UnknownFamily(ValueError):
@@ -32,6 +46,7 @@ class TextEncoder:
     """Whether the final layer norm follows. SDXL takes its hidden states without it."""
     pooled: bool = False
     """Whether it has a projection whose output conditions the UNet as well."""
+    layers: int = 12
     width: int = 768
     heads: int = 12
     activation: str = "quick_gelu"
@@ -87,6 +102,8 @@ class Family:
     heads: int
     context_width: int
     """Width of the hidden states that the UNet attends to."""
+    unet: Mapping[str, Any] = field(hash=False)
+    """Blocks of the usual UNet, as in diffusers' configuration, for ``names.blocks`` where no base is at hand."""
     linear_projection: bool
     """Whether ``proj_in`` and ``proj_out`` of the UNet's transformers are linear layers or 1×1 convolutions."""
     sgm_names: bool
@@ -110,8 +127,14 @@ class Family:
     usual_base: str
     """Hub id of the base that most people use."""
     base_bytes: int
-    """What a host downloads of it."""
+    """Size of its UNet and text encoders in half precision."""
+    vae_bytes: int
+    """Size of its VAE in float32."""
     bytes_per_rank: int
     """Size of a LoRA file in half precision for each rank, text encoders included."""
     work: Work
     memory: Memory
+
+    def download_bytes(self, *, half: bool) -> int:
+        """What a host downloads of a base on the hub; repositories hold float32 and, most of them, fp16."""
+        return self.base_bytes * (1 if half else 2) + self.vae_bytes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gpurent_engine.families.record import Family, Memory, TextEncoder, Work
+from gpurent_engine.families.record import Family, Memory, TextEncoder, Work, blocks
 
 SD15 = Family(
     name="sd15",
@@ -12,6 +12,7 @@ SD15 = Family(
     head_channels=None,
     heads=8,
     context_width=768,
+    unet=blocks((320, 640, 1280, 1280), (1, 1, 1, 0)),
     linear_projection=False,
     sgm_names=False,
     size_conditioning=False,
@@ -24,7 +25,8 @@ SD15 = Family(
     implementation="diffusers",
     side=512,
     usual_base="stable-diffusion-v1-5/stable-diffusion-v1-5",
-    base_bytes=4_270_000_000,  # float32, without the safety checker
+    base_bytes=1_970_000_000,  # without the safety checker
+    vae_bytes=335_000_000,
     bytes_per_rank=1_180_000,
     work=Work(tflop=((512, 1.747), (768, 4.960)), recompute=1.371, launches=1.0),
     # Activations follow one user's series on an RTX 4090: 7.3 GB at batch 1, 20.8 GB at batch 11; 13.9 GB at batch 14

@@ -6,18 +6,19 @@ does.
 
 from __future__ import annotations
 
-from gpurent_engine.families.record import Family, Memory, TextEncoder, Work
+from gpurent_engine.families.record import Family, Memory, TextEncoder, Work, blocks
 
 SD2 = Family(
     name="sd2",
     title="Stable Diffusion 2.x",
     pipelines=("StableDiffusionPipeline",),
     text_encoders=(
-        TextEncoder("text_encoder", "tokenizer", "lora_te", width=1024, heads=16, activation="gelu", pad=0),
+        TextEncoder("text_encoder", "tokenizer", "lora_te", layers=23, width=1024, heads=16, activation="gelu", pad=0),
     ),
     head_channels=64,
     heads=0,
     context_width=1024,
+    unet=blocks((320, 640, 1280, 1280), (1, 1, 1, 0)),
     linear_projection=True,
     sgm_names=False,
     size_conditioning=False,
@@ -30,7 +31,8 @@ SD2 = Family(
     implementation="diffusers",
     side=768,
     usual_base="stabilityai/stable-diffusion-2-1",
-    base_bytes=5_160_000_000,  # float32: 866 M parameters of UNet, 340 M of text encoder, 84 M of VAE
+    base_bytes=2_410_000_000,  # 866 M parameters of UNet, 340 M of text encoder
+    vae_bytes=335_000_000,
     bytes_per_rank=1_720_000,
     work=Work(tflop=((512, 1.747), (768, 4.960)), recompute=1.371, launches=1.0),  # nearly Stable Diffusion 1.5's UNet
     memory=Memory(weights_mb=2550, image_mb=3260, checkpointed=0.4, rank_mb=13.7, text_mb=150),

@@ -7,7 +7,7 @@ NoobAI's v-prediction models say so by two empty tensors, ``v_pred`` and ``ztsnr
 
 from __future__ import annotations
 
-from gpurent_engine.families.record import Family, Memory, TextEncoder, Work
+from gpurent_engine.families.record import Family, Memory, TextEncoder, Work, blocks
 
 SDXL = Family(
     name="sdxl",
@@ -22,6 +22,7 @@ SDXL = Family(
             layer=2,
             normed=False,
             pooled=True,
+            layers=32,
             width=1280,
             heads=20,
             activation="gelu",
@@ -31,6 +32,7 @@ SDXL = Family(
     head_channels=64,
     heads=0,
     context_width=2048,
+    unet=blocks((320, 640, 1280), (0, 2, 10)),
     linear_projection=True,
     sgm_names=True,
     size_conditioning=True,
@@ -43,7 +45,8 @@ SDXL = Family(
     implementation="https://github.com/Stability-AI/generative-models",
     side=1024,
     usual_base="stabilityai/stable-diffusion-xl-base-1.0",
-    base_bytes=6_940_000_000,  # half precision
+    base_bytes=6_780_000_000,  # 2568 M parameters of UNet, 123 M and 695 M of text encoders
+    vae_bytes=335_000_000,
     bytes_per_rank=7_130_000,
     work=Work(
         tflop=((512, 3.205), (768, 7.540), (1024, 14.347)),

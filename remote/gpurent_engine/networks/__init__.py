@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from gpurent_engine.networks.lora import attach
+from gpurent_engine.networks.lora import attach, detach
 from gpurent_engine.networks.network import Network
 from gpurent_engine.networks.plan import Group, Layer, Plan, plan
 
-__all__ = ["Group", "Layer", "Network", "Plan", "attach", "plan"]
+__all__ = ["Group", "Layer", "Network", "Plan", "attach", "detach", "plan"]

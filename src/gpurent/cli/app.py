@@ -11,13 +11,13 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from gpurent.cli import exits
+from gpurent.cli import exits, lora
 from gpurent.money import ZERO, Usd
 
 _EXIT_STATUS = "\n\n".join(f"{code}  {meaning}" for code, meaning in exits.CODES)
 
 
-_SILENT = (("sandbox", "up"), ("watchdog", "run"), ("watchdog", "tend"), ("login",))
+_SILENT = (("sandbox", "up"), ("watchdog", "run"), ("watchdog", "tend"), ("login",), ("lora",))
 """Commands that are not about rentals at all, or that go on and on: every other ends by naming what may still run."""
 
 
@@ -60,6 +60,7 @@ sandbox_app = typer.Typer(
     help="A GPU market on this computer: play money, real SSH.", no_args_is_help=True, rich_markup_mode=None
 )
 app.add_typer(sandbox_app, name="sandbox")
+app.add_typer(lora.app, name="lora")
 
 
 def _dollars(text: str) -> Usd:

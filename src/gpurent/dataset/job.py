@@ -18,7 +18,8 @@ from gpurent.expected import MIB, Expected
 from gpurent.localfiles import read_text
 from gpurent.model import Workload
 from gpurent.spi import LocalFile
-from gpurent_engine import buckets, data, families
+from gpurent_engine import buckets, data, thumbnail
+from gpurent_engine.families import detect
 from gpurent_engine.filenames import good_name
 from gpurent_engine.spec import SpecError, TrainSpec, load_spec
 
@@ -81,16 +82,16 @@ class Job:
             DatasetError: folder, picture or caption is missing or cannot be read.
         """
         config = Path(config_path).absolute()
-        spec = _named(read_spec(config), name)
         here = config.parent
-        model = base.resolve(spec.pretrained_model_name_or_path, here, config)
+        spec = _illustrated(_named(read_spec(config), name), here, config)
+        model = base.resolve(spec.pretrained_model_name_or_path, here, config, half=spec.mixed_precision != "no")
         named = here / Path(spec.train_data_dir).expanduser() if spec.train_data_dir else None
         root = Path(dataset) if dataset else named
         if root is None:
             raise ConfigError(f"{config}: train_data_dir is missing.", hint="Set it, or pass --dataset FOLDER.")
         found = _scanned(root.absolute(), spec)
         _refuse_secrets(root.absolute(), found, model)
-        warnings = [message for _, message in spec.warnings]
+        warnings = [message for _, message in (*spec.warnings, *_agreed(model, spec, config))]
         if isinstance(model, base.HubId) and model.remark:
             warnings.append(model.remark)
         if spec.mixed_precision == "no":
@@ -154,15 +155,15 @@ class Job:
     @property
     def _lora_bytes(self) -> int:
         full = 2 if self.spec.save_precision == "float" else 1
-        return self.spec.network_dim * families.get(self.base_model.family).bytes_per_rank * full
+        return self.spec.network_dim * self.base_model.found.family.bytes_per_rank * full
 
     @property
     def workload(self) -> Workload:
         """What planning needs to know."""
-        spec, length, family = self.spec, self.length, self.base_model.family
+        spec, length, family = self.spec, self.length, self.base_model.found.family
         saved = _checkpoints(spec, length)
         return Workload(
-            name=self.name, family=family, images=len(self.dataset.images),
+            name=self.name, family=family.name, images=len(self.dataset.images),
             steps=length.steps * spec.gradient_accumulation_steps, epochs=length.epochs,
             batch_size=spec.train_batch_size, width=spec.resolution[0], height=spec.resolution[1],
             network_dim=spec.network_dim, train_text_encoder=spec.train_text_encoder,
@@ -234,6 +235,14 @@ def _refuse_strays(root: Path, spec: TrainSpec) -> None:
         )
 
 
+def _illustrated(spec: TrainSpec, here: Path, config: Path) -> TrainSpec:
+    """With the thumbnail in it instead of a path that means nothing on a host."""
+    try:
+        return thumbnail.embed(spec, here)
+    except SpecError as error:
+        raise _refused(config, error) from error
+
+
 def _scanned(root: Path, spec: TrainSpec) -> data.Dataset:
     _refuse_strays(root, spec)
     try:
@@ -244,21 +253,33 @@ def _scanned(root: Path, spec: TrainSpec) -> data.Dataset:
         raise DatasetError(f"{root} cannot be read: {error}", hint="Check who may read it.") from error
 
 
+def _agreed(model: base.BaseModel, spec: TrainSpec, config: Path) -> tuple[tuple[str, str], ...]:
+    """What the engine will say about the base and the configuration together."""
+    try:
+        return detect.agree(model.found, spec).notes
+    except SpecError as error:
+        raise _refused(config, error) from error
+
+
 def read_spec(config: Path) -> TrainSpec:
     """Read a training configuration. Raises ConfigError naming file, line, key and nearest spelling."""
     try:
         read_text(config, MAX_CONFIG)  # a pipe is not waited for, and nothing endless is read
         return load_spec(config)
     except SpecError as error:
-        hint = f"Did you mean {error.suggestion!r}?" if error.suggestion else "See docs/reference/training-config.md."
-        line = _line(config, error.key)
-        place = f"{config}, line {line}" if line else f"{config}"
-        subject = "" if error.key == config.name else f": {error.key}"
-        raise ConfigError(f"{place}{subject} {error.message}", hint=hint) from error
+        raise _refused(config, error) from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
             f"{config} cannot be read: {error}", hint="`gpurent init` writes one to start from."
         ) from error
+
+
+def _refused(config: Path, error: SpecError) -> ConfigError:
+    hint = f"Did you mean {error.suggestion!r}?" if error.suggestion else "See docs/reference/training-config.md."
+    line = _line(config, error.key)
+    place = f"{config}, line {line}" if line else f"{config}"
+    subject = "" if error.key == config.name else f": {error.key}"
+    return ConfigError(f"{place}{subject} {error.message}", hint=hint)
 
 
 def _line(config: Path, key: str) -> int | None:

@@ -29,5 +29,5 @@ def typical_workload(
         epochs=epochs, batch_size=batch_size, width=facts.side, height=facts.side, network_dim=network_dim,
         train_text_encoder=True, gradient_checkpointing=family == "sdxl", checkpoints=saved,
         checkpoint_bytes=saved * network_dim * facts.bytes_per_rank, upload_bytes=images * IMAGE_BYTES,
-        base_download_bytes=facts.base_bytes,
+        base_download_bytes=facts.download_bytes(half=True),
     )  # fmt: skip

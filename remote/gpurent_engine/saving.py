@@ -1,0 +1,147 @@
+"""Writes what a run has learnt: LoRA files, states, and, when it fails, whatever is still good."""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Mapping
+
+import torch
+
+from gpurent_engine import checkpoint, export, proof, states
+from gpurent_engine.events import EventWriter
+from gpurent_engine.setup import Run
+from gpurent_engine.states import Keeper
+
+PROOF_SIDE = 512
+"""Pixels of the picture that the proof draws at most: enough to tell a change, and a second of a GPU."""
+
+
+class Saver:
+    """Saves for one run and says so; a file is announced when it is complete on disk."""
+
+    def __init__(self, run: Run, out: EventWriter) -> None:
+        self._run = run
+        self._out = out
+        self._keeper = Keeper(run.order.out_dir, run.order.spec.save_state_every_n_minutes)
+        self._keeper.begin(run.position.step)
+        self.files: list[str] = []
+
+    def checkpoint(self, name: str, *, final: bool = False) -> None:
+        """Write LoRA and resumable state; only then say so."""
+        run, out = self._run, self._out
+        out.emit("phase", name="save")
+        self._write_lora(name, run.stepper.adapters(), run.position.step, run.epoch, final=final)
+        self.start_state()
+        self.announce_state(wait=True)
+        if not final:
+            out.emit("phase", name="train")
+
+    def prove(self, *, draw: bool) -> None:
+        """Read the last file again, compare it with what was trained and, if wished, with the base; say what is found.
+
+        The file is complete and announced: a failure in here costs the proof and nothing else.
+        """
+        run, out, spec = self._run, self._out, self._run.order.spec
+        out.emit("phase", name="prove")
+        try:
+            trained = {name: one.detach().cpu() for name, one in run.stepper.adapters().items()}
+            run.stepper.release()
+            found = proof.prove(
+                run.parts, run.plan, run.diffusion, run.order.out_dir / self.files[-1], trained,
+                prompt=run.feed.dataset.images[0].caption, side=min(*spec.resolution, PROOF_SIDE),
+                clip_skip=spec.clip_skip, draw=draw,
+            )  # fmt: skip
+        except Exception as error:  # noqa: BLE001 - see above
+            self._warn(f"The file could not be proven ({type(error).__name__}: {error}).")
+            return
+        out.emit("proof", **found.fields())
+        for problem in found.problems:
+            self._warn(problem)
+
+    def _write_lora(
+        self, name: str, adapters: Mapping[str, torch.Tensor], step: int, epoch: int, *, final: bool
+    ) -> None:  # fmt: skip
+        run, spec = self._run, self._run.order.spec
+        alphas = {layer.key: layer.alpha for layer in run.plan.layers}
+        found = export.tensors(adapters, alphas, spec.save_precision)
+        data = export.serialise(found, spec, run.facts, step=step, epoch=epoch, finished_at=time.time())
+        try:
+            written = checkpoint.write(run.order.out_dir, name, [data])
+        except OSError as error:
+            if error.errno != errno.ENOSPC or not self._drop_state():
+                raise
+            written = checkpoint.write(run.order.out_dir, name, [data])
+        self.files.append(name)
+        self._out.emit(
+            "checkpoint", path=name, sha256=written.sha256, size=written.size, epoch=epoch, step=step, final=final
+        )
+
+    def _drop_state(self) -> bool:
+        """A full disk: the LoRA is worth more than the means to go on."""
+        file = self._run.order.out_dir / states.FILE
+        if not file.exists():
+            return False
+        file.unlink()
+        self._warn("The disk is full: the resumable state was removed to save the LoRA.")
+        return True
+
+    def state_due(self) -> bool:
+        """Whether it is time for a state beside the checkpoints."""
+        return self._keeper.due(self._run.position.step, self._run.course.length.steps)
+
+    def start_state(self) -> None:
+        """Copy the state off the device and write it beside the training."""
+        run = self._run
+        self._keeper.start(
+            states.take(
+                run.stepper.state(), run.feed.generator.get_state(), run.position, run.course.length, list(run.losses),
+                run.identity,
+            )
+        )  # fmt: skip
+
+    def announce_state(self, *, wait: bool = False) -> None:
+        """Say that a state is complete; one that could not be written is a warning, for the training can go on."""
+        try:
+            done = self._keeper.finished(wait=wait)
+        except OSError as error:
+            self._warn(f"The resumable state could not be written ({error}); an earlier one, if any, is kept.")
+            return
+        if done is not None:
+            written, position = done
+            self._out.emit(
+                "state", path=written.path, sha256=written.sha256, size=written.size, epoch=position.epoch,
+                step=position.step,
+            )  # fmt: skip
+
+    def rescue(self) -> None:
+        """Save what a failed run has learnt: from memory if it is sound there, else from the last state on disk."""
+        run = self._run
+        name = checkpoint.step_name(run.order.spec.output_name, run.position.step)
+        try:
+            self._keeper.finished(wait=True)
+            if run.position.step and name not in self.files:
+                self._rescue(name)
+        except Exception as second:  # noqa: BLE001 - the first error is the one to report
+            self._warn(f"Nothing could be saved after the failure ({type(second).__name__}: {second}).")
+
+    def _rescue(self, name: str) -> None:
+        run = self._run
+        try:
+            self._write_lora(name, run.stepper.adapters(), run.position.step, run.epoch, final=False)
+        except (export.NotFinite, RuntimeError):  # the weights are spoiled, or the GPU no longer answers
+            if not (run.order.out_dir / states.FILE).exists():
+                raise
+            saved = states.load(run.order.out_dir)
+            position = saved.position
+            prefix = "parameter."
+            adapters = {
+                key.removeprefix(prefix): one for key, one in saved.stepper.tensors.items() if key.startswith(prefix)
+            }
+            name = checkpoint.step_name(run.order.spec.output_name, position.step)
+            if name not in self.files:
+                epoch = position.epoch + bool(position.batch)
+                self._write_lora(name, adapters, position.step, epoch, final=False)
+
+    def _warn(self, message: str) -> None:
+        self._out.emit("warning", key="save", message=message)
