@@ -91,7 +91,7 @@ def family_of(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) 
     widths = {family.context_width: family for family in FAMILIES.values()}
     for name, one in tensors.items():
         down = name.endswith((DOWN, "lora_A.weight", "lora_A.default.weight", "down.weight"))
-        if down and re.search(r"attn2[._]to_k", name) and one.shape[1] in widths:
+        if down and re.search(r"attn2[._](processor\.)?to_k", name) and one.shape[1] in widths:
             return widths[one.shape[1]]
     if any(
         name.startswith(("lora_te1_", "lora_te2_", "text_encoder_2.")) or "input_blocks" in name for name in tensors

@@ -109,10 +109,10 @@ class Saver:
             return
         if done is not None:
             written, position = done
+            epoch = position.epoch + bool(position.batch)
             self._out.emit(
-                "state", path=written.path, sha256=written.sha256, size=written.size, epoch=position.epoch,
-                step=position.step,
-            )  # fmt: skip
+                "state", path=written.path, sha256=written.sha256, size=written.size, epoch=epoch, step=position.step
+            )
 
     def rescue(self) -> None:
         """Save what a failed run has learnt: from memory if it is sound there, else from the last state on disk."""

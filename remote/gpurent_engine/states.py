@@ -177,8 +177,7 @@ class Keeper:
         self._last_step = 0
         self._last_time = clock()
         self._thread: threading.Thread | None = None
-        self._outcome: list[Written | OSError] = []
-        self._snapshot: Snapshot | None = None
+        self._outcomes: list[tuple[Written | OSError, Position]] = []
 
     def begin(self, step: int) -> None:
         """Count from here."""
@@ -197,15 +196,14 @@ class Keeper:
         """Write in the background; a write under way is waited for."""
         self._join()
         self.begin(snapshot.position.step)
-        self._snapshot = snapshot
         self._thread = threading.Thread(target=self._write, args=(snapshot,), name="state", daemon=True)
         self._thread.start()
 
     def _write(self, snapshot: Snapshot) -> None:
         try:
-            self._outcome.append(save(self._folder, snapshot))
+            self._outcomes.append((save(self._folder, snapshot), snapshot.position))
         except OSError as error:
-            self._outcome.append(error)
+            self._outcomes.append((error, snapshot.position))
 
     def _join(self) -> None:
         if self._thread is not None:
@@ -220,9 +218,10 @@ class Keeper:
         """
         if wait:
             self._join()
-        if not self._outcome or self._snapshot is None:
+        if not self._outcomes:
             return None
-        outcome = self._outcome.pop()
+        outcome, position = self._outcomes[-1]  # an earlier one has been replaced on disk
+        self._outcomes.clear()
         if isinstance(outcome, OSError):
             raise outcome
-        return outcome, self._snapshot.position
+        return outcome, position

@@ -30,7 +30,7 @@ def embed(spec: TrainSpec, here: Path) -> TrainSpec:
 
     path = here / Path(spec.metadata_thumbnail).expanduser()
     if not path.is_file():  # a pipe would be waited for
-        raise SpecError(KEY, f"{path} is not a file.")
+        raise SpecError(KEY, f"{path} cannot be read as a picture (it is not a file).")
     try:
         with Image.open(path) as file:
             picture = ImageOps.exif_transpose(file).convert("RGB")

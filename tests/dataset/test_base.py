@@ -125,12 +125,11 @@ def test_a_folder_that_cannot_be_trained_says_why(tmp_path: Path, file: str, con
 def test_half_precision_weights_are_sent_for_a_training_in_half_precision(tmp_path: Path) -> None:
     """Half the upload; where there is only one kind, that one is sent."""
     base = diffusers_folder(tmp_path / "base")
-    sent = [inside for _, inside in resolve("base", tmp_path, CONFIG, half=True).files if inside.startswith("unet/d")]
-    assert sent == ["unet/diffusion_pytorch_model.fp16.safetensors"]
-    (base / "unet" / sent[0][5:]).unlink()
-    sent = [inside for _, inside in resolve("base", tmp_path, CONFIG, half=True).files if inside.startswith("unet/d")]
-    assert sent == ["unet/diffusion_pytorch_model.safetensors"]
-    (base / "unet" / sent[0][5:]).unlink()
+    for name in ("diffusion_pytorch_model.fp16.safetensors", "diffusion_pytorch_model.safetensors"):
+        model = resolve("base", tmp_path, CONFIG, half=True)
+        assert isinstance(model, LocalFolder)
+        assert [inside for _, inside in model.files if inside.startswith("unet/d")] == [f"unet/{name}"]
+        (base / "unet" / name).unlink()
     assert "holds no .safetensors weights" in str(refused("base", tmp_path))
 
 

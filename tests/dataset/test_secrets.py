@@ -216,7 +216,7 @@ def test_a_caption_is_no_secret(words: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "part", ["tokenizer/merges.txt", "unet/config.json", "unet/diffusion_pytorch_model.safetensors"]
+    "part", ["tokenizer/merges.txt", "unet/config.json", "unet/diffusion_pytorch_model.fp16.safetensors"]
 )
 def test_a_link_out_of_the_base_model_is_named(work: Path, key: Path, part: str) -> None:
     """A folder from the hub's site may hold any link."""

@@ -52,6 +52,11 @@ def whole(family: Family, *, conv: bool = False) -> dict[str, torch.Tensor]:
 def loaded(family: Family, folder: Path, name: str) -> tuple[Any, list[Any]]:
     """What diffusers makes of a file: UNet and text encoders with its own adapters, on weights without memory."""
     parts = meta_parts(family)
+    for model in (parts.unet, *(one.model for one in parts.text_encoders)):
+        for path, one in list(model.named_parameters()):
+            holder, _, leaf = path.rpartition(".")
+            # one number that pretends to be a matrix
+            setattr(model.get_submodule(holder), leaf, torch.nn.Parameter(torch.zeros(()).expand(one.shape)))
     kind = diffusers.StableDiffusionXLPipeline if family is SDXL else diffusers.StableDiffusionPipeline
     names_of = ("unet", *(facts.folder for facts in family.text_encoders))
     models = dict(zip(names_of, (parts.unet, *(one.model for one in parts.text_encoders)), strict=True))

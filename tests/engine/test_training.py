@@ -177,7 +177,7 @@ def test_the_channel_says_everything_in_order(base_model: Path, pictures: Path, 
     told: Told = run(spec(xformers=True), base_model, pictures, tmp_path)
     kinds = [one["event"] for one in told.events]
     assert kinds[0] == "warning" and kinds[-1] == "done"
-    assert [one["name"] for one in told.of("phase")] == ["load", "cache", "train", "save", "done"]
+    assert [one["name"] for one in told.of("phase")] == ["load", "cache", "train", "save", "prove", "done"]
     plan = told.of("plan")[0]
     assert (plan["images"], plan["total_steps"], plan["unet_modules"], plan["text_encoder_modules"]) == (6, 6, 84, 12)
     assert set(told.of("step")[0]) == {

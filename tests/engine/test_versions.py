@@ -41,11 +41,11 @@ def test_the_oldest_packages_train_as_the_newest_do(pictures: Path, tmp_path: Pa
     """Same losses, same file, proven by both; bases as transformers 5 and diffusers of today save them."""
     installed = subprocess.run([OLDEST, "-m", "pip", "freeze"], capture_output=True, text=True, check=True).stdout
     assert {one.removesuffix(".0") for one in pins()} <= {one.removesuffix(".0") for one in installed.splitlines()}
+    keys: dict[str, Any] = {"max_train_epochs": None, "max_train_steps": 4, "min_snr_gamma": 5.0}
     if family == "example":
-        base, keys = ROOT / "examples" / "tiny-sd", {"resolution": 64}
+        base, keys["resolution"] = ROOT / "examples" / "tiny-sd", 64
     else:
-        base, keys = tiny_families.build(tmp_path / "base", family), {"resolution": 32}
-    keys |= {"max_train_epochs": None, "max_train_steps": 4, "min_snr_gamma": 5.0}
+        base, keys["resolution"] = tiny_families.build(tmp_path / "base", family), 32
     told = {
         name: train(Path(python), base, pictures, tmp_path / name, keys)
         for name, python in (("old", OLDEST), ("new", Path(sys.executable)))

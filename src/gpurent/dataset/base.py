@@ -6,6 +6,7 @@ that is not trained, pickled or missing weights, a LoRA in the place of a base m
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -182,7 +183,7 @@ def _folder(path: Path, config: Path, half: bool) -> LocalFolder:
     if missing:
         raise _wrong(config, f"{path} is no diffusers model: {', '.join(missing)} missing.", hint)
     try:
-        found = detect.folder(path, lambda file: _json(_inside(bounds, file, config), file, config))
+        found = detect.folder(path, lambda file: _json(bounds, file, config))
     except NotTrainable as error:
         raise _wrong(config, f"{path} {error}.", f"A usual base is {USUAL}.") from error
     encoders = found.family.text_encoders
@@ -218,7 +219,8 @@ def _is_file(path: Path) -> bool:
     return path.is_file() or path.is_symlink()
 
 
-def _json(real: Path, path: Path, config: Path) -> dict[str, Any]:
+def _json(bounds: Bounds, path: Path, config: Path) -> dict[str, Any]:
+    real = _inside(bounds, path, config) if os.path.lexists(path) else path
     try:
         document = parse(read_text(real, MAX_JSON), most=MAX_JSON)
     except (OSError, ValueError) as error:

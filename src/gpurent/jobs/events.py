@@ -15,6 +15,7 @@ from gpurent.errors import BadHostData
 from gpurent.untrusted.data import Malformed, fitted
 from gpurent.untrusted.data import parse as parse_json
 from gpurent.untrusted.text import clean
+from gpurent.words import counted
 
 PROTOCOL = 1
 MAX_LINE = 64 * 1024
@@ -104,6 +105,35 @@ class Checkpoint(_Event):
     final: bool = False
 
 
+class PartProof(BaseModel):
+    """What the file adds to one part of the base."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    layers: Count
+    norm: float
+
+
+class Proof(_Event):
+    """The engine has read a file again and compared it with what was trained and with the base."""
+
+    event: Literal["proof"]
+    path: Name
+    ok: bool
+    parts: Annotated[dict[Word, PartProof], Field(max_length=8)] = {}
+    image_change: float | None = None
+
+    @property
+    def sentence(self) -> str:
+        """For the user."""
+        layers = " and ".join(f"{counted(one.layers, 'layer')} of the {part}" for part, one in self.parts.items())
+        text = "The engine read the LoRA again: it has what was trained"
+        text += f", {layers}" if layers else ""
+        if self.image_change is not None:
+            text += f"; with it a picture changes by {self.image_change:.1f} of 255"
+        return f"{text}."
+
+
 class EngineWarning(_Event):
     """Something the user ought to know."""
 
@@ -131,9 +161,9 @@ class Done(_Event):
     final_loss: float | None = None
 
 
-EngineEvent = Hello | PhaseStarted | Plan | Step | Checkpoint | EngineWarning | EngineFault | Done
+EngineEvent = Hello | PhaseStarted | Plan | Step | Checkpoint | Proof | EngineWarning | EngineFault | Done
 _ADAPTER: TypeAdapter[EngineEvent] = TypeAdapter(Annotated[EngineEvent, Field(discriminator="event")])
-_KNOWN = frozenset(("hello", "phase", "plan", "step", "checkpoint", "warning", "error", "done"))
+_KNOWN = frozenset(("hello", "phase", "plan", "step", "checkpoint", "proof", "warning", "error", "done"))
 
 
 def parse(line: str) -> EngineEvent | None:

@@ -315,6 +315,9 @@ class Session:
             case events.Checkpoint() as checkpoint:
                 path = self.home.collect(checkpoint)
                 outcome.files += [] if path is None else [path]
+            case events.Proof() as proof:
+                if proof.ok:  # what is wrong comes as a warning
+                    self.tell(Notice(proof.sentence))
             case events.EngineWarning() as warning:
                 self.tell(Notice(f"The engine warns: {quoted(warning.message, 1000)}", warning=True))
             case events.EngineFault() as fault:
