@@ -57,6 +57,9 @@ def loaded(family: Family, folder: Path, name: str) -> tuple[Any, list[Any]]:
             holder, _, leaf = path.rpartition(".")
             # one number that pretends to be a matrix
             setattr(model.get_submodule(holder), leaf, torch.nn.Parameter(torch.zeros(()).expand(one.shape)))
+        for path, buffer in list(model.named_buffers()):
+            holder, _, leaf = path.rpartition(".")
+            setattr(model.get_submodule(holder), leaf, torch.zeros(buffer.shape, dtype=buffer.dtype))
     kind = diffusers.StableDiffusionXLPipeline if family is SDXL else diffusers.StableDiffusionPipeline
     names_of = ("unet", *(facts.folder for facts in family.text_encoders))
     models = dict(zip(names_of, (parts.unet, *(one.model for one in parts.text_encoders)), strict=True))
