@@ -75,6 +75,7 @@ DONE = (Kind.CREATED, Kind.CREATE_UNCLEAR, Kind.CHECKPOINT_HOME, Kind.DESTROY_AC
 """Lines that say what was done already: death in between is the moment that nobody has written down."""
 NOT_BY_TRAIN = {
     Kind.STOP_REQUESTED: "written by `gpurent stop`, whose own death changes nothing for the client that obeys",
+    Kind.METERED: "written by any process that looks at the traffic, ten seconds into a rental at the earliest",
     Kind.NOTE: "for readers of the ledger",
 }
 
