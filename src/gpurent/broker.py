@@ -20,6 +20,7 @@ from gpurent.budget.client import claim, here, is_alive
 from gpurent.budget.clocks import SAME_CLOCK, OtherClock, compared, wrong_clock
 from gpurent.budget.errors import LedgerError, TagTaken
 from gpurent.budget.events import Kind
+from gpurent.budget.folding import Kept
 from gpurent.budget.ledger import DAY_S, Ledger
 from gpurent.budget.presence import believed_alive, elsewhere
 from gpurent.budget.reaper import Action, Leave, Orphan, other_account
@@ -120,6 +121,8 @@ class Broker:
         self._patience = patience
         self._rouser = detached.Rouser(self.home, self.clock)
         self._ledger: Ledger | None = None
+        self.kept = Kept()
+        """What was read of the ledger; another broker of this process may go on with it."""
         self.problems: list[Problem] = []
 
     def __enter__(self) -> Self:
@@ -144,6 +147,7 @@ class Broker:
             url = ledger_url()
             path = self.home / LEDGER_FILE
             self._ledger = Ledger.open_url(url, self.clock) if url else Ledger.open(path, self.clock)
+            self._ledger.kept = self.kept
             if not url and isinstance(self.clock, SystemClock):
                 _believe(self.clock, self._ledger.latest())
         return self._ledger

@@ -283,6 +283,8 @@ class Api:
         self._full_at: dict[Pace, float] = {}
         self._pace = threading.Lock()
         self._offset: Offset | None = None
+        self._strict: set[tuple[str, str]] = set()
+        """Routes on which a request was refused for haste."""
         if not all(value.isascii() and value.isprintable() for value in headers.values()):
             raise AuthFailed(f"{provider}: the key holds characters that no key has", provider=provider)
         self._headers = {"User-Agent": f"gpurent/{_version()}", "Accept": "application/json", **headers}
@@ -315,13 +317,20 @@ class Api:
         method: str = "GET",
         body: object = None,
         accept: Collection[int] = (200,),
+        next_page: bool = False,
     ) -> Reply:
         """Ask for something without changing anything; repeated when the failure is transient.
+
+        Args:
+            path, params, method, body: the request.
+            accept: statuses that are answers.
+            next_page: it goes on with a list that is being read. It keeps the pace of its route only once the service
+                has refused a request there for haste: few enforce what they document, and a long list would take ages.
 
         Raises:
             AuthFailed, RateLimited, Unavailable, BadReply: also for a status that is not in ``accept``.
         """
-        return self._retrying(lambda: self._accepted(method, path, params, body, accept))
+        return self._retrying(lambda: self._accepted(method, path, params, body, accept, next_page=next_page))
 
     def destroy(self, path: str, *, body: object = None, accept: Collection[int] = (200, 202, 204, 404)) -> Reply:
         """Send a DELETE; repeated when the failure is transient, since destroying twice is destroying once.
@@ -340,15 +349,18 @@ class Api:
         return self._send(method, path, None, body)
 
     def _accepted(
-        self, method: str, path: str, params: Mapping[str, str | int] | None, body: object, accept: Collection[int]
-    ) -> Reply:
-        reply = self._send(method, path, params, body)
+        self, method: str, path: str, params: Mapping[str, str | int] | None, body: object, accept: Collection[int],
+        *, next_page: bool = False,
+    ) -> Reply:  # fmt: skip
+        reply = self._send(method, path, params, body, next_page=next_page)
         if reply.status not in accept:
             raise reply.error()
         return reply
 
-    def _send(self, method: str, path: str, params: Mapping[str, str | int] | None, body: object) -> Reply:
-        self._wait_turn(method, path.partition("?")[0])
+    def _send(
+        self, method: str, path: str, params: Mapping[str, str | int] | None, body: object, *, next_page: bool = False
+    ) -> Reply:
+        self._wait_turn(method, path.partition("?")[0], next_page=next_page)
         where = f"{method} {path.partition('?')[0]}"
         line = self._lines.take()
         headers = self._headers | ({} if body is None else {"Content-Type": "application/json"})
@@ -370,6 +382,8 @@ class Api:
             # `from None`: httpx errors carry the request and with it the key.
             raise map_error(error, self.provider, where, self.redact) from None
         self._lines.give_back(line)
+        if answer.status == 429:
+            self._strict.add((method, path.partition("?")[0]))
         self._learn_offset(measured(answer.headers.get("Date"), sent, self._clock.now()))
         return self._reply(where, answer)
 
@@ -397,11 +411,13 @@ class Api:
         self._lines.forget(line)
         self._clock.begin(line.close)
 
-    def _wait_turn(self, method: str, path: str) -> None:
+    def _wait_turn(self, method: str, path: str, *, next_page: bool) -> None:
         """Wait until the pace of the service allows this request.
 
         A destroy keeps the pace of its own route only: what other requests have used up must not delay it.
         """
+        if next_page and (method, path) not in self._strict:
+            return
         paces = [pace for pace in self._policy.paces if pace.covers(method, path)]
         with self._pace:
             now = self._clock.monotonic()

@@ -118,7 +118,8 @@ class RunPodProvider:
         seen: set[str] = set()
         cursor: str | None = None
         while True:
-            items, cursor = wire.page(self._read("/v2/pods", {"cursor": cursor} if cursor else {}).json())
+            asked: dict[str, str | int] = {"cursor": cursor} if cursor else {}
+            items, cursor = wire.page(self._read("/v2/pods", asked, next_page=cursor is not None).json())
             found += items
             if cursor is None:
                 pods = [wire.instance(item) for item in found if not wire.ended(item)]
@@ -179,8 +180,11 @@ class RunPodProvider:
             '{"action":"terminate"}',
         )
 
-    def _read(self, path: str, query: dict[str, str | int] | None = None, accept: tuple[int, ...] = (200,)) -> Reply:
-        reply = self._api.read(path, params=query or None, accept=(*accept, 403, 410))
+    def _read(
+        self, path: str, query: dict[str, str | int] | None = None, accept: tuple[int, ...] = (200,), *,
+        next_page: bool = False,
+    ) -> Reply:  # fmt: skip
+        reply = self._api.read(path, params=query or None, accept=(*accept, 403, 410), next_page=next_page)
         if reply.status in (403, 410):
             raise _closed(reply)
         return reply

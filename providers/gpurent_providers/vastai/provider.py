@@ -236,7 +236,8 @@ class VastProvider:
         seen: set[str] = set()
         token: str | None = None
         while True:
-            items, token = read(self._read(path, {**query, **({"after_token": token} if token else {})}).json())
+            asked = {**query, **({"after_token": token} if token else {})}
+            items, token = read(self._read(path, asked, next_page=token is not None).json())
             found += items
             if token is None:
                 return found
@@ -246,10 +247,10 @@ class VastProvider:
 
     def _read(
         self, path: str, query: Mapping[str, str | int] | None = None, *, method: str = "GET", body: object = None,
-        accept: tuple[int, ...] = (200,),
+        accept: tuple[int, ...] = (200,), next_page: bool = False,
     ) -> Reply:  # fmt: skip
         codes = (*accept, 400, 401, 403, 404, 410)
-        reply = self._api.read(path, params=query, method=method, body=body, accept=codes)
+        reply = self._api.read(path, params=query, method=method, body=body, accept=codes, next_page=next_page)
         problem = wire.problem(_json_or_none(reply)) if reply.status != 200 else wire.Problem()
         if reply.status in (401, 403) or problem.auth or (reply.status == 410 and 410 not in accept):
             raise _closed(reply, problem)

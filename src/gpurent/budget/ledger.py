@@ -55,7 +55,8 @@ class Ledger:
         self._database = database
         self._clock = clock
         self._chooser = chooser or random.SystemRandom()
-        self._kept = Kept()
+        self.kept = Kept()
+        """What was read of it so far. Ledgers of one process that lie in the same place may share it."""
         self._patience_s = patience_s
         self._ask(database.prepare)
 
@@ -200,7 +201,7 @@ class Ledger:
 
     def _all(self, connection: sa.Connection) -> tuple[Run, ...]:
         """All runs, as this connection sees them."""
-        return self._kept.runs(lambda since: _rows(connection, _from(since)))
+        return self.kept.runs(lambda since: _rows(connection, _from(since)))
 
     def events(self, run_id: str | None = None) -> list[Event]:
         """All lines, or those of one run, oldest first."""
@@ -213,11 +214,11 @@ class Ledger:
 
     def runs(self) -> tuple[Run, ...]:
         """All runs, oldest first. Only lines that are new since the last read are read."""
-        return self._kept.runs(lambda since: self._select(_from(since)))
+        return self.kept.runs(lambda since: self._select(_from(since)))
 
     def run(self, run_id: str) -> Run:
         """One run. Raises UnknownRun naming the nearest, or else the latest, when there is none."""
-        found = self._kept.run(run_id, lambda since: self._select(_from(since).where(_events.c.run_id == run_id)))
+        found = self.kept.run(run_id, lambda since: self._select(_from(since).where(_events.c.run_id == run_id)))
         if found is None:
             raise UnknownRun(f"There is no run {run_id!r} in the ledger.", hint=self._nearest(run_id))
         return found

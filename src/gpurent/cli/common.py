@@ -9,12 +9,16 @@ from collections.abc import Collection
 from pathlib import Path
 
 from gpurent.broker import Broker
+from gpurent.budget.folding import Kept
 from gpurent.cli import consoles
 from gpurent.dataset.find import find_job
 from gpurent.dataset.job import Job
 from gpurent.errors import UsageError
 from gpurent.sandbox.address import discover
 from gpurent.settings import LEDGER_FILE, Settings, ledger_url, load_settings, state_dir
+
+_READ = Kept()
+"""What this command has read of the ledger: the look at its end reads only what is new."""
 
 
 def sandbox_dir() -> Path:
@@ -28,7 +32,9 @@ def open_broker(folder: Path | None = None) -> Broker:
         address = discover(sandbox_dir())
         if address is not None:
             os.environ.update(address.env())
-    return Broker() if folder is None else Broker(settings=load_settings(folder))
+    broker = Broker() if folder is None else Broker(settings=load_settings(folder))
+    broker.kept = _READ
+    return broker
 
 
 def read_job(broker: Broker, config: Path | None, dataset: Path | None, output: Path | None, *, quiet: bool) -> Job:
@@ -64,6 +70,7 @@ def warn_of_doubt(told: Collection[str] = (), *, as_json: bool = False) -> int:
     if not ledger_url() and not (state_dir() / LEDGER_FILE).exists():
         return 0
     with Broker(settings=Settings()) as broker:  # what gpurent.toml says, or says wrongly, does not matter here
+        broker.kept = _READ
         doubtful = in_doubt(broker)
     known = {ref.partition(" ")[0] for ref in told}
     news = [ref for ref in doubtful if ref.partition(" ")[0] not in known]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -48,21 +49,28 @@ class InstanceCalls:
         await self._door.admit(request, query="list")
         filters, order = read_json(request, "select_filters", "{}"), read_json(request, "order_by", "[]")
         columns = read_json(request, "select_cols", '["*"]')
-        everything = self._show_all(self._own(request))
-        found = [one for one in everything if self._selected(request, one, filters)]
-        column, descending = _order(request, order)
-        shown, token = page(
-            found, lambda one: [one[column] is not None, one[column] or 0, one["id"]], self._size(request),
-            request.query_params.get("after_token", ""), descending=descending,
-        )  # fmt: skip
+        own, (column, descending) = self._own(request), _order(request, order)
+        size, after = self._size(request), request.query_params.get("after_token", "")
+        if filters or column != "id":
+            found = [one for one in self._show_all(own) if self._selected(request, one, filters)]
+            count = len(found)
+            shown, token = page(
+                found, lambda one: [one[column] is not None, one[column] or 0, one["id"]], size, after,
+                descending=descending,
+            )  # fmt: skip
+        else:  # the usual case, where only what is on the page has to be worked out
+            few, token = page(
+                own, lambda held: [True, instances.number(held), instances.number(held)], size, after,
+                descending=descending,
+            )  # fmt: skip
+            count, shown = len(own), self._show_all(few)
         if "*" not in columns:
             shown = [{name: one.get(name) for name in columns} for one in shown]
-        labels = [one["label"] for one in everything if one["label"]]
         body = {
             "success": True,
-            "instances_found": len(found),
-            "total_instances": len(everything),
-            "label_counts": {label: labels.count(label) for label in labels},
+            "instances_found": count,
+            "total_instances": len(own),
+            "label_counts": Counter(held.order.label for held in own if held.order.label),
             "next_token": token,
             "instances": shown,
         }
