@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from tests.session.world import ROOT
+from tests.warm import client as warm
 
 from gpurent.sandbox.faults import Fault
 from gpurent.sandbox.server import Sandbox
@@ -30,16 +30,13 @@ class Person:
     def run(self, *arguments: str, stdin: str = "", **extra: str) -> subprocess.CompletedProcess[str]:
         """Run ``gpurent`` with nothing of this process's credentials."""
         env = {
-            "PATH": os.environ["PATH"], "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
+            "PATH": os.environ["PATH"],
             "HOME": str(self.home), "GPURENT_STATE_DIR": str(self.home / "state"),
             "GPURENT_CONFIG_DIR": str(self.home / "config"), "VAST_URL": self.sandbox.url,
             "RUNPOD_API_BASE_URL": self.sandbox.url, "XDG_DATA_HOME": str(self.home / "data"),
             "PYTHON_KEYRING_BACKEND": "keyrings.alt.file.PlaintextKeyring", **self.env, **extra,
         }  # fmt: skip
-        return subprocess.run(
-            [sys.executable, "-m", "gpurent.cli.app", *arguments], cwd=self.home, env=env, input=stdin, text=True,
-            capture_output=True, check=False, timeout=120,
-        )  # fmt: skip
+        return warm.run(["gpurent", *arguments], cwd=self.home, env=env, typed=stdin, timeout=120)
 
     def doctor(self, provider: str, **extra: str) -> str:
         """What the doctor says of a provider."""

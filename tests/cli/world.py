@@ -10,6 +10,8 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.warm import client as warm
+
 from gpurent.sandbox.journal import VIOLATIONS
 
 COMMAND = str(Path(sys.executable).parent / "gpurent")
@@ -36,17 +38,14 @@ class Terminal:
 
     def run(self, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
         """Run to the end with pipes in place of a screen and nothing to read."""
-        return subprocess.run(
-            [COMMAND, *arguments], cwd=self.folder, env=self.env | environ, stdin=subprocess.DEVNULL,
-            capture_output=True, text=True, check=False, timeout=120,
-        )  # fmt: skip
+        return warm.run([COMMAND, *arguments], cwd=self.folder, env=self.env | environ, timeout=120)
 
     def on_screen(self, *arguments: str, keys: str = "", **environ: str) -> tuple[int, str]:
         """Run on a real pseudo-terminal and type ``keys``; returns exit code and everything that was shown."""
         ours, theirs = pty.openpty()
-        process = subprocess.Popen(
+        process = warm.start(
             [COMMAND, *arguments], cwd=self.folder, env=self.env | {"TERM": "xterm-256color"} | environ,
-            stdin=theirs, stdout=theirs, stderr=theirs, close_fds=True,
+            stdin=theirs, stdout=theirs, stderr=theirs,
         )  # fmt: skip
         os.close(theirs)
         os.write(ours, keys.encode())

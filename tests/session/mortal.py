@@ -1,4 +1,4 @@
-"""``python -m tests.session.mortal KIND before|after ARGUMENTS``: gpurent, killed by ``kill -9`` at one ledger line."""
+"""``gpurent KIND before|after ARGUMENTS``: gpurent, killed by ``kill -9`` at one ledger line."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ def condemn(kind: Kind, when: str) -> None:
     Ledger.append, Ledger.open_run = mortal, opening  # type: ignore[method-assign,assignment]
 
 
-if __name__ == "__main__":
+def start() -> None:
+    """``gpurent``, condemned by the first two of its arguments."""
     condemn(Kind(sys.argv[1]), sys.argv[2])
     del sys.argv[1:3]
     main()

@@ -40,7 +40,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRe
     """The real engine trains for the first of them."""
     stub = StubEngine(tmp_path_factory.mktemp("stub"))
     with Sandbox(boot_s=0.2, seed=7, engine=() if request.param == "sandbox" else stub.command) as sandbox:
-        cli = Cli(tmp_path_factory.mktemp("finished"), sandbox, SERVICES[request.param])
+        cli = Cli(tmp_path_factory.mktemp("finished"), sandbox, SERVICES[request.param], anew=True)
         make_job(cli.folder)
         yield Finished(cli, cli.run("train", "--budget", "1", "--yes", "--json"), request.param)
         assert [one for one in sandbox.journal.entries() if one.violations] == []

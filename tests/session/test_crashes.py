@@ -6,16 +6,16 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
-from tests.session.world import ROOT, Cli, kill, make_job, wait_for
+from tests.session.world import Cli, kill, make_job, wait_for
 from tests.stub.control import StubEngine
 from tests.stub.engine import Orders
+from tests.warm import client as warm
 
 from gpurent.budget.events import Kind
 from gpurent.budget.guard import PRICE_TOLERANCE_PERCENT
@@ -96,10 +96,9 @@ def test_a_client_that_dies_at_a_line_leaves_nothing_running(cli: Cli, stub: Stu
     (cli.folder / "gpurent.toml").write_text(f"[budget]\n{death.budget}\n", encoding="utf-8")
     if death.rule is not None:
         cli.sandbox.faults.set(death.rule.fault, times=death.rule.times, on=death.rule.on)
-    died = subprocess.run(
-        [sys.executable, "-m", "tests.session.mortal", kind.value, when, "train", "--budget", "1", "--yes"],
-        cwd=cli.folder, env={**cli.env, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
-        timeout=120,
+    died = warm.run(
+        ["gpurent", kind.value, when, "train", "--budget", "1", "--yes"], cwd=cli.folder, env=cli.env,
+        main="tests.session.mortal:start", timeout=120,
     )  # fmt: skip
     assert died.returncode == -signal.SIGKILL, died.stdout + died.stderr
     cli.sandbox.faults.clear()

@@ -53,7 +53,7 @@ def watched(tmp_path: Path, stub: StubEngine, request: pytest.FixtureRequest) ->
         thread = threading.Thread(target=watcher.watch)
         thread.start()
         try:
-            yield Cli(tmp_path / "user", sandbox, SERVICES[request.param]), watcher
+            yield Cli(tmp_path / "user", sandbox, SERVICES[request.param], anew=True), watcher
         finally:
             watcher.over.set()
             thread.join()

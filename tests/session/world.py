@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
+from tests.warm import client as warm
+from tests.warm.client import Command, Process
 
 from gpurent.budget.events import Event, Kind
 from gpurent.budget.ledger import Ledger
@@ -21,7 +23,7 @@ from gpurent.sandbox.journal import VIOLATIONS
 from gpurent.sandbox.server import Sandbox
 
 ROOT = Path(__file__).resolve().parents[2]
-STARTED: list[subprocess.Popen[str]] = []
+STARTED: list[Command] = []
 
 
 def make_job(folder: Path, *, steps: int = 4, extra: str = "") -> Path:
@@ -64,6 +66,8 @@ class Cli:
     watchdog: str = "false"
     state: Path | None = None
     """Of ledger and runs; below ``folder`` when left out."""
+    anew: bool = False
+    """Started anew for each command, which takes most of a second: for tests that look into ``/proc``."""
 
     @property
     def env(self) -> dict[str, str]:
@@ -87,25 +91,22 @@ class Cli:
         return [str(Path(sys.executable).parent / "gpurent"), *arguments]
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        if not self.anew:
+            return warm.run(self.argv(*arguments), cwd=self.folder, env=self.env, timeout=240)
         return subprocess.run(
-            self.argv(*arguments),
-            cwd=self.folder,
-            env=self.env,
-            capture_output=True,
-            text=True,
-            check=False,
+            self.argv(*arguments), cwd=self.folder, env=self.env, capture_output=True, text=True, check=False,
             timeout=240,
-        )
+        )  # fmt: skip
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        started = subprocess.Popen(
-            self.argv(*arguments), cwd=self.folder, env=self.env, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+    def start(self, *arguments: str) -> Command:
+        started = warm.start(
+            self.argv(*arguments), cwd=self.folder, env=self.env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            start_new_session=True,
         )  # fmt: skip
         STARTED.append(started)
         return started
 
-    def begin(self, moment: Kind = Kind.PROGRESS) -> subprocess.Popen[str]:
+    def begin(self, moment: Kind = Kind.PROGRESS) -> Command:
         """A run in a process of its own that has come as far as ``moment``."""
         client = self.start("train", "--budget", "1", "--yes")
         self.wait(moment)
@@ -144,7 +145,7 @@ def end_started() -> None:
             process.stdout.close()
 
 
-def kill(process: subprocess.Popen[str]) -> None:
+def kill(process: Process) -> None:
     """kill -9, and wait for the corpse."""
     process.send_signal(signal.SIGKILL)
     process.communicate()

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from getpass import getuser
 from pathlib import Path
 
 import pytest
 from tests.session.world import make_job
 from tests.sshhost.machine import Machine
+from tests.warm import client as warm
 
 from gpurent.hosts import save_host
 
@@ -32,10 +32,7 @@ class Home:
             "GPURENT_CONFIG_DIR": str(self.folder / "config"), "GPURENT_STATE_DIR": str(self.folder / "state"),
             "GPURENT_PROVIDERS": "ssh", "GPURENT_BUDGET_WATCHDOG": "false", "OMP_NUM_THREADS": "1",
         }  # fmt: skip
-        return subprocess.run(
-            [str(Path(sys.executable).parent / "gpurent"), *arguments],
-            cwd=self.folder, env=env, capture_output=True, text=True, check=False, timeout=200,
-        )  # fmt: skip
+        return warm.run(["gpurent", *arguments], cwd=self.folder, env=env, timeout=200)
 
 
 @pytest.fixture

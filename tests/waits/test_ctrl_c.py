@@ -18,6 +18,7 @@ import pytest
 from tests.session.world import Cli, kill, make_job, wait_for
 from tests.stub.control import StubEngine
 from tests.stub.engine import Orders
+from tests.warm.client import Process
 
 from gpurent.budget.events import Kind
 from gpurent.sandbox.faults import Fault
@@ -27,31 +28,31 @@ SOON_S = 25.0
 Record = Callable[[str, object], None]
 
 
-def press(client: subprocess.Popen[str], times: int = 1) -> float:
+def press(client: Process, times: int = 1) -> float:
     for _ in range(times):
         client.send_signal(signal.SIGINT)
         time.sleep(0.1)  # two signals at once are one
     return time.monotonic()
 
 
-def leaves(client: subprocess.Popen[str], pressed: float, what: str, record: Record) -> str:
+def leaves(client: Process, pressed: float, what: str, record: Record) -> str:
     """It ends soon; everything that it printed."""
     printed, _ = client.communicate(timeout=SOON_S)
     record("measured", f"{what}: ended {time.monotonic() - pressed:.1f} s after Ctrl-C")
     return printed
 
 
-def asking(cli: Cli) -> subprocess.Popen[str]:
+def asking(cli: Cli) -> Process:
     cli.sandbox.faults.set(Fault.HTTP_TRICKLE, p=1.0, on="GET /v1/instances/")
     return cli.begin(Kind.CREATED)
 
 
-def connecting(cli: Cli) -> subprocess.Popen[str]:
+def connecting(cli: Cli) -> Process:
     cli.sandbox.faults.set(Fault.LINK_FROZEN)
     return cli.begin(Kind.CREATED)
 
 
-def uploading(cli: Cli) -> subprocess.Popen[str]:
+def uploading(cli: Cli) -> Process:
     cli.sandbox.faults.set(Fault.SLOW_LINK, value=20_000)
     client = cli.begin(Kind.REACHABLE)
     cli.sandbox.faults.set(Fault.LINK_FROZEN)
@@ -131,7 +132,7 @@ def test_a_reader_that_does_not_read_holds_up_neither_destroy_nor_leaving(
     record_property("measured", f"a full pipe: left {time.monotonic() - pressed:.1f} s after Ctrl-C")
 
 
-def blocked(client: subprocess.Popen[str]) -> bool:
+def blocked(client: Process) -> bool:
     """Whether it waits in a write to a pipe, by its own kernel's word."""
     return "pipe_write" in Path(f"/proc/{client.pid}/wchan").read_text(encoding="ascii")
 

@@ -6,7 +6,6 @@ Everywhere here the host has killed its dead-man switch, and its link is open an
 from __future__ import annotations
 
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -17,6 +16,7 @@ import psutil
 from tests.session.test_crashes import HOURLY, OFFER, end_watchdog, tight, watched
 from tests.session.world import Cli, kill, make_job, wait_for
 from tests.stub.control import StubEngine
+from tests.warm.client import Process
 
 from gpurent.budget.events import Kind
 from gpurent.budget.ledger import Ledger
@@ -53,7 +53,7 @@ def freeze(cli: Cli) -> None:
     cli.sandbox.faults.set(Fault.LINK_FROZEN)
 
 
-def begin(cli: Cli, budget: Usd) -> subprocess.Popen[str]:
+def begin(cli: Cli, budget: Usd) -> Process:
     return cli.start("train", "--budget", str(budget.decimal()), "--gpu", OFFER.gpu, "--yes")
 
 
@@ -98,7 +98,7 @@ def test_a_client_alone_holds_its_hard_deadline(
             "trickling": replace(cli, folder=tmp_path / "two", state=tmp_path / "two" / "state", sandbox=slow),
         }
         budgets: dict[str, Usd] = {}
-        started: dict[str, subprocess.Popen[str]] = {}
+        started: dict[str, Process] = {}
         for name, client in clients.items():
             client.folder.mkdir()
             job = Job.from_config(make_job(client.folder, steps=100_000))
