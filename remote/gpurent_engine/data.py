@@ -9,6 +9,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from gpurent_engine import encodings
+
 SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp"))
 CAPTION_SUFFIXES = (".txt", ".caption")
 _FOLDER = re.compile(r"(\d+)_(.*)")
@@ -93,7 +95,7 @@ def scan(root: Path, caption_extension: str = "") -> Dataset:
 
 
 def _folder(path: Path, repeats: int, concept: str, extension: str) -> Folder:
-    pictures = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file())
+    pictures = sorted(file for file in path.iterdir() if _is_picture(file))
     if not pictures:
         raise DataError(path, "holds no image.", f"Put images ({', '.join(sorted(SUFFIXES))}) into it or remove it.")
     stems: dict[str, Path] = {}
@@ -102,6 +104,11 @@ def _folder(path: Path, repeats: int, concept: str, extension: str) -> Folder:
             raise DataError(picture, f"shares its caption with {stems[picture.stem].name}.", "Rename one of the two.")
         stems[picture.stem] = picture
     return Folder(path.name, repeats, concept, tuple(_image(picture, concept, extension) for picture in pictures))
+
+
+def _is_picture(file: Path) -> bool:
+    """Hidden files are none: macOS writes ``._name.png`` beside every ``name.png`` on a foreign disk."""
+    return file.suffix.lower() in SUFFIXES and not file.name.startswith(".") and file.is_file()
 
 
 def _image(path: Path, concept: str, extension: str) -> ImageItem:
@@ -135,9 +142,10 @@ def _caption(path: Path, concept: str, extension: str) -> tuple[str, Path | None
         file = path.with_suffix(suffix)
         if file.is_file():
             try:
-                text = file.read_text(encoding="utf-8-sig").strip()
+                text = encodings.utf8(file.read_bytes()).strip()
             except UnicodeDecodeError as error:
-                raise DataError(file, "is not UTF-8 text.", "Save the caption as UTF-8.") from error
+                hint = f"Convert the captions of its folder: {encodings.conversion(error.reason, suffix)}"
+                raise DataError(file, f"is {error.reason} text, not UTF-8.", hint) from error
             if not text:
                 raise DataError(file, "is empty.", "Describe the image in it, or remove it to use the folder's name.")
             return text.splitlines()[0].strip(), file

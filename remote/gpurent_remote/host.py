@@ -9,23 +9,19 @@ from __future__ import annotations
 import shlex
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
-from io import BytesIO
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from invoke.exceptions import Failure, WatcherError
-from invoke.watchers import StreamWatcher
-
 from gpurent.clock import Clock
-from gpurent.errors import BadHostData, CommandFailed, HostUnreachable
-from gpurent.spi import Completed, Host, LocalFile
+from gpurent.errors import BadHostData, CommandFailed, HostUnfit, HostUnreachable
+from gpurent.spi import Completed, Host, LocalFile, Runtime
 from gpurent.tasks import Overdue, minding
 from gpurent.untrusted.data import Malformed, whole
 from gpurent.untrusted.text import quoted
-from gpurent_remote import bundle, job
+from gpurent_remote import bundle, job, runtime, shell
 from gpurent_remote import files as transfer
+from gpurent_remote.channel import execute
 from gpurent_remote.edge import translated
 from gpurent_remote.link import Link, Pulse
 
@@ -68,13 +64,46 @@ class SshHost:
         self._waits = waits or Waits()
         self._lock = threading.Lock()
         self._link: Link | None = dial()
+        self._runtime: Runtime | None = None
 
     def run(self, command: str, *, stdin: bytes | None = None, timeout: float = 60.0) -> Completed:
         """Run a shell command; a lost link repeats it, so commands are idempotent."""
         within = timeout + self._waits.reply_s
         return self._insist(
-            "running a command", lambda link, _pulse: _run(link, command, stdin, timeout), within, silence_s=within
-        )
+            "running a command", lambda link, _pulse: self._run(link, command, stdin or b"", timeout), within,
+            silence_s=within,
+        )  # fmt: skip
+
+    def runtime(self, *, again: bool = False) -> Runtime:
+        """The Python to train with; looked for at the first call, or ``again``."""
+        if self._runtime is None or again:
+            self._runtime = self._find()
+        return self._runtime
+
+    def python(self, source: str, *, stdin: bytes = b"", timeout: float = 60.0) -> Completed:
+        """Run a Python program; a lost link repeats it."""
+        self.runtime()
+        return self.run(_with_python(source), stdin=stdin, timeout=timeout)
+
+    def _find(self) -> Runtime:
+        mark = shell.marker()
+        script = runtime.find(mark).encode()
+        search_s = 2 * self._waits.reply_s
+        found = self._insist(
+            "looking for Python", lambda link, _pulse: self._raw(link, "exec /bin/sh -s", script, search_s),
+            search_s + self._waits.reply_s, silence_s=search_s + self._waits.reply_s,
+        )  # fmt: skip
+        chosen = runtime.read(shell.after(found.stdout, mark).splitlines())
+        draft = f"{runtime.ENTER}.$$"
+        write = f"mkdir -p .gpurent && umask 077 && cat > {draft} && mv {draft} {runtime.ENTER}"
+        written = self.run(write, stdin=runtime.enter(chosen.python).encode())
+        if written.status != 0:
+            said = quoted(written.stderr, end=True)
+            raise HostUnfit(
+                "read_only", f"the login folder cannot be written to; the host says {said}",
+                hint="The login folder of the image must be writable.",
+            )  # fmt: skip
+        return chosen
 
     def put(
         self, files: Sequence[LocalFile], folder: str, on_bytes: Callable[[int], None] = lambda _count: None
@@ -82,12 +111,13 @@ class SshHost:
         """Send files; after a cut only what is missing."""
         total = sum(file.size for file in files)
         waits = self._waits
+        self.runtime()
 
         def act(link: Link, pulse: Pulse) -> None:
             def python(script: str, stdin: bytes, most: int) -> bytes:
                 pulse.allow(waits.digest_s(total))
                 try:
-                    return _python(link, script, stdin, most)
+                    return self._digests(link, script, stdin, waits.digest_s(total), most)
                 finally:
                     pulse.allow(waits.silence_s)
 
@@ -160,7 +190,7 @@ class SshHost:
             return folder
         self.put_bytes(built.data, f"{folder}.zip")
         unpack = (
-            f"rm -rf {folder}.new && python3 -m zipfile -e {folder}.zip {folder}.new"
+            f"rm -rf {folder}.new && {shlex.quote(self.runtime().python)} -m zipfile -e {folder}.zip {folder}.new"
             f" && {{ mv -T {folder}.new {folder} || test -d {folder}; }}"
         )
         ended = self._ask(unpack)
@@ -168,13 +198,28 @@ class SshHost:
             raise CommandFailed(
                 f"the engine could not be unpacked; the host says {quoted(ended.stderr, end=True)}",
                 status=ended.status,
-                hint="The image needs python3 >= 3.10 in its PATH.",
             )
         return folder
 
     def _ask(self, command: str) -> Completed:
         """Run what takes a moment."""
         return self.run(command, timeout=self._waits.reply_s)
+
+    def _run(self, link: Link, command: str, stdin: bytes, timeout: float, most: int = MAX_OUTPUT) -> Completed:
+        mark = shell.marker()
+        ended = self._raw(link, shell.marked(command, mark), stdin, timeout, most)
+        return replace(ended, stdout=shell.after(ended.stdout, mark))
+
+    def _raw(self, link: Link, command: str, stdin: bytes, timeout: float, most: int = MAX_OUTPUT) -> Completed:
+        status, out, err = execute(link.transport, command, stdin, timeout=timeout, most=most, clock=self._clock)
+        return Completed(status, out.decode("utf-8", "replace"), err.decode("utf-8", "replace"))
+
+    def _digests(self, link: Link, script: str, stdin: bytes, timeout: float, most: int) -> bytes:
+        """Run a program that looks at many files, and may answer more than a command may."""
+        ended = self._run(link, _with_python(script), stdin, timeout, most)
+        if ended.status != 0:
+            raise CommandFailed("a program on the host failed", status=ended.status, stderr=ended.stderr[-4000:])
+        return ended.stdout.encode()
 
     def close(self) -> None:
         """Disconnect, without waiting for a host that does not answer."""
@@ -247,49 +292,8 @@ class SshHost:
             link.cut(self._clock)
 
 
-def _run(link: Link, command: str, stdin: bytes | None, timeout: float) -> Completed:
-    # invoke raises on a time-out; hide keeps the host's words out of our terminal
-    try:
-        result = link.connection.run(
-            command, hide=True, warn=True, timeout=timeout, in_stream=BytesIO(stdin) if stdin is not None else False,
-            encoding="utf-8", echo_stdin=False, watchers=[_Cap()],
-        )  # fmt: skip
-    except Failure as error:
-        if isinstance(error.reason, WatcherError):
-            raise BadHostData(str(error.reason)) from None
-        raise
-    if result.exited == -1:  # no status came: a signal killed the command, unless it was the link that died
-        link.transport.open_session(timeout=10).close()
-    return Completed(int(result.exited), result.stdout, result.stderr)
-
-
-def _python(link: Link, script: str, stdin: bytes, most: int) -> bytes:
-    channel = link.transport.open_session(timeout=30)
-    with channel:
-        channel.exec_command(f"python3 -c {shlex.quote(script)}")
-        with suppress(OSError):  # it may have ended without reading all of it; what it says tells why
-            channel.sendall(stdin)
-            channel.shutdown_write()
-        with channel.makefile("rb") as out:
-            answer: bytes = out.read(most + 1)
-        if len(answer) > most:
-            raise BadHostData(f"the host answered with more than {most} bytes")
-        status = channel.recv_exit_status()
-    if status == -1:  # as in _run
-        link.transport.open_session(timeout=10).close()
-    if status != 0:
-        raise CommandFailed("the host's python3 failed", status=status, hint="The image needs python3 in its PATH.")
-    return answer
-
-
-class _Cap(StreamWatcher):  # type: ignore[misc]  # invoke is untyped
-    """Ends a command that answers with more than anybody would read."""
-
-    def submit(self, stream: str) -> list[str]:
-        """Look at everything that came so far."""
-        if len(stream) > MAX_OUTPUT:
-            raise WatcherError("the host answered a command with more than 1 MiB")
-        return []
+def _with_python(source: str) -> str:
+    return f'. "$HOME/{runtime.ENTER}"; exec "$GPURENT_PYTHON" -c {shell.program(source)}'
 
 
 class _Highest:

@@ -17,11 +17,14 @@ def folder(job_id: str) -> str:
 
 
 def start(job_id: str, argv: Sequence[str], env: Mapping[str, str]) -> str:
-    """``mkdir started`` is the lock that makes a second start a no-op; ``status`` appears whole or not at all."""
+    """``mkdir started`` is the lock that makes a second start a no-op; ``status`` appears whole or not at all.
+
+    The command runs in the environment of the image, as far as ``runtime`` has found it.
+    """
     settings = " ".join(f"{name}={shlex.quote(value)}" for name, value in sorted(env.items()))
     body = (
-        f"echo $$ > pid; {settings} {shlex.join(argv)} > log.txt 2>&1 < /dev/null; "
-        "echo $? > status.part; mv status.part status"
+        f"echo $$ > pid; [ ! -r ../../enter ] || . ../../enter; "
+        f"{settings} {shlex.join(argv)} > log.txt 2>&1 < /dev/null; echo $? > status.part; mv status.part status"
     )
     return (
         f"mkdir -p {folder(job_id)} && cd {folder(job_id)} && "

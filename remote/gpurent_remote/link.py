@@ -11,10 +11,13 @@ import paramiko
 from fabric import Connection
 
 from gpurent.clock import Clock
-from gpurent.errors import HostUnreachable
+from gpurent.errors import HostUnfit, HostUnreachable
 from gpurent.sockets import Wire
 from gpurent.tasks import Abandoned
 from gpurent_remote.bounded import BoundedSftp
+
+OPEN_S = 30.0
+"""How long a machine may take to open a channel."""
 
 
 class Link:
@@ -46,9 +49,7 @@ class Link:
         with self._lock:
             session = self._idle.pop() if self._idle else None
         if session is None:
-            session = BoundedSftp.from_transport(self.transport)
-        if session is None:
-            raise HostUnreachable("the host offers no SFTP")
+            session = _new_sftp(self.transport)
         try:
             yield session
         except BaseException:
@@ -61,6 +62,21 @@ class Link:
         """End it at once; what closing needs to wait for, it waits for by itself."""
         self._wire.cut()
         clock.begin(self.connection.close)
+
+
+def _new_sftp(transport: paramiko.Transport) -> BoundedSftp:
+    """Open a session. Raises HostUnfit where the server knows no SFTP, which no patience will change."""
+    channel = transport.open_session(timeout=OPEN_S)
+    try:
+        channel.invoke_subsystem("sftp")
+    except (paramiko.SSHException, EOFError) as error:
+        if not transport.is_active():
+            raise
+        raise HostUnfit(
+            "no_sftp", "the machine's SSH server has no SFTP, without which no file can be sent", image=True,
+            hint="Choose an image with an SFTP server (openssh-sftp-server): [need] image in gpurent.toml.",
+        ) from error  # fmt: skip
+    return BoundedSftp(channel)
 
 
 class Pulse:

@@ -1,7 +1,8 @@
 """The start-up script of a rented machine: dead-man switch first, then keys.
 
-It runs as root before SSH answers. ``GPURENT_ROOT`` moves absolute paths below a folder: that is how the sandbox,
-whose machines share one file system, runs the very same script.
+It runs as root before SSH answers, and writes down the environment that the image gave it: sessions do not see that
+(``runtime`` says how they find it again). ``GPURENT_ROOT`` moves absolute paths below a folder: that is how the
+sandbox, whose machines share one file system, runs the very same script.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ umask 077
 R="${{GPURENT_ROOT:-}}"
 D="$R/root/.gpurent/deadman"
 mkdir -p "$D" "$R/etc/ssh" "$R/root/.ssh"
+sh -c 'export -p' > "$D/../env"
 {deadman}
 cat > "$R/etc/ssh/ssh_host_ed25519_key" <<'K'
 {host_key}
@@ -32,7 +34,7 @@ chmod 700 "$R/root" "$R/root/.ssh"
 if [ -z "$R" ]; then pkill -HUP -x sshd || true; fi
 """
 _DEADMAN = """\
-P=$(command -v python3 || command -v python)
+for P in python3 python "$R/opt/conda/bin/python" "$R/venv/main/bin/python"; do "$P" -c 0 && break; done
 U='import base64,sys,zlib;sys.stdout.buffer.write(zlib.decompress(base64.b85decode(sys.stdin.read().strip())))'
 echo {source} | "$P" -c "$U" > "$D/new" && mv "$D/new" "$D/deadman.py"
 rm -f "$D/order.json"

@@ -20,6 +20,7 @@
     │   ├── HostKeyMismatch         the machine that answered is not the one that was rented
     │   ├── HomeFull                the disk of this computer has no room for what comes home
     │   ├── GuardFailed             the dead-man switch of the machine cannot be relied on: nothing was sent to it
+    │   ├── HostUnfit               the machine or its image cannot train, as .trait says: nothing was sent to it
     │   ├── CommandFailed           a command on the host exited non-zero
     │   ├── TransferFailed          bytes differ from their digest
     │   └── BadHostData             the host sent what the protocol does not allow: it lies or is broken
@@ -127,6 +128,19 @@ class HomeFull(HostError):
 
 class GuardFailed(HostError):
     """The machine could not be made to end itself in time, so it is not used."""
+
+
+class HostUnfit(HostError):
+    """The machine was looked at and cannot train.
+
+    ``trait`` names what is wrong (``no_gpu``, ``old_python`` …); ``image``: it is the image's fault, so other machines
+    would be no better with it.
+    """
+
+    def __init__(self, trait: str, message: str, *, image: bool = False, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.trait = trait
+        self.image = image
 
 
 class CommandFailed(HostError):

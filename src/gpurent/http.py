@@ -18,8 +18,6 @@ from dataclasses import dataclass
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from importlib.metadata import PackageNotFoundError, version
-from ipaddress import ip_address
-from urllib.parse import urlsplit
 
 import httpx
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt
@@ -458,15 +456,6 @@ def _pause(state: RetryCallState, policy: Policy) -> float:
     if isinstance(error, RateLimited) and error.retry_after is not None:
         return error.retry_after
     return min(policy.longest_wait_s, policy.wait_s * 2.0 ** (state.attempt_number - 1))
-
-
-def is_loopback(url: str) -> bool:
-    """Whether an address is on this computer: then no proxy is asked, and nothing needs to be encrypted."""
-    try:
-        host = urlsplit(url).hostname or ""
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def parse_retry_after(text: str | None, now: float) -> float | None:

@@ -244,5 +244,7 @@ class Workload:
     """Dataset, and the base model if it comes from here."""
     base_download_bytes: int
     """Base model that the host pulls by itself."""
+    base_bytes: int = 0
+    """Size of the base model where it is known; 0: the family's usual one."""
     half_precision: bool = True
     """fp16 or bf16; float32 takes twice the memory and more than twice the time."""

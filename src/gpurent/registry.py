@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint, entry_points
 
 from gpurent import credentials
@@ -122,7 +122,9 @@ def load(
     for name, plugin in good.items():
         try:
             found = credentials.resolve(plugin, (settings or {}).get(name, {}))
-            provider = plugin.open({key: one.value for key, one in found.items()}, clock)
+            values = {key: one.value for key, one in found.items()}
+            provider = plugin.open(values, clock)
+            facts = replace(plugin.facts, play_money=plugin.facts.play_money or plugin.plays(values))
         except MissingCredentials as error:
             problems.append(Problem(name, str(error), error.hint, missing_key=True))
         except GpurentError as error:
@@ -131,7 +133,7 @@ def load(
             problems.append(Problem(name, f"cannot be opened: {type(error).__name__}"))
         else:
             keys = [found[one.name].where for one in plugin.settings if one.secret and one.name in found]
-            opened[name] = Opened(name, provider, plugin.facts, ", ".join(keys))
+            opened[name] = Opened(name, provider, facts, ", ".join(keys))
     return opened, problems
 
 

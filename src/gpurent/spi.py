@@ -245,6 +245,8 @@ class ProviderPlugin:
     facts: Facts
     open: Callable[[Mapping[str, str], Clock], Provider]
     """Build the adapter from its settings. Raises MissingCredentials."""
+    plays: Callable[[Mapping[str, str]], bool] = lambda _settings: False
+    """Whether these settings lead to a sandbox's look-alike of the service, where money is play money."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,6 +256,22 @@ class Completed:
     status: int
     stdout: str
     stderr: str
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """The Python of a machine that our programs run with, in the environment of its image."""
+
+    python: str
+    """Absolute path."""
+    version: tuple[int, int]
+    torch: str
+    """Version; empty where there is none."""
+    home: str
+    """The login folder, absolute."""
+    user: str = ""
+    started: bool = False
+    """Our start-up script ran for this login folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,6 +297,14 @@ class Host(Protocol):
 
     def run(self, command: str, *, stdin: bytes | None = None, timeout: float = 60.0) -> Completed:
         """Run a shell command and wait. A non-zero status is returned, not raised."""
+        ...
+
+    def runtime(self, *, again: bool = False) -> Runtime:
+        """The Python to train with: found at the first call, or ``again``. Raises HostUnfit where there is none."""
+        ...
+
+    def python(self, source: str, *, stdin: bytes = b"", timeout: float = 60.0) -> Completed:
+        """Run a Python program with that Python, in the environment of the image. Repeated after a cut, as ``run``."""
         ...
 
     def put(self, files: Sequence[LocalFile], folder: str, on_bytes: Callable[[int], None] = ...) -> None:

@@ -214,7 +214,7 @@ def test_a_missing_caption_without_a_fallback_is_named(tmp_path: Path) -> None:
     assert error.hint == "Write one.txt or one.caption beside it."
 
 
-@pytest.mark.parametrize(("content", "message"), [(b"\n", "is empty"), (b"\xff\xfe\x00", "is not UTF-8 text")])
+@pytest.mark.parametrize(("content", "message"), [(b"\n", "is empty"), (b"\xff\xfe\x00", "is UTF-16 text, not UTF-8")])
 def test_an_unusable_caption_is_named(tmp_path: Path, content: bytes, message: str) -> None:
     """Empty or not text."""
     dataset(tmp_path / "training_data", 3)
@@ -375,8 +375,8 @@ def test_checking_and_quoting_load_neither_torch_nor_an_adapter() -> None:
     heavy = {"torch", "diffusers", "transformers", "peft", "accelerate", "numpy", "gpurent_providers"}
     assert heavy.isdisjoint(loaded)
     assert {name for name in loaded if name.startswith("gpurent_engine.")} == {
-        "gpurent_engine.buckets", "gpurent_engine.data", "gpurent_engine.families", "gpurent_engine.families.detect",
-        "gpurent_engine.families.record", "gpurent_engine.families.sd15", "gpurent_engine.families.sd2",
-        "gpurent_engine.families.sdxl", "gpurent_engine.filenames", "gpurent_engine.keys", "gpurent_engine.spec",
-        "gpurent_engine.thumbnail",
+        "gpurent_engine.buckets", "gpurent_engine.data", "gpurent_engine.encodings", "gpurent_engine.families",
+        "gpurent_engine.families.detect", "gpurent_engine.families.record", "gpurent_engine.families.sd15",
+        "gpurent_engine.families.sd2", "gpurent_engine.families.sdxl", "gpurent_engine.filenames",
+        "gpurent_engine.keys", "gpurent_engine.spec", "gpurent_engine.thumbnail",
     }  # fmt: skip

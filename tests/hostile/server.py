@@ -12,6 +12,7 @@ import json
 import os
 import random
 import re
+import shlex
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from gpurent.sandbox.sshd import HostFiles, HostServer, serve_command
 
 PATH = "/usr/local/bin:/usr/bin:/bin"
 CHUNK = b"x" * 65536
+_PROGRAM = re.compile(r'import base64;exec\(base64\.b64decode\("([^"]+)"\)\)')
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ class Files(HostFiles):
     """SFTP with lies."""
 
     def __init__(self, channel: asyncssh.SSHServerChannel[bytes], orders: Path, root: Path, link: Link) -> None:
-        super().__init__(channel, root, link)
+        super().__init__(channel, root, link, "root")
         self._orders = orders
         self._names: dict[int, bytes] = {}
 
@@ -127,18 +129,28 @@ class Files(HostFiles):
         return data + b"x" * lie.longer
 
 
+def spoken(command: str) -> tuple[bytes, str]:
+    """The marker that the client waits for, and its command as it was before it was quoted for any login shell."""
+    if not command.startswith("exec /bin/sh -c "):
+        return b"", command
+    inner = shlex.split(command)[3]
+    mark, _, asked = inner.removeprefix("echo ").partition("; ")
+    return f"{mark}\n".encode(), _PROGRAM.sub(lambda one: base64.b64decode(one[1]).decode(), asked)
+
+
 async def command(process: asyncssh.SSHServerProcess[bytes], orders: Path, root: Path, link: Link) -> None:
     """Run it, or lie about it."""
     told = Orders.read(orders)
     if told.window:
         await flood_window(process, told.window)
-    answer = next((one for one in told.answers if re.search(one.command, process.command or "")), None)
+    mark, asked = spoken(process.command or "")
+    answer = next((one for one in told.answers if re.search(one.command, asked)), None)
     if answer is None:
         environment = {"PATH": PATH, "HOME": str(root / "root"), "LC_ALL": "C.UTF-8"}
         await serve_command(process, link, environment, root / "root")
         return
     try:
-        process.stdout.write(answer.stdout)
+        process.stdout.write(mark + answer.stdout)
         process.stderr.write(answer.stderr)
         while answer.flood:
             target = getattr(process, answer.flood)
@@ -192,6 +204,10 @@ async def endless_banner(reader: asyncio.StreamReader, writer: asyncio.StreamWri
 async def serve(folder: Path) -> None:
     """Until killed."""
     orders, root = folder / "orders.json", folder / "host"
+    python = root / "root/venv/bin/python3"  # where the client looks for one
+    python.parent.mkdir(parents=True, exist_ok=True)
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
     link = Link(Faults(random.Random(1)), lambda _in, _out: None)
     key = (folder / "client.pub").read_text()
     server = await asyncssh.listen(

@@ -98,5 +98,6 @@ def test_the_engine_is_sent_once_and_runs_there(host: Host) -> None:
     inode = host.run(f"stat -c %i {folder}/gpurent_engine/__main__.py").stdout
     assert host.ship_engine() == folder and bundle.build().digest in folder
     assert host.run(f"stat -c %i {folder}/gpurent_engine/__main__.py").stdout == inode
-    ended = host.run(f"PYTHONPATH={folder} python3 -c 'import gpurent_engine.spec as s; print(s.__file__)'")
+    program = "-c 'import gpurent_engine.spec as s; print(s.__file__)'"
+    ended = host.run(f"PYTHONPATH={folder} {host.runtime().python} {program}")
     assert folder in ended.stdout, ended.stderr

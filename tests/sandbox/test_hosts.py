@@ -35,23 +35,29 @@ def test_a_killed_command_tells_its_signal(customer: Customer) -> None:
 
 
 def test_the_environment_is_the_hosts_own(customer: Customer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing of the user's environment reaches a host; what was ordered and the instance's own key do."""
+    """Nothing of the user's environment reaches a host. Its first process has what was ordered, what the image puts
+    there and the instance's own key; a session has none of it, and sshd's own PATH."""
     monkeypatch.setenv("MY_SECRET", "x")
-    ref = customer.rent(env={"COLOUR": "green"})
+    ref = customer.rent(env={"COLOUR": "green"}, image="pytorch/pytorch:2.8.0-cuda12.8-cudnn9-runtime")
     client = customer.login(ref)
     _, out, _ = customer.run(client, "env")
-    names = {line.partition("=")[0] for line in out.splitlines()}
-    own = {"GPURENT_ROOT", "GPURENT_SANDBOX_HOST", "SANDBOX_INSTANCE_ID", "SANDBOX_INSTANCE_KEY", "SANDBOX_API_URL"}
-    inherited = set(THREADS) & set(os.environ)
-    assert names - {"PWD", "OLDPWD", "SHLVL", "_"} == {"PATH", "HOME", "TMPDIR", "LANG", "COLOUR", *own} | inherited
-    _, first, _ = customer.run(client, "tr '\\0' '\\n' < $GPURENT_ROOT/proc/1/environ")
-    assert f"SANDBOX_INSTANCE_ID={ref}" in first.splitlines()
+    session = dict(line.partition("=")[::2] for line in out.splitlines())
+    common = {"PATH", "HOME", "TMPDIR", "LANG", "GPURENT_ROOT", "GPURENT_SANDBOX_HOST"} | set(THREADS) & set(os.environ)
+    assert set(session) - {"PWD", "OLDPWD", "SHLVL", "_"} == common
+    root = session["GPURENT_ROOT"]
+    assert session["PATH"].startswith(f"{root}/usr/local/sbin:{root}/usr/local/bin:{root}/usr/sbin:{root}/usr/bin:")
+    _, text, _ = customer.run(client, "tr '\\0' '\\n' < $GPURENT_ROOT/proc/1/environ")
+    first = dict(line.partition("=")[::2] for line in text.splitlines())
+    assert first["SANDBOX_INSTANCE_ID"] == ref and first["COLOUR"] == "green" and "MY_SECRET" not in first
+    assert first["PATH"].startswith(f"{root}/opt/conda/bin:") and first["PATH"].endswith(session["PATH"])
 
 
-def test_python3_is_there(customer: Customer) -> None:
-    """The host has a python3 that can import what the sandbox can."""
+def test_python_is_where_the_image_has_it(customer: Customer) -> None:
+    """Out of reach for a session that does not know where; it can import what the sandbox can."""
     client = customer.login(customer.rent())
-    assert customer.run(client, 'python3 -c "import psutil; print(6*7)"')[:2] == (0, "42\n")
+    assert customer.run(client, "python3 -V")[0] == 127
+    program = '"$GPURENT_ROOT/opt/conda/bin/python3" -c "import psutil; print(6*7)"'
+    assert customer.run(client, program)[:2] == (0, "42\n")
 
 
 def test_sftp_starts_in_the_login_folder_and_renames_over(customer: Customer) -> None:

@@ -26,7 +26,7 @@ from gpurent.errors import HomeFull, HostUnreachable, TransferFailed
 from gpurent.model import Endpoint, Fuse, Identity, SelfDestruct
 from gpurent.sandbox.faults import Fault
 from gpurent.sandbox.held import Held, State
-from gpurent.spi import Completed, Host, LocalFile
+from gpurent.spi import Completed, Host, LocalFile, Runtime
 from gpurent_deadman import deadman
 from gpurent_remote.startup import arguments
 
@@ -40,6 +40,12 @@ CHUNK = 1 << 14
 NETWORK_S_PER_MB = 0.1
 OVERHEAD_PERMILLE = 1050
 """What SSH adds to the bytes that the service counts."""
+GOOD = json.dumps({
+    "machine": "x86_64", "torch": "2.8.0", "built_for": "12.8", "cuda": True, "product": "right", "disk_free_mb": 10**6,
+    "ram_mb": 64_000, "arch": ["sm_80"], "driver_cuda": "12.8",
+    "devices": [{"name": "GPU", "capability": [8, 6], "vram_mb": 10**6, "free_mb": 10**6}],
+})  # fmt: skip
+"""What a good machine says of itself."""
 NONSENSE = (
     http.client.BadStatusLine("\0\xff"), http.client.RemoteDisconnected("closed"), http.client.IncompleteRead(b"<html"),
     UnicodeDecodeError("ascii", b"\xff", 0, 1, "not in range"), ConnectionResetError(104, "reset"),
@@ -256,7 +262,14 @@ class SimHost:
     def run(self, command: str, *, stdin: bytes | None = None, timeout: float = 60.0) -> Completed:
         self._machine("run")
         self._world.clock.sleep(2.0)
-        return Completed(0, "/root\n" if command == "pwd" else "{}", "")
+        return Completed(0, "{}", "")
+
+    def runtime(self, *, again: bool = False) -> Runtime:
+        return Runtime("/usr/bin/python3", (3, 12), "2.8.0", "/root", "root", True)
+
+    def python(self, source: str, *, stdin: bytes = b"", timeout: float = 60.0) -> Completed:
+        self.run(source, stdin=stdin, timeout=timeout)
+        return Completed(0, GOOD if "def graphics" in source else "", "")
 
     def put(
         self, files: Sequence[LocalFile], folder: str, on_bytes: Callable[[int], None] = lambda _count: None

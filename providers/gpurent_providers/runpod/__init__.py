@@ -7,6 +7,7 @@ from pathlib import Path
 
 from gpurent.clock import Clock
 from gpurent.errors import MissingCredentials
+from gpurent.play import leads_to_sandbox
 from gpurent.spi import SPI_VERSION, Facts, Provider, ProviderPlugin, Setting
 
 URL = Setting("url", "RUNPOD_API_BASE_URL", "Where RunPod's API answers.", leads=True, default="https://api.runpod.io")
@@ -50,4 +51,5 @@ PLUGIN = ProviderPlugin(
     settings=(URL, KEY),
     facts=Facts(billing_granularity_s=1, minimum_s=0, boot_s=180.0),
     open=open_runpod,
+    plays=lambda settings: leads_to_sandbox(settings.get(URL.name) or URL.default, settings.get(KEY.name, "")),
 )

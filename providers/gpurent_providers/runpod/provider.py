@@ -19,9 +19,10 @@ from gpurent.errors import (
     ProviderError,
     Unavailable,
 )
-from gpurent.http import Api, Policy, Reply, is_loopback
+from gpurent.http import Api, Policy, Reply
 from gpurent.model import Charges, Instance, Launch, Need, Offer, SelfDestruct
 from gpurent.money import Usd
+from gpurent.play import is_loopback
 from gpurent.spi import (
     Billed,
     Provider,

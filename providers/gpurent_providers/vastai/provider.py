@@ -20,9 +20,10 @@ from gpurent.errors import (
     ProviderError,
     Unavailable,
 )
-from gpurent.http import Api, Pace, Policy, Reply, is_loopback
+from gpurent.http import Api, Pace, Policy, Reply
 from gpurent.model import Charges, Instance, Launch, Need, Offer, Phase, SelfDestruct
 from gpurent.money import Usd
+from gpurent.play import is_loopback
 from gpurent.spi import (
     Billed,
     Offers,

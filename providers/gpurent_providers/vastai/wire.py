@@ -27,7 +27,8 @@ with the speed of the line found that only kilobytes fit. Bills tell traffic in 
 
 FATAL = re.compile(
     r"OCI runtime create failed|failed to inject CDI|manifest (unknown|for .{1,200} not found)|pull access denied|"
-    r"no space left|no such image|repository does not exist", re.IGNORECASE,
+    r"no space left|no such image|repository does not exist|toomanyrequests|pull rate limit|unauthorized: |"
+    r"no basic auth credentials|exec format error", re.IGNORECASE,
 )  # fmt: skip
 """What a host says of a container that will never start."""
 

@@ -26,6 +26,11 @@ class Deadlines:
     soft: float
     hard: float
 
+    def ending(self, moment: float) -> Deadlines:
+        """The same, at the latest at ``moment``."""
+        early = max(0.0, self.hard - moment)
+        return Deadlines(self.soft - early, self.hard - early)
+
 
 def tolerated(hourly: Usd) -> Usd:
     """The highest price at which a machine offered for ``hourly`` is kept; deadlines are computed from it."""

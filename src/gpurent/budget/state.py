@@ -317,7 +317,8 @@ def _rental(rental: Rental, event: Event) -> Rental:
             hourly = Usd(lines.payload(event, lines.Metered).hourly_micros or 0)
             return replace(rental, hourly=max(rental.hourly, hourly), metered_at=event.at)
         case Kind.MACHINE_FAILED:
-            return replace(rental, failed_at=event.at, failure=_reason(event))
+            blamed = not lines.payload(event, lines.Payload).detail.get("image")
+            return replace(rental, failed_at=event.at if blamed else None, failure=_reason(event))
         case Kind.CHARGED:
             charges = lines.payload(event, lines.Charged).charges
             same = rental.charged is not None and rental.charged.total == charges.total

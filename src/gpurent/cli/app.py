@@ -328,13 +328,17 @@ def demo(
 def sandbox_up(
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free port.")] = 0,
     fault: Annotated[list[str] | None, typer.Option(help="NAME, NAME:TIMES or NAME:p=0.1; may be repeated.")] = None,
+    host: Annotated[
+        list[str] | None,
+        typer.Option(help="MACHINE=IMAGE+TRAIT: what a machine is like, `*` for all; may be repeated."),
+    ] = None,
     vast: Annotated[bool, typer.Option("--vast", help="Also print what leads Vast.ai's clients to it.")] = False,
     runpod: Annotated[bool, typer.Option("--runpod", help="Also print what leads RunPod's clients to it.")] = False,
 ) -> int:
     """Serve a market on this computer until Ctrl-C."""
     from gpurent.cli import sandbox as command
 
-    return command.up(port, fault or [], command.chosen(vast=vast, runpod=runpod))
+    return command.up(port, fault or [], command.chosen(vast=vast, runpod=runpod), host or [])
 
 
 @sandbox_app.command("env")

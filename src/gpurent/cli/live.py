@@ -18,8 +18,8 @@ from gpurent.jobs.progress import Progress as Event
 from gpurent.money import Usd
 
 _LABELS = {
-    Stage.RENT: "Renting", Stage.BOOT: "Booting", Stage.UPLOAD: "Uploading", Stage.PREPARE: "Preparing",
-    Stage.TRAIN: "Training", Stage.COLLECT: "Collecting", Stage.DESTROY: "Destroying",
+    Stage.RENT: "Renting", Stage.BOOT: "Booting", Stage.PROVE: "Examining", Stage.UPLOAD: "Uploading",
+    Stage.PREPARE: "Preparing", Stage.TRAIN: "Training", Stage.COLLECT: "Collecting", Stage.DESTROY: "Destroying",
 }  # fmt: skip
 QUIET_EVERY_S = 5.0
 

@@ -124,6 +124,8 @@ def print_receipt(receipt: Receipt, *, play: bool = False) -> None:
     for row in receipt.render_rows():
         table.add_row(*row)
     console.print(table)
+    for failure in receipt.failures:
+        console.print(failure, style="dim", soft_wrap=True)
     for artefact in receipt.artefacts:
         console.print(f"{artefact.path}  {artefact.size / 1e6:.2f} MB  sha256 {artefact.sha256[:12]}…")
     if receipt.estimated:

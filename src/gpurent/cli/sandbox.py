@@ -14,6 +14,7 @@ from gpurent.sandbox.address import SandboxAddress, discover
 
 if TYPE_CHECKING:
     from gpurent.sandbox.faults import Rule
+    from gpurent.sandbox.images import Furnishing
     from gpurent.sandbox.server import Sandbox
 
 
@@ -29,7 +30,7 @@ def chosen(*, vast: bool, runpod: bool) -> Clients:
     return [client for wanted, client in every if wanted]
 
 
-def up(port: int, faults: list[str], clients: Clients = ()) -> int:
+def up(port: int, faults: list[str], clients: Clients = (), hosts: Sequence[str] = ()) -> int:
     """Serve until Ctrl-C."""
     try:
         from gpurent.sandbox.server import run_forever
@@ -42,8 +43,22 @@ def up(port: int, faults: list[str], clients: Clients = ()) -> int:
         _announce(sandbox)
         _export(sandbox.address, clients)
 
-    run_forever(port=port, state_dir=sandbox_dir(), faults=[_rule(text) for text in faults], on_ready=announce)
+    run_forever(
+        port=port, state_dir=sandbox_dir(), faults=[_rule(text) for text in faults], on_ready=announce,
+        furnishings=[_furnishing(text) for text in hosts],
+    )  # fmt: skip
     return 0
+
+
+def _furnishing(text: str) -> tuple[str, Furnishing]:
+    from gpurent.sandbox.images import parse
+
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise UsageError(
+            f"--host {text}: {error}", hint="e.g. '*=runpod-pytorch' or m02=vastai-pytorch+noise"
+        ) from error
 
 
 def _announce(sandbox: Sandbox) -> None:

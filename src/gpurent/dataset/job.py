@@ -11,6 +11,7 @@ from typing import Self
 
 from gpurent.dataset import base, pictures
 from gpurent.dataset.bounds import NAMED, Bounds, Outside, strays
+from gpurent.dataset.leftout import left_out, unsendable
 from gpurent.dataset.manifest import Source, listed, suspicious
 from gpurent.dataset.secrets import secret_name
 from gpurent.errors import ConfigError, DatasetError
@@ -96,6 +97,7 @@ class Job:
             warnings.append(model.remark)
         if spec.mixed_precision == "no":
             warnings.append('mixed_precision is "no": float32 needs twice the memory and more than twice the time.')
+        warnings += left_out(found)
         warnings += pictures.check(found, spec, on_checked)
         target = Path(output) if output else here / Path(spec.output_dir).expanduser()
         return cls(spec.output_name, config, spec, found, model, target.absolute(), tuple(warnings))
@@ -170,6 +172,7 @@ class Job:
             gradient_checkpointing=spec.gradient_checkpointing, checkpoints=saved,
             checkpoint_bytes=saved * self._lora_bytes,
             upload_bytes=self.upload_bytes, base_download_bytes=self.base_model.download_bytes,
+            base_bytes=sum(one.path.stat().st_size for one in self.base_model.sources),
             half_precision=spec.mixed_precision != "no",
         )  # fmt: skip
 
@@ -246,11 +249,17 @@ def _illustrated(spec: TrainSpec, here: Path, config: Path) -> TrainSpec:
 def _scanned(root: Path, spec: TrainSpec) -> data.Dataset:
     _refuse_strays(root, spec)
     try:
-        return data.scan(root, spec.caption_extension)
+        found = data.scan(root, spec.caption_extension)
     except data.DataError as error:
         raise DatasetError(f"{error.path}: {error.message}", hint=error.hint) from error
     except OSError as error:
         raise DatasetError(f"{root} cannot be read: {error}", hint="Check who may read it.") from error
+    if names := unsendable(found):
+        hint = (
+            "Rename them: a backslash, a control character or bytes that are no Unicode mean something else elsewhere."
+        )
+        raise DatasetError(f"{root}: these names cannot be sent to another computer: {', '.join(names[:5])}", hint=hint)
+    return found
 
 
 def _agreed(model: base.BaseModel, spec: TrainSpec, config: Path) -> tuple[tuple[str, str], ...]:

@@ -24,6 +24,8 @@ from gpurent.errors import (
     BudgetReached,
     GpurentError,
     HostError,
+    HostUnfit,
+    HostUnreachable,
     InDoubt,
     Interrupted,
     NoCapacity,
@@ -36,7 +38,7 @@ from gpurent.errors import (
 )
 from gpurent.expected import Expected
 from gpurent.exposure import surge_reserve
-from gpurent.jobs import postmortem
+from gpurent.jobs import postmortem, proof
 from gpurent.jobs.boot import Held
 from gpurent.jobs.deadman import DeadMan
 from gpurent.jobs.enforcer import Enforce, Target, nobody_enforces
@@ -49,8 +51,9 @@ from gpurent.jobs.replan import Asker, Nobody, Replanner
 from gpurent.jobs.session import Outcome, Session
 from gpurent.jobs.watch import Halt, Tell, Watch
 from gpurent.localfiles import private_folder
-from gpurent.model import Offer
-from gpurent.money import Usd
+from gpurent.model import Offer, Price
+from gpurent.money import ZERO, Usd
+from gpurent.plan import needs
 from gpurent.plan.cost import traffic
 from gpurent.plan.quote import QuoteRow
 from gpurent.spi import Facts, Host
@@ -58,8 +61,10 @@ from gpurent.tasks import minding
 
 MAX_ATTEMPTS = 4
 """Offers tried in one run before it is given up."""
-HOSTS_FAULT = (BadHostData, TransferFailed)
+HOSTS_FAULT = (BadHostData, TransferFailed, HostUnfit)
 """What a host did wrong even after training had begun: the job is tried again elsewhere, if the budget allows."""
+IMAGE_TRIES = 2
+"""Machines after which an image is believed to be at fault: every further one would cost money and have it too."""
 MAX_WAIT_S = 30.0
 """Before the next offer, where a service asked for a pause."""
 END_S = 60.0
@@ -134,7 +139,7 @@ class Conductor:
         except (OSError, LedgerError) as unwritten:
             self.tell(Notice(f"No report of this failure could be written: {unwritten}", warning=True))
             return
-        error.hint = error.hint or found.remedy
+        error.hint = found.remedy
         self.tell(Notice(f"{found.cause} `gpurent why {self.run_id}` says more; everything is in {self.run_dir}."))
 
     def _open_rentals(self) -> tuple[Rental, ...]:
@@ -148,7 +153,7 @@ class Conductor:
         last: GpurentError = NoOffer("no offer was left to try")
         useless: set[tuple[str, str]] = set()
         closed: set[str] = set()
-        number = 0
+        number = images = 0
         for row in rows:
             provider = row.offer.provider
             machine = provider, row.offer.machine_id or row.offer.id
@@ -166,12 +171,18 @@ class Conductor:
                 self.clock.sleep(min(MAX_WAIT_S, error.retry_after or MAX_WAIT_S))
             except (HostError, NotAsOffered) as error:
                 rented = [one for one in self.ledger.run(self.run_id).rentals if one.tag == tag]
+                broke = self.rentals.broke(provider) if isinstance(error, HostUnreachable) else None
                 if any(one.job_id for one in rented) and not isinstance(error, HOSTS_FAULT):
+                    raise (broke or error) from error
+                last = broke or error
+                if broke is not None:
+                    closed.add(provider)
+                else:
+                    useless.add(machine)
+                    self._blame(tag, error)
+                images += isinstance(error, HostUnfit) and error.image and not self.rentals.facts[provider].owned
+                if images == IMAGE_TRIES:
                     raise
-                last = error
-                useless.add(machine)
-                if rented:
-                    self.ledger.append(self.run_id, Kind.MACHINE_FAILED, tag=tag, reason=str(error)[:200])
             except BudgetError as error:
                 if isinstance(last, HOSTS_FAULT):
                     raise last from error
@@ -181,24 +192,54 @@ class Conductor:
             self.tell(Notice(f"{row.offer.gpu} on {provider}: {last} Trying the next offer.", warning=True))
         raise last
 
+    def _blame(self, tag: str, error: GpurentError) -> None:
+        """Remember a machine that failed; one that only had a bad image is as good as any."""
+        if any(one.tag == tag for one in self.ledger.run(self.run_id).rentals):
+            detail = {"trait": error.trait, "image": error.image} if isinstance(error, HostUnfit) else {}
+            self.ledger.append(self.run_id, Kind.MACHINE_FAILED, tag=tag, reason=str(error)[:200], detail=detail)
+
     def _attempt(self, tag: str, job: Job, row: QuoteRow, order: LaunchOrder, max_hours: float | None) -> Outcome:
         limits = self._limits(job, row, max_hours)
         watch = self._watch(limits, row.hourly, row.offer)
         watch.tick()  # who has asked to stop meanwhile wants no machine
-        offer = row.offer
+        offer, wanted = row.offer, self._wanted(job, row)
         self.tell(StageStarted(Stage.RENT, f"{offer.gpu} on {offer.provider} at {row.hourly.rounded(3)}/h"))
         target = Target(self.run_id, tag, offer.provider, limits.hard)
         with self.enforce(target, self.interrupt) as enforcer, _Ending(self, tag) as ending, minding(watch.tick):
             held = self.rentals.rent(self.run_id, tag, offer, order, limits, row.asks, watch.patiently)
             ending.held, enforcer.ref = held, held.ref
             with closing(self.rentals.reach(held, watch)) as host:
-                guard = self.rentals.guard(host, offer.provider, limits.hard, order)
+                host.runtime()
+                examining = self.clock.begin(lambda: proof.examine(host, wanted))
+                guard = self.rentals.guard(host, offer.provider, limits.hard, order, row.timeline.total_s.high)
+                if guard is not None and guard.ends_at is not None:
+                    limits = watch.deadlines = limits.ending(guard.ends_at)
+                self.tell(StageStarted(Stage.PROVE, "looking at GPU, driver, memory and disk"))
+                found = examining.result(proof.EXAMINE_S + proof.GRACE_S)
+                if (unfit := proof.verdict(found, offer, wanted)) is not None:
+                    raise unfit
                 replan = self._replanner(order, limits, self.asker)
                 session = self._session(
                     host, job.output_dir, tag, held, watch, guard, order.hold_s, job.expected, replan
                 )
                 session.prepare(job, session.upload(job))
                 return session.follow()
+
+    def _wanted(self, job: Job, row: QuoteRow) -> proof.Wanted:
+        """What a machine must show before anything is sent to it."""
+        work = job.workload
+        return proof.Wanted(
+            vram_mb=row.vram_need_mb, ram_mb=needs.ram_mb(work), disk_mb=needs.disk_mb(work),
+            gpu=not self._free(row.offer.provider, row.offer.price),
+        )  # fmt: skip
+
+    def _free(self, provider: str, price: Price) -> bool:
+        """Whether it is a machine of one's own that costs nothing: then it may train on whatever it has."""
+        return self.rentals.facts.get(provider, Facts()).owned and price.gpu_hour == ZERO
+
+    def _paid_gpu(self, provider: str, price: Price) -> bool:
+        """Whether training on a CPU would be money for nothing. The sandbox's GPUs are simulated: it trains on CPUs."""
+        return not self._free(provider, price) and not self.rentals.facts.get(provider, Facts()).play_money
 
     def _go_on(self, rental: Rental, order: LaunchOrder) -> Outcome:
         if rental.ref is None or rental.job_id is None:
@@ -245,7 +286,7 @@ class Conductor:
             host, job_id, output_dir, self.run_id, held.tag, self.ledger, self.clock, watch, self.tell, self.run_dir,
             lost_s=self.rentals.patience.lost_s, follow_s=self.rentals.patience.follow_s,
             exists=lambda: self.rentals.exists(held), hold_s=hold_s, expected=expected,
-            guard=guard, replan=replan,
+            paid_gpu=self._paid_gpu(held.offer.provider, held.offer.price), guard=guard, replan=replan,
         )  # fmt: skip
 
     def _limits(self, job: Job, row: QuoteRow, max_hours: float | None) -> Deadlines:

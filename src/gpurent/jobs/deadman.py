@@ -27,7 +27,7 @@ PREPARING_S = 1800.0
 LATE_S = 5.0
 """By so much its idea of the time left may exceed ours."""
 EARLY_S = 120.0
-"""By so much it may fall short: work would be lost for nothing."""
+"""By so much its end may come before ours without being told."""
 
 
 def fuse(limits: Deadlines, now: float, *, hold_s: float, boot_s: float, granularity_s: int = 1) -> Fuse:
@@ -63,6 +63,8 @@ class DeadMan:
     """Unix seconds at which the machine has to be destroyed."""
     hold_s: float
     tell: Tell
+    ends_at: float | None = None
+    """Unix seconds of the machine's end, where the switch makes it come before ours."""
     preparing: bool = True
     """No job runs yet, and installing packages may keep the client from showing signs of life."""
     _count: int = field(default=0, init=False)
@@ -70,11 +72,15 @@ class DeadMan:
     _nonce: str = field(default="", init=False)
     _missed: bool = field(default=False, init=False)
 
-    def prove(self) -> None:
+    def prove(self, needed_s: float) -> None:
         """Set the switch and see that it obeys, before anything is sent to the machine.
 
+        Args:
+            needed_s: seconds that the job needs: an end before that is too early. A later one that is still earlier
+                than ours is kept in ``ends_at``.
+
         Raises:
-            GuardFailed: it does not answer, cannot destroy its machine, or would do so too late.
+            GuardFailed: it does not answer, cannot destroy its machine, or would do so too late or too early.
             HostUnreachable: the link is dead.
         """
         self._set()
@@ -87,8 +93,16 @@ class DeadMan:
             raise GuardFailed("the dead-man switch has no key to destroy its machine with")
         if alive.left > self.hard() - self.clock.now() + LATE_S:
             raise GuardFailed(f"the dead-man switch would wait for {alive.left:.0f} s, longer than the budget lasts")
-        if alive.ends < self.hard() - self.clock.now() - EARLY_S:
-            raise GuardFailed(f"the dead-man switch would end the machine in {alive.ends:.0f} s: its clock is wrong")
+        hard, now = self.hard(), self.clock.now()
+        if alive.ends >= hard - now - EARLY_S:
+            return
+        if alive.ends < needed_s:
+            raise GuardFailed(
+                f"the dead-man switch would end the machine in {max(0.0, alive.ends):.0f} s, and the job may need "
+                f"{needed_s:.0f} s: the machine's clock is wrong"
+            )
+        self.tell(Notice(f"The machine's clock is wrong: it ends itself in {alive.ends / 60:.0f} min.", warning=True))
+        self.ends_at = now + alive.ends
 
     def beat(self) -> None:
         """Show a sign of life if one is due; tells once if the switch has fallen silent. Raises HostUnreachable."""

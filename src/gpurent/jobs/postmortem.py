@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from gpurent.budget.ledger import Ledger
-from gpurent.errors import GpurentError
+from gpurent.errors import GpurentError, HostUnfit
 from gpurent.localfiles import private_folder
-from gpurent.report.failures import Failure, diagnose
+from gpurent.report.failures import UNFIT, UNKNOWN, Failure, diagnose
 from gpurent.spi import Host
 from gpurent.untrusted.text import block
 
@@ -50,8 +50,11 @@ def write(ledger: Ledger, run_id: str, run_dir: Path, error: GpurentError) -> Po
     ]
     (run_dir / "ledger.jsonl").write_text("".join(line + "\n" for line in lines), encoding="utf-8")
     log = _tail(run_dir / "engine.log")
-    found: Failure = diagnose(f"{error}\n{log}", getattr(error, "code", ""))
-    remedy = error.hint or found.remedy
+    found: Failure = diagnose(f"{error}\n{log}", getattr(error, "code", "") or getattr(error, "trait", ""))
+    if found is UNKNOWN and isinstance(error, HostUnfit):
+        found = UNFIT
+    known = found is not UNKNOWN and getattr(error, "code", "") == "internal"  # the engine itself knew no remedy
+    remedy = found.remedy if known else error.hint or found.remedy
     files = tuple(sorted(path.name for path in run_dir.iterdir() if path.is_file() and path.suffix != ".lock"))
     made = Postmortem(
         run_id, type(error).__name__, str(error), found.code, found.cause, remedy, found.command, files

@@ -15,6 +15,7 @@ class Stage(StrEnum):
 
     RENT = "rent"
     BOOT = "boot"
+    PROVE = "prove"
     UPLOAD = "upload"
     PREPARE = "prepare"
     TRAIN = "train"

@@ -19,8 +19,10 @@ from gpurent.errors import (
     AuthFailed,
     CreateFailed,
     GuardFailed,
+    HostUnfit,
     InDoubt,
     NoCapacity,
+    NoCredit,
     OfferGone,
     ProviderError,
     RateLimited,
@@ -35,7 +37,7 @@ from gpurent.jobs.waits import CREATE_S, EXISTS_S
 from gpurent.jobs.watch import Tell, Watch
 from gpurent.model import Instance, Launch, Offer, OnOverrun, Phase
 from gpurent.money import ZERO, Usd
-from gpurent.spi import Connector, Facts, Host, Provider, SupportsClock, SupportsSelfDestruct
+from gpurent.spi import Connector, Facts, Host, Provider, SupportsBalance, SupportsClock, SupportsSelfDestruct
 from gpurent.tasks import Overdue
 
 HOLD_S = 1800.0
@@ -191,17 +193,29 @@ class Rentals:
             held, provider, self.connector, self.ledger, self.clock, watch, self.tell, self.patience, fresh
         ).reach()
 
-    def guard(self, host: Host, provider: str, hard: float, launch: LaunchOrder) -> DeadMan | None:
+    def guard(
+        self, host: Host, provider: str, hard: float, launch: LaunchOrder, needed_s: float = 0.0
+    ) -> DeadMan | None:
         """Prove and set the machine's dead-man switch; None where there is none, by the user's choice.
 
+        Args:
+            needed_s: seconds that the job needs: a switch that would end the machine before is of no use.
+
         Raises:
+            HostUnfit: SSH logs in elsewhere than where the switch is.
             GuardFailed, HostUnreachable.
         """
         if not isinstance(self.providers[provider], SupportsSelfDestruct):
             return None
+        runtime = host.runtime()
+        if not runtime.started and not launch.unguarded:
+            raise HostUnfit(
+                "not_root", f"SSH logs in as {runtime.user} at {runtime.home}, which is not the one that our start-up "
+                "script prepared", hint="Choose an image that logs in as root: [need] image in gpurent.toml.",
+            )  # fmt: skip
         switch = DeadMan(host, self.clock, lambda: hard, launch.hold_s, self.tell)
         try:
-            switch.prove()
+            switch.prove(needed_s)
         except GuardFailed as error:
             if not launch.unguarded:
                 raise
@@ -218,6 +232,22 @@ class Rentals:
             self.tell(Notice(f"{held.offer.provider} cannot be asked about {held.ref}: {error}"))
             return True
         return instance is not None and instance.phase is not Phase.STOPPED
+
+    def broke(self, provider: str) -> NoCredit | None:
+        """Whether the account has no money left: a machine that vanished was stopped for that, then."""
+        service = self.providers[provider]
+        if not isinstance(service, SupportsBalance):
+            return None
+        try:
+            left = service.balance()
+        except ProviderError:
+            return None  # nothing is known, and the machine is gone all the same
+        if left > ZERO:
+            return None
+        return NoCredit(
+            f"the prepaid balance at {provider} is used up ({left}), so the machine was stopped", provider=provider,
+            hint="Top it up, then train again: what was saved is at home.",
+        )  # fmt: skip
 
     def end(
         self, run_id: str, tag: str, held: Held | None, *, reason: str, give_up: Callable[[], bool] = lambda: False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import posixpath
 import shlex
 from collections import deque
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from gpurent.budget.ledger import Ledger
 from gpurent.budget.state import RentalState
 from gpurent.clock import Clock
 from gpurent.dataset.job import Job
-from gpurent.errors import BadHostData, CommandFailed, HostError, HostUnreachable, JobFailed
+from gpurent.errors import BadHostData, CommandFailed, HostError, HostUnfit, HostUnreachable, JobFailed
 from gpurent.expected import Expected
 from gpurent.jobs import events
 from gpurent.jobs.deadman import DeadMan
@@ -77,6 +78,8 @@ class Session:
     hold_s: float
     """How long a full disk at home is waited for."""
     expected: Expected
+    paid_gpu: bool = True
+    """Training on the CPU is no use: a GPU is paid for."""
     guard: DeadMan | None = None
     replan: Replanner | None = None
     home: Home = field(init=False)
@@ -134,11 +137,11 @@ class Session:
         self.ledger.append(
             self.run_id, Kind.JOB_STARTED, tag=self.tag, job_id=self.job_id, name=job.name, bytes_in=bytes_in
         )
-        home = self._absolute("")
+        runtime = self.host.runtime()
         self.host.start_job(
             self.job_id,
-            ["python3", "-m", "gpurent_engine", "train", "--job", f"{home}/{self.folder}/job.json"],
-            {"PYTHONPATH": engine if engine.startswith("/") else f"{home}/{engine}", "PYTHONUNBUFFERED": "1"},
+            [runtime.python, "-m", "gpurent_engine", "train", "--job", self._absolute(f"{self.folder}/job.json")],
+            {"PYTHONPATH": self._absolute(engine), "PYTHONUNBUFFERED": "1"},
         )
 
     def _mind(self) -> None:
@@ -152,11 +155,12 @@ class Session:
             self._stop_sent = True
 
     def _environment(self, engine: str) -> None:
-        check = f"PYTHONPATH={shlex.quote(engine)} python3 -m gpurent_engine doctor --quick"
+        python = shlex.quote(self.host.runtime().python)
+        check = f"PYTHONPATH={shlex.quote(engine)} {python} -m gpurent_engine doctor --quick"
         if self.host.run(check, timeout=CHECK_S).status == 0:
             return
         self.tell(StageStarted(Stage.PREPARE, "installing the engine's packages"))
-        install = f"python3 -m pip install --quiet -r {shlex.quote(engine)}/gpurent_engine/requirements.txt"
+        install = f"{python} -m pip install --quiet -r {shlex.quote(engine)}/gpurent_engine/requirements.txt"
         status, said = self._detached(f"{self.job_id}-install", f"{install} && {check}")
         if status != 0:
             raise CommandFailed(
@@ -168,8 +172,7 @@ class Session:
 
     def _detached(self, job_id: str, command: str) -> tuple[int, str]:
         """Run what may take minutes without losing sight of money, time and the user; its status and last words."""
-        home = self._absolute("")
-        self.host.start_job(job_id, ["sh", "-c", f"cd {shlex.quote(home)} && {command}"], {})
+        self.host.start_job(job_id, ["sh", "-c", f"cd {shlex.quote(self._absolute(''))} && {command}"], {})
         until = self.clock.monotonic() + PREPARE_S
         while (status := self.host.job_status(job_id)) is None:
             if self.clock.monotonic() >= until:
@@ -180,10 +183,7 @@ class Session:
         return status, clean(read_log(self.host, f".gpurent/jobs/{job_id}/log.txt"), 4000, end=True)
 
     def _absolute(self, path: str) -> str:
-        home = self.host.run("pwd").stdout.strip()
-        if not home.startswith("/") or not home.isprintable() or len(home) > MAX_PATH or ".." in home:
-            raise BadHostData("the host does not say where its login folder is")
-        return f"{home}/{path}".rstrip("/")
+        return posixpath.join(self.host.runtime().home, path).rstrip("/")
 
     def _order(self, job: Job) -> dict[str, object]:
         base = self._absolute(self.folder)
@@ -303,6 +303,7 @@ class Session:
             case events.Hello(protocol=protocol) if protocol != events.PROTOCOL:
                 self._fail("protocol", f"the engine speaks protocol {protocol}, not {events.PROTOCOL}", "")
             case events.Hello() as hello:
+                self._check_device(hello)
                 engine, torch = quoted(hello.engine, 40), quoted(hello.torch, 40)
                 device = quoted(hello.device_name or hello.device, 80)
                 self.tell(Notice(f"The host runs engine {engine} with torch {torch} on {device}."))
@@ -327,6 +328,15 @@ class Session:
                 outcome.stopped, outcome.final_loss, outcome.finished = done.stopped, done.final_loss, True
             case None:
                 pass
+
+    def _check_device(self, hello: events.Hello) -> None:
+        """Never train on a CPU while a GPU is paid for, whatever the machine showed before."""
+        if not hello.device.startswith("cpu"):
+            return
+        if self.paid_gpu:
+            self.host.kill_job(self.job_id)
+            raise HostUnfit("no_gpu", "no GPU can be used on it: the engine came up on its CPU")
+        self.tell(Notice("Warning: there is no GPU here; training runs on this machine's CPU.", warning=True))
 
     def _stepped(self, step: events.Step) -> None:
         self.tell(

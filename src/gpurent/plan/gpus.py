@@ -90,3 +90,24 @@ def _core(name: str) -> str:
 
 
 _BY_NAME = {_core(spelling): gpu for gpu in TABLE for spelling in (gpu.name, *gpu.aliases)}
+
+Capability = tuple[int, int]
+"""CUDA compute capability, major and minor."""
+
+_CAPABILITIES: tuple[tuple[str, Capability], ...] = (
+    (r"k80", (3, 7)), (r"m40|m60", (5, 2)),
+    (r"p100", (6, 0)), (r"p4|p40|gtx10\d0.*|titanxp?|p[2456]000", (6, 1)),
+    (r"v100.*|titanv", (7, 0)), (r"t4|20[678]0.*|gtx16\d0.*|titan|q[4568]000|cmp50hx", (7, 5)),
+    (r"a100.*|a800.*|a30|cmp170hx", (8, 0)), (r"30\d0.*|a10g?|a16|a2|a40|a2000|a[456][05]00", (8, 6)),
+    (r"40\d0.*|l4|l40s?|\d{4}ada|\d{4}sffada", (8, 9)),
+    (r"h100.*|h200.*|h800.*|h20|gh200.*", (9, 0)), (r"b200.*|gb200.*", (10, 0)), (r"b300.*|gb300.*", (10, 3)),
+    (r"50\d0.*|pro\d000.*", (12, 0)),
+)  # fmt: skip
+"""By architecture: Kepler, Maxwell, Pascal, Volta, Turing, Ampere, Ada, Hopper, Blackwell (NVIDIA's list of CUDA GPUs).
+Services that do not tell a card's capability are judged by its name."""
+
+
+def capability(name: str) -> Capability | None:
+    """Compute capability of a card by its name, in any spelling; None for one that nobody knows."""
+    core = _core(name)
+    return next((found for pattern, found in _CAPABILITIES if re.fullmatch(pattern, core)), None)

@@ -8,8 +8,11 @@ from dataclasses import dataclass
 ENGINE_CODES = {
     "oom": "cuda_out_of_memory", "nan": "not_a_number", "disk_full": "disk_full_on_host", "spec": "configuration",
     "data": "dataset", "model": "base_model", "protocol": "versions_differ", "no_packages": "no_packages",
+    "no_gpu": "no_gpu", "old_driver": "driver_too_old", "capability": "driver_too_old", "no_torch": "no_packages",
+    "old_python": "no_packages", "no_python": "no_packages", "cpu_torch": "no_packages", "disk": "disk_full_on_host",
+    "no_network": "download_blocked",
 }  # fmt: skip
-"""Codes of the engine's own ``error`` event that name a failure below."""
+"""Codes of the engine's own ``error`` event, and traits of unfit machines, that name a failure below."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +101,11 @@ TABLE: tuple[Failure, ...] = (
         "gpurent train --budget …",
     ),
     Failure(
+        "no_credit", r"balance .{0,60}used up|insufficient (balance|credit)|lacks credit",
+        "The prepaid balance of the account is used up, so the service stopped the machine.",
+        "Top it up. What was saved is at home.", "gpurent train --budget …",
+    ),
+    Failure(
         "ssh_lost",
         r"no SSH on|Lost the host|machine is gone|machine has not answered|machine was stopped|HostUnreachable|"
         r"connection .{0,40}(lost|reset|timed out)",
@@ -114,6 +122,10 @@ TABLE: tuple[Failure, ...] = (
         "versions_differ", "", "Client and engine are of different versions.", "Reinstall gpurent.",
         "pip install --upgrade gpurent",
     ),
+)  # fmt: skip
+UNFIT = Failure(
+    "unfit", "", "The machine or its image cannot run a training.", "Try again: another machine is chosen.",
+    "gpurent train --budget …",
 )  # fmt: skip
 UNKNOWN = Failure(
     "unknown", "", "No known failure.", "engine.log and events.jsonl in the run's folder say more.", "gpurent why"

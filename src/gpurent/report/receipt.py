@@ -30,6 +30,8 @@ class RentalLine:
     open: bool
     failed: bool
     """Nothing was trained on it: refused, never reached, or given back."""
+    cause: str = ""
+    """Why it failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,13 @@ class Receipt:
             "artefacts": [{**asdict(one), "path": str(one.path)} for one in self.artefacts],
         }
 
+    @property
+    def failures(self) -> tuple[str, ...]:
+        """One line for each attempt that failed: on what, at what cost, and why."""
+        return tuple(
+            f"{line.gpu} at {line.provider} failed, for {line.cost}: {line.cause}" for line in self.lines if line.cause
+        )
+
     def render_rows(self) -> tuple[tuple[str, str, str], ...]:
         """Rows of a table: what, our estimate, what the provider billed. Amounts are exact, not rounded."""
         rows: list[tuple[str, str, str]] = []
@@ -111,7 +120,14 @@ def _line(rental: Rental, now: float) -> RentalLine:
         final=rental.charged is not None and rental.charged.final,
         cost=accrued(rental, now),
         open=not rental.state.over,
-        failed=rental.state is RentalState.REFUSED or (rental.state.over and rental.job_id is None),
+        failed=_failed(rental),
+        cause=(rental.failure or rental.why) if _failed(rental) else "",
+    )
+
+
+def _failed(rental: Rental) -> bool:
+    return rental.state is RentalState.REFUSED or (
+        rental.state.over and (rental.job_id is None or bool(rental.failure))
     )
 
 
@@ -124,6 +140,7 @@ def _line_dict(line: RentalLine) -> dict[str, object]:
         "seconds": line.seconds,
         "open": line.open,
         "failed": line.failed,
+        "cause": line.cause,
         "cost_micros": line.cost.micros,
         "estimated_micros": {name: amount.micros for name, amount in _parts(line.estimate)},
         "billed_micros": None if line.billed is None else line.billed.micros,

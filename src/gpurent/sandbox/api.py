@@ -335,7 +335,7 @@ def _odd_offer_json(machine: Machine) -> dict[str, object]:
 def instance_json(held: Held, now: float) -> dict[str, object]:
     """An instance as its owner sees it; never its scoped key."""
     state = held.state(now)
-    ssh = {"host": "127.0.0.1", "port": held.port, "user": "root"} if state is State.RUNNING else None
+    ssh = {"host": "127.0.0.1", "port": held.port, "user": held.login} if state is State.RUNNING else None
     return {
         "id": held.id,
         "label": held.order.label,

@@ -11,7 +11,10 @@ from gpurent.model import Charges, Price
 from gpurent.money import Usd
 from gpurent.sandbox.billing import GB, Usage, bill, whole_seconds
 from gpurent.sandbox.catalogue import Machine
+from gpurent.sandbox.images import Furnishing, Trait
 
+NOT_ROOT = "user"
+"""Whom SSH logs in as where it is not root."""
 OUTBID = "stopped: somebody bid more"
 MAIN_ACCOUNT, OTHER_ACCOUNT = "acc-1", "acc-2"
 """The two accounts of a sandbox. Both rent the same machines; neither sees what the other rented."""
@@ -57,8 +60,6 @@ class Order:
     """Destroyed, not stopped, when the balance is used up."""
     interruptible: bool = False
     """Rented for a bid that somebody may top."""
-    bare_sessions: bool = False
-    """SSH sessions do not see the environment of the host's first process."""
     account: str = MAIN_ACCOUNT
     """Who rents it; no other account sees it."""
     shown: Mapping[str, Any] = field(default_factory=dict)
@@ -108,6 +109,7 @@ class Held:
     created_at: float
     boot_s: float
     troubles: Troubles
+    furnishing: Furnishing = field(default_factory=Furnishing)
     port: int | None = None
     stopped_at: float | None = None
     destroy_at: float | None = None
@@ -126,6 +128,11 @@ class Held:
 
     def __repr__(self) -> str:
         return f"Held({self.id!r}, {self.order.label!r}, {self.machine.gpu!r})"
+
+    @property
+    def login(self) -> str:
+        """Whom SSH logs in as."""
+        return NOT_ROOT if Trait.NOT_ROOT in self.furnishing.traits else "root"
 
     @property
     def active(self) -> bool:

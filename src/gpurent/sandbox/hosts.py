@@ -9,24 +9,27 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import shlex
 import shutil
 import socket
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import asyncssh
 
+from gpurent.sandbox import furnish, images
 from gpurent.sandbox.faults import Faults
 from gpurent.sandbox.held import Held
+from gpurent.sandbox.images import Trait
 from gpurent.sandbox.link import Link
 from gpurent.sandbox.processes import kill_under, processes_under
-from gpurent.sandbox.sshd import HostServer, serve_command, sftp_factory
+from gpurent.sandbox.sshd import HostServer, Noisy, serve_command, sftp_factory
 
 HOST_KEY = "etc/ssh/ssh_host_ed25519_key"
 STARTUP_LOG = "var/startup.log"
+
+TOOLS = ".tools"
+SLOW_BYTES_S = 25e6 / 8
 
 THREADS = ("OMP_NUM_THREADS",)
 """Machines share this computer's cores: a limit on threads holds for them as well."""
@@ -88,8 +91,13 @@ class Hosts:
     def start(self, held: Held) -> None:
         """Make the folder, reserve the port, and boot in the background."""
         root = self._folder / held.id
-        _furnish(root, held, self._environment(held, root), self._engine)
-        link = Link(self._faults, lambda i, o: self._callbacks.traffic(held.id, i, o))
+        _furnish(root, held, self._environment(held, root))
+        if self._engine:
+            (root / furnish.PROGRAM).write_text(furnish.python(self._engine), encoding="utf-8")
+        furnish.lay_out(root, _image(held))
+        furnish.hardware(root, held.machine, held.gpu, held.gpu_count, held.furnishing.traits)
+        rate = SLOW_BYTES_S if Trait.SLOW_LINK in held.furnishing.traits else None
+        link = Link(self._faults, lambda i, o: self._callbacks.traffic(held.id, i, o), rate)
         host = Host(held, root, link, _reserve())
         self._live[held.id] = host
         host.boot = asyncio.create_task(self._boot(host))
@@ -102,10 +110,26 @@ class Hosts:
             **({} if held.troubles.no_key else {"SANDBOX_INSTANCE_KEY": held.key}),
             "SANDBOX_API_URL": self._api_url,
         }
-        return {**_basics(root), **given, **held.injected, **_marks(held, root), **own}
+        image = _image(held)
+        usual = {**self._basics(held, root), **image.env}
+        path = ":".join([*(f"{root}/{folder}" for folder in image.path), usual["PATH"]])
+        return {**usual, "PATH": path, **given, **held.injected, **_marks(held, root), **own}
 
     def _session_environment(self, held: Held, root: Path) -> dict[str, str]:
-        return {**_basics(root), **_marks(held, root)} if held.order.bare_sessions else self._environment(held, root)
+        """What sshd gives a session: nothing of the image's environment."""
+        home = {"HOME": f"{root}/{_home(held)}"}
+        return {**self._basics(held, root), **_marks(held, root), **home}
+
+    def _basics(self, held: Held, root: Path) -> dict[str, str]:
+        """What every process of a machine has. This computer's own programs stand in for those of an image."""
+        tools = furnish.toolbox(self._folder / TOOLS, _image(held))
+        return {
+            "PATH": ":".join([*(f"{root}/{folder}" for folder in furnish.SSHD_PATH), str(tools)]),
+            **{name: os.environ[name] for name in THREADS if name in os.environ},
+            "HOME": f"{root}/root",
+            "TMPDIR": str(root / "tmp"),
+            "LANG": "C.UTF-8",
+        }
 
     async def _boot(self, host: Host) -> None:
         environment = self._environment(host.held, host.root)
@@ -153,13 +177,20 @@ class Hosts:
             (host.root / "var/sshd.log").write_text(f"sshd: no usable host key: {error}\n", encoding="utf-8")
             return  # as with a real sshd: nothing listens
 
+        traits, home = host.held.furnishing.traits, host.root / _home(host.held)
+        user, motd = host.held.login, _image(host.held).motd
+
         async def run(process: asyncssh.SSHServerProcess[bytes]) -> None:
-            await serve_command(process, host.link, environment, host.root / "root")
+            if motd:
+                process.stderr.write(f"{motd}\n".encode())
+            noisy = Noisy(process) if Trait.NOISE in traits else process
+            await serve_command(noisy, host.link, environment, home)
 
         host.acceptor = await asyncssh.listen(
             sock=host.reserved, backlog=20, server_host_keys=[key], encoding=None, line_editor=False, allow_scp=False,
-            server_factory=lambda: HostServer(lambda: self._admitted(host), host.link),
-            process_factory=run, sftp_factory=sftp_factory(host.root, host.link),
+            server_factory=lambda: HostServer(lambda: self._admitted(host), host.link, user),
+            process_factory=run,
+            sftp_factory=None if Trait.NO_SFTP in traits else sftp_factory(host.root, host.link, _home(host.held)),
         )  # fmt: skip
         host.sshd_since = self._callbacks.now()
 
@@ -204,16 +235,6 @@ class Hosts:
         return len(processes_under(self._folder / ref))
 
 
-def _basics(root: Path) -> dict[str, str]:
-    return {
-        "PATH": f"{root}/bin:/usr/local/bin:/usr/bin:/bin",
-        **{name: os.environ[name] for name in THREADS if name in os.environ},
-        "HOME": f"{root}/root",
-        "TMPDIR": str(root / "tmp"),
-        "LANG": "C.UTF-8",
-    }
-
-
 def _marks(held: Held, root: Path) -> dict[str, str]:
     """What tells a host's processes from others."""
     return {"GPURENT_ROOT": str(root), "GPURENT_SANDBOX_HOST": held.id}
@@ -227,19 +248,21 @@ def _reserve(port: int = 0) -> socket.socket:
     return reserved
 
 
-def python(engine: Sequence[str]) -> str:
-    """The text of a program that is Python on a host, and ``engine`` where the training engine is asked for."""
-    stub = f'case " $* " in *" -m gpurent_engine train "*) exec {shlex.join(engine)} "$@" ;; esac\n' if engine else ""
-    return f'#!/bin/sh\n{stub}exec {shlex.quote(sys.executable)} "$@"\n'
+def _image(held: Held) -> images.Image:
+    return images.chosen(held.furnishing, held.order.image)
 
 
-def _furnish(root: Path, held: Held, environment: Mapping[str, str], engine: Sequence[str]) -> None:
-    for name in ("root/.ssh", "bin", "tmp", "var", "etc/ssh", "proc/1"):
+def _home(held: Held) -> str:
+    """The login folder, below the machine's root."""
+    return "root" if held.login == "root" else f"home/{held.login}"
+
+
+def _furnish(root: Path, held: Held, environment: Mapping[str, str]) -> None:
+    for name in ("root/.ssh", "bin", "tmp", "var", "etc/ssh", "proc/1", _home(held)):
         (root / name).mkdir(parents=True, exist_ok=True)
-    for name in ("python3", "python"):
-        shim = root / "bin" / name
-        shim.write_text(python(engine), encoding="utf-8")
-        shim.chmod(0o755)
+    shim = root / furnish.PROGRAM
+    shim.write_text(furnish.python(()), encoding="utf-8")
+    shim.chmod(0o755)
     (root / "root/.ssh").chmod(0o700)
     (root / "var/startup.sh").write_text(held.order.startup + "\n", encoding="utf-8")
     # Scripts read the environment of PID 1 through the same prefix as every other system path.

@@ -27,9 +27,10 @@ class _Silent:
 
 
 class Link:
-    """All SSH connections of one host."""
+    """All SSH connections of one host; ``rate`` is what its network does at most, in bytes a second."""
 
-    def __init__(self, faults: Faults, bill: Callable[[int, int], None]) -> None:
+    def __init__(self, faults: Faults, bill: Callable[[int, int], None], rate: float | None = None) -> None:
+        self._rate = rate
         self._faults = faults
         self._bill = bill
         self._connections: set[asyncssh.SSHServerConnection] = set()
@@ -65,9 +66,10 @@ class Link:
         self._passed += count
         self._strike()
         slow = self._faults.armed(Fault.SLOW_LINK)
-        if slow is not None and slow.amount > 0:
+        rate = slow.amount if slow is not None and slow.amount > 0 else self._rate
+        if rate is not None:
             now = asyncio.get_running_loop().time()
-            self._free_at = max(now, self._free_at) + count / slow.amount
+            self._free_at = max(now, self._free_at) + count / rate
             await asyncio.sleep(self._free_at - now)
 
     def _strike(self) -> None:

@@ -17,6 +17,7 @@ from gpurent.money import ZERO, Usd
 from gpurent.sandbox.catalogue import Machine
 from gpurent.sandbox.faults import Fault, Faults, Rule
 from gpurent.sandbox.held import MAIN_ACCOUNT, OUTBID, Held, Order, Refusal, State, Troubles
+from gpurent.sandbox.images import Furnishing, merged
 from gpurent.sandbox.troubles import deal
 
 __all__ = ["Held", "Market", "Order", "Refusal", "State", "Troubles"]
@@ -42,6 +43,7 @@ class Market:
         self._deposit = balance
         self._boot_s = boot_s
         self._broke_at: float | None = None
+        self._furnishings: list[tuple[str, Furnishing]] = []
         self._held: dict[str, Held] = {}
         self._settled_at = clock.now()
         self._solvent_until = clock.now()
@@ -71,6 +73,17 @@ class Market:
         taken = sum(1 for held in self._held.values() if held.machine.id == machine.id and held.active)
         return machine.stock - taken
 
+    def furnish(self, machine_id: str, furnishing: Furnishing) -> None:
+        """Give a machine, or every one (``*``), an image of its own or traits; for what is rented from now on.
+
+        Raises:
+            ValueError: there is no such machine.
+        """
+        with self._lock:
+            if machine_id not in ("*", *self._machines):
+                raise ValueError(f"there is no machine {machine_id!r}; there are {', '.join(self._machines)}")
+            self._furnishings.append((machine_id, furnishing))
+
     # The life of an instance
 
     def create(self, order: Order) -> Held:
@@ -97,6 +110,7 @@ class Market:
                 created_at=now,
                 boot_s=machine.boot_s if self._boot_s is None else self._boot_s,
                 troubles=deal(self._faults, now, order, machine),
+                furnishing=merged([one for name, one in self._furnishings if name in ("*", machine.id)]),
             )
             self._held[held.id] = held
             self._solvent_until = now

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -26,12 +26,14 @@ from gpurent.clock import Clock, SystemClock
 from gpurent.errors import UsageError
 from gpurent.localfiles import private_folder
 from gpurent.money import Usd
+from gpurent.play import ACCOUNT_KEYS
 from gpurent.sandbox.address import SandboxAddress, discover, withdraw
 from gpurent.sandbox.alike import Alike, Front
 from gpurent.sandbox.api import Context, Keys, build_api
 from gpurent.sandbox.catalogue import Machine, default_machines
 from gpurent.sandbox.faults import Faults, Rule
 from gpurent.sandbox.hosts import Callbacks, Hosts
+from gpurent.sandbox.images import IMAGES, Furnishing, Trait
 from gpurent.sandbox.janitor import KEEP
 from gpurent.sandbox.journal import Journal
 from gpurent.sandbox.market import Market
@@ -86,7 +88,8 @@ class Sandbox:
         self._keep_hosts = keep_hosts
         self._engine = engine
         self._port = port
-        self._keys = Keys(*(f"{name}_{secrets.token_hex(16)}" for name in ("sbxa", "sbxc", "sbxb")))
+        prefixes = (ACCOUNT_KEYS[0], "sbxc_", ACCOUNT_KEYS[1])
+        self._keys = Keys(*(f"{prefix}{secrets.token_hex(16)}" for prefix in prefixes))
         self.faults = Faults(rng)
         self.market = Market(
             default_machines(rng) if machines is None else machines,
@@ -143,6 +146,16 @@ class Sandbox:
             for ref, count in sorted(counted.items())
             if count or ref in billing
         ]
+
+    def furnish(self, machine_id: str, image: str = "", traits: Iterable[Trait | str] = ()) -> None:
+        """Give a machine, or every one (``*``), an image of its own or traits; for what is rented from now on.
+
+        Raises:
+            ValueError: there is no such machine, image or trait.
+        """
+        if image and image not in IMAGES:
+            raise ValueError(f"there is no image {image!r}; there are {', '.join(IMAGES)}")
+        self.market.furnish(machine_id, Furnishing(image, frozenset(map(Trait, traits))))
 
     def start(self) -> Self:
         """Start to serve; returns when requests are answered.
@@ -271,6 +284,7 @@ class Sandbox:
 
 def run_forever(
     *, port: int, state_dir: Path, faults: Sequence[Rule] = (), balance: Usd = DEPOSIT,
+    furnishings: Sequence[tuple[str, Furnishing]] = (),
     on_ready: Callable[[Sandbox], None] = lambda _: None,
 ) -> None:  # fmt: skip
     """Serve until SIGINT or SIGTERM, then destroy everything. Must be called in the main thread.
@@ -278,7 +292,7 @@ def run_forever(
     ``on_ready`` is called once requests are answered.
 
     Raises:
-        UsageError: as ``Sandbox.start``.
+        UsageError: as ``Sandbox.start``, or there is no such machine to furnish.
     """
     done = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -286,6 +300,11 @@ def run_forever(
     sandbox = Sandbox(port=port, state_dir=state_dir, balance=balance)
     for rule in faults:
         sandbox.faults.set(rule.fault, times=rule.times, p=rule.p, value=rule.value, on=rule.on)
+    for machine, furnishing in furnishings:
+        try:
+            sandbox.market.furnish(machine, furnishing)
+        except ValueError as error:
+            raise UsageError(str(error)) from error
     with sandbox:
         on_ready(sandbox)
         while not done.wait(3600):

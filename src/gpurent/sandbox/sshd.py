@@ -7,6 +7,7 @@ import posixpath
 import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import asyncssh
 
@@ -16,9 +17,10 @@ CHUNK = 65536
 
 
 class HostServer(asyncssh.SSHServer):
-    """Admits user ``root`` with one of the keys that ``admitted`` lists at that moment."""
+    """Admits one user with one of the keys that ``admitted`` lists at that moment."""
 
-    def __init__(self, admitted: Callable[[], list[str]], link: Link) -> None:
+    def __init__(self, admitted: Callable[[], list[str]], link: Link, user: str = "root") -> None:
+        self._user = user
         self._admitted = admitted
         self._link = link
         self._connection: asyncssh.SSHServerConnection | None = None
@@ -43,7 +45,7 @@ class HostServer(asyncssh.SSHServer):
 
     def validate_public_key(self, username: str, key: asyncssh.SSHKey) -> bool:
         """Whether ``key`` is admitted now."""
-        return username == "root" and any(_same(line, key) for line in self._admitted())
+        return username == self._user and any(_same(line, key) for line in self._admitted())
 
 
 def _same(line: str, key: asyncssh.SSHKey) -> bool:
@@ -52,8 +54,24 @@ def _same(line: str, key: asyncssh.SSHKey) -> bool:
     return wanted in fields[:4] and not line.lstrip().startswith("#")
 
 
+class Noisy:
+    """A session whose login shell says something before every command."""
+
+    def __init__(self, process: asyncssh.SSHServerProcess[bytes]) -> None:
+        self._process = process
+
+    @property
+    def command(self) -> str | None:
+        """What is run in its place."""
+        given = self._process.command
+        return None if given is None else f"echo 'Activating the environment ...'; {given}"
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._process, name)
+
+
 async def serve_command(
-    process: asyncssh.SSHServerProcess[bytes], link: Link, environment: Mapping[str, str], home: Path
+    process: asyncssh.SSHServerProcess[bytes] | Noisy, link: Link, environment: Mapping[str, str], home: Path
 ) -> None:
     """Run one command (or a shell that reads standard input); stream all three channels to their end."""
     argv = ["/bin/sh"] if process.command is None else ["/bin/sh", "-c", process.command]
@@ -80,7 +98,7 @@ async def serve_command(
 
 
 async def _feed(
-    process: asyncssh.SSHServerProcess[bytes],
+    process: asyncssh.SSHServerProcess[bytes] | Noisy,
     child: asyncio.subprocess.Process,
     stdin: asyncio.StreamWriter,
     link: Link,
@@ -121,22 +139,25 @@ async def _drain(source: asyncio.StreamReader, target: asyncssh.SSHWriter[bytes]
             listening = False  # read on, so that a command outlives its lost connection
 
 
-def sftp_factory(root: Path, link: Link) -> Callable[[asyncssh.SSHServerChannel[bytes]], asyncssh.SFTPServer]:
-    """Make SFTP sessions for the host at ``root``."""
-    return lambda channel: HostFiles(channel, root, link)
+def sftp_factory(
+    root: Path, link: Link, home: str = "root"
+) -> Callable[[asyncssh.SSHServerChannel[bytes]], asyncssh.SFTPServer]:
+    """Make SFTP sessions for the host at ``root``, which begin in ``home`` below it."""
+    return lambda channel: HostFiles(channel, root, link, home)
 
 
 class HostFiles(asyncssh.SFTPServer):
     """Files of one host. Relative paths start in its login folder; nothing outside its root can be named."""
 
-    def __init__(self, channel: asyncssh.SSHServerChannel[bytes], root: Path, link: Link) -> None:
+    def __init__(self, channel: asyncssh.SSHServerChannel[bytes], root: Path, link: Link, home: str) -> None:
         super().__init__(channel)
         self._root = str(root).encode()
+        self._home = home.encode()
         self._link = link
 
     def map_path(self, path: bytes) -> bytes:
         """Resolve against the login folder."""
-        full = posixpath.normpath(posixpath.join(self._root, b"root", path))
+        full = posixpath.normpath(posixpath.join(self._root, self._home, path))
         if full != self._root and not full.startswith(self._root + b"/"):
             raise asyncssh.SFTPPermissionDenied("outside of this host")
         return full

@@ -38,7 +38,7 @@ DEFAULT_DISK_GB = 50
 _IMAGE = f"""\
 R="$GPURENT_ROOT"
 put() {{ cat > "$1"; chmod 755 "$1"; }}
-put "$R/bin/sshd" <<'E'
+put "$R/usr/local/bin/sshd" <<'E'
 #!/bin/sh
 : > "$GPURENT_ROOT/{SSHD_WANTED}"
 E
@@ -51,10 +51,10 @@ exec sshd
 E
 """
 _OTHER = """\
-mv "$R/bin/sshd" "$R/var/sshd.package"
-put "$R/bin/apt-get" <<'E'
+mv "$R/usr/local/bin/sshd" "$R/var/sshd.package"
+put "$R/usr/local/bin/apt-get" <<'E'
 #!/bin/sh
-case "$*" in *install*openssh-server*) cp "$GPURENT_ROOT/var/sshd.package" "$GPURENT_ROOT/bin/sshd" ;; esac
+case "$*" in *install*openssh-server*) cp "$GPURENT_ROOT/var/sshd.package" "$GPURENT_ROOT/usr/local/bin/sshd" ;; esac
 E
 """
 
@@ -213,7 +213,12 @@ def _ssh(held: Held, port: int | None, word: str) -> dict[str, object]:
         proxy = {"host": "ssh.runpod.io", "port": 22, "username": user, "command": f"ssh {user}@ssh.runpod.io"}
     direct = None
     if port is not None:
-        direct = {"host": "127.0.0.1", "port": port, "username": "root", "command": f"ssh root@127.0.0.1 -p {port}"}
+        direct = {
+            "host": "127.0.0.1",
+            "port": port,
+            "username": held.login,
+            "command": f"ssh {held.login}@127.0.0.1 -p {port}",
+        }
     return {"proxy": proxy, "direct": direct}
 
 

@@ -60,7 +60,6 @@ def order(body: Mapping[str, Any], ask: Ask) -> Order:
         price=price,
         sshd_after=_NEVER if words == ["args"] else "",
         interruptible=bid is not None,
-        bare_sessions=True,
         shown={
             "runtype": " ".join(words),
             "env": [[key, value] for key, value in env.items()],
