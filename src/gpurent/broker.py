@@ -32,6 +32,7 @@ from gpurent.errors import (
     GpurentError,
     InDoubt,
     Interrupted,
+    MissingCredentials,
     ProviderError,
     UsageError,
 )
@@ -326,7 +327,9 @@ class Broker:
             opened: Mapping[str, Opened] = self.opened
         else:
             options = self.settings.providers.options()
-            opened, _ = registry.load([provider], clock=self.clock, settings=options)
+            opened, problems = registry.load([provider], clock=self.clock, settings=options)
+            if provider not in opened:
+                raise MissingCredentials("; ".join(one.message for one in problems), provider=provider)
         own = Broker(settings=self.settings, home=self.home, providers=opened, clock=self.clock)
         try:
             yield own._teardown(tell)

@@ -360,14 +360,14 @@ class Api:
     ) -> Reply:
         self._wait_turn(method, path.partition("?")[0], next_page=next_page)
         where = f"{method} {path.partition('?')[0]}"
-        line = self._lines.take()
         headers = self._headers | ({} if body is None else {"Content-Type": "application/json"})
         content = None if body is None else json.dumps(body).encode()
-        request = line.build_request(method, path, params=params, content=content, headers=headers)
         within = self._policy.destroy_s if method == "DELETE" else self._policy.total_s
         sent = self._clock.now()
-        task = self._clock.begin(lambda: _exchange(line, request, self._policy.max_body))
+        line = self._lines.take()
         try:
+            request = line.build_request(method, path, params=params, content=content, headers=headers)
+            task = self._clock.begin(lambda: _exchange(line, request, self._policy.max_body))
             answer = task.result(within, lambda: self._abandon(line))
         except Overdue:
             log.debug("%s: %s: no complete answer in %g s", self.provider, where, within)

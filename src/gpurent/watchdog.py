@@ -29,6 +29,8 @@ from gpurent.localfiles import private_folder
 TURN_S = 10.0
 LINGER_S = 120.0
 """It stays this long after the last rental: the next one may come soon."""
+REST_S = 120.0
+"""The longest pause before a run whose worker could not end it is taken over again."""
 LEAD_S = 8.0
 """What a living client, which keeps its own deadline, is given before an enforcer acts."""
 
@@ -45,6 +47,8 @@ class Watchdog:
     hang_s: float = HANG_S
     _providers: tuple[str, ...] = field(default=(), init=False)
     _tending: dict[str, Worker] = field(default_factory=dict, init=False)
+    _rests: dict[str, tuple[float, float]] = field(default_factory=dict, init=False)
+    """When a run may be taken over again after a worker ended without ending it, and how long that pause was."""
     enforcers: dict[str, Enforcer] = field(default_factory=dict, init=False)
     """By the tags of the rentals that they end. Each is at work in a thread of its own."""
 
@@ -81,9 +85,9 @@ class Watchdog:
             now = self.clock.now()
             try:
                 open_runs = self.turn(broker, since)
-            except (GpurentError, OSError) as error:
-                # A full disk or a database out of reach is the worst moment to stop guarding.
-                _log(f"this turn failed: {error}")
+            except Exception as error:  # noqa: BLE001
+                # A full disk, a database out of reach or whatever else is the worst moment to stop guarding.
+                _log(f"this turn failed: {type(error).__name__}: {error}")
                 open_runs = {"unknown": self.home}  # something may be rented, as far as can be told
             idle_since = now if open_runs or self._tending else idle_since
             if now - idle_since >= LINGER_S:
@@ -106,7 +110,7 @@ class Watchdog:
         open_runs = self._open(broker)
         self._enforce(broker, open_runs)
         for run_id in broker.abandoned():
-            if run_id not in self._tending:
+            if run_id not in self._tending and self.clock.monotonic() >= self._rests.get(run_id, (0.0, 0.0))[0]:
                 _log(f"taking over {run_id}")
                 self._tending[run_id] = self.start(run_id, open_runs.get(run_id, self.home))
         self._learn({one.provider for one in broker.ledger.open_rentals()}, open_runs.values())
@@ -121,6 +125,9 @@ class Watchdog:
             if worker.at_work() and worker.silent_s() > self.hang_s:
                 _log(f"what tends {run_id} has shown no sign of life for {self.hang_s:.0f} s: it is killed")
                 worker.kill()
+            elif not worker.at_work():
+                pause = min(REST_S, 2 * self._rests.get(run_id, (0.0, TURN_S / 2))[1])
+                self._rests[run_id] = self.clock.monotonic() + pause, pause
             if not worker.at_work():
                 del self._tending[run_id]
 

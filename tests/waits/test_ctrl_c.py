@@ -8,10 +8,12 @@ from __future__ import annotations
 import os
 import pty
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -149,6 +151,19 @@ def test_commands_that_wait_for_a_service_end_at_the_first(cli: Cli, record_prop
         assert client.returncode == 130, printed
         assert "Traceback" not in printed
     assert cli.sandbox.market.history("sandbox") == []
+
+
+def test_a_ledger_that_hangs_holds_up_no_ctrl_c(cli: Cli, record_property: Record) -> None:
+    """Its server accepts and says nothing; that nobody knows what runs is said, and is exit 5."""
+    pytest.importorskip("psycopg")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"postgresql+psycopg://anna:secret@127.0.0.1:{silent.getsockname()[1]}/team"
+        client = replace(cli, leads=lambda address: {**address.env(), "GPURENT_LEDGER_URL": url}).start("status")
+        silent.settimeout(SOON_S)
+        with silent.accept()[0]:
+            printed = leaves(client, press(client), "status", record_property)
+    assert client.returncode == 5, printed
+    assert "does not say in time" in printed and "secret" not in printed
 
 
 def test_reap_leaves_at_the_first(cli: Cli, record_property: Record) -> None:

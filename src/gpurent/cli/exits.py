@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from gpurent.budget.errors import LedgerError
 from gpurent.errors import BudgetReached, GpurentError, InDoubt, Interrupted, NoOffer, UsageError
+from gpurent.tasks import Beside, Overdue
 
 CODES: tuple[tuple[int, str], ...] = (
     (0, "Done; nothing runs any more."),
@@ -21,6 +22,8 @@ CODES: tuple[tuple[int, str], ...] = (
 )
 """Every exit code with its meaning. A code not listed here is a failure."""
 
+HURRIED_S, PATIENT_S = 1.2, 60.0
+"""How long the last look at the ledger may take, after Ctrl-C and otherwise; the database's own waits are shorter."""
 # Without the ledger nobody can say that nothing runs.
 _BY_ERROR: tuple[tuple[type[GpurentError], int], ...] = (
     (InDoubt, 5), (LedgerError, 5), (Interrupted, 130), (BudgetReached, 4), (NoOffer, 3), (UsageError, 2),
@@ -69,7 +72,16 @@ def after(ended: Ended, *, as_json: bool) -> int:
     from gpurent.cli import common  # only now: it loads what help does without
 
     refs = ended.error.refs if isinstance(ended.error, InDoubt) else ()
-    doubt = run(lambda: common.warn_of_doubt(refs, as_json=as_json), as_json=as_json, said=ended.error)
+    within = HURRIED_S if ended.code == 130 else PATIENT_S
+
+    def look() -> int:
+        try:
+            return Beside(lambda: common.warn_of_doubt(refs, as_json=as_json)).result(within)
+        except Overdue:
+            text = "The ledger does not say in time whether anything still runs."
+            raise LedgerError(text, hint="`gpurent status` asks it again.") from None
+
+    doubt = run(look, as_json=as_json, said=ended.error)
     return doubt.code if doubt.code and ended.code != 2 else ended.code
 
 

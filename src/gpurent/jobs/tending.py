@@ -23,6 +23,7 @@ from gpurent.tasks import minding
 SIGN = "tended"
 """File in a run's folder whose time is the worker's last sign of life."""
 SIGN_S = 1.0
+KILL_S = 5.0
 HANG_S = 120.0
 """A worker that shows no sign of life for so long hangs: all of its waits show one."""
 
@@ -77,9 +78,10 @@ class Process:
         return max(0.0, time.time() - max(shown, self._started))
 
     def kill(self) -> None:
-        """SIGKILL, and wait for the corpse: only then its locks are free."""
+        """SIGKILL, and wait a while for the corpse: only then its locks are free."""
         self._process.kill()
-        self._process.wait(HANG_S)
+        with suppress(subprocess.TimeoutExpired):  # the kernel holds it: it is still at work, and killed again
+            self._process.wait(KILL_S)
         self.let_go()
 
 

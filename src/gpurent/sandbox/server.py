@@ -46,6 +46,8 @@ from gpurent.sandbox.wire import CuttableProtocol, Wire
 
 TICK_S = 0.05
 START_S = 20.0
+STOP_S = 60.0
+"""The longest wait for all hosts to be killed, and for the janitor."""
 DEPOSIT = Usd.parse("100")
 
 
@@ -199,10 +201,14 @@ class Sandbox:
             with contextlib.suppress(RuntimeError):  # the loop has already ended
                 self._loop.call_soon_threadsafe(self._stopping.set)
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(STOP_S)  # a daemon: what it leaves behind, the janitor clears up
             self._thread = None
         if self._janitor is not None:
-            self._janitor.communicate(KEEP if self._keep_hosts else b"")
+            try:
+                self._janitor.communicate(KEEP if self._keep_hosts else b"", timeout=STOP_S)
+            except subprocess.TimeoutExpired:
+                self._janitor.kill()
+                self._janitor.communicate()
             self._janitor = None
         withdraw(self.state_dir)
         if self._own_dir and not self._keep_hosts:
