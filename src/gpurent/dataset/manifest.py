@@ -40,12 +40,13 @@ def suspicious(sources: Iterable[Source]) -> list[Looks]:
     Raises:
         Outside, OSError: one cannot be opened.
     """
-    found = []
-    for source in sources:
-        with source.bounds.open(source.bounds.real(source.path)) as file:
-            what = _secret(source.path.name, file.read(portion(source.path.name, Stamp.of(file).size)))
-        found += [Looks(source.path, what)] if what else []
-    return found
+    return [looks for looks in parallel(_looks, sources) if looks is not None]
+
+
+def _looks(source: Source) -> Looks | None:
+    with source.bounds.open(source.bounds.real(source.path)) as file:
+        what = _secret(source.path.name, file.read(portion(source.path.name, Stamp.of(file).size)))
+    return Looks(source.path, what) if what else None
 
 
 def _secret(name: str, content: bytes) -> str | None:

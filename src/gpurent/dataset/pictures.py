@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,9 +111,10 @@ def _advice(dataset: Dataset, spec: TrainSpec) -> list[str]:
 def _without_trigger(folder: Folder) -> list[str]:
     """The phrase before the first comma that most captions begin with is taken for the trigger."""
     firsts = [image.caption.split(",")[0].strip() for image in folder.images]
-    trigger = max(sorted(set(firsts)), key=firsts.count)
+    counts = Counter(firsts)
+    trigger = max(sorted(counts), key=counts.__getitem__)
     lacking = [image.path.name for image in folder.images if trigger not in image.caption]
-    if not lacking or firsts.count(trigger) * 2 <= len(firsts):
+    if not lacking or counts[trigger] * 2 <= len(firsts):
         return []
     count = counted(len(lacking), "caption")
     return [f"The trigger phrase {trigger!r} is missing from {count} of {folder.name}: {_named(lacking)}."]
