@@ -229,7 +229,7 @@ def tight(cli: Cli, job: Job, life_s: float = LIFE_S, machines: int = 1) -> Usd:
     """Put machines on the market whose own quote, taken as the budget, pays for ``life_s``.
 
     A quote covers slow boots and installations, so that budgets are never tight: here a price of traffic that nearly
-    all of it has to be kept back for makes them so.
+    all of it has to be kept back for makes them so. The line is slow, so that little is kept for others' traffic.
     """
     reserved = job.workload.upload_bytes * 2 + job.workload.base_download_bytes + 500_000_000
     kept = 100 + PRICE_TOLERANCE_PERCENT  # deadlines are reckoned from the dearest price that is put up with
@@ -238,13 +238,19 @@ def tight(cli: Cli, job: Job, life_s: float = LIFE_S, machines: int = 1) -> Usd:
     per_gb = HOURLY.scaled(spare, 3600).scaled(1_000_000_000, kept * reserved - 100 * sent)
     price = Price(HOURLY, ZERO, per_gb, ZERO)
     for number in range(machines):
-        cli.sandbox.market.add_machine(Machine(f"tight{number}", OFFER.gpu, OFFER.vram_mb, price, boot_s=0.2))
+        cli.sandbox.market.add_machine(
+            Machine(f"tight{number}", OFFER.gpu, OFFER.vram_mb, price, down_mbps=SLOW, boot_s=0.2)
+        )
     quote = make_quote(job.workload, Need(gpus=(OFFER.gpu,)), [replace(OFFER, price=price)])
     (row,) = quote.rows
-    return row.high.total + Usd(9_999)  # the budget that is asked for is rounded up to the cent
+    kept_for_others = row.surge.scaled(kept, 100)
+    return row.high.total + kept_for_others + Usd(9_999)  # the budget that is asked for is rounded up to the cent
 
 
-OFFER = Offer("sandbox", "tight0", "RTX 6000 Ada", 49152, Price(HOURLY, ZERO, ZERO, ZERO), boot_s=0.2)
+SLOW = 10.0
+OFFER = Offer(
+    "sandbox", "tight0", "RTX 6000 Ada", 49152, Price(HOURLY, ZERO, ZERO, ZERO), down_mbps=SLOW, boot_s=0.2
+)  # fmt: skip
 
 
 def test_with_client_and_watchdog_dead_the_machine_ends_itself_in_time(
