@@ -160,7 +160,8 @@ class Session:
         if self.host.run(check, timeout=CHECK_S).status == 0:
             return
         self.tell(StageStarted(Stage.PREPARE, "installing the engine's packages"))
-        install = f"{python} -m pip install --quiet -r {shlex.quote(engine)}/gpurent_engine/requirements.txt"
+        lock = f"{shlex.quote(engine)}/gpurent_engine/requirements.lock"
+        install = f"{python} -m pip install --quiet --no-deps --only-binary=:all: --require-hashes -r {lock}"
         status, said = self._detached(f"{self.job_id}-install", f"{install} && {check}")
         if status != 0:
             raise CommandFailed(

@@ -37,7 +37,7 @@ def clean(text: str, limit: int = LINE, *, end: bool = False) -> str:
     shown = _SPACES.sub(" ", _visible(_SEQUENCE.sub("", kept))).strip()
     if len(kept) == len(text) and len(shown) <= limit:
         return shown
-    return "…" + shown[-(limit - 1) :] if end else shown[: limit - 1] + "…"
+    return "…" + shown[len(shown) - limit + 1 :] if end else shown[: limit - 1] + "…"
 
 
 def printable(text: str) -> str:
