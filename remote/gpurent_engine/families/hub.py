@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gpurent_engine.families.parts import ModelError
+from gpurent_engine.families.pins import revision
 
 PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
 SMALL = (
@@ -18,6 +19,8 @@ SMALL = (
 
 def download(repository: str, *, half: bool) -> Path:
     """Fetch a repository and return its folder; what is in the cache is not fetched again.
+
+    Where ``pins`` knows a revision, that one is loaded, whatever the repository holds today.
 
     Args:
         repository: such as ``stabilityai/stable-diffusion-xl-base-1.0``.
@@ -31,7 +34,8 @@ def download(repository: str, *, half: bool) -> Path:
 
     library: Any = huggingface_hub
     try:
-        return Path(library.snapshot_download(repository, allow_patterns=_patterns(library, repository, half)))
+        patterns = _patterns(library, repository, half)
+        return Path(library.snapshot_download(repository, revision=revision(repository), allow_patterns=patterns))
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise
@@ -43,7 +47,7 @@ def download(repository: str, *, half: bool) -> Path:
 def _patterns(library: Any, repository: str, half: bool) -> list[str]:
     """File patterns; without a network all weights, of which the cache may hold either kind."""
     try:
-        listed = library.list_repo_files(repository)
+        listed = library.list_repo_files(repository, revision=revision(repository))
     except Exception:  # noqa: BLE001 - offline or refused: whatever the cache holds; downloading says what is wrong
         return [*SMALL, *(f"{part}/*.safetensors" for part in PARTS)]
     patterns = list(SMALL)
