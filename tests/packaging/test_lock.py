@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib.metadata
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 from tools import lock
 
 from gpurent_remote.bundle import build
@@ -98,3 +100,27 @@ def test_a_lock_says_for_which_pythons_each_release_is() -> None:
     assert 'a==2.0 ; python_version >= "3.11" and python_version <= "3.12" \\\n    --hash=sha256:' + "2" * 64 in text
     assert text.count("b==1") == 1 and text.index("1" * 64) < text.index("3" * 64)
     assert Path(lock.LOCK).name == "requirements.lock"
+
+
+SAFE = {
+    "certifi": "2024.7.4", "cryptography": "44.0.1", "filelock": "3.20.3", "h11": "0.16", "idna": "3.7",
+    "paramiko": "3.4", "pillow": "11.3", "requests": "2.32.4", "starlette": "0.49.1", "torch": "2.6",
+    "transformers": "4.53", "urllib3": "2.5",
+}  # fmt: skip
+"""First releases without a hole that an advisory names; ``pyproject.toml`` says which for what we ask for ourselves."""
+
+
+def test_no_release_with_a_known_hole_can_be_installed(
+    entries: list[tuple[Requirement, list[str]]], repository: Path
+) -> None:
+    """Floors of ours, pins of `make`, pins of hosts."""
+    project = tomllib.loads((repository / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    asked = [one for group in project["optional-dependencies"].values() for one in group] + project["dependencies"]
+    for requirement in map(Requirement, asked):
+        least = SAFE.get(canonicalize_name(requirement.name))
+        floors = [Version(one.version) for one in requirement.specifier if one.operator == ">="]
+        assert least is None or max(floors) >= Version(least), requirement
+    pins = lock.asked((repository / "constraints.txt").read_text(encoding="utf-8")) + [one for one, _ in entries]
+    for requirement in pins:
+        least = SAFE.get(canonicalize_name(requirement.name))
+        assert least is None or Version(next(iter(requirement.specifier)).version) >= Version(least), requirement

@@ -190,7 +190,7 @@ class Session:
         base = self._absolute(self.folder)
         return {
             "protocol": events.PROTOCOL,
-            "spec": job.spec.to_dict(),
+            "spec": {**job.spec.to_dict(), **_without_paths(job)},
             "base_model": f"{base}/{job.base_target}" if job.base_target else job.base_model_id,
             "data_dir": f"{base}/data",
             "out_dir": f"{base}/out",
@@ -370,3 +370,8 @@ class Session:
             look_at_host(self.host, self.run_dir)
         except (HostError, OSError) as error:
             self.tell(Notice(f"What the machine says of itself could not be kept: {error}"))
+
+
+def _without_paths(job: Job) -> dict[str, str]:
+    """Where things lie on this computer is nobody's business there, and names its user."""
+    return {"train_data_dir": "", "output_dir": "output", "pretrained_model_name_or_path": job.base_model.name}
