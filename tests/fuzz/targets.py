@@ -20,6 +20,7 @@ from gpurent.budget.database import Database
 from gpurent.budget.errors import LedgerError
 from gpurent.clock import ManualClock
 from gpurent.dataset import base, secrets
+from gpurent.dataset.bounds import Bounds
 from gpurent.dataset.job import read_spec
 from gpurent.errors import BadHostData, BadReply, ConfigError, GpurentError, MissingCredentials
 from gpurent.hosts import load_hosts
@@ -324,7 +325,7 @@ TARGETS = (
     Target(
         "model_index.json",
         bytes_like(b'{"_class_name": "StableDiffusionPipeline"}'),
-        _file("model_index.json", lambda path: base._json(path, path)),
+        _file("model_index.json", lambda path: base._json(Bounds.around(path.parent), path, path)),
         (ConfigError,),
     ),
     Target(
