@@ -57,6 +57,7 @@ docs: $(READY)  ## Write the generated reference pages
 bench: $(READY)  ## Measure against a named baseline in the same run
 	$(BIN)/python -m bench.transfer
 	$(BIN)/python -m bench.engine
+	$(BIN)/python -m bench.load
 
 wheel: $(READY)  ## Build and check the wheel
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .

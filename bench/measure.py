@@ -34,4 +34,4 @@ def compare(ours: Callable[[], object], baseline: Callable[[], object], rounds: 
 
 
 def say(name: str, found: Compared, baseline: str) -> None:
-    print(f"{name}: {found.ours:.3f} s; {baseline}: {found.baseline:.3f} s; ratio {found.ratio:.2f}", flush=True)
+    print(f"{name}: {found.ours:.3f} s; {baseline}: {found.baseline:.3f} s; ratio {found.ratio:.3g}", flush=True)
