@@ -117,7 +117,6 @@ def test_kill_9_is_found_by_status_and_mended_by_reap(cli: Cli, moment: Kind) ->
         assert cli.run("status").returncode == 0
 
 
-@pytest.mark.real_engine
 def test_attach_goes_on_where_a_killed_client_left_off(cli: Cli) -> None:
     """Training outlives its client; attach collects the result, destroys, and the run ends as done."""
     make_job(cli.folder, steps=120)

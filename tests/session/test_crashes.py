@@ -59,7 +59,9 @@ DEATHS: dict[Kind, Death] = {
     Kind.JOB_STARTED: Death(),
     Kind.PROGRESS: Death(),
     Kind.CHECKPOINT_HOME: Death(home=True),
-    Kind.REPLANNED: Death(steps=20_000, budget='max_hours = 0.04\non_overrun = "shrink"'),
+    Kind.REPLANNED: Death(
+        steps=20_000, budget='max_hours = 0.04\non_overrun = "shrink"', orders=Orders(step_s=0.01, says_s=1.0)
+    ),
     Kind.JOB_DONE: Death(home=True),
     Kind.JOB_FAILED: Death(orders=Orders(fail_at=2)),
     Kind.DESTROY_SENT: Death(home=True),

@@ -1,4 +1,4 @@
-"""A job that will not fit into its budget, by the real command line and the real engine."""
+"""A job that will not fit into its budget."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from collections.abc import Callable
 import pytest
 from safetensors import safe_open
 from tests.session.world import Cli, make_job
+from tests.stub.control import StubEngine
+from tests.stub.engine import Orders
 
 from gpurent.budget.events import Kind
 from gpurent.clock import ManualClock
@@ -76,8 +78,9 @@ def test_a_host_that_slows_down_further_is_followed() -> None:
     assert second is not None and second.steps < 200
 
 
-def test_a_shrunk_job_ends_as_a_whole_one_within_its_time(cli: Cli) -> None:
-    """Far too many steps for three minutes: fewer epochs are trained, and the file that comes home is the final one."""
+def test_a_shrunk_job_ends_as_a_whole_one_within_its_time(cli: Cli, stub: StubEngine) -> None:
+    """Far too many steps for two minutes: fewer epochs are trained, and the file that comes home is the final one."""
+    stub.order(Orders(step_s=0.02, says_s=1.0))
     make_job(cli.folder, steps=20_000, extra='lr_scheduler = "cosine"')
     ended = cli.run("train", "--budget", "1", "--yes", "--json", "--max-hours", "0.03", "--on-overrun", "shrink")
     assert ended.returncode == 0, ended.stdout + ended.stderr

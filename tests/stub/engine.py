@@ -35,6 +35,8 @@ class Orders:
 
     step_s: float = 0.05
     """Seconds a step takes."""
+    says_s: float | None = None
+    """Seconds that it says a step takes: speed and time so far, as it reports them, go by this."""
     start_s: float = 0.0
     """Seconds before the first event, as imports and a slow disk take."""
     save_s: float = 0.0
@@ -231,6 +233,8 @@ class Training:
             print("x" * (self.orders.log_bytes - 1), flush=True)
 
     def _say_step(self, first: int, elapsed: float) -> None:
+        if self.orders.says_s is not None:
+            elapsed = (self.step - first) * self.orders.says_s
         rate, loss = (self.step - first) / max(1e-9, elapsed), 1 / (1 + self.step)
         self.say("step", step=self.step, total=self.length.steps, epoch=self._epoch(), epochs=self.length.epochs,
                  loss=loss, avg_loss=loss, lr=self.spec["learning_rate"], it_s=rate,
