@@ -136,7 +136,7 @@ def test_the_money_spent_is_always_told_and_never_falls(cli: Cli, broker: Broker
     assert len(amounts) > 3 and amounts == sorted(amounts)
 
 
-@pytest.mark.parametrize("code", ["nan", "oom", "disk_full", "something new"])
+@pytest.mark.parametrize("code", ["nan", "oom", "disk_full", "something_new"])
 def test_an_engine_that_fails_names_the_cause_and_the_rental_is_gone(
     cli: Cli, broker: Broker, stub: StubEngine, code: str
 ) -> None:
