@@ -109,7 +109,7 @@ class NeedSection(_Section):
     """What a machine must offer."""
 
     gpu: Names = Field(default=[], description='any of these, such as `["4090", "A5000"]`; empty: any GPU')
-    min_vram_gb: int = Field(default=0, ge=0, le=1000, description="as cards are sold; 0: reckoned from the job")
+    min_vram_gb: int = Field(default=0, ge=0, le=1000, description="as cards are sold; 0: estimated from the job")
     disk_gb: int = Field(default=20, ge=1, le=100_000, description="disk to rent")
     max_hourly: Dollars | None = Field(default=None, description="GPU and disk, per hour")
     min_reliability: float = Field(default=0.95, ge=0, le=1, description="lowest reliability a host may list")
@@ -369,7 +369,7 @@ config = "training_config.toml"   # kohya training configuration
 
 [need]
 gpu = []                          # e.g. ["4090", "A5000"]; empty: any that fits
-min_vram_gb = 0                   # 0: reckoned from the job
+min_vram_gb = 0                   # 0: estimated from the job
 disk_gb = 20
 min_reliability = 0.95
 trusted_only = false              # true: data centres and secure clouds only

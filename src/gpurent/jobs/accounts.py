@@ -36,7 +36,7 @@ class Accounts:
         return known if known is not None else self.afresh(name)
 
     def afresh(self, name: str) -> Account:
-        """As ``of``, asked anew: before something is concluded that cannot be taken back."""
+        """As ``of``, asked again: before something is concluded that cannot be taken back."""
         found = self._ask(name)
         if found.id:
             with self._lock:

@@ -57,7 +57,7 @@ class Quote:
 
     workload: Workload
     need: Need
-    """With the memory that was reckoned for the workload."""
+    """With the memory that was estimated for the workload."""
     rows: tuple[QuoteRow, ...]
     rejected: tuple[Rejected, ...] = ()
     notes: tuple[str, ...] = ()
@@ -74,7 +74,7 @@ def make_quote(
 
     Args:
         workload: what is to be trained.
-        need: the user's constraints; without ``min_vram_mb`` the memory is reckoned from ``workload``.
+        need: the user's constraints; without ``min_vram_mb`` the memory is estimated from ``workload``.
         offers: from any number of providers, in any order.
         budget: only adds a note on how many rows ask for more; ``require_offer`` is what refuses.
         notes: what happened while asking, such as a provider that did not answer.
@@ -82,12 +82,12 @@ def make_quote(
         dated: day of the price table, as ``YYYY-MM-DD``.
         avoid: reasons to leave machines out, by provider and machine.
     """
-    reckoned = vram.memory(workload)
-    wanted = rank.with_memory(need, reckoned.need)
+    memory = vram.memory(workload)
+    wanted = rank.with_memory(need, memory.need)
     rows: list[QuoteRow] = []
     rejected: list[Rejected] = []
     for offer in offers:
-        row = _row(workload, wanted, offer, reckoned.need)
+        row = _row(workload, wanted, offer, memory.need)
         reason = rank.why_not(offer, wanted) or rank.too_short(offer, row.timeline.total_s.high)
         reason = reason or avoid.get((offer.provider, offer.machine_id), "")
         if reason:
@@ -96,7 +96,7 @@ def make_quote(
             rows.append(row)
     rows.sort(key=lambda row: rank.place(row.expected, row.timeline.total_s.mid, row.offer))
     rejected.sort(key=lambda one: (one.offer.provider, one.offer.id))
-    said = (*notes, *_remarks(wanted, reckoned, rows, budget))
+    said = (*notes, *_remarks(wanted, memory, rows, budget))
     return Quote(workload, wanted, tuple(rows), tuple(rejected), said, source, dated)
 
 
@@ -110,9 +110,9 @@ def _row(workload: Workload, need: Need, offer: Offer, vram_mb: int) -> QuoteRow
     return QuoteRow(offer, offer.price.hourly(need.disk_gb), timeline, low, mid, high, expected, vram_mb)
 
 
-def _remarks(need: Need, reckoned: vram.Memory, rows: Sequence[QuoteRow], budget: Usd | None) -> list[str]:
-    remarks = [f"Needs {reckoned}."]
-    if need.min_vram_mb < reckoned.need:
+def _remarks(need: Need, memory: vram.Memory, rows: Sequence[QuoteRow], budget: Usd | None) -> list[str]:
+    remarks = [f"Needs {memory}."]
+    if need.min_vram_mb < memory.need:
         remarks.append(f"You asked for {need.min_vram_mb / 1024:.1f} GB only: it may run out of memory.")
     if budget is not None:
         beyond = sum(row.asks > budget for row in rows)

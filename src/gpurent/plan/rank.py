@@ -86,5 +86,5 @@ def place(expected: Usd, seconds: float, offer: Offer) -> tuple[Usd, float, str,
 
 
 def with_memory(need: Need, vram_mb: int) -> Need:
-    """``need`` with the reckoned memory, unless the user asked for a number of their own."""
+    """``need`` with the estimated memory, unless the user asked for a number of their own."""
     return need if need.min_vram_mb else replace(need, min_vram_mb=vram_mb)
