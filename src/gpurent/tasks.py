@@ -39,6 +39,11 @@ def _nothing() -> None: ...
 class Task(Protocol[T_co]):
     """Something that has begun."""
 
+    @property
+    def over(self) -> bool:
+        """Whether ``result`` would not wait."""
+        ...
+
     def result(self, within: float, abandon: Callable[[], object] = _nothing) -> T_co:
         """Wait for its end and return or raise what came of it.
 
@@ -56,7 +61,7 @@ class Beside(Generic[T]):
     """A task in a daemon thread of its own. A wait of the task ends with ``Abandoned`` once nobody waits for it."""
 
     def __init__(self, act: Callable[[], T]) -> None:
-        self._over = threading.Event()
+        self._ended = threading.Event()
         self._left = False
         self._value: list[T] = []
         self._error: BaseException | None = None
@@ -70,7 +75,12 @@ class Beside(Generic[T]):
         except BaseException as error:  # noqa: BLE001  handed to whoever waits
             self._error = error
         finally:
-            self._over.set()
+            self._ended.set()
+
+    @property
+    def over(self) -> bool:
+        """Whether it has ended."""
+        return self._ended.is_set()
 
     def _wanted(self) -> None:
         if self._left:
@@ -80,7 +90,7 @@ class Beside(Generic[T]):
         """Wait; see ``Task.result``."""
         until = time.monotonic() + within
         try:
-            while not self._over.wait(max(0.0, min(STEP_S, until - time.monotonic()))):
+            while not self._ended.wait(max(0.0, min(STEP_S, until - time.monotonic()))):
                 if time.monotonic() >= until:
                     raise Overdue(f"no end after {within:g} s")
                 mind()
@@ -98,6 +108,11 @@ class Inline(Generic[T]):
 
     def __init__(self, act: Callable[[], T]) -> None:
         self._act = act
+
+    @property
+    def over(self) -> bool:
+        """It takes no time."""
+        return True
 
     def result(self, within: float, abandon: Callable[[], object] = _nothing) -> T:  # noqa: ARG002
         """Carry it out."""

@@ -131,6 +131,7 @@ def test_a_watchdog_holds_the_deadlines_of_clients_that_are_dead_or_hang(
         each.folder.mkdir()
         job = Job.from_config(make_job(each.folder, steps=100_000))
     budget = tight(cli, job, LIFE_S, machines=2)
+    suspended: list[psutil.Process] = []
     try:
         dies, hangs = begin(one, budget), begin(two, budget)
         wait_for(lambda: count(one, Kind.JOB_STARTED) == 2, "two trainings")
@@ -139,13 +140,16 @@ def test_a_watchdog_holds_the_deadlines_of_clients_that_are_dead_or_hang(
         kill(dies)
         hangs.send_signal(signal.SIGSTOP)
         wait_for(lambda: workers(told.pid) != [], "somebody who takes over")
-        for worker in workers(told.pid):
+        suspended += workers(told.pid)
+        for worker in suspended:
             worker.suspend()
         ends(one, budget, "the watchdog alone", record_property)
         cli.sandbox.faults.clear()
         kill(hangs)
     finally:
         end_watchdog(one.home)
+        for worker in suspended:
+            worker.kill()
     assert one.run("reap").returncode == 0
     consistent(one.home)
 

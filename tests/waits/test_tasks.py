@@ -77,7 +77,7 @@ def test_what_is_minded_in_one_thread_is_not_in_another() -> None:
     """A task has nothing to do with what its waiter minds."""
     with minding(raise_left):
         task = Beside(mind)
-        task._over.wait(SOON_S)
+        task._ended.wait(SOON_S)
     task.result(SOON_S)
 
 
@@ -95,7 +95,7 @@ def test_a_task_that_nobody_waits_for_ends_at_its_next_wait() -> None:
     task = Beside(long)
     with pytest.raises(Overdue):
         task.result(0.1)
-    assert task._over.wait(SOON_S)
+    assert task._ended.wait(SOON_S)
     assert [type(one) for one in ended] == [Abandoned]
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from queue import SimpleQueue
 from types import TracebackType
 from typing import Self
 
@@ -45,7 +46,7 @@ from gpurent.jobs.enforcer import Enforce, Target, nobody_enforces
 from gpurent.jobs.interrupt import Interrupt, Stop
 from gpurent.jobs.keys import forget_keys
 from gpurent.jobs.meter import Meter
-from gpurent.jobs.progress import Notice, Stage, StageStarted
+from gpurent.jobs.progress import Notice, Progress, Stage, StageStarted
 from gpurent.jobs.rental import LaunchOrder, Rentals
 from gpurent.jobs.replan import Asker, Nobody, Replanner
 from gpurent.jobs.session import Outcome, Session
@@ -312,9 +313,11 @@ class Conductor:
     def _watch(self, limits: Deadlines, hourly: Usd, offer: Offer) -> Watch:
         hourly, grain = tolerated(hourly), self.rentals.facts.get(offer.provider, Facts()).billing_granularity_s
         reserve = teardown_reserve(hourly, TEARDOWN_S, grain) + tolerated(surge_reserve(offer))
+        said: SimpleQueue[Progress] = SimpleQueue()
         return Watch(
             self.ledger, self.run_id, limits, self.clock, self.interrupt, self.tell, reserve, hourly,
-            rouse=self.rentals.rouse, meter=Meter(self.ledger, self.rentals.providers, self.clock, self.tell).look,
+            rouse=self.rentals.rouse, meter=Meter(self.ledger, self.rentals.providers, self.clock, said.put).look,
+            said=said,
         )  # fmt: skip
 
 

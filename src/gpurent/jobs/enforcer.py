@@ -6,7 +6,7 @@ first; the enforcer waits a moment, looks whether the order to destroy was accep
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from queue import SimpleQueue
@@ -20,6 +20,7 @@ from gpurent.jobs.interrupt import Interrupt, Stop
 from gpurent.jobs.progress import Notice, Progress
 from gpurent.jobs.teardown import Teardown
 from gpurent.jobs.watch import Tell
+from gpurent.tasks import Task
 
 LEAD_S = 3.0
 """What whoever conducts the rental has to end it in time."""
@@ -74,6 +75,7 @@ class Enforcer:
     """Set by whoever has ended it."""
     _due: float | None = field(default=None, init=False)
     _count_due: float = field(default=float("-inf"), init=False)
+    _counting: Task[Mapping[str, str]] | None = field(default=None, init=False)
     _why: str = field(default="", init=False)
     _opened: ExitStack = field(default_factory=ExitStack, init=False)
     _teardown: Teardown | None = field(default=None, init=False)
@@ -113,11 +115,17 @@ class Enforcer:
         return self._end(teardown)
 
     def _spent(self, teardown: Teardown) -> str:
-        """Why it has to end before its deadline: by what its provider counts, the money is used up."""
-        if not self._why and self.clock.monotonic() >= self._count_due:
+        """Why it has to end before its deadline: by what its provider counts, the money is used up.
+
+        Counting asks a provider, and runs beside: its answer may take its time.
+        """
+        if self._counting is None and not self._why and self.clock.monotonic() >= self._count_due:
             self._count_due = self.clock.monotonic() + COUNT_S
+            self._counting = self.clock.begin(lambda: teardown.overdue(self.target.run_id))
+        if self._counting is not None and self._counting.over:
+            counting, self._counting = self._counting, None
             try:
-                self._why = teardown.overdue(self.target.run_id).get(self.target.tag, "")
+                self._why = counting.result(0.0).get(self.target.tag, "")
             except LedgerError as error:
                 self._say(f"{error} The hard deadline of {self.target.tag} holds all the same.")
         return self._why

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from queue import SimpleQueue
 
 from gpurent.budget.errors import LedgerError
 from gpurent.budget.guard import Deadlines, end_reserve
@@ -19,7 +20,7 @@ from gpurent.jobs.lifecycle import Decision, Facts, Machine, Step, next_step
 from gpurent.jobs.progress import Notice, Progress, Spending
 from gpurent.jobs.waits import GLANCE_S
 from gpurent.money import ZERO, Usd, per_hour
-from gpurent.tasks import Overdue
+from gpurent.tasks import Overdue, Task
 
 Tell = Callable[[Progress], None]
 
@@ -59,11 +60,14 @@ class Watch:
     rouse: Callable[[], None] = lambda: None
     """Sees to it that this computer's watchdog lives."""
     meter: Callable[[Run], bool] = lambda _run: False
-    """Looks at what the provider counts, when it is time to; whether that changed the ledger."""
+    """Looks at what the provider counts, when it is time to; whether that changed the ledger. It may take its time."""
+    said: SimpleQueue[Progress] = field(default_factory=SimpleQueue)
+    """Where it leaves what it has to say."""
     _due: float = field(default=0.0, init=False)
     _rouse_due: float = field(default=0.0, init=False)
     _left: Usd | None = field(default=None, init=False)
     _patient: bool = field(default=False, init=False)
+    _counting: Task[bool] | None = field(default=None, init=False)
 
     @contextmanager
     def patiently(self) -> Iterator[None]:
@@ -108,19 +112,11 @@ class Watch:
         if self.clock.monotonic() >= self._rouse_due:
             self._rouse_due = self.clock.monotonic() + ROUSE_S
             self.rouse()
-        try:
-            run = self.clock.begin(lambda: self.ledger.run(self.run_id)).result(GLANCE_S)
-        except Overdue:
-            self._due = self.clock.monotonic() + AGAIN_S
-            self.tell(Notice("The ledger is slow to answer. The deadlines hold all the same.", warning=True))
+        run = self._read()
+        if run is not None and self._count(run):
+            run = self._read()
+        if run is None:
             return
-        except LedgerError as error:
-            if not error.passing:
-                raise
-            self.tell(Notice(f"{error}. {error.hint} The deadlines hold all the same.", warning=True))
-            return
-        if self.meter(run):
-            run = self.ledger.run(self.run_id)
         for rental in run.open_rentals:  # a machine may turn out dearer than its offer
             self.hourly, self.reserve = max(self.hourly, rental.hourly), max(self.reserve, end_reserve(rental))
         if run.stop_requested:
@@ -128,3 +124,28 @@ class Watch:
         spent = run_spent(run, self.clock.now())
         self._left = run.budget - spent
         self.tell(Spending(spent, run.budget, self.deadlines.soft, self.deadlines.hard))
+
+    def _read(self) -> Run | None:
+        """The run as the ledger has it; None, which is told, where it does not say so at once."""
+        try:
+            return self.clock.begin(lambda: self.ledger.run(self.run_id)).result(GLANCE_S)
+        except Overdue:
+            self._due = self.clock.monotonic() + AGAIN_S
+            self.tell(Notice("The ledger is slow to answer. The deadlines hold all the same.", warning=True))
+        except LedgerError as error:
+            if not error.passing:
+                raise
+            self.tell(Notice(f"{error}. {error.hint} The deadlines hold all the same.", warning=True))
+        return None
+
+    def _count(self, run: Run) -> bool:
+        """Have what the provider counts looked at beside; whether a look has ended that changed the ledger."""
+        if self._counting is None:
+            self._counting = self.clock.begin(lambda: self.meter(run))
+        changed = False
+        if self._counting.over:
+            counting, self._counting = self._counting, None
+            changed = counting.result(0.0)
+        while not self.said.empty():
+            self.tell(self.said.get())
+        return changed
