@@ -68,12 +68,15 @@ class Stepper(Protocol):
             Loss of each micro-batch, float32 ``[len(batches)]``, on the device: asking for its value waits for the GPU,
             so the loop does it seldom.
         """
+        ...
 
     def adapters(self) -> Mapping[str, torch.Tensor]:
         """Trained tensors by their names in a LoRA file, float32: ``lora_unet_….lora_down.weight`` and so on."""
+        ...
 
     def state(self) -> StepperState:
         """Everything needed to go on exactly from here."""
+        ...
 
     def restore(self, state: StepperState) -> None:
         """Put a state back.

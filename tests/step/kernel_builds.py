@@ -9,7 +9,8 @@ import triton as typed_triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from gpurent_engine.step.kernels import adamw, groupnorm, layernorm, pointwise
+from gpurent_engine.step.kernels import adamw, layernorm, pointwise
+from gpurent_engine.step.kernels import groupnorm_programs as programs
 
 triton: Any = typed_triton
 TARGETS = (80, 89, 90, 120)
@@ -21,12 +22,12 @@ SINGLES = (
 )  # fmt: skip
 UNALIGNED = ("HW", "ROWS_EACH", "PARTS", "CG", "T", "GROUPS", *FLOATS)
 ALL: tuple[tuple[Any, dict[str, Any], bool], ...] = (
-    (groupnorm._sums, {"BACKWARD": False, "ACT": False, "BR": 32, "BC": 128}, True),
-    (groupnorm._sums, {"BACKWARD": True, "ACT": True, "BR": 32, "BC": 128}, True),
-    (groupnorm._coefficients, {"SHIFTED": True, "SUMS": True, "BP": 16, "BG": 64}, False),
-    (groupnorm._gradient_coefficients, {"SHIFTED": True, "SUMS": True, "BP": 16, "BG": 64}, False),
-    (groupnorm._apply, {"ACT": True, "BR": 32, "BC": 128}, True),
-    (groupnorm._apply_gradient, {"ACT": True, "PASS1": True, "PASS2": True, "BR": 32, "BC": 128}, True),
+    (programs.channel_sums, {"BACKWARD": False, "ACT": False, "BR": 32, "BC": 128}, True),
+    (programs.channel_sums, {"BACKWARD": True, "ACT": True, "BR": 32, "BC": 128}, True),
+    (programs.coefficients, {"SHIFTED": True, "SUMS": True, "BP": 16, "BG": 64}, False),
+    (programs.gradient_coefficients, {"SHIFTED": True, "SUMS": True, "BP": 16, "BG": 64}, False),
+    (programs.apply, {"ACT": True, "BR": 32, "BC": 128}, True),
+    (programs.apply_gradient, {"ACT": True, "PASS1": True, "PASS2": True, "BR": 32, "BC": 128}, True),
     (layernorm._forward, {"ADD": True, "BC": 2048}, True),
     (layernorm._backward, {"RESIDUAL": True, "BC": 2048}, True),
     (pointwise._geglu, {"BR": 8, "BC": 256}, True),

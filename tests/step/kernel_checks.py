@@ -69,11 +69,12 @@ def group_norms() -> Iterator[tuple[str, Errors]]:
             grads.append(normal(*skip_again.shape, seed=6))
         found = torch.autograd.grad(outs, inputs, grads)
         exact = [one.detach().double().requires_grad_() for one in inputs]
-        named = dict(zip(("x", *(["skip"] if c2 else []), *(["shift"] if shifted else [])), exact, strict=True))
+        names = ("x", *(["skip"] if c2 else []), *(["shift"] if shifted else []))
+        named: dict[str, torch.Tensor] = dict(zip(names, exact, strict=True))
         twin = plain_group_norm(named["x"], norm.double(), act=act, shift=named.get("shift"), skip=named.get("skip"))
         outs2 = [twin, named["x"] * 1] + ([named["skip"] * 1] if c2 else [])
         wanted = torch.autograd.grad(outs2, exact, [g.double() for g in grads])
-        errors = {"forward": off(y, twin)}
+        errors: Errors = {"forward": off(y, twin)}
         errors |= {name: off(a, b) for name, a, b in zip(named, found, wanted, strict=True)}
         errors["room"] = 0.0 if (widened(as_rows(y), room) is not None) == bool(room) else 1.0
         norm.float()

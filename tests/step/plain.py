@@ -75,8 +75,8 @@ class Plain:
         with torch.no_grad():
             for key in self.layers:
                 down, up = self._pair(key)
-                down.uniform_(-0.2, 0.2, generator=draw)
-                up.normal_(0, 0.02, generator=draw)
+                down.copy_(torch.empty(down.shape).uniform_(-0.2, 0.2, generator=draw))
+                up.copy_(torch.empty(up.shape).normal_(0, 0.02, generator=draw))
         return self.values()
 
     def load(self, values: Values) -> None:
@@ -112,7 +112,8 @@ class Plain:
             hidden = torch.cat(states, dim=-1)
         extra = {"added_cond_kwargs": {"text_embeds": pooled, "time_ids": x["sizes"]}} if "sizes" in x else {}
         predicted = self.models["unet"](noisy, x["times"], hidden, return_dict=False, **extra)[0]
-        return ((predicted - target).square().mean(dim=(1, 2, 3)) * x["weight"]).mean()
+        loss: torch.Tensor = ((predicted - target).square().mean(dim=(1, 2, 3)) * x["weight"]).mean()
+        return loss
 
     def step(self, batches: Sequence[Batch]) -> torch.Tensor:
         """One optimiser step; returns each micro-batch's loss."""

@@ -59,8 +59,8 @@ class Linear:
         else:
             self.weight = weights[0] if len(weights) == 1 else torch.cat(weights)
         if self.stacked or len(weights) > 1:
-            for base, rows in zip(bases, self.weight.chunk(self.slices), strict=True):
-                _point(base, rows)  # the base's own copy of the weight is freed
+            for base, part in zip(bases, self.weight.chunk(self.slices), strict=True):
+                _point(base, part)  # the base's own copy of the weight is freed
 
     def _stack(self, weights: list[torch.Tensor], region: Region) -> torch.Tensor:
         out, wide, r = self.slices * self.fan_out, region.columns, region.rank
@@ -162,7 +162,8 @@ def _product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -
 
 def _per_adapter(x: torch.Tensor, n: int) -> torch.Tensor:
     """``[n, rows / n, columns]``: the samples of each adapter follow one another."""
-    return x.unflatten(0, (n, -1))
+    view: torch.Tensor = x.unflatten(0, (n, -1))
+    return view
 
 
 def _down(x: torch.Tensor, region: Region) -> torch.Tensor:

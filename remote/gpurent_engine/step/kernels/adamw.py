@@ -4,6 +4,7 @@ Each program handles a chunk of one matrix. Besides the master it writes the cop
 may lie anywhere: in the shadow buffer, or as a strided block of a layer's weight table.
 """
 
+# pyright: reportInvalidTypeForm=false
 from __future__ import annotations
 
 from dataclasses import dataclass

@@ -6,6 +6,7 @@ Triton compiles a kernel when it is first called, and needs a C compiler for the
 
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
 import sysconfig
@@ -15,16 +16,16 @@ from typing import Any
 
 import torch
 
-triton: Any
-tl: Any
-try:
-    import triton
-    import triton.language as tl
 
-    INSTALLED = True
-except ImportError:
-    triton = tl = None
-    INSTALLED = False
+def _module(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        return None
+
+
+triton, tl = _module("triton"), _module("triton.language")
+INSTALLED = tl is not None
 
 INTERPRETED = INSTALLED and os.environ.get("TRITON_INTERPRET") == "1"
 """Kernels run line by line in Python, on CPU tensors: slow, and exact enough for tests."""

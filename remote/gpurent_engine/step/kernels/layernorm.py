@@ -4,6 +4,7 @@ Forward: ``s = x + y`` and ``n = norm(s)``. Both results go on: ``s`` along the 
 layer. Backward: both gradients come back here and leave as one, which is the gradient of ``x`` and of ``y``.
 """
 
+# pyright: reportInvalidTypeForm=false
 from __future__ import annotations
 
 from typing import Any

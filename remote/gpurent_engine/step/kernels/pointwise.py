@@ -1,5 +1,6 @@
 """GEGLU (Shazeer 2020), residual additions and the packing of attention gradients."""
 
+# pyright: reportInvalidTypeForm=false
 from __future__ import annotations
 
 from typing import Any
@@ -133,7 +134,7 @@ class _Add(torch.autograd.Function):
         return out.view(x.shape)
 
     @staticmethod
-    def backward(_ctx: Any, *gradients: torch.Tensor) -> Any:
+    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:  # noqa: ARG004
         return gradients[0], gradients[0], None, None
 
 
