@@ -26,9 +26,9 @@ ROOT = Path(__file__).resolve().parents[1]
 ASKED = ROOT / "remote" / "gpurent_engine" / "requirements.txt"
 LOCK = ASKED.with_suffix(".lock")
 CONSTRAINTS = ROOT / "constraints.txt"
-PYTHONS = ("3.10", "3.11", "3.12", "3.13")
+PYTHONS = ("3.11", "3.12", "3.13")
 NEVER = frozenset(("torch", "triton"))
-"""Whoever installed these again would pull gigabytes, built for another CUDA than the host's."""
+"""Installing these again would pull gigabytes, built for another CUDA than the host's."""
 GLIBC = range(5, 29)
 """Minor versions whose wheels are taken: Ubuntu 20.04 has 2.31."""
 HEAD = """\

@@ -1,6 +1,6 @@
 """What one training is expected to send home, by its plan: names, number and size of files, number of events. Pure.
 
-A host sends nothing beyond that; it is kept in the ledger, so that whoever takes a run over expects the same.
+Nothing beyond that is accepted from a host. It is kept in the ledger, for a process that takes the run over.
 """
 
 from __future__ import annotations

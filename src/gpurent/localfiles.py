@@ -1,4 +1,4 @@
-"""Open files of this computer without being led elsewhere, and without waiting for what is no file."""
+"""Open files of this computer without being led elsewhere, and without waiting for pipes and devices."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def read_text(path: Path, most: int) -> str:
 
     Raises:
         OSError: as ``open_regular``, or it is larger.
-        UnicodeDecodeError: it is no UTF-8.
+        UnicodeDecodeError: it is not UTF-8.
     """
     with open_regular(path) as file:
         data = file.read(most + 1)

@@ -36,7 +36,7 @@ def tensor_shapes(path: Path, *, most: int = HEADER_LIMIT) -> dict[str, tuple[in
         most: bytes of the largest header that is read.
 
     Raises:
-        ValueError: it is no such file, is cut short or longer, or its header is larger.
+        ValueError: it is not such a file, is cut short or longer, or its header is larger.
         OSError: it cannot be read.
     """
     with open_regular(path) as file:

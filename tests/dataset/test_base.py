@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from tests.dataset.world import HUB, diffusers_folder, safetensors
+from tests.memory import MIB, at_most
 
 from gpurent.dataset.base import HubId, LocalCheckpoint, LocalFolder, resolve
 from gpurent.errors import ConfigError
@@ -167,6 +168,17 @@ def test_a_single_file_of_each_family_is_known(tmp_path: Path, names: list[str],
     """By the names of its text encoders."""
     found = resolve(safetensors(tmp_path / "m.safetensors", names).name, tmp_path, CONFIG).found
     assert (found.family.name, found.prediction) == (family, None)
+
+
+@pytest.mark.parametrize("size", [100 * MIB, 2**62])
+def test_a_huge_header_is_refused_before_it_is_read(tmp_path: Path, size: int) -> None:
+    """A hundred megabytes of JSON, which the format allows, take thirteen times as much memory to parse."""
+    path = tmp_path / "model.safetensors"
+    with path.open("wb") as file:
+        file.write(size.to_bytes(8, "little") + b"{")
+        file.truncate(101 * MIB)
+    with at_most(4):
+        assert "damaged or no safetensors file" in str(refused(path.name, tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -159,7 +159,7 @@ def test_a_copy_of_a_secret_is_refused_by_name(work: Path, content: str, place: 
 
 
 def test_a_hard_link_to_a_key_is_refused_by_what_it_holds(work: Path, key: Path) -> None:
-    """It is no link that could be followed."""
+    """No path gives it away."""
     (work / CONCEPT / "image001.txt").unlink()
     (work / CONCEPT / "image001.txt").hardlink_to(key)
     assert "image001.txt looks like a private key" in str(refused(work))
@@ -306,7 +306,7 @@ def test_a_single_file_that_is_a_link_elsewhere_is_named_with_its_place(work: Pa
 @pytest.mark.parametrize("moment", ["before the digest", "before it is sent"])
 @pytest.mark.parametrize("trick", ["link to the key", "copy of the key", "folder becomes a link", "other words"])
 def test_what_is_swapped_after_the_check_is_not_sent(work: Path, key: Path, trick: str, moment: str) -> None:
-    """What was checked is what is sent, whoever else writes into the dataset meanwhile."""
+    """What was checked is what is sent, even if somebody writes into the dataset meanwhile."""
     job = Job.from_config(work / "training_config.toml")
     caption = work / CONCEPT / "image001.txt"
 

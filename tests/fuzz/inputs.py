@@ -83,7 +83,7 @@ def bytes_like(*samples: bytes) -> st.SearchStrategy[bytes]:
 
 
 def text_like(*samples: str) -> st.SearchStrategy[str]:
-    """The same as text; bytes that are no UTF-8 come as other characters."""
+    """The same as text; bytes that are not UTF-8 come as other characters."""
     return edited([one.encode() for one in samples]).map(lambda data: data.decode("utf-8", "replace")) | st.text()
 
 

@@ -7,9 +7,8 @@ import os
 import shutil
 import subprocess
 import sys
-import tracemalloc
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,7 +32,6 @@ from gpurent_remote.host import Waits
 
 JOB, TAG = "job-1", "gpurent-x-1"
 EXPECTED = Expected("cat", steps=100, epochs=4, every_epochs=2, every_steps=None, file_bytes=100_000)
-MIB = 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -171,16 +169,3 @@ def client(tmp_path: Path, host: Host) -> Iterator[Client]:
     made = Client(tmp_path, host)
     yield made
     made.ledger.close()
-
-
-@contextmanager
-def at_most(mib: int) -> Iterator[None]:
-    """Python's memory grows by no more than that meanwhile."""
-    tracemalloc.start()
-    try:
-        before, _ = tracemalloc.get_traced_memory()
-        yield
-        _, peak = tracemalloc.get_traced_memory()
-        assert peak - before <= mib * MIB, f"{(peak - before) / MIB:.0f} MiB"
-    finally:
-        tracemalloc.stop()

@@ -8,8 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.hostile.conftest import EXPECTED, TAG, Client, Lying, at_most
+from tests.hostile.conftest import EXPECTED, TAG, Client, Lying
 from tests.hostile.server import Lie, Orders
+from tests.memory import at_most
 from tests.remote.test_home import lora
 from tests.untrusted.test_text import ATTACKS
 
@@ -66,7 +67,7 @@ def test_an_event_that_breaks_the_protocol_is_the_hosts_fault(lying: Lying, clie
 
 
 def test_kinds_and_fields_of_a_newer_engine_are_passed_over(lying: Lying, client: Client) -> None:
-    """They are no lies."""
+    """They are not lies."""
     final = checkpoint(lying, "cat.safetensors", lora(), 100)
     lying.training({**HELLO, "more": [1]}, {"event": "of the future", "x": {}}, final, {"event": "done", "steps": 100})
     assert [path.name for path in client.session().follow().files] == ["cat.safetensors"]
@@ -111,6 +112,15 @@ def test_a_stop_that_nobody_ordered_is_no_success(lying: Lying, client: Client) 
     stopped = checkpoint(lying, "cat-step00000003.safetensors", lora(), 3)
     lying.training(HELLO, stopped, {"event": "done", "steps": 3, "stopped": True})
     assert "nobody had stopped it" in str(lied(client))
+
+
+def test_a_stop_that_a_dead_client_may_have_ordered_is_believed(lying: Lying, client: Client) -> None:
+    """It may have written its order, and died."""
+    stopped = checkpoint(lying, "cat-step00000003.safetensors", lora(), 3)
+    lying.training(HELLO, stopped, {"event": "done", "steps": 3, "stopped": True})
+    session = client.session()
+    session.taken_over = True
+    assert session.follow().stopped and client.files() == ["cat-step00000003.safetensors"]
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,9 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from tests.hostile.conftest import Client, Lying, at_most
+from tests.hostile.conftest import Client, Lying
 from tests.hostile.server import Answer, Lie, Orders
+from tests.memory import at_most
 from tests.untrusted.test_text import ATTACKS
 
 from gpurent.errors import BadHostData, CommandFailed, GpurentError, HostError, HostUnfit, HostUnreachable
@@ -36,7 +37,7 @@ def local(tmp_path: Path) -> LocalFile:
 
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])
 def test_a_command_that_floods_is_ended(lying: Lying, host: Host, stream: str) -> None:
-    """More than a mebibyte is no answer."""
+    """Nothing that we ask for takes more than a mebibyte."""
     lying.order(Orders((Answer("^look$", flood=stream),)))
     with at_most(16), pytest.raises(BadHostData, match="more than 1 MiB"):
         host.run("look")

@@ -91,13 +91,13 @@ def test_the_lock_travels_with_the_engine() -> None:
 def test_a_lock_says_for_which_pythons_each_release_is() -> None:
     """Equal releases share an entry; different wheels of one release give several digests."""
     pins = {
-        "3.10": [lock.Pin("a", "1.0", "0" * 64), lock.Pin("b", "1", "1" * 64)],
-        "3.11": [lock.Pin("a", "2.0", "2" * 64), lock.Pin("b", "1", "3" * 64)],
-        "3.12": [lock.Pin("a", "2.0", "2" * 64), lock.Pin("b", "1", "1" * 64)],
+        "3.11": [lock.Pin("a", "1.0", "0" * 64), lock.Pin("b", "1", "1" * 64)],
+        "3.12": [lock.Pin("a", "2.0", "2" * 64), lock.Pin("b", "1", "3" * 64)],
+        "3.13": [lock.Pin("a", "2.0", "2" * 64), lock.Pin("b", "1", "1" * 64)],
     }
     text = lock.render(pins)
-    assert 'a==1.0 ; python_version == "3.10" \\\n    --hash=sha256:' + "0" * 64 in text
-    assert 'a==2.0 ; python_version >= "3.11" and python_version <= "3.12" \\\n    --hash=sha256:' + "2" * 64 in text
+    assert 'a==1.0 ; python_version == "3.11" \\\n    --hash=sha256:' + "0" * 64 in text
+    assert 'a==2.0 ; python_version >= "3.12" and python_version <= "3.13" \\\n    --hash=sha256:' + "2" * 64 in text
     assert text.count("b==1") == 1 and text.index("1" * 64) < text.index("3" * 64)
     assert Path(lock.LOCK).name == "requirements.lock"
 

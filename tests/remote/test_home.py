@@ -123,7 +123,7 @@ def test_a_file_is_fetched_once_however_often_it_is_announced(home: Home, host: 
 )
 def test_what_is_no_safetensors_file_does_not_stay(home: Home, host: Host, data: bytes) -> None:
     """Digest and length are the host's own words; the header is read here, and nothing is loaded."""
-    with pytest.raises(BadHostData, match="no LoRA"):
+    with pytest.raises(BadHostData, match="not a LoRA"):
         home.collect(announce(host, "cat.safetensors", data))
     home.landing.clear()
     assert visible(home) == []

@@ -46,7 +46,7 @@ def test_doctor_names_a_state_folder_that_others_may_enter(cli: Cli) -> None:
 
 
 def test_keys_live_as_long_as_the_machine(cli: Cli) -> None:
-    """A client that dies leaves them to whoever takes over; whoever ends the machine deletes them."""
+    """A client that dies leaves them to the next one; the command that ends the machine deletes them."""
     make_job(cli.folder, steps=400)
     client = cli.begin(Kind.REACHABLE)
     client.kill()

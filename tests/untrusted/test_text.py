@@ -92,7 +92,7 @@ def test_ordinary_text_is_left_alone() -> None:
 
 
 def test_every_error_is_one_bounded_printable_line() -> None:
-    """Whoever raises it, and whatever it quotes."""
+    """Whatever raises it, and whatever it quotes."""
     for attack in ATTACKS.values():
         error = GpurentError(f"the host says {attack}", hint=f"do {attack}")
         assert str(error).isprintable() and error.hint.isprintable()

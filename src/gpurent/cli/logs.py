@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gpurent.budget.client import is_alive
 from gpurent.cli.common import latest_run, open_broker
+from gpurent.untrusted.text import printable
 
 POLL_S = 0.5
 
@@ -19,7 +20,7 @@ def run(run_id: str | None, *, follow: bool) -> int:
             path = folder / "events.jsonl"
             lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
             for line in lines[shown:]:
-                print(line, flush=True)
+                print(printable(line), flush=True)
             shown = len(lines)
             if not follow or not alive:
                 return 0

@@ -26,7 +26,7 @@ _NAMES = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class _Sign:
-    """``pattern`` is searched for only where one of the plain ``needles`` is: texts of megabytes are usual."""
+    """``pattern`` is searched for only in texts that hold a plain ``needle``: texts of megabytes are usual."""
 
     what: str
     needles: tuple[bytes, ...]

@@ -266,7 +266,12 @@ class Conductor:
             session = self._session(
                 host, run.output_dir, rental.job_id, held, watch, guard, order.hold_s, expected, replan
             )
-            return session.follow()
+            session.taken_over = True
+            try:
+                return session.follow()
+            except HOSTS_FAULT as error:
+                self._blame(rental.tag, error)
+                raise
 
     def _replanner(self, order: LaunchOrder, limits: Deadlines, asker: Asker) -> Replanner:
         return Replanner(order.on_overrun, lambda: limits.soft, self.clock, self.tell, asker)

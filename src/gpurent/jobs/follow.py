@@ -35,13 +35,13 @@ class LineBuffer:
         try:
             return [line.decode("utf-8") for line in lines if line.strip()]
         except UnicodeDecodeError as error:
-            raise BadHostData("the host sent an event that is no UTF-8") from error
+            raise BadHostData("the host sent an event that is not UTF-8") from error
 
 
 class EventFollower:
     """Reads ``path`` on ``host`` from where it left off; the host itself reconnects.
 
-    ``behind``: there is more to read at once. One look is bounded, so that whoever follows can do other things between.
+    ``behind``: there is more to read at once. One look is bounded, so that the caller can do other things in between.
     """
 
     def __init__(self, host: Host, path: str, most: int) -> None:

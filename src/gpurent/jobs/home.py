@@ -104,7 +104,7 @@ class Home:
         """Bring a checkpoint home, verified, and record it; None for one that was brought before.
 
         Raises:
-            BadHostData: the plan foresees no such file, or what came is no LoRA.
+            BadHostData: the plan foresees no such file, or what came is not a LoRA.
             HostUnreachable, TransferFailed, Halt.
             HomeFull, LedgerError: this computer had no room for ``hold_s``.
         """
@@ -147,7 +147,7 @@ class Home:
         return self.landing.publish(name)
 
     def keep_log(self) -> None:
-        """Keep how the engine's log begins and ends. It is no reason for a run to fail."""
+        """Keep how the engine's log begins and ends. A run does not fail because of it."""
         try:
             text = block(read_log(self.host, f"{self.folder}/log.txt"), LOG_HEAD + LOG_TAIL + 1000)
             (self.run_dir / "engine.log").write_text(text, encoding="utf-8")
@@ -200,6 +200,6 @@ def _check_lora(path: Path) -> None:
     try:
         names = tensor_names(path, most=LORA_HEADER)
     except ValueError as error:
-        raise BadHostData(f"what the host sent is no LoRA: {error}") from error
+        raise BadHostData(f"what the host sent is not a LoRA: {error}") from error
     if not any(name.startswith("lora_") for name in names):
-        raise BadHostData("what the host sent is no LoRA: no tensor of it is one of a LoRA's")
+        raise BadHostData("what the host sent is not a LoRA: it holds no tensor of one")

@@ -78,6 +78,8 @@ class Session:
     hold_s: float
     """How long a full disk at home is waited for."""
     expected: Expected
+    taken_over: bool = False
+    """Another client began it, and may have ordered it to stop."""
     paid_gpu: bool = True
     """Training on the CPU is no use: a GPU is paid for."""
     guard: DeadMan | None = None
@@ -280,7 +282,7 @@ class Session:
         """The end is believed when the file that goes with it is home."""
         if not outcome.finished:
             self._fail("internal", f"the engine ended with status {ended} and did not say why", "see engine.log")
-        if outcome.stopped and not self._stop_sent:
+        if outcome.stopped and not (self._stop_sent or self.taken_over):
             raise BadHostData("the host says that training was stopped, and nobody had stopped it")
         if not self.home.allowance.complete(stopped=outcome.stopped):
             raise BadHostData(f"the host says that training is done, and sent no {self.expected.final}")
