@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from decimal import DecimalException
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from gpurent.errors import BadReply
+from gpurent.fields import prose, text, whole
 from gpurent.model import Charges, Endpoint, Instance, Offer, Phase, Price
 from gpurent.money import ZERO, Usd
 
@@ -32,6 +33,15 @@ def _usd(value: object) -> object:
 Dollars = Annotated[Usd, BeforeValidator(_usd)]
 
 
+def _name(value: str) -> str:
+    if not text(value):
+        raise ValueError("no name")
+    return value
+
+
+Name = Annotated[str, AfterValidator(_name)]
+
+
 class _Loose(BaseModel):
     """Takes what it knows; a null counts as absent."""
 
@@ -52,8 +62,8 @@ class _Price(_Loose):
 
 
 class _Offer(_Loose):
-    id: str = Field(min_length=1)
-    gpu: str = Field(min_length=1)
+    id: Name
+    gpu: Name
     vram_mb: int = Field(gt=0)
     price: dict[str, Any]
     gpu_count: int = Field(1, gt=0)
@@ -69,7 +79,7 @@ class _Offer(_Loose):
 
 
 class _Ssh(_Loose):
-    host: str = Field(min_length=1)
+    host: Name
     port: int = Field(gt=0, lt=65536)
     user: str = "root"
 
@@ -93,13 +103,6 @@ def offer(value: object) -> Offer | None:
     )  # fmt: skip
 
 
-Value = TypeVar("Value")
-
-
-def _or(default: Value, kind: type[Value], value: object) -> Value:
-    return value if isinstance(value, kind) else default
-
-
 def instance(value: object) -> Instance:
     """One instance. Only its id is indispensable: what cannot be named cannot be destroyed.
 
@@ -107,22 +110,22 @@ def instance(value: object) -> Instance:
         BadReply: it has no id.
     """
     given: dict[str, Any] = value if isinstance(value, dict) else {}
-    ref = given.get("id")
-    if not isinstance(ref, str) or not ref:
+    ref = text(given.get("id"))
+    if not ref:
         raise BadReply("sandbox: an instance without an id", provider=PROVIDER)
-    phase = PHASES.get(_or("", str, given.get("state")), Phase.STARTING)
+    phase = PHASES.get(text(given.get("state")), Phase.STARTING)
     created = given.get("created_at")
     return Instance(
         provider=PROVIDER,
         ref=ref,
-        tag=_or("", str, given.get("label")),
+        tag=text(given.get("label")),
         phase=phase,
         price=_price_or_free(given.get("price")),
-        gpu=_or("", str, given.get("gpu")),
-        disk_gb=_or(0, int, given.get("disk_gb")),
-        created_at=float(created) if isinstance(created, int | float) else None,
+        gpu=text(given.get("gpu")),
+        disk_gb=max(0, whole(given.get("disk_gb")) or 0),
+        created_at=float(created) if isinstance(created, int | float) and abs(created) < 1e12 else None,
         endpoint=_endpoint(given.get("ssh")) if phase is Phase.RUNNING else None,
-        message=_or("", str, given.get("message")),
+        message=prose(given.get("message")),
         bytes_in=_counted(given.get("in_bytes")),
         bytes_out=_counted(given.get("out_bytes")),
     )

@@ -27,14 +27,14 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
-class Looks:
+class Suspect:
     """What a file that must not be sent looks like."""
 
     path: Path
     what: str
 
 
-def suspicious(sources: Iterable[Source]) -> list[Looks]:
+def suspicious(sources: Iterable[Source]) -> list[Suspect]:
     """Files that look like keys, tokens or credentials, by their name or by what they hold.
 
     Raises:
@@ -43,10 +43,10 @@ def suspicious(sources: Iterable[Source]) -> list[Looks]:
     return [looks for looks in parallel(_looks, sources) if looks is not None]
 
 
-def _looks(source: Source) -> Looks | None:
+def _looks(source: Source) -> Suspect | None:
     with source.bounds.open(source.bounds.real(source.path)) as file:
         what = _secret(source.path.name, file.read(portion(source.path.name, Stamp.of(file).size)))
-    return Looks(source.path, what) if what else None
+    return Suspect(source.path, what) if what else None
 
 
 def _secret(name: str, content: bytes) -> str | None:

@@ -17,6 +17,7 @@ from gpurent.model import Endpoint, Identity, Instance, Offer, Phase, squash
 from gpurent.money import ZERO, Usd
 from gpurent.spi import Connector, Host, Provider, SupportsKeys
 from gpurent.tasks import Overdue
+from gpurent.untrusted.text import quoted
 
 TAKE_OVER_S = 60.0
 """How long a machine that trained already may take to answer."""
@@ -115,7 +116,7 @@ class Boot:
         """A new machine may be missing from look-ups for a while; one that was seen may not."""
         if instance is not None:
             self._appeared = True
-            self._last = instance.message or instance.phase
+            self._last = quoted(instance.message) if instance.message else instance.phase
             return Machine.STOPPED if instance.phase is Phase.STOPPED else Machine.LISTED
         young = self.fresh and self.clock.monotonic() < self._since + self.patience.appear_s
         if young and not self._appeared:
