@@ -170,7 +170,7 @@ class Broker:
     @cached_property
     def accounts(self) -> Accounts:
         """Whose keys are in use."""
-        return Accounts(self.providers)
+        return Accounts(self.providers, self.clock)
 
     @property
     def connector(self) -> Connector:

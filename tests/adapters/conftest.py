@@ -44,7 +44,7 @@ def renter(harness: AlikeHarness, tmp_path: Path) -> Iterator[Renter]:
         rentals = Rentals(
             ledger, {harness.name: provider}, {harness.name: PLUGINS[harness.name].facts},
             SshConnector(clock, Waits(patience_s=10.0)), clock, tmp_path / "run", lambda _event: None, QUICK,
-            Accounts({harness.name: provider}),
+            Accounts({harness.name: provider}, clock),
         )  # fmt: skip
         made = Renter(harness, rentals, ledger, run_id, clock)
         yield made

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from threading import Event
 
 import pytest
 from tests.session.world import Cli
@@ -14,6 +15,7 @@ from gpurent.budget.reaper import Leave
 from gpurent.budget.state import Rental
 from gpurent.clock import SystemClock
 from gpurent.errors import UsageError
+from gpurent.jobs.accounts import Accounts
 from gpurent.jobs.progress import Notice, Progress
 from gpurent.model import Launch, Need
 from gpurent.money import Usd
@@ -99,6 +101,30 @@ def test_a_rental_from_before_accounts_were_recorded_is_judged_as_it_was(cli: Cl
     stranger.reap(patience_s=3.0, every_s=0.05)
     quickly(owner)
     assert cli.sandbox.truth() == []
+
+
+class Slow(SandboxProvider):
+    """A service that answers everything but the question for its account."""
+
+    asked = 0
+    answer = Event()
+
+    def account(self) -> str:
+        Slow.asked += 1
+        self.answer.wait(10)
+        return super().account()
+
+
+def test_an_account_that_is_not_told_in_time_is_asked_for_once(cli: Cli) -> None:
+    """An order to destroy may wait for it, but not at every look."""
+    clock = SystemClock()
+    with closing(Slow(cli.sandbox.url, cli.sandbox.account_key, clock)) as provider:
+        accounts = Accounts({"sandbox": provider}, clock)
+        account = accounts.afresh("sandbox", within=0.1)
+        assert account.id == "" and account.why.startswith("sandbox does not tell which account the key opens")
+        assert accounts.of("sandbox") == account and Slow.asked == 1
+        Slow.answer.set()
+        assert accounts.afresh("sandbox").id and accounts.of("sandbox").id and Slow.asked == 2
 
 
 class Mute(SandboxProvider):

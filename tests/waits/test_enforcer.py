@@ -70,7 +70,7 @@ class Rental:
             raise self.troubles.pop(0)
         with closing(self.provider()) as provider, closing(self.ledger()) as ledger:
             providers = {"sandbox": provider}
-            yield Teardown(ledger, providers, self.clock, tell, Accounts(providers))
+            yield Teardown(ledger, providers, self.clock, tell, Accounts(providers, self.clock))
 
     def enforcer(self) -> Enforcer:
         target = Target(self.run_id, TAG, "sandbox", self.hard)

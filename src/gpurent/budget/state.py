@@ -205,7 +205,7 @@ def _step(run: Run, event: Event) -> Run:
     return replace(run, rentals=(*run.rentals[:index], changed, *run.rentals[index + 1 :]))
 
 
-AFTER_THE_END = (Kind.CHARGED, Kind.CHECKPOINT_HOME, Kind.SEEN_ABSENT, Kind.MACHINE_FAILED)
+AFTER_THE_END = (Kind.CHARGED, Kind.CHECKPOINT_HOME, Kind.METERED, Kind.SEEN_ABSENT, Kind.MACHINE_FAILED)
 """What may be written of a rental that is over."""
 BY_ANOTHER = (Kind.DESTROY_SENT, Kind.DESTROY_ACCEPTED, Kind.DESTROY_FAILED, Kind.GONE)
 """What may be written of a rental that is gone by somebody who was ending it at the same time; it changes nothing."""
@@ -260,7 +260,7 @@ SIGNS_OF_LIFE = frozenset({
 
 
 def _rental(rental: Rental, event: Event) -> Rental:
-    if event.kind in SIGNS_OF_LIFE:
+    if event.kind is Kind.ADOPTED or (event.kind in SIGNS_OF_LIFE and not rental.state.over):
         rental = replace(rental, alive_at=max(rental.alive_at, event.at))
     if isinstance(event.data.get("bytes_in"), int) or isinstance(event.data.get("bytes_out"), int):
         traffic = lines.Traffic(

@@ -124,6 +124,8 @@ class Rentals:
     def _account(self, name: str) -> str:
         """The account that will rent; empty, and said so, where the provider does not tell."""
         account = self.accounts.of(name)
+        if not account.id:  # nothing presses yet
+            account = self.accounts.afresh(name)
         if not account.id:
             told = f"{account.why}. If this process dies, `gpurent reap --same-account` may be needed to close it."
             self.tell(Notice(told, warning=True))

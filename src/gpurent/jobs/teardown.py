@@ -212,7 +212,10 @@ class Teardown:
 
     def settle(self, rental: Rental) -> bool:
         """Ask again for the bill of a rental that is over, and record what is new; whether it is final now."""
-        charges = None if rental.ref is None else self._charges(rental.provider, rental.ref)
+        other = self.other_account(rental)
+        if rental.ref is None or (other is not None and other.certain):
+            return False
+        charges = self._charges(rental.provider, rental.ref)
         if charges is None:
             return False
         said = judged(rental, charges, self.clock.now())
