@@ -159,6 +159,8 @@ def _diagnose(error: Exception) -> tuple[str, str, str]:
     # torch 2.4 has it under torch.cuda only; libraries on the GPU report it as a plain RuntimeError
     if isinstance(error, torch.cuda.OutOfMemoryError) or "CUDA error: out of memory" in str(error):
         return "oom", "The GPU ran out of memory.", OOM_REMEDY
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):  # torch's own words on a CPU
+        return "oom", "The machine ran out of memory.", OOM_REMEDY
     if isinstance(error, NotANumber | NotFinite):
         return "nan", str(error), 'Lower the learning rate; with fp16, try mixed_precision = "bf16".'
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:

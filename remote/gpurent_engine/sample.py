@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
+from gpurent_engine.families import loading
+from gpurent_engine.families.parts import Parts
 from gpurent_engine.spec import read_toml
 
 MARGIN, GAP, HEADER, LABEL = 16, 6, 34, 190
@@ -52,32 +54,59 @@ def grid(
     """Draw every prompt without the LoRA and at each strength.
 
     Raises:
-        OSError: the base model or the file cannot be read.
+        ModelError: the base model cannot be loaded.
+        OSError: the file cannot be read.
         ValueError: the file holds no LoRA that diffusers can load.
     """
-    import diffusers
-
-    library: Any = diffusers
-    where = "cuda" if torch.cuda.is_available() else "cpu"
-    pipeline = library.StableDiffusionPipeline.from_pretrained(
-        base_model, torch_dtype=torch.float32, safety_checker=None, requires_safety_checker=False, use_safetensors=True
-    ).to(where)
+    parts = loading.load(base_model)
+    pipeline = _pipeline(parts).to("cuda" if torch.cuda.is_available() else "cpu")
     pipeline.set_progress_bar_config(disable=True)
-    columns = [("base", _draw(pipeline, prompts, settings))]
+    side = (parts.unet.config.sample_size or parts.family.side // 8) * parts.vae_factor
+    columns = [("base", _draw(pipeline, prompts, settings, side))]
     on_column("base")
     pipeline.load_lora_weights(str(lora_file.parent), weight_name=lora_file.name, adapter_name="lora")
     for strength in strengths:
         pipeline.set_adapters(["lora"], [strength])
-        columns.append((f"LoRA {strength:g}", _draw(pipeline, prompts, settings)))
+        columns.append((f"LoRA {strength:g}", _draw(pipeline, prompts, settings, side)))
         on_column(columns[-1][0])
     return compose(columns, [prompt.text for prompt in prompts], settings.cell)
 
 
-def _draw(pipeline: Any, prompts: Sequence[Prompt], settings: Settings) -> list[Image.Image]:
+def _pipeline(parts: Parts) -> Any:
+    """diffusers' own pipeline around the parts, whatever they were read from."""
+    import diffusers
+
+    library: Any = diffusers
+    found = parts.found
+    scheduler = library.DDIMScheduler(
+        trained_betas=betas(parts.alphas_cumprod), clip_sample=False, set_alpha_to_one=False, steps_offset=1,
+        prediction_type=found.prediction or "epsilon", rescale_betas_zero_snr=found.zero_terminal_snr,
+    )  # fmt: skip
+    models: dict[str, Any] = {"vae": parts.vae, "unet": parts.unet, "scheduler": scheduler}
+    for encoder in parts.text_encoders:
+        models[encoder.facts.folder] = encoder.model
+        models[encoder.facts.tokenizer] = encoder.tokenizer.for_transformers()
+    if parts.family.size_conditioning:
+        # an empty negative prompt is encoded, as AUTOMATIC1111's and ComfyUI's users know it
+        return library.StableDiffusionXLPipeline(**models, force_zeros_for_empty_prompt=False)
+    models |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    return library.StableDiffusionPipeline(**models)
+
+
+def betas(alphas_cumprod: torch.Tensor) -> list[float]:
+    """Each step's beta, from the product of 1 - beta up to it."""
+    before = torch.cat([torch.ones(1), alphas_cumprod[:-1]])
+    found: list[float] = (1 - alphas_cumprod / before).tolist()
+    return found
+
+
+def _draw(pipeline: Any, prompts: Sequence[Prompt], settings: Settings, side: int) -> list[Image.Image]:
     pictures: list[Image.Image] = pipeline(
         [prompt.text for prompt in prompts],
         negative_prompt=[prompt.negative for prompt in prompts],
         num_inference_steps=settings.steps,
+        height=side,
+        width=side,
         guidance_scale=settings.guidance,
         generator=[torch.Generator().manual_seed(prompt.seed) for prompt in prompts],
     ).images

@@ -111,7 +111,10 @@ class Conditioner:
         new = [caption for caption in dict.fromkeys(captions) if caption not in known]
         if new:
             ids = tokenise(encoder, new, self._chunks).to(self._device)
-            hidden, pooled = encode(encoder, ids, self._clip_skip)
+            dtype = encoder.model.dtype
+            # as inside a training step: norms and sums of a half-precision encoder in float32
+            with torch.autocast(self._device.type, dtype, enabled=dtype != torch.float32):
+                hidden, pooled = encode(encoder, ids, self._clip_skip)
             for row, caption in enumerate(new):
                 known[caption] = (hidden[row], None if pooled is None else pooled[row])
         return known

@@ -87,7 +87,7 @@ def test_diffusers_gives_every_layer_of_the_real_architecture_its_delta(
         sites += [(names.text_key(facts.prefix, one), inner, one) for one in names.text_sites(facts.layers)]
     for key, holder, module in sites:
         layer = holder.get_submodule(module)
-        up, down = layer.lora_B["default_0"].weight, layer.lora_A["default_0"].weight
+        up, down = layer.lora_B["default_0"].weight.detach(), layer.lora_A["default_0"].weight.detach()
         theirs = layer.scaling["default_0"] * (up.flatten(1) @ down.flatten(1))
         assert float((theirs - file.layers[key].delta().flatten(1)).abs().max()) < 1e-6
         checked += 1

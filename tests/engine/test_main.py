@@ -15,10 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
+from tests.engine import tiny_families
 from tests.engine.run import events, spec
 
-from gpurent_engine.__main__ import LEAST
+from gpurent_engine import export, networks
+from gpurent_engine.__main__ import LEAST, main
+from gpurent_engine.families import loading
 
 ENGINE = Path(__file__).parents[2] / "remote" / "gpurent_engine"
 
@@ -169,16 +174,25 @@ def test_what_the_engine_asks_for_is_what_the_package_asks_for(repository: Path)
     assert {f"{name}>={'.'.join(map(str, least))}" for name, least in LEAST.items()} <= asked
 
 
-def test_a_grid_shows_base_and_strengths(base_model: Path, pictures: Path, tmp_path: Path) -> None:
-    """``grid`` draws a column for the base and one for each strength, a row for each prompt."""
-    assert call("train", "--job", str(write_job(tmp_path, base_model, pictures))).returncode == 0
+@pytest.mark.parametrize("family", ["sd15", "sdxl"])
+def test_a_grid_shows_base_and_strengths(base_model: Path, tmp_path: Path, family: str) -> None:
+    """``grid`` draws a column for the base and a column for each strength, a row for each prompt."""
+    base = base_model if family == "sd15" else tiny_families.build(tmp_path / "xl", family)
+    parts = loading.load(str(base))
+    network = networks.attach(parts, networks.plan(parts, spec()), torch.Generator())
+    alphas = {layer.key: layer.alpha for layer in network.plan.layers}
+    save_file(export.tensors(network.parameters, alphas, "float"), tmp_path / "x.safetensors")
     (tmp_path / "prompts.toml").write_text(
         'steps = 2\ncell = 64\n[[prompt]]\ntext = "zq style, red circle"\nseed = 1\n[[prompt]]\ntext = "x"\nseed = 2\n'
     )
-    ended = call(
-        "grid", "--base", str(base_model), "--lora", str(tmp_path / "out" / "disc.safetensors"),
-        "--prompts", str(tmp_path / "prompts.toml"), "--strengths", "0.5,1.0", "--out", str(tmp_path / "grid.png"),
-    )  # fmt: skip
-    assert ended.returncode == 0, ended.stderr
-    with Image.open(tmp_path / "grid.png") as picture:
+    arguments = [
+        "--prompts",
+        str(tmp_path / "prompts.toml"),
+        "--strengths",
+        "0.5,1.0",
+        "--out",
+        str(tmp_path / "g.png"),
+    ]
+    assert main(["grid", "--base", str(base), "--lora", str(tmp_path / "x.safetensors"), *arguments]) == 0
+    with Image.open(tmp_path / "g.png") as picture:
         assert picture.size == (32 + 190 + 3 * 70, 32 + 34 + 2 * 70)

@@ -129,6 +129,14 @@ def test_the_vocabulary_for_single_files_is_openais() -> None:
     assert words.backend.get_vocab_size() == 49408
 
 
+def test_other_programs_code_gets_the_same_tokenizer() -> None:
+    """As transformers' class, for diffusers' pipelines: start, end and the family's way of filling up."""
+    for pad in (None, 0):
+        ours = tokenizer.openai(pad)
+        theirs = ours.for_transformers()("a cat", padding="max_length", max_length=77).input_ids
+        assert theirs == [ours.start, *ours.bodies(["a cat"])[0], ours.end, *[ours.pad] * 73]
+
+
 @settings(deadline=None, max_examples=60)
 @given(st.text(max_size=60))
 def test_token_ids_are_those_of_transformers(text: str) -> None:

@@ -43,6 +43,10 @@ _WEIGHTS = re.compile(r"(diffusion_pytorch_model|model)(?P<variant>\.fp16)?(-\d+
 TRAINED = ", ".join(family.title for family in (SD15, SD2, SDXL))
 
 
+SMALL = 256
+"""Pixels below which a model is small on purpose, and no advice on its resolution is wanted."""
+
+
 class NotTrainable(Exception):
     """The base is not one that this engine trains; the message says what it is instead."""
 
@@ -89,6 +93,8 @@ def agree(found: Detected, spec: TrainSpec) -> Agreed:
         notes.append(("zero_terminal_snr", "The base was trained with zero terminal SNR; trained so as well."))
     if zero and prediction == "epsilon":
         notes.append(("zero_terminal_snr", "With an epsilon-predicting base the last time step teaches nothing."))
+    if found.family.size_conditioning and SMALL <= min(spec.resolution) < found.family.side * 3 // 4:
+        notes.append(("resolution", f"{title} was trained on {found.family.side} pixels; this run trains on fewer."))
     if spec.clip_skip and not found.family.text_encoders[0].normed:
         notes.append(("clip_skip", f"clip_skip has no effect on {title}, which always takes the last but one layer."))
     return Agreed(prediction, zero, tuple(notes))

@@ -34,6 +34,20 @@ class Tokenizer:
         """Ids of each caption, as many as it has."""
         return [one.ids for one in self.backend.encode_batch(list(captions), add_special_tokens=False)]
 
+    def for_transformers(self) -> Any:
+        """The same tokenizer as a class of transformers, for its and diffusers' own code."""
+        import transformers
+        from tokenizers import Tokenizer as Backend
+        from tokenizers.processors import RobertaProcessing
+
+        backend: Any = Backend.from_str(self.backend.to_str())
+        start, end, pad = (backend.id_to_token(one) for one in (self.start, self.end, self.pad))
+        backend.post_processor = RobertaProcessing((end, self.end), (start, self.start), False, False)
+        library: Any = transformers
+        return library.PreTrainedTokenizerFast(
+            tokenizer_object=backend, bos_token=start, eos_token=end, unk_token=end, pad_token=pad, model_max_length=77
+        )
+
 
 def openai(pad: int | None) -> Tokenizer:
     """The vocabulary of every real Stable Diffusion model, for single files, which bring none.
