@@ -6,7 +6,7 @@ Order of draws for each micro-batch: posterior jitter, diffusion noise, [noise o
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 
@@ -46,8 +46,6 @@ class Feed:
     device: torch.device
     sized: bool
     """Whether the base wants sizes (SDXL)."""
-    before: torch.Tensor = field(default_factory=lambda: torch.empty(0))
-    """Where the generator stood before the last step was drawn: what to go on from if that step fails."""
 
     def steps(self, start: Position) -> Iterator[Draw]:
         """Steps from ``start`` on, without end: the loop knows when to stop. Nothing is drawn ahead of its step, so
@@ -60,7 +58,6 @@ class Feed:
                 self.spec.seed, epoch,
             )  # fmt: skip
             for index in range(first, len(batches), gather):
-                self.before = self.generator.get_state()
                 chosen = batches[index : index + gather]  # the last step of an epoch may gather fewer
                 after = index + len(chosen)
                 yield Draw(

@@ -78,6 +78,7 @@ def _steps(run: Run, out: EventWriter, saver: Saver, stop: threading.Event, star
         meter.pending.append(run.stepper.step(draw.batches, rates))
         step += 1
         run.position, run.epoch = Position(step, *draw.after), draw.epoch + 1
+        run.randomness = run.feed.generator.get_state()
 
         stopped = stop.is_set() or (order.stop_file is not None and order.stop_file.exists())
         replan(run, out, step)

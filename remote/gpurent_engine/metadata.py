@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from gpurent_engine import __version__
 from gpurent_engine.basefile import BaseHashes
-from gpurent_engine.buckets import Placement
+from gpurent_engine.buckets import Length, Placement
 from gpurent_engine.data import Dataset
 from gpurent_engine.families import Family
 from gpurent_engine.families.detect import Agreed
@@ -33,15 +33,13 @@ _ZERO = ("num_reg_images", "num_validation_images", "caption_dropout_every_n_epo
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What the metadata says of the run, besides the configuration."""
+    """What the metadata says of the run, besides the configuration. ``optimizer`` is ``module.Class(arguments)``."""
 
     family: Family
     agreed: Agreed
     dataset: Dataset
     placements: tuple[Placement, ...]
-    batches_per_epoch: int
-    epochs: int
-    max_steps: int
+    length: Length
     warmup: int
     optimizer: str
     started_at: float
@@ -61,11 +59,11 @@ def kohya_metadata(spec: TrainSpec, facts: RunFacts, *, step: int, epoch: int, f
         "unet_lr": spec.unet_lr,
         "text_encoder_lr": _rate(spec.text_encoder_lr),
         "num_train_images": sum(facts.dataset.repeats),
-        "num_batches_per_epoch": facts.batches_per_epoch,
-        "num_epochs": facts.epochs,
+        "num_batches_per_epoch": facts.length.batches_per_epoch,
+        "num_epochs": facts.length.epochs,
         "epoch": epoch,
         "steps": step,
-        "max_train_steps": facts.max_steps,
+        "max_train_steps": facts.length.steps,
         "lr_warmup_steps": facts.warmup,
         "lr_scheduler": spec.lr_scheduler,
         "gradient_checkpointing": spec.gradient_checkpointing,

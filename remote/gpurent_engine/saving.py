@@ -95,8 +95,7 @@ class Saver:
         run = self._run
         self._keeper.start(
             states.take(
-                run.stepper.state(), run.feed.generator.get_state(), run.position, run.course.length, list(run.losses),
-                run.identity,
+                run.stepper.state(), run.randomness, run.position, run.course.length, list(run.losses), run.identity
             )
         )  # fmt: skip
 
@@ -119,7 +118,7 @@ class Saver:
         run = self._run
         name = checkpoint.step_name(run.order.spec.output_name, run.position.step)
         try:
-            self._keeper.finished(wait=True)
+            self.announce_state(wait=True)
             if run.position.step and name not in self.files:
                 self._rescue(name)
         except Exception as second:  # noqa: BLE001 - the first error is the one to report
@@ -129,6 +128,8 @@ class Saver:
         run = self._run
         try:
             self._write_lora(name, run.stepper.adapters(), run.position.step, run.epoch, final=False)
+            self.start_state()  # whoever goes on with a smaller batch loses nothing
+            self.announce_state(wait=True)
         except (export.NotFinite, RuntimeError):  # the weights are spoiled, or the GPU no longer answers
             if not (run.order.out_dir / states.FILE).exists():
                 raise

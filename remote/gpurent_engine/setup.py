@@ -80,6 +80,8 @@ class Run:
     feed: Feed
     stepper: Stepper
     position: Position
+    randomness: torch.Tensor
+    """The generator's state at ``position``: a step that fails has drawn already."""
     epoch: int
     """The epoch under way, or the last one finished, counted from 1 as kohya's trainer does."""
     losses: deque[float]
@@ -88,6 +90,18 @@ class Run:
     identity: dict[str, str]
     """What a saved state must have been made with."""
     device: torch.device
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Dataset and base, and what they come to together."""
+
+    dataset: data.Dataset
+    placements: tuple[buckets.Placement, ...]
+    length: buckets.Length
+    parts: Parts
+    agreed: detect.Agreed
+    hashes: BaseHashes
 
 
 def prepare(order: Order, out: EventWriter) -> Run:
@@ -100,8 +114,63 @@ def prepare(order: Order, out: EventWriter) -> Run:
     choice = device.choose(spec.mixed_precision)
     for key, message in (*spec.warnings, *((("mixed_precision", choice.note),) if choice.note else ())):
         out.emit("warning", key=key, message=message)
-
     out.emit("phase", name="load")
+    loaded = _load(order, choice, out)
+    parts, length = loaded.parts, loaded.length
+
+    out.emit("phase", name="cache")
+    parts.vae.to(choice.device)
+    posteriors = latents.encode_all(
+        parts.vae, loaded.dataset.images, loaded.placements, choice.device, spec.vae_batch_size
+    )
+    parts.vae.to("cpu")
+
+    identity = states.identity(spec, loaded.dataset, parts.unet)  # before a stepper rebuilds the base for its needs
+    plan = networks.plan(parts, spec)
+    process = diffusion(
+        parts.alphas_cumprod, loaded.agreed.prediction, choice.device, zero_terminal=loaded.agreed.zero_terminal_snr
+    )
+    stepper, optimizer = _stepper(loaded, plan, spec, choice, process, out)
+    course = Course(
+        spec, tuple(group.rate for group in plan.groups), length,
+        schedule.warmup_steps(spec.lr_warmup_steps, length.steps),
+    )  # fmt: skip
+    generator = torch.Generator().manual_seed(spec.seed)
+    run = Run(
+        order=order,
+        parts=parts,
+        plan=plan,
+        diffusion=process,
+        course=course,
+        feed=Feed(
+            spec=spec,
+            dataset=loaded.dataset,
+            placements=loaded.placements,
+            posteriors=posteriors,
+            conditioner=_conditioner(parts, plan, spec, choice),
+            diffusion=process,
+            generator=generator,
+            device=choice.device,
+            sized=parts.family.size_conditioning,
+        ),
+        stepper=stepper,
+        position=Position(0, 0, 0),
+        randomness=generator.get_state(),
+        epoch=0,
+        losses=deque(maxlen=length.batches_per_epoch),
+        facts=_facts(loaded, course, optimizer),
+        identity=identity,
+        device=choice.device,
+    )
+    if order.resume and (order.out_dir / states.FILE).exists():
+        _restore(run)
+    _announce(run, out)
+    return run
+
+
+def _load(order: Order, choice: device.Choice, out: EventWriter) -> Loaded:
+    """Read dataset and base; whatever does not fit together is an error before anything is computed."""
+    spec = order.spec
     found = data.scan(order.data_dir, spec.caption_extension)
     for name in found.skipped:
         out.emit("warning", key="train_data_dir", message=f"{name} is left out: no <repeats>_<concept>.")
@@ -115,55 +184,40 @@ def prepare(order: Order, out: EventWriter) -> Run:
     placements = tuple(buckets.place(size, spec) for size in sizes)
     if any(side % parts.vae_factor for one in placements for side in one.bucket):
         raise SpecError("resolution", f"sizes must be multiples of {parts.vae_factor} for this base model.")
-    length = buckets.length(spec, sizes, found.repeats)
+    return Loaded(found, placements, buckets.length(spec, sizes, found.repeats), parts, agreed, hashes)
 
-    out.emit("phase", name="cache")
-    parts.vae.to(choice.device)
-    posteriors = latents.encode_all(parts.vae, found.images, placements, choice.device, spec.vae_batch_size)
-    parts.vae.to("cpu")
 
-    accelerator = Accelerator(mixed_precision=choice.mixed_precision, cpu=choice.device.type == "cpu")
-    plan = networks.plan(parts, spec)
-    _place(parts, choice, spec)
-    network = networks.attach(parts, plan, torch.Generator().manual_seed(spec.seed))
-    optimizer, note = optim.make(
-        spec, [(network.of_group(i), group.rate) for i, group in enumerate(plan.groups)], choice.device
-    )
+def _stepper(
+    loaded: Loaded, plan: Plan, spec: TrainSpec, choice: device.Choice, process: Diffusion, out: EventWriter
+) -> tuple[Stepper, str]:
+    """Put adapters into the base and an optimiser over them; also what the optimiser is called in the metadata."""
+    _place(loaded.parts, choice, spec)
+    network = networks.attach(loaded.parts, plan, torch.Generator().manual_seed(spec.seed))
+    groups = [(network.of_group(i), group.rate) for i, group in enumerate(plan.groups)]
+    optimizer, note = optim.make(spec, groups, choice.device)
     if note:
         out.emit("warning", key="optimizer_type", message=note)
-    course = Course(
-        spec, tuple(group.rate for group in plan.groups), length,
-        schedule.warmup_steps(spec.lr_warmup_steps, length.steps),
+    accelerator = Accelerator(mixed_precision=choice.mixed_precision, cpu=choice.device.type == "cpu")
+    stepper = PlainStepper(
+        loaded.parts, network, optimizer, process, accelerator, clip_skip=spec.clip_skip,
+        max_grad_norm=spec.max_grad_norm,
     )  # fmt: skip
-    process = diffusion(parts.alphas_cumprod, agreed.prediction, choice.device, zero_terminal=agreed.zero_terminal_snr)
-    run = Run(
-        order=order,
-        parts=parts,
-        plan=plan,
-        diffusion=process,
-        course=course,
-        feed=Feed(
-            spec, found, placements, posteriors, _conditioner(parts, plan, spec, choice), process,
-            torch.Generator().manual_seed(spec.seed), choice.device, parts.family.size_conditioning,
-        ),
-        stepper=PlainStepper(
-            parts, network, optimizer, process, accelerator, clip_skip=spec.clip_skip, max_grad_norm=spec.max_grad_norm
-        ),
-        position=Position(0, 0, 0),
-        epoch=0,
-        losses=deque(maxlen=length.batches_per_epoch),
-        facts=RunFacts(
-            parts.family, agreed, found, placements, length.batches_per_epoch, length.epochs, length.steps,
-            course.warmup, optim.described(optimizer, spec), time.time(), str(uuid.uuid4().int % 2**32),
-            hashes,
-        ),
-        identity=states.identity(spec, found, parts.unet),
-        device=choice.device,
-    )  # fmt: skip
-    if order.resume and (order.out_dir / states.FILE).exists():
-        _restore(run)
-    _announce(run, out)
-    return run
+    return stepper, optim.described(optimizer, spec)
+
+
+def _facts(loaded: Loaded, course: Course, optimizer: str) -> RunFacts:
+    return RunFacts(
+        family=loaded.parts.family,
+        agreed=loaded.agreed,
+        dataset=loaded.dataset,
+        placements=loaded.placements,
+        length=loaded.length,
+        warmup=course.warmup,
+        optimizer=optimizer,
+        started_at=time.time(),
+        session_id=str(uuid.uuid4().int % 2**32),
+        base=loaded.hashes,
+    )
 
 
 def _check_clip_skip(parts: Parts, spec: TrainSpec) -> None:
@@ -192,6 +246,7 @@ def _restore(run: Run) -> None:
     saved = states.load(run.order.out_dir)
     states.check(saved, run.identity)
     run.feed.generator.set_state(saved.generator)
+    run.randomness = saved.generator
     run.stepper.restore(saved.stepper)
     run.position = states.carried_over(saved, run.course.length, run.order.spec)
     run.epoch = run.position.epoch + bool(run.position.batch)
@@ -221,6 +276,5 @@ def replan(run: Run, out: EventWriter, step: int) -> None:
     if not isinstance(wanted, int) or not step < wanted < run.course.length.steps:
         return
     run.course.shorten(wanted)
-    epochs = run.course.length.epochs
-    run.facts = replace(run.facts, epochs=epochs, max_steps=wanted, warmup=run.course.warmup)
-    out.emit("replanned", steps=wanted, epochs=epochs)
+    run.facts = replace(run.facts, length=run.course.length, warmup=run.course.warmup)
+    out.emit("replanned", steps=wanted, epochs=run.course.length.epochs)

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from gpurent_engine.basefile import BaseHashes
-from gpurent_engine.buckets import place
+from gpurent_engine.buckets import Length, place
 from gpurent_engine.data import Dataset, Folder, ImageItem
 from gpurent_engine.families import SD2, SD15, SDXL, Family
 from gpurent_engine.families.detect import Agreed
@@ -47,8 +47,9 @@ def facts(family: Family, prediction: Prediction, spec: TrainSpec, base: str = "
     dataset = Dataset(Path("d"), (Folder("3_cat", 3, "cat", (image, other)),))
     placements = tuple(place((one.width, one.height), spec) for one in dataset.images)
     return RunFacts(
-        family, Agreed(prediction, False, ()), dataset, placements, 6, 2, 12, 0, "torch.optim.adamw.AdamW()", 1.0, "7",
-        BaseHashes(base),
+        family=family, agreed=Agreed(prediction, False, ()), dataset=dataset, placements=placements,
+        length=Length(6, 6, 2, 12), warmup=0, optimizer="torch.optim.adamw.AdamW()", started_at=1.0, session_id="7",
+        base=BaseHashes(base),
     )  # fmt: skip
 
 

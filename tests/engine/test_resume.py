@@ -24,16 +24,20 @@ from gpurent_engine.states import Keeper, Snapshot, StateMismatch, carried_over
 from gpurent_engine.stepper import Batch, Stepper, StepperState
 
 
-class Killed(Exception):
-    """Stands for a process that ends between two steps."""
+class Killed(BaseException):
+    """Ends the run as a killed process does: nothing that handles errors comes to anything."""
 
 
-def kill_at(step: int) -> Callable[[dict[str, Any]], None]:
-    """Raise out of the report of ``step``: nothing is saved after it."""
+class Failed(Exception):
+    """Ends the run as an error of the machine does."""
+
+
+def end_at(step: int, how: type[BaseException]) -> Callable[[dict[str, Any]], None]:
+    """Raise out of the report of ``step``."""
 
     def act(event: dict[str, Any]) -> None:
         if event["event"] == "step" and event["step"] == step:
-            raise Killed
+            raise how
 
     return act
 
@@ -76,7 +80,7 @@ def test_killed_between_checkpoints_it_goes_on_from_the_last_state(
     the_spec = spec(**FEATURES, save_state_every_n_minutes=1e-9)
     whole = run(the_spec, base_model, pictures, tmp_path / "whole")
     with pytest.raises(Killed):
-        run(the_spec, base_model, pictures, tmp_path / "parts", on_event=kill_at(step))
+        run(the_spec, base_model, pictures, tmp_path / "parts", on_event=end_at(step, Killed))
     rest: Told = run(the_spec, base_model, pictures, tmp_path / "parts", resume=True)
     start = rest.of("plan")[0]["start_step"]
     assert 1 <= start < step
@@ -85,13 +89,16 @@ def test_killed_between_checkpoints_it_goes_on_from_the_last_state(
 
 
 def test_what_a_failed_run_has_learnt_is_saved(base_model: Path, pictures: Path, tmp_path: Path) -> None:
-    """The step before the failure is in a file of its own, announced before the error."""
-    with pytest.raises(Killed):
-        run(spec(max_train_epochs=9), base_model, pictures, tmp_path, on_event=kill_at(7))
+    """The last step is in a file of its own, announced; a run that goes on from there loses nothing."""
+    whole = run(spec(max_train_epochs=3), base_model, pictures, tmp_path / "whole")
+    with pytest.raises(Failed):
+        run(spec(max_train_epochs=3), base_model, pictures, tmp_path, on_event=end_at(7, Failed))
     told = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
     last = [one for one in told if one["event"] == "checkpoint"][-1]
     assert (last["path"], last["step"], last["final"]) == ("disc-step00000007.safetensors", 7, False)
     assert load_file(tmp_path / last["path"])
+    rest = run(spec(max_train_epochs=3), base_model, pictures, tmp_path, resume=True)
+    assert rest.losses == whole.losses[7:]
 
 
 class Spoiled:
