@@ -19,7 +19,6 @@ from gpurent import fields, http, settings
 from gpurent.budget.database import Database
 from gpurent.budget.errors import LedgerError
 from gpurent.clock import ManualClock
-from gpurent.dataset.bounds import Bounds
 from gpurent.dataset import base, secrets
 from gpurent.dataset.bounds import Bounds
 from gpurent.dataset.job import read_spec
