@@ -123,17 +123,6 @@ def test_failures_have_a_code_and_a_status(
     assert (fault["event"], fault["code"]) == ("error", code) and says in fault["message"]
 
 
-def test_a_full_disk_is_named(base_model: Path, pictures: Path, tmp_path: Path) -> None:
-    """When the LoRA cannot be written for want of room, the event says disk_full and names a remedy."""
-    # Linux's /dev/full refuses every write with ENOSPC, as a full disk does
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "disc.safetensors.part").symlink_to("/dev/full")
-    ended = call("train", "--job", str(write_job(tmp_path, base_model, pictures)))
-    fault = last_event(tmp_path)
-    assert (ended.returncode, fault["code"]) == (1, "disk_full") and fault["remedy"]
-    assert not (tmp_path / "out" / "disc.safetensors").exists()
-
-
 def test_a_job_that_lacks_a_field_is_refused(tmp_path: Path) -> None:
     """A damaged job.json is status 2 with the field's name on standard error."""
     (tmp_path / "job.json").write_text('{"protocol": 1}')
