@@ -33,7 +33,7 @@ from gpurent.jobs.deadman import DeadMan, fuse
 from gpurent.jobs.listing import survey
 from gpurent.jobs.progress import Notice, Rented, Stage, StageStarted
 from gpurent.jobs.teardown import Teardown
-from gpurent.jobs.waits import CREATE_S, EXISTS_S
+from gpurent.jobs.waits import CREATE_S, EXISTS_S, LIST_S
 from gpurent.jobs.watch import Tell, Watch
 from gpurent.model import Instance, Launch, Offer, OnOverrun, Phase
 from gpurent.money import ZERO, Usd
@@ -175,13 +175,13 @@ class Rentals:
         until = self.clock.monotonic() + self.patience.search_s
         while True:
             try:
-                found = survey(provider, [place])
+                found = self.clock.begin(lambda: survey(provider, [place])).result(LIST_S)
                 for instance in found.instances:
                     if instance.tag == tag or (ref is not None and instance.ref == ref):
                         return instance
                 if place in found.silent:
                     raise found.silent[place]
-            except ProviderError as error:
+            except (ProviderError, Overdue) as error:
                 self.tell(Notice(f"Cannot list {provider.name} yet: {error}"))
             if self.clock.monotonic() >= until:
                 return None
