@@ -29,9 +29,11 @@ from gpurent_engine.spec import SpecError, TrainSpec, load_spec
 
 LEAST: dict[str, tuple[int, ...]] = {
     "accelerate": (1, 0), "diffusers": (0, 35), "numpy": (1, 26), "peft": (0, 17), "pillow": (10, 3),
-    "safetensors": (0, 4, 3), "torch": (2, 4), "transformers": (4, 48),
+    "safetensors": (0, 4, 3), "torch": (2, 6), "transformers": (4, 48),
 }  # fmt: skip
-"""The oldest releases that the engine runs on."""
+"""The oldest releases that the engine runs on. transformers 5.23 ignores a torch before 2.6."""
+LEAST_WITH_CUDA: dict[str, tuple[int, ...]] = {"bitsandbytes": (0, 45)}
+"""What it asks for besides where torch is built for CUDA."""
 OOM_REMEDY = (
     "Use a smaller train_batch_size, gradient_checkpointing = true, a lower resolution, or a GPU with more memory "
     "(--min-vram)."
@@ -148,7 +150,7 @@ def _run(job: dict[str, Any], out: EventWriter, stop: threading.Event) -> int:
 
 def _diagnose(error: Exception) -> tuple[str, str, str]:
     if isinstance(error, ImportError):
-        return "no_packages", str(error), "Choose an image with torch >= 2.4 for its GPU driver: [need] image."
+        return "no_packages", str(error), "Choose an image with torch >= 2.6 for its GPU driver: [need] image."
     import torch
 
     from gpurent_engine.export import NotFinite
@@ -174,8 +176,17 @@ def _diagnose(error: Exception) -> tuple[str, str, str]:
 
 def _lacking() -> list[str]:
     """What is not installed, or only in an older version; imports nothing, which would take long."""
-    wanted = {name: ".".join(map(str, least)) for name, least in LEAST.items() if _version(name) < least}
+    least_of = LEAST if _without_cuda() else LEAST | LEAST_WITH_CUDA
+    wanted = {name: ".".join(map(str, least)) for name, least in least_of.items() if _version(name) < least}
     return [f"{name}>={least}" for name, least in wanted.items()]
+
+
+def _without_cuda() -> bool:
+    """Whether torch says by its version that it is built for CPUs only."""
+    try:
+        return importlib.metadata.version("torch").endswith("+cpu")
+    except importlib.metadata.PackageNotFoundError:
+        return True
 
 
 def _version(name: str) -> tuple[int, ...]:

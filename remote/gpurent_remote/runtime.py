@@ -22,7 +22,7 @@ from gpurent.errors import HostUnfit
 from gpurent.spi import Runtime
 
 LEAST_PYTHON = (3, 11)
-"""diffusers 0.42 and transformers 5.23 ask for it."""
+"""diffusers 0.42 and transformers 5.23 require it, and ``requirements.lock`` starts there."""
 LEAST_TORCH = (2, 6)
 """transformers 5.23 ignores an older torch."""
 ENTER = ".gpurent/enter"

@@ -121,7 +121,7 @@ class NeedSection(_Section):
         default=24, ge=0, le=8760, allow_inf_nan=False,
         description="leave a machine out for so long after it failed before training; 0: never",
     )  # fmt: skip
-    image: str = Field(default=DEFAULT_IMAGE, description="container image with Python >= 3.10 and torch >= 2.4")
+    image: str = Field(default=DEFAULT_IMAGE, description="container image with Python >= 3.11 and torch >= 2.6")
 
     def as_need(self) -> Need:
         """The same for planning."""

@@ -153,7 +153,7 @@ def test_a_quick_look_imports_nothing(tmp_path: Path) -> None:
         [sys.executable, "-S", "-m", "gpurent_engine", "doctor", "--quick"], cwd=tmp_path, check=False,
         env={"PYTHONPATH": str(ENGINE.parent)}, capture_output=True, text=True,
     )  # fmt: skip
-    assert bare.returncode == 1 and "torch>=2.4" in bare.stdout
+    assert bare.returncode == 1 and "torch>=2.6" in bare.stdout
 
 
 def test_what_the_engine_asks_for_is_what_the_package_asks_for(repository: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import posixpath
-import shlex
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,9 +14,9 @@ from gpurent.budget.ledger import Ledger
 from gpurent.budget.state import RentalState
 from gpurent.clock import Clock
 from gpurent.dataset.job import Job
-from gpurent.errors import BadHostData, CommandFailed, HostError, HostUnfit, HostUnreachable, JobFailed
+from gpurent.errors import BadHostData, HostError, HostUnfit, HostUnreachable, JobFailed
 from gpurent.expected import Expected
-from gpurent.jobs import events
+from gpurent.jobs import events, packages
 from gpurent.jobs.deadman import DeadMan
 from gpurent.jobs.follow import EventFollower
 from gpurent.jobs.home import Home, read_log
@@ -33,7 +32,6 @@ from gpurent.spi import Host
 from gpurent.tasks import minding
 from gpurent.untrusted.text import clean, quoted
 
-CHECK_S = 60.0
 PREPARE_S = 1200.0
 """How long installing the engine's packages may take."""
 RECORD_S = 1.0
@@ -157,25 +155,18 @@ class Session:
             self._stop_sent = True
 
     def _environment(self, engine: str) -> None:
-        python = shlex.quote(self.host.runtime().python)
-        check = f"PYTHONPATH={shlex.quote(engine)} {python} -m gpurent_engine doctor --quick"
-        if self.host.run(check, timeout=CHECK_S).status == 0:
-            return
-        self.tell(StageStarted(Stage.PREPARE, "installing the engine's packages"))
-        lock = f"{shlex.quote(engine)}/gpurent_engine/requirements.lock"
-        install = f"{python} -m pip install --quiet --no-deps --only-binary=:all: --require-hashes -r {lock}"
-        status, said = self._detached(f"{self.job_id}-install", f"{install} && {check}")
-        if status != 0:
-            raise CommandFailed(
-                f"the host cannot run the engine; it says {quoted(said, 400, end=True)}", status=status,
-                stderr=said[-4000:],
-                hint="Choose an image with Python >= 3.10 and torch >= 2.4: [need] image in gpurent.toml.",
-            )  # fmt: skip
-        self.home.traffic.bytes_in += ENVIRONMENT_BYTES
+        def announce() -> None:
+            self.tell(StageStarted(Stage.PREPARE, "installing the engine's packages"))
+
+        def run(script: str) -> tuple[int, str]:
+            return self._detached(f"{self.job_id}-install", script)
+
+        if packages.prepare(self.host, self._absolute(engine), run, announce):
+            self.home.traffic.bytes_in += ENVIRONMENT_BYTES
 
     def _detached(self, job_id: str, command: str) -> tuple[int, str]:
         """Run what may take minutes without losing sight of money, time and the user; its status and last words."""
-        self.host.start_job(job_id, ["sh", "-c", f"cd {shlex.quote(self._absolute(''))} && {command}"], {})
+        self.host.start_job(job_id, ["sh", "-c", command], {})
         until = self.clock.monotonic() + PREPARE_S
         while (status := self.host.job_status(job_id)) is None:
             if self.clock.monotonic() >= until:

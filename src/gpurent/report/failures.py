@@ -81,7 +81,7 @@ TABLE: tuple[Failure, ...] = (
     Failure(
         "no_packages", r"cannot run the engine|No module named|Could not find a version that satisfies",
         "The image lacks what the engine needs, and it could not be installed.",
-        "Choose an image with Python 3.10 or newer and torch 2.4 or newer: [need] image in gpurent.toml.",
+        "Choose an image with Python 3.11 or newer and torch 2.6 or newer: [need] image in gpurent.toml.",
         "gpurent train --budget …",
     ),
     Failure(
