@@ -28,8 +28,8 @@ from gpurent_engine.events import EventWriter
 from gpurent_engine.spec import SpecError, TrainSpec, load_spec
 
 LEAST: dict[str, tuple[int, ...]] = {
-    "accelerate": (1, 0), "diffusers": (0, 35), "numpy": (1, 26), "peft": (0, 17), "pillow": (10, 3),
-    "safetensors": (0, 4, 3), "torch": (2, 6), "transformers": (4, 48),
+    "accelerate": (1, 0), "diffusers": (0, 35), "numpy": (1, 26), "peft": (0, 17), "pillow": (11, 3),
+    "safetensors": (0, 4, 3), "torch": (2, 6), "transformers": (4, 53),
 }  # fmt: skip
 """The oldest releases that the engine runs on. transformers 5.23 ignores a torch before 2.6."""
 LEAST_WITH_CUDA: dict[str, tuple[int, ...]] = {"bitsandbytes": (0, 45)}

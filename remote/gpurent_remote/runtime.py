@@ -147,11 +147,8 @@ def read(lines: Sequence[str]) -> Runtime:
     ]
     best = min(found, key=lambda one: one.place, default=None)
     if best is None:
-        raise HostUnfit("no_python", "the image has no Python", image=True, hint=IMAGE_HINT)
+        raise HostUnfit("no_python", "the image has no Python", image=True)
     if best.place == 3:
         has = f"{'.'.join(map(str, best.version))} at {best.path}"
-        raise HostUnfit("old_python", f"the image's newest Python is {has}", image=True, hint=IMAGE_HINT)
+        raise HostUnfit("old_python", f"the image's newest Python is {has}", image=True)
     return Runtime(best.path, best.version, best.torch, home, told.get("user", ""), "started" in told)
-
-
-IMAGE_HINT = "Choose an image with Python >= 3.11 and torch >= 2.6: [need] image in gpurent.toml."

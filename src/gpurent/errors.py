@@ -134,11 +134,13 @@ class HostUnfit(HostError):
     """The machine was looked at and cannot train.
 
     ``trait`` names what is wrong (``no_gpu``, ``old_python`` …); ``image``: it is the image's fault, so other machines
-    would be no better with it.
+    would be no better with it; then the hint says which image will do.
     """
 
+    IMAGE_HINT = "Choose an image with Python >= 3.11 and torch >= 2.6: [need] image in gpurent.toml."
+
     def __init__(self, trait: str, message: str, *, image: bool = False, hint: str = "") -> None:
-        super().__init__(message, hint=hint)
+        super().__init__(message, hint=hint or (self.IMAGE_HINT if image else ""))
         self.trait = trait
         self.image = image
 

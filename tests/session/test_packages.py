@@ -10,6 +10,7 @@ import venv
 import zipfile
 from pathlib import Path
 
+import pip
 import pytest
 
 from gpurent.jobs.packages import NO_PIP, install, unfit
@@ -48,7 +49,7 @@ class Machine:
         venv.create(self.image, with_pip=False)
         self.site = next((self.image / "lib").glob("python3.*/site-packages"))
         (self.site / "torch.py").write_text("version = 'of the image'\n")
-        (self.site / "gpurent-pip.pth").write_text(f"{Path(pip_folder())}\n")
+        (self.site / "pip").symlink_to(Path(pip.__file__).parent)  # and nothing else of what is installed here
         self.python = self.image / "bin" / "python"
 
     @property
@@ -79,12 +80,6 @@ class Machine:
         return subprocess.run([self.ours, "-c", program], capture_output=True, text=True, check=True).stdout.strip()
 
 
-def pip_folder() -> Path:
-    import pip
-
-    return Path(pip.__file__).parents[1]
-
-
 @pytest.fixture
 def machine(tmp_path: Path) -> Machine:
     return Machine(tmp_path)
@@ -106,7 +101,7 @@ def test_packages_are_installed_beside_the_image_and_see_what_it_has(machine: Ma
 
 
 def test_what_does_not_have_its_digest_is_not_installed(machine: Machine) -> None:
-    """Whoever answers for the index; and an environment that is not complete is not taken for one that is."""
+    """A package index is not trusted; and an incomplete environment is not taken for a complete one."""
     wheel(machine.index, "diffusers", "0.42.1")
     machine.lock(f"diffusers==0.42.1 --hash=sha256:{'0' * 64}")
     ended = machine.install()
@@ -126,7 +121,7 @@ def test_what_an_image_says_to_pip_does_not_bend_an_installation(machine: Machin
     assert machine.says("import diffusers; print(diffusers.version)") == "0.42.1"
 
 
-def test_an_installation_that_broke_off_is_begun_anew(machine: Machine) -> None:
+def test_an_installation_that_broke_off_starts_again(machine: Machine) -> None:
     """Half an environment from before a cut."""
     digest = wheel(machine.index, "diffusers", "0.42.1")
     machine.lock(f"diffusers==0.42.1 --hash=sha256:{digest}")

@@ -16,7 +16,6 @@ from gpurent.spi import Host, Runtime
 from gpurent.untrusted.text import quoted
 
 CHECK_S = 60.0
-IMAGE_HINT = "Choose an image with Python >= 3.11 and torch >= 2.6: [need] image in gpurent.toml."
 VENV = ".gpurent/venv"
 
 _PARENT = """\
@@ -77,13 +76,12 @@ def unfit(status: int, said: str) -> HostUnfit:
     """What an installation that failed says of the machine or its image."""
     tail = quoted(said, 400, end=True)
     if status == NO_PIP:
-        return HostUnfit("no_pip", "the image has no pip, and the engine's packages are not in it", image=True,
-                         hint=IMAGE_HINT)  # fmt: skip
+        return HostUnfit("no_pip", "the image has no pip, and the engine's packages are not in it", image=True)
     if any(words in said for words in ("name resolution", "Network is unreachable", "Name or service not known")):
         return HostUnfit("no_network", f"the machine cannot reach the package index; it says {tail}")
     if "No matching distribution" in said or "Could not find a version" in said:
         why = f"the engine's packages do not fit the image's Python; pip says {tail}"
-        return HostUnfit("packages", why, image=True, hint=IMAGE_HINT)
+        return HostUnfit("packages", why, image=True)
     return HostUnfit("packages", f"the engine's packages could not be installed; the machine says {tail}")
 
 
@@ -109,5 +107,5 @@ def prepare(host: Host, engine: str, run: Callable[[str], tuple[int, str]], anno
     ended = host.run(check(engine, runtime), timeout=CHECK_S)
     if ended.status != 0:
         why = f"the engine's packages were installed and are not found; the machine says {quoted(ended.stdout)}"
-        raise HostUnfit("packages", why, image=True, hint=IMAGE_HINT)
+        raise HostUnfit("packages", why, image=True)
     return True

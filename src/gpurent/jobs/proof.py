@@ -28,7 +28,6 @@ VRAM_SHARE = 0.9
 IMAGE_TRAITS = frozenset(("no_torch", "cpu_torch"))
 """What every machine with the same image would show."""
 X86 = ("x86_64", "amd64")
-IMAGE_HINT = "Choose an image with Python >= 3.11 and torch >= 2.6: [need] image in gpurent.toml."
 NEXT_HINT = "Nothing was sent to it; another machine is tried."
 
 Name = Annotated[str, Field(max_length=300)]
@@ -121,7 +120,7 @@ def verdict(found: Found, offer: Offer, wanted: Wanted) -> HostUnfit | None:
     """Why this machine cannot train, or None."""
     for trait, why in _reasons(found, offer, wanted):
         image = trait in IMAGE_TRAITS
-        hint = IMAGE_HINT if image else NEXT_HINT
+        hint = "" if image else NEXT_HINT
         return HostUnfit(trait, f"{offer.gpu} at {offer.provider}: {why}", image=image, hint=hint)
     return None
 
