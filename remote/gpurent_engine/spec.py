@@ -259,7 +259,7 @@ def _resolution(given: str, value: Any) -> tuple[int, int]:
 
 def _rates(given: str, value: Any) -> tuple[float, ...]:
     """kohya's key takes a number, or a list with one for each text encoder."""
-    found = value if isinstance(value, list) and value else [value]
+    found: list[Any] = value if isinstance(value, list) and value else [value]
     if any(isinstance(one, bool) or not isinstance(one, int | float) for one in found) or len(found) > 2:
         raise SpecError(given, f"must be a number, or a list with one for each text encoder, not {value!r}.")
     return tuple(float(one) for one in found)

@@ -15,6 +15,7 @@ INPUTS = int(os.environ.get("GPURENT_FUZZ", 0))
 """In all, over all parsers."""
 EACH = INPUTS // len(TARGETS) or 60
 MOST_MIB = 2048
+EVERY_CHECK: tuple[HealthCheck, ...] = tuple(HealthCheck.__members__.values())
 
 
 @pytest.mark.timeout(7200 if INPUTS else 600)
@@ -23,7 +24,7 @@ def test_only_announced_errors_come_out(target: Target, tmp_path: Path, record_p
     """In bounded memory."""
     fed = 0
 
-    @settings(max_examples=EACH, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=EACH, database=None, suppress_health_check=EVERY_CHECK)
     @given(target.inputs)
     def feed(given: Any) -> None:
         nonlocal fed

@@ -18,6 +18,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import asyncssh
+from asyncssh.constants import FX_FAILURE
+from asyncssh.packet import String
 
 from gpurent.sandbox.faults import Faults
 from gpurent.sandbox.link import Link
@@ -102,7 +104,7 @@ class Files(HostFiles):
     def open(self, path: bytes, pflags: int, attrs: asyncssh.SFTPAttrs) -> object:
         lie = self._lie(path)
         if lie.error:
-            raise asyncssh.SFTPError(asyncssh.FX_FAILURE, lie.error)
+            raise asyncssh.SFTPError(FX_FAILURE, lie.error)
         if lie.endless or lie.size is not None:
             Path(self.map_path(path).decode()).parent.mkdir(parents=True, exist_ok=True)
             Path(self.map_path(path).decode()).touch()
@@ -170,8 +172,8 @@ async def flood_window(process: asyncssh.SSHServerProcess[bytes], size: int) -> 
     """Send into a channel what its window does not allow."""
     channel = process.channel
     for _ in range(size // len(CHUNK)):
-        channel.send_packet(asyncssh.constants.MSG_CHANNEL_DATA, asyncssh.packet.String(CHUNK[:32768]))
-        channel.send_packet(asyncssh.constants.MSG_CHANNEL_DATA, asyncssh.packet.String(CHUNK[:32768]))
+        channel.send_packet(asyncssh.constants.MSG_CHANNEL_DATA, String(CHUNK[:32768]))
+        channel.send_packet(asyncssh.constants.MSG_CHANNEL_DATA, String(CHUNK[:32768]))
         await asyncio.sleep(0)
 
 
@@ -186,7 +188,7 @@ class Server(HostServer):
         """The client believes from now on that it is served."""
         size = Orders.read(self._orders).packet
         if size and self._connection is not None:
-            self._connection.send_packet(asyncssh.constants.MSG_IGNORE, asyncssh.packet.String(b"x" * size))
+            self._connection.send_packet(asyncssh.constants.MSG_IGNORE, String(b"x" * size))
 
 
 async def endless_banner(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -70,7 +70,7 @@ def test_a_lora_of_the_plan_comes_home(home: Home, host: Host, name: str) -> Non
     """The final file, those of epochs and steps, and that of a stop; each under its name, and in the ledger."""
     path = home.collect(announce(host, name, lora()))
     home.landing.clear()
-    assert path == home.output_dir / name and path.read_bytes() == lora()
+    assert path is not None and path == home.output_dir / name and path.read_bytes() == lora()
     assert [one.path for one in home.ledger.run(home.run_id).artefacts] == [path]
     assert visible(home) == [path]
 

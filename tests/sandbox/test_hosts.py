@@ -22,6 +22,15 @@ def alive(pid: int) -> bool:
         return False
 
 
+def pairs(text: str) -> dict[str, str]:
+    """An environment as ``env`` prints it."""
+    found: dict[str, str] = {}
+    for line in text.splitlines():
+        name, _, value = line.partition("=")
+        found[name] = value
+    return found
+
+
 def test_a_command_gets_input_output_errors_and_status(customer: Customer) -> None:
     """Standard input, both outputs and the exit status cross the wire."""
     client = customer.login(customer.rent())
@@ -41,13 +50,13 @@ def test_the_environment_is_the_hosts_own(customer: Customer, monkeypatch: pytes
     ref = customer.rent(env={"COLOUR": "green"}, image="pytorch/pytorch:2.8.0-cuda12.8-cudnn9-runtime")
     client = customer.login(ref)
     _, out, _ = customer.run(client, "env")
-    session = dict(line.partition("=")[::2] for line in out.splitlines())
+    session = pairs(out)
     common = {"PATH", "HOME", "TMPDIR", "LANG", "GPURENT_ROOT", "GPURENT_SANDBOX_HOST"} | set(THREADS) & set(os.environ)
     assert set(session) - {"PWD", "OLDPWD", "SHLVL", "_"} == common
     root = session["GPURENT_ROOT"]
     assert session["PATH"].startswith(f"{root}/usr/local/sbin:{root}/usr/local/bin:{root}/usr/sbin:{root}/usr/bin:")
     _, text, _ = customer.run(client, "tr '\\0' '\\n' < $GPURENT_ROOT/proc/1/environ")
-    first = dict(line.partition("=")[::2] for line in text.splitlines())
+    first = pairs(text)
     assert first["SANDBOX_INSTANCE_ID"] == ref and first["COLOUR"] == "green" and "MY_SECRET" not in first
     assert first["PATH"].startswith(f"{root}/opt/conda/bin:") and first["PATH"].endswith(session["PATH"])
 

@@ -50,7 +50,7 @@ def _patterns(library: Any, repository: str, half: bool) -> list[str]:
         listed = library.list_repo_files(repository, revision=revision(repository))
     except Exception:  # noqa: BLE001 - offline or refused: whatever the cache holds; downloading says what is wrong
         return [*SMALL, *(f"{part}/*.safetensors" for part in PARTS)]
-    patterns = list(SMALL)
+    patterns: list[str] = list(SMALL)
     for part in PARTS:
         inside = [name for name in listed if name.startswith(f"{part}/") and name.endswith(".safetensors")]
         fp16 = [name for name in inside if ".fp16" in name]

@@ -32,7 +32,9 @@ class Tensor:
         if self._device != "cpu":
             _check_kernels()
         columns = list(zip(*other.tolist(), strict=True))
-        made = [[sum(a * b for a, b in zip(row, column, strict=True)) for column in columns] for row in self._rows]
+        made: list[list[float]] = [
+            [sum(a * b for a, b in zip(row, column, strict=True)) for column in columns] for row in self._rows
+        ]
         if self._device != "cpu" and _GPU.get("wrong"):
             made[-1][-1] += 1.0
         return Tensor(made, self._device)
