@@ -23,7 +23,7 @@ from gpurent.budget.events import Kind
 from gpurent.budget.folding import Kept
 from gpurent.budget.ledger import DAY_S, Ledger
 from gpurent.budget.presence import believed_alive, elsewhere
-from gpurent.budget.reaper import Action, Leave, Orphan, other_account
+from gpurent.budget.reaper import Action, Leave, Orphan, may_surface, other_account
 from gpurent.budget.spend import run_spent
 from gpurent.budget.state import Rental, RentalState, Run
 from gpurent.clock import Clock, SystemClock, side_by_side
@@ -47,7 +47,7 @@ from gpurent.jobs.progress import Notice, Progress
 from gpurent.jobs.rental import LaunchOrder, Rentals
 from gpurent.jobs.replan import Asker, Nobody
 from gpurent.jobs.session import Outcome
-from gpurent.jobs.teardown import Teardown
+from gpurent.jobs.teardown import Teardown, longer
 from gpurent.jobs.waits import OFFERS_S, STATEMENT_S
 from gpurent.jobs.watch import Halt, Tell
 from gpurent.model import Instance, Need, Offer, OnOverrun, Workload
@@ -390,6 +390,14 @@ class Broker:
         live = self.live_runs()
         return tuple(run.id for run in self.ledger.runs() if run.open_rentals and run.id not in live)
 
+    def surfacing(self) -> tuple[str, ...]:
+        """Runs without a client whose create was never answered, and may be carried out yet."""
+        live, now = self.live_runs(), self.clock.now()
+        return tuple(
+            run.id for run in self.ledger.runs()
+            if run.id not in live and any(may_surface(one, now) for one in run.rentals)
+        )  # fmt: skip
+
     def tend(self, run_id: str, *, tell: Tell = _silent) -> None:
         """What a watchdog does for an abandoned run: see its training to the end, collect, and destroy what is left."""
         rentals = self.ledger.run(run_id).open_rentals
@@ -530,7 +538,7 @@ class Broker:
         if not dry_run:
             self._close_abandoned(runs)
         teardown = self._teardown(tell)
-        until = self.clock.monotonic() + patience_s
+        until, wait = self.clock.monotonic() + patience_s, every_s
         while True:
             runs = self.ledger.runs()
             known = {rental.tag: run.id for run in runs for rental in run.rentals if rental.state.over}
@@ -543,8 +551,9 @@ class Broker:
                 continue
             if dry_run or not busy or self.clock.monotonic() >= until:
                 break
-            teardown.act(actions, lambda order: self._collect(order.run_id, tell))
-            self.clock.sleep(every_s)
+            accepted = teardown.act(actions, lambda order: self._collect(order.run_id, tell))
+            wait = every_s if accepted else longer(wait)
+            self.clock.sleep(wait)
         if not dry_run:
             self._close_abandoned(self.ledger.runs())
             sweep_keys(self.home / "runs", self.ledger.runs())

@@ -17,6 +17,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC
 from email.utils import parsedate_to_datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
 import httpx
@@ -498,6 +499,7 @@ def used_up_for(text: str | None) -> float:
     return max((float(part["t"]) for part in parts if "t" in part and int(part.get("r", "1")) == 0), default=0.0)
 
 
+@cache
 def _version() -> str:
     try:
         return version("gpurent")

@@ -95,9 +95,9 @@ class Watchdog:
             self.clock.sleep(TURN_S)
 
     def _open(self, broker: Broker) -> dict[str, Path]:
-        """Runs that hold rentals or are about to, with the folders whose settings they were started with."""
-        live = broker.live_runs()
-        runs = [run for run in broker.ledger.runs() if run.open_rentals or run.id in live]
+        """Runs that hold rentals, or may come to hold one, with the folders whose settings they were started with."""
+        needed = {*broker.live_runs(), *broker.surfacing()}
+        runs = [run for run in broker.ledger.runs() if run.open_rentals or run.id in needed]
         return {run.id: Path(str(run.config.get("folder") or self.home)) for run in runs}
 
     def turn(self, broker: Broker, since: float) -> dict[str, Path]:
@@ -109,7 +109,7 @@ class Watchdog:
         self._bury()
         open_runs = self._open(broker)
         self._enforce(broker, open_runs)
-        for run_id in broker.abandoned():
+        for run_id in (*broker.abandoned(), *broker.surfacing()):
             if run_id not in self._tending and self.clock.monotonic() >= self._rests.get(run_id, (0.0, 0.0))[0]:
                 _log(f"taking over {run_id}")
                 self._tending[run_id] = self.start(run_id, open_runs.get(run_id, self.home))

@@ -90,10 +90,11 @@ def test_an_answer_to_an_order_says_that_it_was_sent(length: int, answer: Kind) 
     assert run.rentals[0].state is RentalState.DESTROYING and not run.anomalies
 
 
+@pytest.mark.parametrize("surprise", [Kind.ADOPTED, Kind.CREATED, Kind.CREATE_UNCLEAR])
 @pytest.mark.parametrize("end", [Kind.GONE, Kind.CREATE_REFUSED])
-def test_a_rental_seen_after_its_end_is_open_again(end: Kind) -> None:
-    """The dearest surprise of all is remembered and marked."""
-    run = after(Kind.RUN_OPENED, Kind.INTENT, end, Kind.ADOPTED)
+def test_a_rental_seen_or_made_after_its_end_is_open_again(end: Kind, surprise: Kind) -> None:
+    """The dearest surprise of all is remembered and marked: a listing shows it, or a client slept before its create."""
+    run = after(Kind.RUN_OPENED, Kind.INTENT, end, surprise)
     assert run.anomalies
     assert [rental.gone_at for rental in run.open_rentals] == [None]
 

@@ -12,41 +12,73 @@ from collections.abc import Mapping
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
-from tests.simulation.campaign import Findings, campaign, play
+from tests.simulation.campaign import Findings, campaign, play, stage
 from tests.simulation.coverage import possible
+from tests.simulation.drawing import draw
 from tests.simulation.mutants import MUTANTS
-from tests.simulation.schedule import ELSEWHERE, draw
+from tests.simulation.schedule import ELSEWHERE
+from tests.simulation.shrink import literal, shrink
 
 console = Console(width=min(140, Console().width))
+SHRUNK = 5
+"""So many broken lives are reduced at the end of a campaign; ``--seed`` does it for any."""
 
 
 def main() -> int:
     """Parse, play, print; 1 when an invariant was broken or something was never tried."""
     parser = argparse.ArgumentParser(prog="python -m tests.simulation")
-    parser.add_argument("--lives", type=int, default=10_000)
-    parser.add_argument("--first", type=int, default=0, help="first seed")
+    parser.add_argument("--lives", type=int, default=30_000)
+    parser.add_argument("--first", type=int, help="first seed; from the clock when left out, and printed")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--seed", type=int, help="play this one life and show its schedule")
+    parser.add_argument("--seed", type=int, help="play this one life, tell its story, and reduce it if it breaks")
     parser.add_argument("--without", choices=sorted(MUTANTS), help="take one guarantee out; find a seed that shows it")
     parser.add_argument("--mutants", action="store_true", help="do that for every guarantee")
     options = parser.parse_args()
-    if options.mutants or options.without:
-        return _mutants([options.without] if options.without else sorted(MUTANTS), options.first, options.lives)
     if options.seed is not None:
-        console.print(draw(options.seed))
-        return _report(play([options.seed]), complete=False)
+        return _one(options.seed)
+    first = int(time.time()) if options.first is None else options.first
+    console.print(f"first seed {first}: `--first {first}` plays the same lives again")
+    if options.mutants or options.without:
+        return _mutants([options.without] if options.without else sorted(MUTANTS), first, options.lives)
     began = time.monotonic()
     with Progress(console=console) as bar:
         task = bar.add_task("lives", total=options.lives)
         found = campaign(
-            options.first, options.lives, options.processes, lambda so_far: bar.update(task, completed=so_far.lives)
+            first, options.lives, options.processes, lambda so_far: bar.update(task, completed=so_far.lives)
         )
-    status = _report(found, complete=True)
-    console.print(f"{found.lives} lives in {time.monotonic() - began:.0f} s on {options.processes} processes")
+    status = _report(found)
+    for seed, _ in found.broken[:SHRUNK]:
+        _reduce(seed)
+    seconds = time.monotonic() - began
+    console.print(
+        f"{found.lives} lives in {seconds:.0f} s on {options.processes} processes: {found.lives / seconds:.0f}/s"
+    )
     return status
 
 
-def _report(found: Findings, *, complete: bool) -> int:
+def _one(seed: int) -> int:
+    """What happened in one life, line by line, and what it takes to break it."""
+    story: list[str] = []
+    with stage() as here:
+        verdict = here.play(draw(seed), story=story)
+    for line in (*story, *verdict.violations):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    console.print(literal(draw(seed)), markup=False, soft_wrap=True)
+    console.print(f"the first command ended as: {verdict.ending}")
+    if verdict.violations:
+        _reduce(seed)
+    return 1 if verdict.violations else 0
+
+
+def _reduce(seed: int) -> None:
+    with stage() as here:
+        fewest = shrink(draw(seed), here.breaks)
+        said = "; ".join(here.play(fewest).violations)
+    console.print(f"seed {seed} breaks with no more than this: {said}", style="red", markup=False, soft_wrap=True)
+    console.print(literal(fewest), markup=False, soft_wrap=True)
+
+
+def _report(found: Findings) -> int:
     tally = found.tally
     for title, counter in (
         ("faults that struck", tally.faults), ("lines of the ledger written", tally.lines),
@@ -58,14 +90,20 @@ def _report(found: Findings, *, complete: bool) -> int:
     for fault, why in ELSEWHERE.items():
         console.print(f"not here: {fault.value}: {why}")
     for seed, violations in found.broken:
-        console.print(f"seed {seed}: {'; '.join(violations)}", style="red")
+        console.print(f"seed {seed}: {'; '.join(violations)}", style="red", markup=False)
     _explain("no life takes", possible()[1])
-    wrong = [f"never happened: {name}" for name in found.never if complete]
+    pairs, apart = found.together
+    console.print(f"{pairs - len(apart)} of {pairs} pairs of faults struck in the same life; never: {_named(apart)}")
+    wrong = [f"never happened: {name}" for name in found.never]
     wrong += [f"nobody had foreseen: {step}" for step in found.surprises]
     for line in wrong:
         console.print(line, style="red")
     console.print(f"{len(found.broken)} of {found.lives} lives broke an invariant")
     return 1 if found.broken or wrong else 0
+
+
+def _named(pairs: list[tuple[str, str]]) -> str:
+    return "; ".join(f"{one} + {other}" for one, other in pairs) or "none"
 
 
 def _explain(what: str, reasons: Mapping[str, str]) -> None:
@@ -87,7 +125,9 @@ def _mutants(names: list[str], first: int, lives: int) -> int:
     for name in names:
         found = play(range(first, first + lives), name, stop_at_first=True)
         for seed, violations in found.broken:
-            console.print(f"without {name}: seed {seed} after {found.lives} lives: {'; '.join(violations)}")
+            console.print(
+                f"without {name}: seed {seed} after {found.lives} lives: {'; '.join(violations)}", markup=False
+            )
         if not found.broken:
             console.print(f"without {name}: {lives} lives show nothing", style="red")
             alive += 1

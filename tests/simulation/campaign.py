@@ -8,13 +8,16 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 
 from tests.session.world import make_job
 from tests.simulation.coverage import surprising, untried
-from tests.simulation.life import Tally, live
+from tests.simulation.drawing import draw
+from tests.simulation.life import Verdict, live
 from tests.simulation.mutants import MUTANTS
-from tests.simulation.schedule import FAULTS, TROUBLES, draw
+from tests.simulation.schedule import FAULTS, TROUBLES, Schedule
+from tests.simulation.world import Tally
 
 from gpurent.dataset.job import Job
 
@@ -45,10 +48,36 @@ class Findings:
         """Steps of the ledger that nobody had foreseen."""
         return surprising(self.tally.moves)
 
+    @property
+    def together(self) -> tuple[int, list[tuple[str, str]]]:
+        """How many pairs of faults there are, and those that never struck in the same life."""
+        pairs = list(combinations(sorted([*FAULTS, *TROUBLES]), 2))
+        return len(pairs), [pair for pair in pairs if not self.tally.pairs[pair]]
 
-def _memory() -> str | None:
-    """A folder in memory, where there is one: thousands of small files are written."""
-    return "/dev/shm" if Path("/dev/shm").is_dir() else None
+
+class Stage:
+    """Where lives are played, one after the other."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        (folder / "job").mkdir()
+        self._job = Job.from_config(make_job(folder / "job"))
+
+    def play(self, plan: Schedule, **options: object) -> Verdict:
+        """One life; options as for ``live``."""
+        return live(plan, self._job, self._folder / "life", **options)  # type: ignore[arg-type]
+
+    def breaks(self, plan: Schedule) -> bool:
+        """Whether an invariant does not hold in it."""
+        return bool(self.play(plan).violations)
+
+
+@contextmanager
+def stage() -> Iterator[Stage]:
+    """One in memory, where there is such a folder: thousands of small files are written."""
+    memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
+    with _few_collections(), tempfile.TemporaryDirectory(dir=memory, prefix="gpurent-simulation-") as name:
+        yield Stage(Path(name))
 
 
 @contextmanager
@@ -67,16 +96,14 @@ def _few_collections() -> Iterator[None]:
 def play(seeds: Sequence[int], mutant: str = "", stop_at_first: bool = False) -> Findings:
     """Play these seeds in this process."""
     found = Findings()
-    with _few_collections(), tempfile.TemporaryDirectory(dir=_memory(), prefix="gpurent-simulation-") as name:
-        folder = Path(name)
-        (folder / "job").mkdir()
-        job = Job.from_config(make_job(folder / "job"))
+    with stage() as here:
         for seed in seeds:
+            plan = draw(seed)
             with MUTANTS[mutant]() if mutant else nullcontext():
-                verdict = live(draw(seed), job, folder / "life")
+                verdict = here.play(plan)
             found.lives += 1
             found.tally.add(verdict.tally)
-            if verdict.violations and mutant and live(draw(seed), job, folder / "life").violations:
+            if verdict.violations and mutant and here.breaks(plan):
                 continue  # it breaks with all guarantees in place as well: that proves nothing about this one
             if verdict.violations:
                 found.broken.append((seed, verdict.violations))

@@ -7,49 +7,42 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from gpurent.budget.spend import run_spent
+from tests.simulation.able import Guardians, handless
+from tests.simulation.schedule import UNSEEN
+
+from gpurent.budget.bills import SHORT_AT_MOST
+from gpurent.budget.spend import accrued, run_spent
 from gpurent.budget.state import Rental, RentalState, Run
 from gpurent.money import ZERO, Usd
+from gpurent.sandbox.faults import Fault
 from gpurent.sandbox.held import Held
 
 if TYPE_CHECKING:
-    from tests.simulation.fate import Fate
     from tests.simulation.hosts import Machine
-    from tests.simulation.life import World
+    from tests.simulation.world import World
 
 RESERVE_S = 300.0
 """What is kept back of every budget for a destroy that takes long."""
+OVERHEAD = Usd(100)
+"""What SSH adds to the traffic that is counted here."""
 GRACE_S = 120.0
 """A client that is awake, with a link and a disk, brings a finished file home within this time."""
 LOST_S = 700.0
 """Links that are dead for longer may end a run."""
 
 
-def unable(world: World, held: Held) -> str:
-    """Why this machine cannot reach its provider's API to end itself, or nothing."""
-    if world.schedule.cut_off:
-        return "its network is cut"
-    if held.troubles.no_key:
-        return "it was given no key"
-    if held.troubles.boot_stuck:
-        return "it never booted"
-    if held.stopped_at is not None:
-        return "its provider stopped it"
-    return ""
-
-
 def ended_alone(world: World, violations: list[str]) -> None:
-    """Nobody came: every machine that could reach its provider has ended itself."""
+    """Time is up for everybody: each machine that could reach its provider has ended itself."""
     for held in world.market.alive():
-        if not unable(world, held):
+        if not handless(world, held):
             violations.append(f"the dead-man switch left {held.id} alive")
 
 
 def money(world: World, violations: list[str]) -> None:
     """No run costs more than its budget, and all together no more than the limit.
 
-    Set apart is what a machine costs after its money was used up *while nobody of ours could act*: its client gone,
-    and itself unable to reach its provider's API. A client that comes back has to end it like any other.
+    Set apart is what a machine costs after its money was used up *while nobody of ours could act*: no client, no
+    watchdog, nobody who came to look, and no switch on the machine. Whoever comes back has to end it like any other.
     """
     total = ZERO
     for run in world.runs():
@@ -62,8 +55,8 @@ def money(world: World, violations: list[str]) -> None:
         if billed - Usd.total(list(parts.values())) > run.budget:
             violations.append(f"billed {billed} of {run.budget}")
             continue
-        for reason in {unable(world, held) for held in own if parts[held.id] > ZERO}:
-            world.tally.apart[f"client gone, machine without its provider's API: {reason}"] += 1
+        for reason in {handless(world, held) for held in own if parts[held.id] > ZERO}:
+            world.tally.apart[f"nobody could act: {reason or 'the switch was not asked, or not answered'}"] += 1
     limit = world.schedule.per_day
     if limit is not None and total > limit and not world.tally.apart:
         violations.append(f"billed {total} of {limit} a day")
@@ -71,38 +64,17 @@ def money(world: World, violations: list[str]) -> None:
 
 def _apart(world: World, run: Run, own: Sequence[Held], held: Held) -> Usd:
     """What it cost after the money was used up, in the time in which nobody could act."""
-    if not unable(world, held):
+    rental = next((one for one in run.rentals if one.tag == held.order.label), None)
+    if rental is None:
         return ZERO
-    rental = next(one for one in run.rentals if one.tag == held.order.label)
     end = world.clock.now() if held.ended_at is None else held.ended_at
     others = Usd.total([one.charges(world.clock.now()).total for one in own if one.id != held.id])
     reserve = _cost(held, held.created_at + RESERVE_S)
     used_up = min(
         rental.hard_deadline - world.offset_at[rental.tag], _reached(held, run.budget - others - reserve, end)
     )
-    apart, moment = ZERO, max(used_up, held.created_at)
-    while moment < end:
-        back = min(
-            (one for fate in _guardians(world, run) if (one := fate.first_awake(moment)) is not None), default=end
-        )
-        if back > moment:
-            apart += _cost(held, min(back, end)) - _cost(held, moment)
-        moment = _away(world, run, back)
-    return apart
-
-
-def _guardians(world: World, run: Run) -> list[Fate]:
-    """Clients that look after it: its own, and whoever came to reap."""
-    return [fate for fate in world.fates if fate.run_id in (None, run.id)]
-
-
-def _away(world: World, run: Run, moment: float) -> float:
-    """When nobody of those awake at ``moment`` is any more."""
-    ends = [moment + 1.0]
-    for fate in _guardians(world, run):
-        if fate.first_awake(moment) == moment:
-            ends.append(min([begun for begun, _ in fate.asleep if begun >= moment], default=fate.ended or float("inf")))
-    return max(ends)
+    idle = Guardians(world, run, held).idle(max(used_up, held.created_at), end)
+    return Usd.total([_cost(held, over) - _cost(held, begun) for begun, over in idle])
 
 
 def _cost(held: Held, moment: float) -> Usd:
@@ -110,12 +82,12 @@ def _cost(held: Held, moment: float) -> Usd:
 
 
 def _reached(held: Held, amount: Usd, end: float) -> float:
-    """When its bill passes ``amount``."""
+    """The last moment, to a second, at which its bill is no more than ``amount``."""
     low, high = held.created_at, end
     while high - low > 1.0:
         middle = (low + high) / 2
         low, high = (low, middle) if _cost(held, middle) > amount else (middle, high)
-    return high
+    return low
 
 
 def books(world: World, violations: list[str]) -> None:
@@ -140,8 +112,9 @@ def books(world: World, violations: list[str]) -> None:
         if any(known[held.order.label].ref is None for held in own if held.order.label in known):
             continue
         real = Usd.total([world.market.charges(held.id).total for held in own])
-        if run_spent(run, world.clock.now()) != real:
-            violations.append(f"{run.id}: the ledger says {run_spent(run, world.clock.now())}, the market {real}")
+        said = run_spent(run, world.clock.now())
+        if said != real and not (_late_bills(world) and said < real <= said + SHORT_AT_MOST * len(own)):
+            violations.append(f"{run.id}: the ledger says {said}, the market {real}")
 
 
 def _bill(world: World, held: Held, rental: Rental, violations: list[str]) -> None:
@@ -150,9 +123,40 @@ def _bill(world: World, held: Held, rental: Rental, violations: list[str]) -> No
         # It ended itself before any client that came back could see what the lost reply had named.
         world.tally.checked["bills that only the provider knows: nobody ever saw the machine"] += 1
         return
+    if _late_bills(world) and said is not None and said.total < real.total <= said.total + SHORT_AT_MOST:
+        world.tally.checked["final bills within half a cent: the last of it was booked late"] += 1
+        return
     world.tally.checked["final bills compared to the micro-dollar"] += 1
-    if said != real:
+    if said is None or replace(said, until=None) != real:
         violations.append(f"{rental.tag}: the ledger says {said}, the market {real}")
+
+
+def _unseen(world: World) -> bool:
+    return any(rule.fault in UNSEEN for rule in world.schedule.rules)
+
+
+def _late_bills(world: World) -> bool:
+    return any(rule.fault is Fault.CHARGES_LATE for rule in world.schedule.rules)
+
+
+def estimates(world: World, violations: list[str]) -> None:
+    """Until a bill is final, what is counted is no less than the truth; called before the books are settled.
+
+    Nobody can count what only the provider sees, and a clock that is set back shortens what it measures.
+    """
+    plan = world.schedule
+    if plan.jumps or world.shared or _unseen(world):
+        return
+    machines = {held.order.label: held for held in world.history()}
+    for run in world.runs():
+        for rental in run.rentals:
+            held = machines.get(rental.tag)
+            if held is None or rental.ref is None:
+                continue
+            real, said = held.charges(world.clock.now()).total, accrued(rental, world.clock.now())
+            world.tally.checked["estimates that are no less than the truth"] += 1
+            if said.scaled(101, 100) + (SHORT_AT_MOST if _late_bills(world) else OVERHEAD) < real:
+                violations.append(f"{rental.tag}: {said} are counted of {real}")
 
 
 def results(world: World, violations: list[str]) -> None:
@@ -188,14 +192,17 @@ def _fetchable(world: World, run: Run, rental: Rental, machine: Machine, at: flo
                 return False
             moment = over
     until = moment + GRACE_S
+    ordered = world.ordered_at.get(rental.tag)
+    if ordered is not None and ordered < until and _unseen(world):
+        return False  # its money was used up by what nobody foresaw
     if until > rental.hard_deadline or any(
         end is not None and end < until for end in (held.troubles.vanish_at, held.stopped_at)
     ):
         return False
-    fate = next(fate for fate in world.fates if fate.run_id == run.id)
-    return not (fate.dead and (fate.ended or 0.0) < until) and all(
-        begun > until or over < at for begun, over in fate.asleep
-    )
+    client = next(one for one in world.processes if one.run_id == run.id)
+    if client.lost or (client.dead and (client.ended or 0.0) < until):
+        return False
+    return all(begun > until or over < at for begun, over in client.still)
 
 
 def _troubles(world: World) -> list[tuple[float, float, float]]:
@@ -203,7 +210,7 @@ def _troubles(world: World) -> list[tuple[float, float, float]]:
     plan = world.schedule
     hold_s = 1800.0 if plan.hold_minutes is None else plan.hold_minutes * 60
     patience = min(LOST_S, hold_s - GRACE_S)
-    found = [*world.network.down, *world.hindered]
+    found = [*world.network.down, *world.network.frozen, *world.hindered]
     merged: list[tuple[float, float, float]] = []
     for begun, over in sorted(found):
         if merged and begun < merged[-1][1] + GRACE_S:

@@ -26,7 +26,7 @@ class VirtualClock:
 
     def __init__(self) -> None:
         self._now = START
-        self._due: list[tuple[float, int, Callable[[], object]]] = []
+        self._due: list[_Entry] = []
         self._order = count()
         self._horizon = START
         self.conductor = getcurrent()
@@ -41,7 +41,7 @@ class VirtualClock:
 
     def uptime(self) -> Uptime:
         """As ``monotonic``."""
-        return Uptime("simulation", self.monotonic())
+        return Uptime("simulation", self._now - START)
 
     def sleep(self, seconds: float) -> None:
         """Let time pass; others act meanwhile."""
@@ -49,26 +49,35 @@ class VirtualClock:
         me = getcurrent()
         if me is self.conductor:
             self.run_until(until)
-        elif until <= self._horizon and (not self._due or self._due[0][0] > until):
-            self._now = until  # nobody else has anything to do before
+        elif until <= self._horizon and self._idle_until(until):
+            self._now = until
         else:
             self.at(until, me.switch)
             self.conductor.switch()
 
-    def at(self, moment: float, act: Callable[[], object]) -> None:
+    def _idle_until(self, moment: float) -> bool:
+        """Whether nobody else has anything to do before."""
+        due = self._due
+        while due and due[0].act is None:
+            heapq.heappop(due)
+        return not due or due[0].moment > moment
+
+    def at(self, moment: float, act: Callable[[], object]) -> _Entry:
         """Do something later, which must not wait: what waits is an actor."""
-        heapq.heappush(self._due, (max(moment, self._now), next(self._order), act))
+        entry = _Entry(max(moment, self._now), next(self._order), act)
+        heapq.heappush(self._due, entry)
+        return entry
 
     def run_until(self, moment: float, over: Callable[[], bool] = lambda: False) -> None:
         """Let time pass up to ``moment``, or until ``over`` says that nothing more is waited for."""
         before, self._horizon = self._horizon, moment
+        due = self._due
         try:
-            while self._due and self._due[0][0] <= moment:
-                if over():
-                    return
-                due, _, act = heapq.heappop(self._due)
-                self._now = max(self._now, due)
-                act()
+            while due and due[0].moment <= moment and not over():
+                entry = heapq.heappop(due)
+                if entry.act is not None:
+                    self._now = max(self._now, entry.moment)
+                    entry.act()
             if not over():
                 self._now = max(self._now, moment)
         finally:
@@ -76,11 +85,25 @@ class VirtualClock:
 
     def spawn(self, act: Callable[[], T]) -> Actor[T]:
         """Let something act beside the others, from now on."""
-        return Actor(self, act)
+        actor = Actor(self, act)
+        self.at(self._now, actor.begin)
+        return actor
 
     def begin(self, act: Callable[[], T]) -> Task[T]:
         """For the market, where nothing hangs."""
         return Inline(act)
+
+
+class _Entry:
+    """Something that falls due."""
+
+    __slots__ = ("act", "moment", "order")
+
+    def __init__(self, moment: float, order: int, act: Callable[[], object] | None) -> None:
+        self.moment, self.order, self.act = moment, order, act
+
+    def __lt__(self, other: _Entry) -> bool:
+        return self.moment < other.moment or (self.moment == other.moment and self.order < other.order)
 
 
 class Actor(Generic[T]):
@@ -91,13 +114,14 @@ class Actor(Generic[T]):
         self._act = act
         self._value: list[T] = []
         self._error: BaseException | None = None
-        self._waiting: greenlet | None = None
         self._self = greenlet(self._run, clock.conductor)
+        self._begun = False
         self.over = False
-        clock.at(clock.now(), self._begin)
 
-    def _begin(self) -> None:
-        if not self.over:
+    def begin(self) -> None:
+        """Let it act until it waits or ends, unless it has begun."""
+        if not self._begun and not self.over:
+            self._begun = True
             self._self.switch()
 
     def _run(self) -> None:
@@ -106,23 +130,24 @@ class Actor(Generic[T]):
         except BaseException as error:  # noqa: BLE001  handed to whoever waits for it
             self._error = error
         self.over = True
-        if self._waiting is not None:
-            self._clock.at(self._clock.now(), self._waiting.switch)
-            self._waiting = None
 
     def wait(self, within: float) -> bool:
-        """Wait for its end, as another actor, for at most ``within`` seconds; whether it came."""
+        """Wait for its end, as another actor, for at most ``within`` seconds; whether it came.
+
+        Its end gives control straight back: most of what is waited for needs no time at all.
+        """
         if not self.over:
             me = getcurrent()
-            self._waiting = me
-            self._clock.at(self._clock.now() + within, lambda: self._give_up(me))
-            self._clock.conductor.switch()
+            self._self.parent = me
+            timer = self._clock.at(self._clock.now() + within, me.switch)
+            if self._begun:
+                self._clock.conductor.switch()
+            else:
+                self.begin()
+            timer.act = None
+            if not self.over:
+                self._self.parent = self._clock.conductor
         return self.over
-
-    def _give_up(self, waiting: greenlet) -> None:
-        if self._waiting is waiting:
-            self._waiting = None
-            waiting.switch()
 
     def result(self) -> T:
         """What came of it, once it is over."""

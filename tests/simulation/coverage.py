@@ -6,21 +6,18 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 
 from gpurent.budget.events import OF_A_RUN, OF_EITHER, Kind
-from gpurent.budget.state import AFTER_THE_END, FROM, RentalState, Run
+from gpurent.budget.state import AFTER_THE_END, BY_ANOTHER, FROM, REOPENS, RentalState, Run
 
 NOTHING, RUN, CLOSED = "nothing", "run", "closed run"
 S = RentalState
 _MET = (S.TRAINING, S.DESTROYING)
 _BY_ATTACH = "only a client that reached the machine writes it, and `attach` reaches one that trained"
-_NO_LISTING_LIES = (
-    "a listing shows it under another number, or again after its end: no fault of this market does that "
-    "(budget/test_reaper.py orders both)"
-)
+_NO_LISTING_LIES = "a listing shows it under another number: no fault of this market does that (budget/test_reaper.py)"
 _ORDER_LOST = "only where the order to destroy went out and its line did not"
 HERE: Mapping[Kind, tuple[Collection[RentalState], str]] = {
     Kind.CREATED: ((S.INTENT,), "an answer that was unclear once is searched for, and adopted"),
     Kind.CREATE_REFUSED: ((S.INTENT,), "a create is answered once"),
-    Kind.ADOPTED: ((S.INTENT, S.UNCLEAR, S.CREATED, S.DESTROYING), _NO_LISTING_LIES),
+    Kind.ADOPTED: ((S.INTENT, S.UNCLEAR, S.CREATED, S.DESTROYING, S.GONE), _NO_LISTING_LIES),
     Kind.REACHABLE: ((S.CREATED, *_MET), "written once by whoever rented it, and once by whoever takes it over"),
     Kind.PREPARED: ((S.REACHABLE,), "the step after the first contact"),
     Kind.JOB_STARTED: ((S.REACHABLE,), "a job is started once"),
@@ -56,6 +53,18 @@ RARE: Mapping[str, str] = {
         "only where a full disk swallows the very line before, or several in a row: not every campaign meets it",
     ),
     **dict.fromkeys(
+        (
+            f"{state} -> {kind}"
+            for state in (S.CREATED, S.REACHABLE, S.TRAINING)
+            for kind in (Kind.SEEN_ABSENT, Kind.GONE)
+        ),
+        "only where its number was given to somebody else before anybody could order it to end",
+    ),
+    **dict.fromkeys(
+        (f"{S.GONE} -> {kind}" for kind in (*BY_ANOTHER, *REOPENS[1:], Kind.CREATE_REFUSED, Kind.SEEN_ABSENT)),
+        "only where two are at it at the same time, or a client slept before it sent create",
+    ),
+    **dict.fromkeys(
         (f"{state} -> {Kind.CHARGED}" for state in (S.CREATED, S.REACHABLE, S.TRAINING)),
         "only where more is booked while the machine runs than is counted here",
     ),
@@ -80,7 +89,11 @@ def _taken(kind: Kind) -> list[str]:
     if kind is Kind.INTENT:
         return [NOTHING]
     states = FROM.get(kind, frozenset(RentalState))
-    return [one for one in RentalState if one in states and (not one.over or kind in (*AFTER_THE_END, Kind.ADOPTED))]
+    late = (*AFTER_THE_END, *REOPENS)
+    found: list[str] = [one for one in RentalState if (one in states and not one.over) or (one.over and kind in late)]
+    if kind in BY_ANOTHER:
+        found.append(S.GONE)
+    return found
 
 
 def possible() -> tuple[set[str], dict[str, str]]:

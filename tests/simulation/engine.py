@@ -98,6 +98,11 @@ class Engine:
     def _say(self, **record: object) -> None:
         self._lines.append(json.dumps(record) + "\n")
 
+    def kill(self, now: float) -> None:
+        """Its process is gone, without a word."""
+        if self.working(now):
+            self._status = -1
+
     @property
     def log(self) -> bytes:
         """All lines so far."""

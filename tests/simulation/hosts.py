@@ -12,32 +12,41 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from email.message import Message
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from tests.simulation.computer import MortalClock
 from tests.simulation.engine import Engine
-from tests.simulation.fate import Fate
-from tests.simulation.service import URL
+from tests.simulation.schedule import NEVER
+from tests.simulation.service import TRICKLE, URL
 
 from gpurent.errors import HomeFull, HostUnreachable, TransferFailed
 from gpurent.model import Endpoint, Fuse, Identity, SelfDestruct
 from gpurent.sandbox.faults import Fault
 from gpurent.sandbox.held import Held, State
 from gpurent.spi import Completed, Host, LocalFile, Runtime
+from gpurent.tasks import Overdue
 from gpurent_deadman import deadman
+from gpurent_remote.host import Waits
 from gpurent_remote.startup import arguments
 
 if TYPE_CHECKING:
-    from tests.simulation.life import World
+    from tests.simulation.world import World
 
 ORDER, ALIVE = ".gpurent/deadman/order.json", ".gpurent/deadman/alive.json"
 TURN_S = 30.0
 """Between two looks of the switch; it looks at once at an order."""
 CHUNK = 1 << 14
 NETWORK_S_PER_MB = 0.1
+REFUSED_S = 5.0
+TRICKLED_S = 800.0
+"""What an answer takes of which a byte comes every four seconds: the switch has no deadline for all of it."""
+FROZEN_S = Waits().patience_s + Waits().reply_s
+"""How long the real adapter waits for a line that is open and silent."""
 OVERHEAD_PERMILLE = 1050
 """What SSH adds to the bytes that the service counts."""
 GOOD = json.dumps({
@@ -91,6 +100,8 @@ class Machine:
     fired_at: float | None = None
     """When its switch decided that time is up."""
     fired_busy: bool = False
+    guarded: list[tuple[float, float]] = field(default_factory=list)
+    """From when until when its switch ran."""
     heard_no: list[float] = field(default_factory=list)
     """When it asked its provider for its end in vain."""
 
@@ -107,10 +118,12 @@ class Machine:
         argv = arguments(SelfDestruct(**script["self_destruct"]), Fuse(**script["fuse"]))
         options = deadman.parse([*argv, "--init", self.held.id])
         self.files.pop(ORDER, None)
+        self._unguarded()
+        self.guarded.append((self.world.clock.now(), NEVER))
         if self.world.schedule.host_skew:
             self.world.tally.faults["a machine's clock is wrong"] += 1
         self.program = Program(self, options, *self._clocks())
-        self._turn(self.program)
+        self.world.clock.spawn(partial(self._run, self.program))
 
     @property
     def environment(self) -> dict[str, str]:
@@ -123,16 +136,27 @@ class Machine:
         now = self.world.clock.now()
         return now, now + self.world.schedule.host_skew
 
-    def _turn(self, program: Program) -> None:
-        if program is not self.program or not self.alive:
-            return
-        pause = self._look(program)
-        self.world.clock.at(self.world.clock.now() + pause, lambda: self._turn(program))
+    def _run(self, program: Program) -> None:
+        while program is self.program and self.alive:
+            self.world.clock.sleep(self._look(program))
+
+    def kill_switch(self) -> None:
+        """Its owner ends our program: only that, and nothing tells."""
+        if self.alive and self.program is not None:
+            self.world.tally.faults["the switch was killed by the host"] += 1
+            self._unguarded()
+
+    def _unguarded(self) -> None:
+        """Its switch runs no more."""
+        if self.program is not None:
+            self.program = None
+            self.guarded[-1] = (self.guarded[-1][0], self.world.clock.now())
 
     def _look(self, program: Program) -> float:
         busy = self.busy()
         now, wall = self._clocks()
         if not program.over and program.switch.left(now, busy) <= 0 and self.fired_at is None:
+            self.world.note(None, f"the switch of {self.held.id} fires{', its job at work' if busy else ''}")
             self.fired_at, self.fired_busy = now, busy
         return program.turn(now, wall)
 
@@ -145,6 +169,13 @@ class Machine:
         if self.program is not None and not self.program.over and self.alive:
             self._look(self.program)
 
+    def restart(self, *, loses_job: bool) -> None:
+        """Its container starts anew: the start-up script again, and what ran is gone or goes on."""
+        self.world.tally.faults["a container starts anew" + (", its job is lost" if loses_job else "")] += 1
+        if loses_job and self.engine is not None:
+            self.engine.kill(self.world.clock.now())
+        self.boot()
+
     def send(self, request: urllib.request.Request, timeout: float) -> AbstractContextManager[SimpleNamespace]:
         """What ``urllib.request.urlopen`` does here."""
         world = self.world
@@ -154,7 +185,11 @@ class Machine:
             raise urllib.error.URLError("no route to host")
         headers = dict(request.header_items())
         path = urlsplit(request.full_url).path
+        world.note(None, f"the switch of {self.held.id} asks for its end")
         status, _, _ = world.service.ask(request.get_method(), path, headers, b"")
+        if status == TRICKLE:
+            world.clock.sleep(TRICKLED_S)
+            status = 202
         if not 200 <= status < 300:
             self._refused()
         if status == -1:
@@ -177,17 +212,35 @@ class Network:
 
     world: World
     machines: dict[str, Machine] = field(default_factory=dict)
-    down_until: float = 0.0
     down: list[tuple[float, float]] = field(default_factory=list)
-    """When it was, and until when."""
+    """When the line was dead, and until when."""
+    frozen: list[tuple[float, float]] = field(default_factory=list)
+    """When it was open, and silent."""
     fetches: int = 0
     _ports: int = 20_000
 
     def cut(self, seconds: float) -> None:
         """The client's line dies for a while."""
         now = self.world.clock.now()
+        self.world.note(None, f"the line is dead for {seconds:.0f} s")
         self.down.append((now, now + seconds))
-        self.down_until = max(self.down_until, now + seconds)
+
+    def freeze(self, seconds: float) -> None:
+        """It stays open and passes nothing."""
+        now = self.world.clock.now()
+        self.world.note(None, f"the line is frozen for {seconds:.0f} s")
+        self.frozen.append((now, now + seconds))
+
+    def repair(self) -> None:
+        """From now on nothing is wrong with it."""
+        now = self.world.clock.now()
+        self.down = [(begun, min(over, now)) for begun, over in self.down]
+        self.frozen = [(begun, min(over, now)) for begun, over in self.frozen]
+
+    def silent(self) -> bool:
+        """Whether it is open and passes nothing."""
+        now = self.world.clock.now()
+        return any(begun <= now < over for begun, over in self.frozen)
 
     def notice(self) -> None:
         """Start hosts for instances that are due; called after every request."""
@@ -198,20 +251,29 @@ class Network:
                 self.world.clock.at(held.created_at + held.boot_s * 0.5, lambda machine=machine: self._boot(machine))  # type: ignore[misc]
 
     def _boot(self, machine: Machine) -> None:
-        if machine.alive and not machine.held.troubles.boot_stuck:
-            machine.boot()
-            self._move(machine)
-            moves = machine.held.troubles.move_after_s
-            if moves is not None:
-                self.world.clock.at(
-                    self.world.clock.now() + machine.held.boot_s + moves, lambda: self._restart(machine)
-                )
+        if not machine.alive or machine.held.troubles.boot_stuck:
+            return
+        machine.boot()
+        self._move(machine)
+        plan = self.world.schedule
+        if (moves := machine.held.troubles.move_after_s) is not None:
+            self._after(machine, moves, lambda: self._restart(machine, moved=True, loses_job=False))
+        if plan.restarts is not None:
+            after, loses_job = plan.restarts
+            self._after(machine, after, lambda: self._restart(machine, moved=False, loses_job=loses_job))
+        if plan.switch_dies_after_s is not None:
+            self._after(machine, plan.switch_dies_after_s, machine.kill_switch)
 
-    def _restart(self, machine: Machine) -> None:
-        """Its container starts anew elsewhere on the host: another port, the start-up script again, its job at work."""
+    def _after(self, machine: Machine, seconds: float, act: Callable[[], None]) -> None:
+        """Counted from when it runs."""
+        clock = self.world.clock
+        clock.at(clock.now() + machine.held.boot_s + seconds, lambda: None if self.world.over else act())
+
+    def _restart(self, machine: Machine, *, moved: bool, loses_job: bool) -> None:
         if machine.alive:
-            machine.boot()
-            self._move(machine)
+            machine.restart(loses_job=loses_job)
+            if moved:
+                self._move(machine)
 
     def _move(self, machine: Machine) -> None:
         self._ports += 1
@@ -221,32 +283,49 @@ class Network:
     def answering(self, port: int) -> Machine:
         """The machine behind ``port``. Raises HostUnreachable."""
         now = self.world.clock.now()
-        if now < self.down_until:
+        if any(begun <= now < over for begun, over in self.down):
             self.world.tally.faults["link to the machines down"] += 1
         elif self.world.faults.take(Fault.DROP_SSH) is None:
             for held in self.world.market.alive():
                 up = held.state(now) is State.RUNNING and not held.troubles.no_sshd
                 if up and held.port == port and now >= held.created_at + held.boot_s + held.troubles.refuse_key_s:
                     return self.machines[held.id]
-        self.world.clock.sleep(5.0)
         raise HostUnreachable("connection refused")
+
+
+def _listen(network: Network, clock: MortalClock) -> None:
+    """Wait for a line that is open and silent, for as long as the real adapter does. Raises HostUnreachable."""
+    world, process = network.world, clock.process
+    process.call_host()
+    if process.computer.offline:
+        raise HostUnreachable("no route")
+    if network.silent():
+        world.tally.faults["link frozen: open and silent"] += 1
+        try:
+            clock.begin(lambda: world.clock.sleep(NEVER)).result(FROZEN_S)
+        except Overdue:
+            raise HostUnreachable(f"the host has not answered for {FROZEN_S:.0f} s") from None
 
 
 class SimHost:
     """A connection to a machine."""
 
-    def __init__(self, network: Network, port: int, fate: Fate, moved: Callable[[], Endpoint | None]) -> None:
+    def __init__(self, network: Network, port: int, clock: MortalClock, moved: Callable[[], Endpoint | None]) -> None:
         self._network = network
         self._world = network.world
         self._port = port
         self._moved_to = moved
-        self._fate = fate
+        self._clock = clock
+        self._process = clock.process
 
     def _machine(self, what: str) -> Machine:
-        self._fate.step(what)
+        """The machine, once it answers. Raises HostUnreachable."""
+        self._process.step(what)
+        _listen(self._network, self._clock)
         try:
             return self._network.answering(self._port)
         except HostUnreachable:
+            self._clock.sleep(REFUSED_S)
             now = self._moved_to()
             if now is None:
                 raise
@@ -306,8 +385,8 @@ class SimHost:
                 raise HostUnreachable("the link died in the middle of a file")
             self._moved(machine, len(data[start : start + CHUNK]), out=True)
             on_bytes(len(data[start : start + CHUNK]))
-        self._fate.step("fetched")
-        if self._world.unwritable:
+        self._process.step("fetched")
+        if self._process.computer.unwritable:
             self._world.tally.faults["disk for results full"] += 1
             raise HomeFull("no space left on device")
         if hashlib.sha256(data).hexdigest() != sha256 or len(data) != size:
@@ -329,7 +408,7 @@ class SimHost:
         if machine.engine is None:
             now = self._world.clock.now()
             machine.engine = Engine(self._world.schedule.course, "swatch", now, epochs=4)
-        self._fate.step("started job")
+        self._process.step("started job")
 
     def job_status(self, job_id: str) -> int | None:
         machine = self._machine("job_status")
@@ -352,9 +431,9 @@ class SimHost:
 class SimConnector:
     """Reaches machines of a ``Network``."""
 
-    def __init__(self, network: Network, fate: Fate) -> None:
+    def __init__(self, network: Network, clock: MortalClock) -> None:
         self._network = network
-        self._fate = fate
+        self._clock = clock
 
     def new_identity(self, folder: Path) -> Identity:
         return Identity(folder / "id", "ssh-ed25519 AAAA client", "host key", "ssh-ed25519 AAAA host")
@@ -370,6 +449,11 @@ class SimConnector:
         self, endpoint: Endpoint, identity: Identity, *, timeout: float,
         moved: Callable[[], Endpoint | None] = lambda: None,
     ) -> Host:  # fmt: skip
-        self._fate.step("connect")
-        self._network.answering(endpoint.port)
-        return SimHost(self._network, endpoint.port, self._fate, moved)
+        self._clock.process.step("connect")
+        _listen(self._network, self._clock)
+        try:
+            self._network.answering(endpoint.port)
+        except HostUnreachable:
+            self._clock.sleep(REFUSED_S)
+            raise
+        return SimHost(self._network, endpoint.port, self._clock, moved)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from tests.simulation.engine import Course
-from tests.simulation.schedule import Aftermath, Home, Schedule, Second
+from tests.simulation.schedule import Aftermath, Guard, Home, Schedule, Second
 
 from gpurent.budget.events import Kind
 from gpurent.money import Usd
@@ -16,7 +16,7 @@ KEPT: Mapping[str, Schedule] = {
         seed=1016689, budget=Usd(132_373), course=Course(135, 2.989, every=27, size=65536),
         rules=(Rule(Fault.LIST_LAG, value=35.8), Rule(Fault.DESTROY_LAG, value=24.3),
                Rule(Fault.ENDPOINT_MOVES, value=581.4)),
-        outages=((3708.4, 98.9),), cuts=((2913.0, 1068.9),), naps=((6, 5635.5),), aftermath=Aftermath.WATCHDOG,
+        outages=((3708.4, 98.9),), cuts=((2913.0, 1068.9),), naps=((6, 5635.5),), guard=Guard(),
         boot_s=182.2, follow_s=4.0, hold_minutes=60.0,
     ),
     "a clock was set forward while a late listing was waited for": Schedule(
@@ -38,13 +38,18 @@ KEPT: Mapping[str, Schedule] = {
         rules=(Rule(Fault.CREATE_REPLY_LOST), Rule(Fault.BOOT_STUCK), Rule(Fault.NO_INSTANCE_KEY),
                Rule(Fault.LIST_LAG, value=85.9), Rule(Fault.WRONG_PRICE, value=55.0)),
         outages=((1770.0, 10.0),), cuts=((3686.5, 314.2),), dies_at=(Kind.DESTROY_SENT, "before"),
-        aftermath=Aftermath.WATCHDOG, delay_s=77.9, boot_s=30.2, shrinks=True, hold_minutes=1.0,
+        guard=Guard(), delay_s=77.9, boot_s=30.2, shrinks=True, hold_minutes=1.0,
         jumps=((506.5, -709.3), (2633.4, -5934.2)),
     ),
     "the ledger's disk was full when a job was to be shortened": Schedule(
         seed=1022259, budget=Usd(105_320), course=Course(94, 31.685, every=18, size=65536),
         rules=(Rule(Fault.LISTED_AFTER_DESTROY, value=10.9),), cuts=((648.4, 283.1), (19.95, 292.06)),
-        aftermath=Aftermath.WATCHDOG, delay_s=6854.4, boot_s=155.8, shrinks=True, minimum_s=300,
+        guard=Guard(), delay_s=6854.4, boot_s=155.8, shrinks=True, minimum_s=300,
         home=((1758.8, 566.5, Home.LEDGER),), deaf_at=(Kind.REPLANNED, 0.0826),
+    ),
+    "a create was carried out an hour later, and the machine could not end itself": Schedule(
+        seed=1, budget=Usd(150_000), course=Course(20, 1.0, every=10, size=4096),
+        rules=(Rule(Fault.BOOT_STUCK), Rule(Fault.NO_INSTANCE_KEY)), late_create=3000.0, guard=Guard(),
+        aftermath=Aftermath.REAP, delay_s=30_000.0,
     ),
 }  # fmt: skip

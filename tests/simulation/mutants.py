@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tests.simulation.fate import MortalLedger
+from tests.simulation.computer import Beside, MortalLedger
 from tests.simulation.hosts import SimConnector
-from tests.simulation.service import swapped
+from tests.simulation.schedule import NEVER
+from tests.simulation.seams import swapped
 
 from gpurent.budget import reaper
 from gpurent.budget.events import Kind
 from gpurent.budget.guard import Deadlines, deadlines
+from gpurent.budget.state import Rental
 from gpurent.jobs import conduct, teardown, watch
 from gpurent.jobs.deadman import DeadMan
 from gpurent.jobs.events import Checkpoint
 from gpurent.jobs.home import Home
 from gpurent.model import Fuse, Identity, SelfDestruct
 from gpurent.money import ZERO
+from gpurent.watchdog import Watchdog
 
 
 @contextmanager
@@ -107,6 +110,45 @@ def without_collecting() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def without_deadlines() -> Iterator[None]:
+    """What is waited for is waited for until it comes: a request, a page, a host."""
+    result = Beside.result
+
+    def patient(self: Beside[Any], within: float, abandon: Callable[[], object] = lambda: None) -> Any:
+        return result(self, NEVER, abandon)
+
+    with swapped(Beside, "result", patient):
+        yield
+
+
+@contextmanager
+def without_overruling() -> Iterator[None]:
+    """A client that lives, or seems to, is left alone, even past its hard deadline."""
+
+    def dead(rental: Rental, _now: float, live_runs: Collection[str], *_: object) -> bool:
+        return rental.run_id not in live_runs
+
+    def nobody(self: Watchdog, *_: object) -> None: ...
+
+    with (
+        swapped(reaper, "unattended", dead),
+        swapped(teardown, "unattended", dead),
+        swapped(Watchdog, "_enforce", nobody),
+    ):
+        yield
+
+
+@contextmanager
+def without_accounts() -> Iterator[None]:
+    """A machine that a listing does not show is gone, whosever account was listed."""
+
+    def same(*_: object, **__: object) -> None: ...
+
+    with swapped(teardown.Teardown, "other_account", same), swapped(teardown, "other_account", same):
+        yield
+
+
 MUTANTS = {
     "intent": without_intent,
     "absence": without_absence,
@@ -114,4 +156,7 @@ MUTANTS = {
     "fuse": without_fuse,
     "arming": without_arming,
     "collecting": without_collecting,
+    "deadlines": without_deadlines,
+    "overruling": without_overruling,
+    "accounts": without_accounts,
 }

@@ -1,9 +1,9 @@
-"""What goes wrong in one life of a client: drawn from a seed, and nothing else."""
+"""One life, as data: what is trained, and everything that goes wrong."""
 
 from __future__ import annotations
 
-import random
-from dataclasses import dataclass, replace
+import math
+from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 
 from tests.simulation.engine import Course
@@ -12,15 +12,20 @@ from gpurent.budget.events import Kind
 from gpurent.money import Usd
 from gpurent.sandbox.faults import Fault, Rule
 
+NEVER = math.inf
+
 
 class Aftermath(StrEnum):
-    """Who comes after a client that died."""
+    """Who comes after a client that died, froze or left something in doubt."""
 
     WATCHDOG = "watchdog"
+    """Nobody but the watchdog, which was there all the time."""
     REAP = "reap"
     STOP = "stop"
+    ATTACH = "attach"
     DYING_REAPS = "reaps that die too"
     NOBODY = "nobody"
+    """And no watchdog either."""
 
 
 class Home(StrEnum):
@@ -28,6 +33,7 @@ class Home(StrEnum):
 
     DISK = "disk full"
     LEDGER = "ledger out of reach"
+    NETWORK = "network gone"
 
 
 @dataclass(frozen=True)
@@ -37,59 +43,135 @@ class Second:
     after_s: float
     budget: Usd
     crash_at: int | None
+    apart_s: float | None = None
+    """Started on a computer of its own, whose clock differs by so much; None: on the same."""
+
+
+@dataclass(frozen=True)
+class Guard:
+    """How this computer's watchdog fares."""
+
+    crash_at: int | None = None
+    freezes: tuple[tuple[int, float], ...] = ()
+    """Step before which it is frozen, and how long; ``NEVER`` is for good."""
+    other_account: bool = False
+    """It has another account's key."""
+    worker_hangs_at: int | None = None
+    """The number of the call of a host that never returns, of the first process that it starts."""
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """One life. Whatever is left out does not happen."""
+    """One life. Whatever is left out does not happen. Times are seconds from the start unless it says otherwise."""
 
     seed: int
     budget: Usd
     course: Course
     rules: tuple[Rule, ...] = ()
-    outages: tuple[tuple[float, float], ...] = ()
-    """Of the provider's API: seconds from the start, and how long."""
-    cuts: tuple[tuple[float, float], ...] = ()
-    """Of the client's line to its machines."""
-    naps: tuple[tuple[int, float], ...] = ()
-    """Step before which the laptop sleeps, and how long."""
+    """What goes wrong at the market."""
+
+    # The client
     crash_at: int | None = None
     dies_at: tuple[Kind, str] | None = None
     """The kind of line before or after whose first one the client dies."""
-    aftermath: Aftermath = Aftermath.WATCHDOG
-    delay_s: float = 60.0
-    """From the death to whoever comes after."""
-    later_crashes: tuple[int, ...] = ()
-    cut_off: bool = False
-    """Machines cannot reach their provider's API."""
-    boot_s: float = 60.0
+    freezes: tuple[tuple[int, float], ...] = ()
+    """Step before which its whole process is frozen, and how long; ``NEVER`` is for good."""
+    hangs_at: int | None = None
+    """The number of its call of a host that never returns: its other threads live."""
     shrinks: bool = False
     """A job that will not fit is shortened."""
     follow_s: float = 15.0
     """Between two looks of a client at its training."""
     hold_minutes: float | None = None
-    unit_s: int = 1
-    minimum_s: int = 0
-    """How the provider bills."""
-    jumps: tuple[tuple[float, float], ...] = ()
-    """When somebody sets the client's clock, and by how much."""
-    home: tuple[tuple[float, float, Home], ...] = ()
-    """Troubles of the client's own computer: from when, for how long."""
-    deaf_at: tuple[Kind, float] | None = None
-    """The line at whose first attempt the disk of the ledger is full, and for how long."""
-    cut_in_fetch: tuple[int, float] | None = None
-    """The file in the middle of which the link dies, and for how long."""
-    host_skew: float = 0.0
-    """By how much the clocks of machines are wrong."""
     second: Second | None = None
     per_day: Usd | None = None
+
+    # Who comes after it
+    guard: Guard | None = None
+    """None: there is no watchdog."""
+    aftermath: Aftermath = Aftermath.WATCHDOG
+    delay_s: float = 60.0
+    """From the client's end to whoever comes after."""
+    later_crashes: tuple[int, ...] = ()
+    comes_apart_s: float | None = None
+    """Whoever comes after sits at another computer, whose clock differs by so much; None: at the same."""
+    other_account: bool = False
+    """Whoever comes after has another account's key."""
+
+    # The client's computer
+    naps: tuple[tuple[int, float], ...] = ()
+    """Step of the client before which the laptop sleeps, and how long."""
+    jumps: tuple[tuple[float, float], ...] = ()
+    """When somebody sets its clock, and by how much."""
+    home: tuple[tuple[float, float, Home], ...] = ()
+    """Its troubles: from when, for how long."""
+    deaf_at: tuple[Kind, float] | None = None
+    """The line at whose first attempt the disk of the ledger is full, and for how long."""
+    mute_at: Kind | None = None
+    """The line that is written while its writer is told that it was not."""
+
+    # The line to the machines
+    cuts: tuple[tuple[float, float], ...] = ()
+    frozen: tuple[tuple[float, float], ...] = ()
+    """When it is open and silent."""
+    cut_in_fetch: tuple[int, float] | None = None
+    """The file in the middle of which it dies, and for how long."""
+
+    # The provider
+    outages: tuple[tuple[float, float], ...] = ()
+    trickles: tuple[tuple[float, float], ...] = ()
+    """When its answers come byte by byte."""
+    revoked: tuple[float, float] | None = None
+    """When it refuses the account's key, and for how long."""
+    late_create: float | None = None
+    """It answers the first create with an error, and carries it out so many seconds later."""
+    strangers: int = 0
+    """Machines of others in the same account, with our kind of tag; they come and go."""
+    reused: bool = False
+    """A stranger's next machine gets the number of ours that ended."""
+    unit_s: int = 1
+    minimum_s: int = 0
+    """How it bills."""
+
+    # The machines
+    boot_s: float = 60.0
+    cut_off: bool = False
+    """They cannot reach their provider's API."""
+    host_skew: float = 0.0
+    """By how much their clocks are wrong."""
+    switch_dies_after_s: float | None = None
+    """Their owner kills the dead-man switch so long after they run."""
+    restarts: tuple[float, bool] | None = None
+    """Their container starts anew so long after they run; whether that ends the job."""
+
+
+QUIET: dict[str, object] = {
+    one.name: one.default for one in fields(Schedule) if one.name not in ("seed", "budget", "course")
+}
+"""Every field in which nothing happens."""
+
+
+def parts(plan: Schedule) -> list[Schedule]:
+    """The same life with one thing less, for each thing that happens in it."""
+    found: list[Schedule] = []
+    for name, quiet in QUIET.items():
+        value = getattr(plan, name)
+        if value == quiet:
+            continue
+        if isinstance(value, tuple) and quiet == () and len(value) > 1:
+            found += [replace(plan, **{name: (*value[:at], *value[at + 1 :])}) for at in range(len(value))]  # type: ignore[arg-type]
+        found.append(replace(plan, **{name: quiet}))  # type: ignore[arg-type]
+    for name in ("fails_at", "hangs_at", "dies_at"):
+        if getattr(plan.course, name) is not None:
+            found.append(replace(plan, course=replace(plan.course, **{name: None})))  # type: ignore[arg-type]
+    return found
 
 
 SINGLE = (
     Fault.CREATE_REPLY_LOST, Fault.CREATE_ERROR_BUT_CREATED, Fault.ODD_OFFERS, Fault.BOOT_STUCK, Fault.NO_SSHD,
     Fault.OFFER_TAKEN, Fault.DESTROY_404_WHILE_ALIVE, Fault.NO_INSTANCE_KEY, Fault.HTTP_410,
 )  # fmt: skip
-COUNTED = {Fault.DESTROY_IGNORED: 2, Fault.GET_404_WHILE_ALIVE: 3, Fault.DROP_SSH: 5}
+COUNTED = {Fault.DESTROY_IGNORED: 2, Fault.GET_404_WHILE_ALIVE: 3, Fault.DROP_SSH: 5, Fault.PAGES_SHIFT: 2}
 VALUED = {
     Fault.LIST_LAG: 90.0, Fault.DESTROY_LAG: 60.0, Fault.SSHD_REFUSES_KEY_FOR: 60.0, Fault.HOST_VANISHES: 2400.0,
     Fault.WRONG_PRICE: 100.0, Fault.LISTED_AFTER_DESTROY: 120.0, Fault.ENDPOINT_MOVES: 900.0,
@@ -101,12 +183,21 @@ LIKELY = {
 TOLERATED = 2.0
 """Per cent by which a machine may be dearer than its offer: small rises matter as much as great ones."""
 SLOW_BYTES_S = 30_000.0
-FAULTS = (*SINGLE, *COUNTED, *VALUED, *LIKELY, Fault.SLOW_LINK)
+UNSEEN = (Fault.FOREIGN_TRAFFIC, Fault.FOREIGN_TRAFFIC_LATER, Fault.PRICE_RAISED, Fault.PRICE_RAISED_LATER)
+"""What a machine bills and only its provider's counters show: no switch knows of it."""
+LASTING = {Fault.CHARGES_LATE: 15_000.0, Fault.DATE_AHEAD: 15_000.0, Fault.SLOW_LINK: 0.0}
+"""They strike again and again, by up to so much."""
+FAULTS = (*SINGLE, *COUNTED, *VALUED, *LIKELY, *UNSEEN, *LASTING)
 TROUBLES = (
-    "provider's API down", "link to the machines down", "link died in a fetch", "laptop asleep", "clock set back",
-    "clock set forward", "ledger's disk full", "disk full at a certain line", "ledger out of reach",
-    "disk for results full", "a second run at the same time", "machine cut off from its provider",
-    "answer to a machine that is no HTTP", "a machine's clock is wrong",
+    "provider's API down", "an answer trickles", "account's key refused", "another account's key",
+    "create carried out later", "strangers' machines are listed", "a number was given away",
+    "link to the machines down", "link died in a fetch", "link frozen: open and silent", "home's network gone",
+    "laptop asleep", "clock set back", "clock set forward", "clocks of two computers apart",
+    "a process is frozen", "a process is frozen for good", "a thread hangs for good",
+    "ledger's disk full", "disk full at a certain line", "ledger out of reach", "disk for results full",
+    "a line is written and its writer told otherwise", "a second run at the same time",
+    "machine cut off from its provider", "answer to a machine that is no HTTP", "a machine's clock is wrong",
+    "the switch was killed by the host", "a container starts anew", "a container starts anew, its job is lost",
 )  # fmt: skip
 """What goes wrong without the market's doing."""
 ELSEWHERE = {
@@ -142,115 +233,5 @@ ELSEWHERE = {
         ),
         "the look-alike of Vast.ai only",
     ),
-    Fault.CHARGES_LATE: "bills are settled after a life: tests/budget/test_bills.py orders it of every service",
-    **dict.fromkeys(
-        (Fault.FOREIGN_TRAFFIC, Fault.FOREIGN_TRAFFIC_LATER), "tests/session/test_traffic.py orders it, for now"
-    ),
-    Fault.DATE_AHEAD: "there is one computer here, for now: tests/budget/test_clocks.py has two",
 }
 """Faults that cannot strike here, and why; ``tests/adapters``, ``tests/vast`` and ``tests/runpod`` order them."""
-
-
-def draw(seed: int) -> Schedule:
-    """The schedule of a seed."""
-    drawn, rng = _draw(seed), random.Random(seed + 4)
-    dearer = next((rule for rule in drawn.rules if rule.fault is Fault.WRONG_PRICE), None)
-    if dearer is not None and dearer.amount <= TOLERATED and rng.random() < 0.5:
-        # A small rise is money only after hours, and where nobody reckons with it.
-        course = replace(drawn.course, hangs_at=drawn.course.steps // 2, fails_at=None, dies_at=None)
-        return replace(
-            drawn, budget=Usd(rng.randint(500_000, 2_000_000)), course=course, rules=(dearer,), naps=(), second=None,
-            crash_at=rng.randint(80, 200), aftermath=Aftermath.NOBODY, per_day=None,
-        )  # fmt: skip
-    return drawn
-
-
-def _draw(seed: int) -> Schedule:
-    rng = random.Random(seed)
-    steps = rng.randint(10, 200)
-    crash_at = None if rng.random() < 0.55 else _crash(rng)
-    budget = Usd(rng.randint(40_000, 200_000) if rng.random() < 0.6 else rng.randint(200_000, 700_000))
-    second = _second(rng) if rng.random() < 0.1 else None
-    dies_at = _line(rng) if rng.random() < 0.15 else None
-    destroying = dies_at is not None and dies_at[0] is Kind.DESTROY_SENT
-    unit_s, minimum_s = rng.choice(((1, 0), (1, 0), (1, 0), (1, 0), (1, 0), (1, 0), (60, 0), (1, 300), (900, 0)))
-    return Schedule(
-        seed=seed,
-        budget=budget,
-        course=Course(
-            steps=steps,
-            step_s=rng.choice((0.2, 1.0, 4.0, 20.0, 80.0)) * rng.uniform(0.5, 2.0),
-            every=max(1, steps // rng.randint(1, 5)),
-            size=rng.choice((1 << 12, 1 << 16)),
-            fails_at=rng.randint(1, steps) if rng.random() < 0.1 else None,
-            hangs_at=rng.randint(1, steps) if rng.random() < 0.06 else None,
-            dies_at=rng.randint(1, steps) if rng.random() < 0.04 else None,
-        ),
-        rules=tuple(_rule(fault, rng) for fault in rng.sample(FAULTS, rng.choice((0, 1, 1, 2, 3, 5)))),
-        outages=tuple((rng.uniform(0, 4000), rng.uniform(5, 100)) for _ in range(rng.choice((0, 0, 1, 3)))),
-        cuts=tuple((rng.uniform(0, 4000), rng.uniform(5, 1200)) for _ in range(rng.choice((0, 0, 0, 1, 2)))),
-        naps=tuple((rng.randint(1, 120), rng.uniform(60, 8000)) for _ in range(rng.choice((0, 0, 0, 0, 1)))),
-        crash_at=crash_at,
-        dies_at=dies_at,
-        aftermath=Aftermath.STOP if destroying and rng.random() < 0.5 else rng.choice(tuple(Aftermath)),
-        delay_s=rng.choice((1.0, 60.0, 1000.0, 10_000.0)) * rng.uniform(0.5, 1.5),
-        later_crashes=tuple(rng.randint(1, 60) for _ in range(rng.randint(1, 2))),
-        cut_off=rng.random() < 0.05,
-        boot_s=rng.uniform(5, 200),
-        shrinks=rng.random() < 0.4,
-        follow_s=rng.choice((4.0, 15.0, 15.0)),
-        hold_minutes=rng.choice((None, None, 1.0, 5.0, 60.0)),
-        unit_s=unit_s,
-        minimum_s=minimum_s,
-        jumps=tuple((rng.uniform(0, 4000), _jump(rng)) for _ in range(rng.choice((0,) * 9 + (1, 2)))),
-        home=tuple(
-            (rng.uniform(0, 3000), rng.uniform(5, 900), rng.choice(tuple(Home)))
-            for _ in range(rng.choice((0,) * 7 + (1, 2)))
-        ),
-        deaf_at=_deaf(rng) if rng.random() < 0.2 else None,
-        cut_in_fetch=(rng.randint(1, 4), rng.uniform(5, 800)) if rng.random() < 0.15 else None,
-        host_skew=_jump(rng) if rng.random() < 0.08 else 0.0,
-        second=second,
-        per_day=None if second is None else Usd(budget.micros + rng.randint(0, second.budget.micros * 2)),
-    )
-
-
-def _kind(rng: random.Random) -> Kind:
-    """Before a destroy is answered, most can go wrong."""
-    return Kind.DESTROY_SENT if rng.random() < 0.5 else rng.choice(tuple(Kind))
-
-
-def _line(rng: random.Random) -> tuple[Kind, str]:
-    return _kind(rng), rng.choice(("before", "after"))
-
-
-def _deaf(rng: random.Random) -> tuple[Kind, float]:
-    return _kind(rng), rng.choice((0.1, 0.1, 10.0, 300.0)) * rng.uniform(0.5, 1.5)
-
-
-def _second(rng: random.Random) -> Second:
-    crash_at = _crash(rng) if rng.random() < 0.4 else None
-    return Second(rng.uniform(0, 1500), Usd(rng.randint(60_000, 400_000)), crash_at)
-
-
-def _jump(rng: random.Random) -> float:
-    return rng.choice((-1, 1)) * rng.choice((2.0, 60.0, 1200.0, 7200.0)) * rng.uniform(0.5, 1.5)
-
-
-def _crash(rng: random.Random) -> int:
-    """Early steps are few and dangerous, late ones many: each decade is drawn alike."""
-    return int(rng.choice((10, 40, 100, 300)) * rng.random()) + 1
-
-
-def _rule(fault: Fault, rng: random.Random) -> Rule:
-    if fault is Fault.WRONG_PRICE and rng.random() < 0.5:
-        return Rule(fault, value=round(rng.uniform(1, TOLERATED), 2))
-    if fault in COUNTED:
-        return Rule(fault, times=rng.randint(1, COUNTED[fault]))
-    if fault in VALUED:
-        return Rule(fault, value=round(rng.uniform(1, VALUED[fault]), 1))
-    if fault in LIKELY:
-        return Rule(fault, p=rng.uniform(0.02, LIKELY[fault]))
-    if fault is Fault.SLOW_LINK:
-        return Rule(fault, p=1.0, value=SLOW_BYTES_S)
-    return Rule(fault)

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
-from typing import Any
-from urllib.parse import unquote, urlencode
+from typing import TYPE_CHECKING, Any
 
-import httpx
-from tests.simulation.clock import VirtualClock
-from tests.simulation.fate import Fate
+from tests.simulation.strangers import JSON, Answer, Strangers
 
 from gpurent.sandbox.api import Context, Keys, build_api
 from gpurent.sandbox.faults import Fault, Faults, Rule
@@ -20,10 +16,14 @@ from gpurent.sandbox.journal import Journal
 from gpurent.sandbox.market import Market
 from gpurent.sandbox.wire import CUT, Wire
 
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
 LATENCY_S = 0.2
-TIMEOUT_S = 30.0
-ACCOUNT = "sbx_account_of_the_simulation"
+ACCOUNT, OTHER_ACCOUNT = "sbx_account_of_the_simulation", "sbx_account_of_somebody_else"
 URL = "http://market.invalid"
+SILENCE, TRICKLE, CUT_OFF = -1, -2, 0
+"""Answers that are none: nothing comes, it comes byte by byte, the connection is cut."""
 
 
 class CountingFaults(Faults):
@@ -32,6 +32,8 @@ class CountingFaults(Faults):
     struck: Counter[str]
 
     def take(self, fault: Fault, request: str = "") -> Rule | None:
+        if fault not in self._rules:
+            return None
         rule = super().take(fault, request)
         if rule is not None:
             self.struck[fault.value] += 1
@@ -50,27 +52,70 @@ class _NoJournal(Journal):
 class Service:
     """The market's front door, its outages included."""
 
-    def __init__(self, market: Market, faults: Faults, clock: VirtualClock, struck: Counter[str]) -> None:
+    def __init__(self, world: World, market: Market, faults: Faults) -> None:
         self._market = market
-        self._struck = struck
-        self._clock = clock
-        self.down = False
-        context = Context(market, faults, Keys(account=ACCOUNT, control="-"), self._killed, lambda _ref: "")
-        self._app = Wire(
-            build_api(context), faults=faults, journal=_NoJournal(Path(), lambda: ()), now=clock.now
-        )  # fmt: skip
+        self._clock = world.clock
+        self._struck = world.tally.faults
+        self._late = world.schedule.late_create
+        self._world = world
+        self.owes_create = False
+        """Whether it has yet to carry out what it answered with an error."""
+        self.down = self.trickling = self.revoked = False
+        self.strangers = Strangers(world.schedule, world.clock, market, world.lies, self._struck)
+        context = Context(
+            market, faults, Keys(account=ACCOUNT, control="-", other=OTHER_ACCOUNT), self._killed, lambda _ref: ""
+        )
+        self._app = Wire(build_api(context), faults=faults, journal=_NoJournal(Path(), lambda: ()), now=self._clock.now)
 
     async def _killed(self, ref: str) -> None:
         """Hosts of this world die with their instance."""
 
-    def ask(
-        self, method: str, path: str, headers: dict[str, str], body: bytes, query: str = ""
-    ) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
-        """One request and its answer; status 0 is a cut connection, -1 silence."""
+    def ask(self, method: str, path: str, headers: Mapping[str, str], body: bytes, query: str = "") -> Answer:
+        """One request and its answer; statuses below 100 are no answer at all."""
         self._clock.sleep(LATENCY_S)
         if self.down:
             self._struck["provider's API down"] += 1
-            return -1, [], b""
+            return SILENCE, (), b""
+        key = headers.get("Authorization", "").removeprefix("Bearer ")
+        if key == OTHER_ACCOUNT:
+            self._struck["another account's key"] += 1
+            return self._drive(method, path, headers, body, query)
+        if key == ACCOUNT and self.revoked:
+            self._struck["account's key refused"] += 1
+            return _json(401, {"error": {"code": "unauthorized", "message": "this key was revoked"}})
+        if method == "POST" and self._late is not None:
+            return self._later(method, path, headers, body)
+        return self._handled(method, path, headers, body, query)
+
+    def _later(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Answer:
+        """The first create fails, as far as anybody can see."""
+        assert self._late is not None
+        late, self._late = self._late, None
+        self._struck["create carried out later"] += 1
+
+        def carry_out() -> None:
+            self.owes_create = False
+            if not self._world.over:
+                self._drive(method, path, headers, body, "")
+                self._world.network.notice()
+
+        self.owes_create = True
+        self._clock.at(self._clock.now() + late, carry_out)
+        return _json(500, {"error": {"code": "internal", "message": "something broke"}})
+
+    def _handled(self, method: str, path: str, headers: Mapping[str, str], body: bytes, query: str) -> Answer:
+        taken = self.strangers.took(method, path)
+        if taken is not None:
+            return taken
+        answer = self._drive(method, path, headers, body, query)
+        if method == "GET" and path == "/v1/instances" and answer[0] == 200:
+            answer = self.strangers.among(answer)
+        if self.trickling and answer[0] > 0:
+            self._struck["an answer trickles"] += 1
+            return TRICKLE, (), b""
+        return answer
+
+    def _drive(self, method: str, path: str, headers: Mapping[str, str], body: bytes, query: str) -> Answer:
         sent: list[dict[str, Any]] = []
         scope: dict[str, Any] = {
             "type": "http", "method": method, "path": path, "raw_path": path.encode(), "query_string": query.encode(),
@@ -85,16 +130,20 @@ class Service:
         async def send(message: Any) -> None:
             sent.append(message)
 
-        _drive(self._app(scope, receive, send))
+        self._forget()
+        _run(self._app(scope, receive, send))
+        self._forget()
+        if not sent:
+            return (CUT_OFF if scope[CUT] else SILENCE), (), b""
+        return int(sent[0]["status"]), sent[0]["headers"], b"".join(message.get("body", b"") for message in sent[1:])
+
+    def _forget(self) -> None:
+        """What has ended is off the listings at once: hosts of this world die with their instance."""
         for ref in self._market.ended():
             self._market.forget(ref)
-        if not sent:
-            return (0 if scope[CUT] else -1), [], b""
-        status = int(sent[0]["status"])
-        return status, sent[0]["headers"], b"".join(message.get("body", b"") for message in sent[1:])
 
 
-def _drive(task: Coroutine[Any, Any, None]) -> None:
+def _run(task: Coroutine[Any, Any, None]) -> None:
     """Run a coroutine that never really waits."""
     try:
         task.send(None)
@@ -103,92 +152,5 @@ def _drive(task: Coroutine[Any, Any, None]) -> None:
     raise RuntimeError("a handler of the sandbox waits for something that virtual time does not bring")
 
 
-@contextmanager
-def swapped(owner: Any, name: str, other: object) -> Iterator[None]:
-    """For a while ``owner`` has another attribute of this name."""
-    own = getattr(owner, name)
-    setattr(owner, name, other)
-    try:
-        yield
-    finally:
-        setattr(owner, name, own)
-
-
-@dataclass(frozen=True)
-class Wires:
-    """What one client's requests go through; it may die before, meanwhile or after."""
-
-    service: Service
-    clock: VirtualClock
-    fate: Fate
-    seen: Callable[[], None]
-
-    def carry(self, method: str, path: str, headers: dict[str, str], body: bytes, query: str) -> Answer:
-        """Ask. Raises what httpx raises."""
-        what = f"{method} {path.rpartition('/')[0]}"
-        self.fate.step(f"before {what}")
-        status, headers_back, answer = self.service.ask(method, path, headers, body, query)
-        self.seen()
-        self.fate.step(f"after {what}")
-        if status == -1:
-            self.clock.sleep(TIMEOUT_S)
-            raise httpx.ReadTimeout("no answer")
-        if status == 0:
-            raise httpx.RemoteProtocolError("connection cut")
-        return Answer(status, headers_back, answer)
-
-
-class Transport(httpx.BaseTransport):
-    """Wires below httpx itself."""
-
-    def __init__(self, wires: Wires) -> None:
-        self._wires = wires
-
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
-        url = request.url
-        answer = self._wires.carry(
-            request.method, url.path, dict(request.headers.items()), request.read(), url.query.decode()
-        )
-        return httpx.Response(answer.status_code, headers=answer.raw, content=answer.body, request=request)
-
-
-@dataclass(frozen=True)
-class Answer:
-    """As much of ``httpx.Response`` as ``gpurent.http`` looks at."""
-
-    status_code: int
-    raw: Sequence[tuple[bytes, bytes]]
-    body: bytes
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        return _Headers({name.decode().lower(): value.decode() for name, value in self.raw})
-
-    def iter_bytes(self) -> Iterator[bytes]:
-        yield self.body
-
-    def close(self) -> None: ...
-
-
-class _Headers(dict[str, str]):
-    def get(self, name: str, default: Any = None) -> Any:
-        return super().get(name.lower(), default)
-
-
-class Line:
-    """Wires in the place of httpx's client, whose own work costs more than all the rest of a request here."""
-
-    def __init__(self, wires: Wires) -> None:
-        self._wires = wires
-
-    def build_request(
-        self, method: str, path: str, *, params: Mapping[str, Any] | None, content: bytes | None,
-        headers: dict[str, str],
-    ) -> Callable[[], Answer]:  # fmt: skip
-        query = "" if not params else urlencode(params)
-        return lambda: self._wires.carry(method, unquote(path), headers, content or b"", query)
-
-    def send(self, request: Callable[[], Answer], *, stream: bool) -> Answer:
-        return request()
-
-    def close(self) -> None: ...
+def _json(status: int, value: object) -> Answer:
+    return status, JSON, json.dumps(value).encode()

@@ -17,6 +17,10 @@ UNCLEAR_GRACE_S = 600.0
 """For so long a machine has to be absent that no answer and no listing ever named: it may surface this late."""
 UNSEEN_GRACE_S = 120.0
 """For so long a machine that an answer named and no listing ever showed."""
+SURFACE_S = 2 * 3600.0
+"""For so long after the end of a rental whose create was never answered its watchdog goes on looking for a machine."""
+REUSED_S = 60.0
+"""A machine that was created so much later than ours, and has another name, is not ours, whatever its ref."""
 TAG_PREFIX = "gpurent-"
 
 
@@ -163,14 +167,15 @@ def reconcile(
             what = "its machine does not answer" if rental.tag in silent else f"{rental.provider} could not be listed"
             actions.append(Leave(rental.tag, rental.run_id, what))
             continue
-        seen = next((one for one in listing or () if one.tag == rental.tag or one.ref == rental.ref), None)
+        seen = next((one for one in listing or () if shows(one, rental)), None)
         other = others.get(rental.tag) if seen is None else None
         if not idle:
             actions.append(Leave(rental.tag, rental.run_id, clock.refusal or "its client is alive"))
         elif other is not None and (other.certain or not unordered(rental)):
             actions.append(Leave(rental.tag, rental.run_id, other.reason))
         else:
-            actions += _dead(rental, seen, asked, over)
+            taken = any(one.ref == rental.ref for one in listing or ()) and seen is None
+            actions += _dead(rental, seen, asked, over, taken=taken)
     ours = {rental.tag for rental in rentals}
     for listing in listings.values():
         for one in listing or ():
@@ -179,11 +184,29 @@ def reconcile(
     return tuple(actions)
 
 
+def shows(one: Instance, rental: Rental) -> bool:
+    """Whether what a provider shows is this rental's machine: by its tag, or by its ref under a name somebody changed.
+
+    A ref under another name whose machine was created after ours was given away: that machine is a stranger's.
+    """
+    if one.tag == rental.tag or one.ref != rental.ref:
+        return one.tag == rental.tag
+    ours = rental.intent_at if rental.created_at is None else rental.created_at
+    return not one.tag or one.created_at is None or one.created_at <= ours + REUSED_S
+
+
 def _stray(one: Instance, run_id: str | None) -> list[Action]:
     if run_id is None:
         return [Orphan(one)]
     reason = "listed again after it was held for gone"
     return [Adopt(one.tag, run_id, one.ref, one.provider), Destroy(one.provider, one.ref, one.tag, run_id, reason)]
+
+
+def may_surface(rental: Rental, now: float) -> bool:
+    """Whether a rental that is closed may have a machine yet: nobody ever heard of one, and services were seen to carry
+    out a create long after they failed to answer it."""
+    never = rental.state is RentalState.GONE and rental.ref is None and rental.gone_at is not None
+    return never and now < (rental.gone_at or 0.0) + SURFACE_S
 
 
 def unattended(
@@ -210,20 +233,21 @@ def unordered(rental: Rental) -> bool:
     return rental.ref is not None and not rental.destroy_accepted
 
 
-def _dead(rental: Rental, seen: Instance | None, asked: Uptime, overdue: str) -> list[Action]:
+def _dead(rental: Rental, seen: Instance | None, asked: Uptime, overdue: str, *, taken: bool) -> list[Action]:
+    """``taken``: its ref is another machine's by now, so that no order may go there, and ours is over."""
     reason = overdue or "its client is gone"
     collect = rental.state is RentalState.TRAINING and not rental.job_over and not overdue
     if seen is not None:
         known = rental.seen and rental.ref == seen.ref and rental.account != ""
         actions: list[Action] = [] if known else [Adopt(rental.tag, rental.run_id, seen.ref, rental.provider)]
         return [*actions, Destroy(rental.provider, seen.ref, rental.tag, rental.run_id, reason, collect, shown=True)]
-    if rental.ref is not None and unordered(rental):
+    if rental.ref is not None and unordered(rental) and not taken:
         return [Destroy(rental.provider, rental.ref, rental.tag, rental.run_id, reason, collect)]
     absent = MarkAbsent(rental.tag, rental.run_id, asked)
     since = rental.absent_since.get(asked.boot)
     if rental.absent_count + 1 < ABSENT_LISTINGS or since is None or asked.seconds < since:
         return [absent]
-    left = since + _grace(rental) - asked.seconds
+    left = since + (0.0 if taken else _grace(rental)) - asked.seconds
     if left > 0:
         return [Leave(rental.tag, rental.run_id, f"no listing ever showed it; it may still surface for {left:.0f} s")]
     return [absent, ConfirmGone(rental.tag, rental.run_id, rental.ref)]

@@ -193,9 +193,9 @@ def _step(run: Run, event: Event) -> Run:
     if rental.state is RentalState.GONE and event.kind in BY_ANOTHER:
         return run
     if rental.state.over and event.kind not in AFTER_THE_END:
-        # A rental seen again after its end is the most expensive surprise there is: it becomes open again.
+        # A machine that is there after its rental's end is the most expensive surprise there is: it is open again.
         run = _odd(run, event, f"after {rental.state}")
-        if event.kind is not Kind.ADOPTED:
+        if event.kind not in REOPENS:
             return run
     if event.kind in FROM and rental.state not in FROM[event.kind] and not rental.state.over:
         run = _odd(run, event, f"while {rental.state}")
@@ -207,6 +207,9 @@ def _step(run: Run, event: Event) -> Run:
 
 AFTER_THE_END = (Kind.CHARGED, Kind.CHECKPOINT_HOME, Kind.METERED, Kind.SEEN_ABSENT, Kind.MACHINE_FAILED)
 """What may be written of a rental that is over."""
+REOPENS = (Kind.ADOPTED, Kind.CREATED, Kind.CREATE_UNCLEAR)
+"""What opens a rental again: it is listed after all, or its client slept for so long before it sent ``create`` that
+somebody else had closed what had come of nothing."""
 BY_ANOTHER = (Kind.DESTROY_SENT, Kind.DESTROY_ACCEPTED, Kind.DESTROY_FAILED, Kind.GONE)
 """What may be written of a rental that is gone by somebody who was ending it at the same time; it changes nothing."""
 _WAITING = frozenset({RentalState.INTENT, RentalState.UNCLEAR})
@@ -282,7 +285,7 @@ def _rental(rental: Rental, event: Event) -> Rental:
             return replace(rental, state=RentalState.REFUSED, gone_at=event.at, why=_reason(event))
         case Kind.CREATE_UNCLEAR:
             ref = lines.payload(event, lines.Unclear).ref
-            return replace(rental, state=RentalState.UNCLEAR, ref=ref or rental.ref, why=_reason(event))
+            return replace(_back(rental), state=RentalState.UNCLEAR, ref=ref or rental.ref, why=_reason(event))
         case Kind.REACHABLE:
             reached = lines.payload(event, lines.Reached)
             state = RentalState.REACHABLE if rental.state in _BOOTING else rental.state

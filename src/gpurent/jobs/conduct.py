@@ -58,7 +58,7 @@ from gpurent.plan import needs
 from gpurent.plan.cost import traffic
 from gpurent.plan.quote import QuoteRow
 from gpurent.spi import Facts, Host
-from gpurent.tasks import minding
+from gpurent.tasks import Overdue, minding
 
 MAX_ATTEMPTS = 4
 """Offers tried in one run before it is given up."""
@@ -216,7 +216,10 @@ class Conductor:
                 if guard is not None and guard.ends_at is not None:
                     limits = watch.deadlines = limits.ending(guard.ends_at)
                 self.tell(StageStarted(Stage.PROVE, "looking at GPU, driver, memory and disk"))
-                found = examining.result(proof.EXAMINE_S + proof.GRACE_S)
+                try:
+                    found = examining.result(proof.EXAMINE_S + proof.GRACE_S)
+                except Overdue as error:
+                    raise HostUnreachable(f"it does not say what it is: {error}") from error
                 if (unfit := proof.verdict(found, offer, wanted)) is not None:
                     raise unfit
                 replan = self._replanner(order, limits, self.asker)

@@ -18,7 +18,7 @@ from gpurent.budget.state import Rental
 from gpurent.clock import Clock
 from gpurent.jobs.interrupt import Interrupt, Stop
 from gpurent.jobs.progress import Notice, Progress
-from gpurent.jobs.teardown import Teardown
+from gpurent.jobs.teardown import Teardown, longer
 from gpurent.jobs.watch import Tell
 from gpurent.tasks import Task
 
@@ -29,7 +29,7 @@ LOOK_S = 1.0
 COUNT_S = 5.0
 """Between two looks at what was spent; the provider is asked only where its counts were not read for long."""
 AGAIN_S = 5.0
-"""Between two orders to destroy that were not accepted."""
+"""Until the next look after an order to destroy, and longer while none is accepted."""
 FOREIGN_S = 60.0
 """Between two looks where the key in use opens another account than the one that rented: somebody may correct that."""
 CONFIRM_S = 20.0
@@ -77,6 +77,7 @@ class Enforcer:
     _count_due: float = field(default=float("-inf"), init=False)
     _counting: Task[Mapping[str, str]] | None = field(default=None, init=False)
     _why: str = field(default="", init=False)
+    _wait: float = field(default=AGAIN_S, init=False)
     _opened: ExitStack = field(default_factory=ExitStack, init=False)
     _teardown: Teardown | None = field(default=None, init=False)
 
@@ -140,13 +141,19 @@ class Enforcer:
             self._say(f"{self.target.tag} cannot be ended: {other.reason}.")
             return FOREIGN_S
         ref = self.ref if rental is None else rental.ref
-        if ref is not None and (rental is None or not rental.destroy_accepted):
-            one, late = self.target, self.clock.now() >= self.target.hard_deadline
-            reason = "past its hard deadline" if late else self._why or "stopped at your wish"
-            teardown.destroy(Destroy(one.provider, ref, one.tag, one.run_id, reason))
-        elif rental is not None and (ref is None or self.clock.monotonic() - self._due > CONFIRM_S):
-            teardown.act(teardown.decide([rental], live_runs=()))
-        return AGAIN_S
+        ordered = rental is not None and rental.destroy_accepted
+        wished = self.interrupt.level >= Stop.NOW
+        if ref is not None and not ordered and (rental is None or wished):
+            one = self.target
+            reason = "stopped at your wish" if wished else self._why or "past its hard deadline"
+            self._again(teardown.destroy(Destroy(one.provider, ref, one.tag, one.run_id, reason)))
+        elif rental is not None and (ref is None or not ordered or self.clock.monotonic() - self._due > CONFIRM_S):
+            # A look first, if the listing is quick: long after its deadline the number may be another machine's.
+            self._again(teardown.act(teardown.decide([rental], live_runs=())))
+        return self._wait
+
+    def _again(self, accepted: bool) -> None:
+        self._wait = AGAIN_S if accepted else longer(self._wait)
 
     def _rental(self, teardown: Teardown) -> Rental | None:
         """As the ledger has it; None where it does not answer, or knows nothing of it yet."""

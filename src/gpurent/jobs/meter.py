@@ -12,6 +12,7 @@ from gpurent.budget.bills import judged
 from gpurent.budget.errors import LedgerError
 from gpurent.budget.events import Kind
 from gpurent.budget.ledger import Ledger
+from gpurent.budget.reaper import shows
 from gpurent.budget.spend import estimated
 from gpurent.budget.state import Rental, Run
 from gpurent.clock import Clock
@@ -65,7 +66,7 @@ class Meter:
         except (ProviderError, Overdue) as error:
             self._say(rental, f"What {rental.provider} counts for {ref} is not known: {error}")
             return False
-        if shown is None:
+        if shown is None or not shows(shown, rental):
             return False
         self._told.discard(rental.tag)
         recorded = self._record(rental, shown)
@@ -73,7 +74,7 @@ class Meter:
 
     def note(self, rental: Rental, shown: Instance) -> bool:
         """Write down what a listing shows anyway, if it is time to look; whether anything was written."""
-        if not self._due(rental):
+        if not self._due(rental) or not shows(shown, rental):
             return False
         self._tried[rental.tag] = self.clock.now()
         return self._record(rental, shown)

@@ -41,6 +41,8 @@ from gpurent.spi import Provider, SupportsCharges
 from gpurent.tasks import Overdue, minding
 
 T = TypeVar("T")
+MOST_S = 30.0
+"""Between two rounds, while nothing can be done."""
 Collect = Callable[[Destroy], None]
 Listing = Mapping[str, Sequence[Instance] | None]
 """What providers show; None where one did not answer."""
@@ -62,6 +64,8 @@ class Teardown:
 
     def __post_init__(self) -> None:
         self._meter = Meter(self.ledger, self.providers, self.clock, self.tell, patience=2)
+        self._refused: dict[str, str] = {}
+        """Why the last order to destroy was not accepted, by ref."""
 
     def decide(
         self, rentals: Sequence[Rental], live_runs: Collection[str],
@@ -119,8 +123,9 @@ class Teardown:
     def _vouched(self, tag: str) -> bool:
         return self.accounts.vouched or tag in self.rented
 
-    def act(self, actions: Sequence[Action], collect: Collect = lambda _order: None) -> None:
-        """Carry out; what fails is recorded and comes up again in the next round."""
+    def act(self, actions: Sequence[Action], collect: Collect = lambda _order: None) -> bool:
+        """Carry out; what fails is recorded and comes up again in the next round. Whether all orders were accepted."""
+        accepted = True
         for action in actions:
             match action:
                 case Adopt(tag, run_id, ref, provider):
@@ -130,13 +135,14 @@ class Teardown:
                     if action.collect_first:
                         collect(action)
                     if not (action.collect_first and self._over(action)):
-                        self.destroy(action)
+                        accepted = self.destroy(action) and accepted
                 case MarkAbsent(tag, run_id, asked):
                     self._note(run_id, Kind.SEEN_ABSENT, tag, boot=asked.boot, uptime_s=asked.seconds)
                 case ConfirmGone(tag, run_id, ref):
                     self._gone(tag, run_id, ref)
                 case Leave() | Orphan():
                     pass
+        return accepted
 
     def _note(self, run_id: str, kind: Kind, tag: str, **data: object) -> bool:
         """Write a line, if that is possible now: an end never waits for a full disk or for a database."""
@@ -174,16 +180,28 @@ class Teardown:
         run = self._soon(lambda: self.ledger.run(run_id))
         return next((one for one in run.rentals if one.tag == tag), None)
 
-    def destroy(self, order: Destroy) -> None:
-        """Send one order to destroy, whatever the ledger does. What came of it is recorded and told, never raised."""
-        self._jot(order, Kind.DESTROY_SENT, reason=order.reason, shown=order.shown)
+    def destroy(self, order: Destroy) -> bool:
+        """Send one order to destroy, whatever the ledger does. What came of it is recorded and told, never raised.
+
+        An order that fails again and again, for the same reason, is in the ledger once: a key that was revoked would
+        fill it for as long as the machine lives.
+
+        Returns:
+            Whether it was accepted.
+        """
+        if order.ref not in self._refused:
+            self._jot(order, Kind.DESTROY_SENT, reason=order.reason, shown=order.shown)
         try:
             self.clock.begin(lambda: self.providers[order.provider].destroy(order.ref)).result(DESTROY_S)
         except (ProviderError, Overdue) as error:
-            self._jot(order, Kind.DESTROY_FAILED, reason=str(error))
+            if self._refused.get(order.ref) != str(error):
+                self._refused[order.ref] = str(error)
+                self._jot(order, Kind.DESTROY_FAILED, reason=str(error))
             self.tell(Notice(f"Destroying {order.ref}: {error}; trying again.", warning=True))
-        else:
-            self._jot(order, Kind.DESTROY_ACCEPTED)
+            return False
+        self._refused.pop(order.ref, None)
+        self._jot(order, Kind.DESTROY_ACCEPTED)
+        return True
 
     def _jot(self, order: Destroy, kind: Kind, **data: object) -> None:
         """As ``_note``; even a ledger that is damaged for good does not keep a machine alive."""
@@ -194,6 +212,8 @@ class Teardown:
 
     def _gone(self, tag: str, run_id: str, ref: str | None) -> None:
         rental = self.read(run_id, tag)
+        if rental is not None and rental.state.over:
+            return  # somebody else has confirmed it
         if rental is not None and rental.account:
             # A service may bind a key to another account at any time, and a rental is closed only once.
             account = self.accounts.afresh(rental.provider)
@@ -269,10 +289,14 @@ class Teardown:
                 if give_up() or self.clock.monotonic() >= until:
                     raise _unconfirmed(rental, tag)
                 actions = self.decide([rental], live_runs=())
-                self.act(actions)
-                trouble = all(isinstance(action, Leave) for action in actions)
-                wait = min(30.0, wait * 2) if trouble else every_s
+                accepted = self.act(actions)
+                wait = longer(wait) if not accepted or all(isinstance(one, Leave) for one in actions) else every_s
                 self.clock.sleep(wait)
+
+
+def longer(wait: float) -> float:
+    """The pause after one of ``wait`` seconds in which nothing could be done."""
+    return min(MOST_S, wait * 2)
 
 
 def _unconfirmed(rental: Rental | None, tag: str) -> InDoubt:

@@ -168,6 +168,8 @@ class _Api:
         account = self._allow_account(request)
         now = self._market.now()
         found = self._market.instances(account=account)
+        if found and self._faults.take(Fault.PAGES_SHIFT):
+            found = found[:-1]
         return _page(request, "instances", found, _age_order, lambda held: instance_json(held, now))
 
     async def get(self, request: Request) -> Response:
@@ -344,7 +346,7 @@ def instance_json(held: Held, now: float) -> dict[str, object]:
         "gpu": held.machine.gpu,
         "image": held.order.image,
         "disk_gb": held.order.disk_gb,
-        "price": price_json(held.price),
+        "price": price_json(held.priced(now)),
         "created_at": held.created_at,
         "ssh": ssh,
         "message": held.message,

@@ -128,6 +128,13 @@ class Fault(StrEnum):
     (1000000: all of it). It is counted and billed like any other."""
     FOREIGN_TRAFFIC_LATER = "foreign_traffic_later"
     """That traffic begins ``value`` seconds (60) after the instance runs."""
+    PRICE_RAISED = "price_raised"
+    """The GPU of a running instance costs ``value`` per cent (50) more from some moment on."""
+    PRICE_RAISED_LATER = "price_raised_later"
+    """That moment comes ``value`` seconds (60) after the creation."""
+    PAGES_SHIFT = "pages_shift"
+    """A listing misses its newest instance, as one does that is read page by page while instances come and go; the
+    sandbox's own API only."""
     DATE_AHEAD = "date_ahead"
     """The ``Date`` of a reply is ``value`` seconds (14400) ahead of the market's time."""
     CRASH_LOOP = "crash_loop"
@@ -163,6 +170,8 @@ DEFAULTS: dict[Fault, float] = {
     Fault.DATE_AHEAD: 4 * 3600.0,
     Fault.FOREIGN_TRAFFIC: 1e6,
     Fault.FOREIGN_TRAFFIC_LATER: 60.0,
+    Fault.PRICE_RAISED: 50.0,
+    Fault.PRICE_RAISED_LATER: 60.0,
 }
 
 

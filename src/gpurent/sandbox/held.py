@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -92,6 +93,8 @@ class Troubles:
     other_gpu: str = ""
     elsewhere: bool = False
     crash_loop: bool = False
+    raised_percent: float | None = None
+    raised_after_s: float = 0.0
     foreign_mbps: float | None = None
     foreign_after_s: float = 0.0
 
@@ -227,4 +230,23 @@ class Held:
             in_bytes=self.received(now),
             out_bytes=self.sent(now),
         )
-        return bill(self.price, self.order.disk_gb, usage, final=self.ended_at is not None)
+        return self._bill(usage, final=self.ended_at is not None)
+
+    def _bill(self, usage: Usage, *, final: bool) -> Charges:
+        """At the price that held at the beginning, and what came after a rise at the one that holds now."""
+        if self.troubles.raised_percent is None:
+            return bill(self.price, self.order.disk_gb, usage, final=final)
+        began, unit_s, minimum_s = self.created_at, self.machine.unit_s, self.machine.minimum_s
+        until = whole_seconds(began, began + self.troubles.raised_after_s, unit_s, minimum_s)  # what is begun is agreed
+        late = Usage(max(0, usage.gpu_s - until), max(0, usage.disk_s - until))
+        early = replace(usage, gpu_s=usage.gpu_s - late.gpu_s, disk_s=usage.disk_s - late.disk_s)
+        before = bill(self.price, self.order.disk_gb, early, final=final)
+        after = bill(self.priced(math.inf), self.order.disk_gb, late, final=final)
+        return replace(before, gpu=before.gpu + after.gpu, disk=before.disk + after.disk)
+
+    def priced(self, now: float) -> Price:
+        """What it costs at ``now``."""
+        percent = self.troubles.raised_percent
+        if percent is None or now < self.created_at + self.troubles.raised_after_s:
+            return self.price
+        return replace(self.price, gpu_hour=self.price.gpu_hour.scaled(round((100 + percent) * 100), 10_000))

@@ -6,6 +6,7 @@ State is a function of the clock: nothing ticks. Each call first settles what ha
 
 from __future__ import annotations
 
+import math
 import random
 import threading
 from collections.abc import Mapping, Sequence
@@ -358,7 +359,7 @@ class Market:
     def _lasts(self, left: Usd) -> float:
         """Seconds for which a balance pays for certain: nobody looks more often, unless something changes."""
         open_ = [held for held in self._held.values() if held.ended_at is None]
-        hourly = Usd.total([held.price.hourly(held.order.disk_gb) + held.foreign_hourly for held in open_])
+        hourly = Usd.total([held.priced(math.inf).hourly(held.order.disk_gb) + held.foreign_hourly for held in open_])
         begun = max(held.machine.unit_s + held.machine.minimum_s for held in open_) + 1
         roundings = 4 * len(open_)
         return max(0.0, (left.micros - roundings) * 3600 / max(1, hourly.micros) - begun)

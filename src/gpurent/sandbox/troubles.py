@@ -48,6 +48,8 @@ def deal(faults: Faults, now: float, order: Order, machine: Machine) -> Troubles
         other_gpu=next(gpu for gpu in OTHER_GPUS if gpu != machine.gpu) if struck(Fault.WRONG_GPU) else "",
         elsewhere=struck(Fault.WRONG_DATA_CENTER),
         crash_loop=struck(Fault.CRASH_LOOP),
+        raised_percent=after(Fault.PRICE_RAISED),
+        raised_after_s=seconds(Fault.PRICE_RAISED_LATER),
         foreign_mbps=after(Fault.FOREIGN_TRAFFIC),
         foreign_after_s=seconds(Fault.FOREIGN_TRAFFIC_LATER),
     )

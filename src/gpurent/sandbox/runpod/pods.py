@@ -191,7 +191,7 @@ def pod_json(held: Held, now: float) -> dict[str, object]:
         "cudaVersion": CUDA,
         "ssh": _ssh(held, port, word),
         "template": None,
-        "cost": _cost(held, word),
+        "cost": _cost(held, word, now),
         "locked": False,
         "globalNetworking": {"enabled": False},
         "runtime": _runtime(held, port, now) if running else {} if word == "PROVISIONING" else None,
@@ -200,10 +200,10 @@ def pod_json(held: Held, now: float) -> dict[str, object]:
     }
 
 
-def _cost(held: Held, word: str) -> float:
+def _cost(held: Held, word: str, now: float) -> float:
     if word in ("EXITED", "TERMINATED") or (held.troubles.price_late and word != "RUNNING"):
         return 0.0
-    return float(held.price.gpu_hour.decimal())
+    return float(held.priced(now).gpu_hour.decimal())
 
 
 def _ssh(held: Held, port: int | None, word: str) -> dict[str, object]:

@@ -137,7 +137,7 @@ def instance_json(held: Held, ask: Ask, now: float) -> dict[str, Any]:
         "status_msg": state.message,
         "label": held.order.label or None,
         **offers.hardware(ask),
-        **offers.prices(held.machine, float(held.price.gpu_hour.decimal()), disk),
+        **offers.prices(held.machine, float(held.priced(now).gpu_hour.decimal()), disk),
         "gpu_name": held.gpu,
         "inet_down_cost": float(held.price.in_gb.decimal()),
         "inet_up_cost": float(held.price.out_gb.decimal()),
