@@ -263,6 +263,10 @@ class Beside(Task[T]):
         if self._left:
             raise Abandoned
 
+    @property
+    def over(self) -> bool:
+        return self._actor.over
+
     def result(self, within: float, abandon: Callable[[], object] = lambda: None) -> T:
         until = self._clock.now() + within
         try:
