@@ -15,7 +15,7 @@ from rich.table import Table
 from tests.simulation.campaign import Findings, campaign, play, stage
 from tests.simulation.coverage import possible
 from tests.simulation.drawing import draw
-from tests.simulation.mutants import MUTANTS
+from tests.simulation.mutants import MUTANTS, keep, shown
 from tests.simulation.schedule import ELSEWHERE
 from tests.simulation.shrink import literal, shrink
 
@@ -33,13 +33,15 @@ def main() -> int:
     parser.add_argument("--seed", type=int, help="play this one life, tell its story, and reduce it if it breaks")
     parser.add_argument("--without", choices=sorted(MUTANTS), help="take one guarantee out; find a seed that shows it")
     parser.add_argument("--mutants", action="store_true", help="do that for every guarantee")
+    parser.add_argument("--keep", action="store_true", help="with these: keep the seeds in shown.json, for the tests")
     options = parser.parse_args()
     if options.seed is not None:
         return _one(options.seed)
     first = int(time.time()) if options.first is None else options.first
     console.print(f"first seed {first}: `--first {first}` plays the same lives again")
     if options.mutants or options.without:
-        return _mutants([options.without] if options.without else sorted(MUTANTS), first, options.lives)
+        names = [options.without] if options.without else sorted(MUTANTS)
+        return _mutants(names, first, options.lives, keeps=options.keep)
     began = time.monotonic()
     with Progress(console=console) as bar:
         task = bar.add_task("lives", total=options.lives)
@@ -119,15 +121,18 @@ def _table(title: str, counter: Counter[str]) -> None:
     console.print(table)
 
 
-def _mutants(names: list[str], first: int, lives: int) -> int:
-    """Every mutant has to be found out."""
+def _mutants(names: list[str], first: int, lives: int, *, keeps: bool) -> int:
+    """Every mutant has to be found out. Seeds that still show theirs are kept as they are."""
     alive = 0
     for name in names:
-        found = play(range(first, first + lives), name, stop_at_first=True)
+        known = [shown()[name]] if keeps and name in shown() else []
+        found = play([*known, *range(first, first + lives)], name, stop_at_first=True)
         for seed, violations in found.broken:
             console.print(
                 f"without {name}: seed {seed} after {found.lives} lives: {'; '.join(violations)}", markup=False
             )
+            if keeps:
+                keep({name: seed})
         if not found.broken:
             console.print(f"without {name}: {lives} lives show nothing", style="red")
             alive += 1

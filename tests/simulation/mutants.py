@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+import json
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -92,7 +93,7 @@ def without_fuse() -> Iterator[None]:
 def without_arming() -> Iterator[None]:
     """No client sets the dead-man switch, or asks whether it lives."""
 
-    def nothing(self: DeadMan) -> None: ...
+    def nothing(self: DeadMan, *_: object) -> None: ...
 
     with swapped(DeadMan, "prove", nothing), swapped(DeadMan, "_set", nothing):
         yield
@@ -160,3 +161,15 @@ MUTANTS = {
     "overruling": without_overruling,
     "accounts": without_accounts,
 }
+
+_SHOWN = Path(__file__).with_name("shown.json")
+
+
+def shown() -> dict[str, int]:
+    """A seed for each at which it is found out."""
+    return {str(name): int(seed) for name, seed in json.loads(_SHOWN.read_text("utf-8")).items()}
+
+
+def keep(seeds: Mapping[str, int]) -> None:
+    """Put these seeds in the place of what was known."""
+    _SHOWN.write_text(json.dumps({**shown(), **seeds}, indent=2, sort_keys=True) + "\n", "utf-8")

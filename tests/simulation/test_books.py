@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.budget.test_fold import DATA
 from tests.simulation.books import Books, MemoryLedger
 
-from gpurent.budget.errors import LedgerError
+from gpurent.budget.errors import BudgetError, LedgerError
 from gpurent.budget.events import OF_A_RUN, OF_EITHER, Client, Kind
 from gpurent.budget.ledger import Ledger
 from gpurent.budget.state import Run
@@ -45,8 +45,8 @@ def _play(ledger: Ledger, lines: list[tuple[Kind, int, int]], budgets: list[int]
     for budget in budgets:
         try:
             runs.append(ledger.open_run("cat", Usd(budget), output_dir=Path("out"), config={}, per_day=Usd(1500)))
-        except LedgerError as error:
-            refused.append(type(error).__name__)
+        except BudgetError as error:
+            refused.append(str(error))
     for number, (kind, run, tag) in enumerate(lines):
         run_id = runs[run] if run < len(runs) else "unknown"
         of_run = kind in OF_A_RUN or (kind in OF_EITHER and number % 2)
@@ -62,5 +62,5 @@ def _play(ledger: Ledger, lines: list[tuple[Kind, int, int]], budgets: list[int]
 
 
 def _timeless(run: Run) -> Run:
-    """Without the moment at which this computer was started, which is reckoned anew each time."""
+    """Without the moment at which this computer was started, which is computed again each time."""
     return replace(run, client=NOBODY)

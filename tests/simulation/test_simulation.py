@@ -9,7 +9,7 @@ from tests.simulation.campaign import Findings, Stage, play, stage
 from tests.simulation.coverage import possible
 from tests.simulation.drawing import PAIRS, TROUBLES, draw
 from tests.simulation.kept import KEPT
-from tests.simulation.mutants import MUTANTS
+from tests.simulation.mutants import MUTANTS, shown
 from tests.simulation.schedule import ELSEWHERE, FAULTS, NEVER, Schedule, parts
 from tests.simulation.shrink import literal, shrink
 
@@ -17,11 +17,6 @@ from gpurent.budget.events import Kind
 from gpurent.sandbox.faults import Fault
 
 LIVES = 240
-SHOWN = {
-    "intent": 16, "absence": 18, "reserve": 90, "fuse": 9, "arming": 0, "collecting": 0, "deadlines": 48,
-    "overruling": 263, "accounts": 81,
-}  # fmt: skip
-"""A seed at which each mutant is found out. `make simulate` looks for them among seeds that nobody knows."""
 
 
 @pytest.fixture(scope="module")
@@ -108,5 +103,5 @@ def test_a_broken_life_is_reduced_to_what_breaks_it() -> None:
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_broker_without_one_of_its_guarantees_is_found_out(name: str) -> None:
     """Without any of them a life breaks that holds with it: see ``mutants``."""
-    found = play([SHOWN[name]], name)
-    assert found.broken, f"a life without {name} showed nothing"
+    found = play([shown()[name]], name)
+    assert found.broken, f"a life without {name} showed nothing: `python -m tests.simulation --mutants --keep`"
