@@ -5,8 +5,9 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export HF_HUB_OFFLINE := 1
+CHECKS := pyright mypy mypy-3.10 ruff format contracts pages
 
-.PHONY: demo oldest test simulate fuzz lint docs bench wheel clean
+.PHONY: demo oldest test simulate fuzz lint docs bench wheel clean $(CHECKS:%=check-%)
 .DEFAULT_GOAL := help
 
 help:  ## Show this text
@@ -33,7 +34,7 @@ demo: $(READY)  ## Train a LoRA on the embedded market: quote to receipt to pict
 	@$(BIN)/gpurent demo
 
 test: lint  ## Lint, type-check and test everything
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 3 --dist loadfile $(PYTEST)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist worksteal $(PYTEST)
 
 simulate: $(READY)  ## Ten thousand lives of the broker with everything failing, and the guarantees taken out one by one
 	$(BIN)/python -m tests.simulation
@@ -42,13 +43,22 @@ simulate: $(READY)  ## Ten thousand lives of the broker with everything failing,
 fuzz: $(READY)  ## A million inputs, almost right, for every parser of text from outside
 	GPURENT_FUZZ=1000000 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 tests/fuzz
 
+# Side by side: each prints as a whole, where this make can hold output back.
 lint: $(READY)  ## ruff, mypy --strict, pyright, import contracts, generated docs
+	@$(MAKE) --no-print-directory --jobs 2 $(if $(filter output-sync,$(.FEATURES)),--output-sync) $(CHECKS:%=check-%)
+check-ruff:
 	$(BIN)/ruff check .
-	$(BIN)/ruff format --check src providers remote tests tools
+check-format:
+	$(BIN)/ruff format --check src providers remote tests tools bench
+check-mypy:
 	$(BIN)/mypy
+check-mypy-3.10:
 	$(BIN)/mypy --python-version 3.10 remote/gpurent_engine remote/gpurent_deadman
+check-pyright:
 	$(BIN)/pyright --pythonpath $(BIN)/python
+check-contracts:
 	$(BIN)/lint-imports
+check-pages:
 	$(BIN)/python -m tools.docs --check
 
 docs: $(READY)  ## Write the generated reference pages

@@ -34,6 +34,11 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "real_engine: hosts run the real engine here, with torch, not the stub")
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than cores: many tests wait. No more than memory bears, since each worker imports torch."""
+    return min(8, (os.cpu_count() or 1) + 1)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def nobodys_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """No test finds the keys that the services' own tools keep below HOME; package managers find their own files."""
