@@ -20,7 +20,7 @@ from gpurent.budget.events import Kind
 from gpurent.errors import AuthFailed, BadReply, HostUnreachable, NoCapacity, OfferGone, ProviderError, RateLimited
 from gpurent.model import Phase
 from gpurent.sandbox.faults import Fault
-from gpurent.spi import SupportsKeys
+from gpurent.spi import SupportsClock, SupportsKeys
 from gpurent.testing.conformance import ANY, PUBLIC_KEY
 from gpurent_providers.runpod.wire import Place
 
@@ -125,10 +125,11 @@ def test_an_image_that_is_not_in_the_registry_is_refused_at_once(renter: Renter)
 def test_a_key_that_wants_a_second_factor_rents_nothing(renter: Renter) -> None:
     """Nothing was made, and the hint says which key to make."""
     offer = renter.offer()
-    renter.harness.sandbox.faults.set(Fault.SECOND_FACTOR)
+    renter.harness.sandbox.faults.set(Fault.SECOND_FACTOR, p=1.0)
     with pytest.raises(AuthFailed, match="Two Factor"):
         renter.rent(offer=offer)
     assert renter.ledger.open_rentals() == ()
+    renter.harness.sandbox.faults.clear()
 
 
 @vast
@@ -227,6 +228,43 @@ def test_a_container_that_never_stays_up_is_given_up(renter: Renter) -> None:
     waiting = hasty(renter)
     with pytest.raises(HostUnreachable, match="its container has not come up"):
         waiting.reach(waiting.rent())
+
+
+# Traffic and clocks
+
+
+@vast
+@pytest.mark.parametrize(("later_s", "counted"), [(0.0, True), (3600.0, False)])
+def test_traffic_that_no_client_caused_is_told_as_the_service_counts_it(
+    renter: Renter, later_s: float, counted: bool
+) -> None:
+    """RunPod bills no traffic, and counts none."""
+    renter.harness.sandbox.faults.set(Fault.FOREIGN_TRAFFIC, p=1.0)
+    renter.harness.sandbox.faults.set(Fault.FOREIGN_TRAFFIC_LATER, p=1.0, value=later_s)
+    held = renter.rent()
+    api = renter.rentals.providers["vastai"]
+    wait_for(lambda: (seen := api.get(held.ref)) is not None and seen.phase is Phase.RUNNING, "the start", 10)
+
+    def bytes_out() -> int:
+        seen = api.get(held.ref)
+        assert seen is not None
+        return seen.bytes_out or 0
+
+    if counted:
+        wait_for(lambda: bytes_out() > 1_000_000, "a megabyte of foreign traffic", 10)
+    else:
+        assert bytes_out() == 0
+
+
+def test_a_clock_of_a_service_that_is_ahead_is_measured(renter: Renter) -> None:
+    """By the dates of its replies."""
+    renter.harness.sandbox.faults.set(Fault.DATE_AHEAD, p=1.0)
+    api = renter.rentals.providers[renter.harness.name]
+    api.instances()
+    assert isinstance(api, SupportsClock)
+    offset = api.clock_offset()
+    assert offset is not None and abs(abs(offset) - 4 * 3600.0) < 60
+    renter.harness.sandbox.faults.clear()
 
 
 # Lists
