@@ -31,6 +31,7 @@ settings.load_profile("gpurent")
 def pytest_configure(config: pytest.Config) -> None:
     """Marks of ours."""
     config.addinivalue_line("markers", "breaks_rules: requests of ours break a service's rules here, on purpose")
+    config.addinivalue_line("markers", "cuts_links: orders faults of the sandbox's own SSH server")
     config.addinivalue_line("markers", "real_engine: hosts run the real engine here, with torch, not the stub")
 
 

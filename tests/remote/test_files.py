@@ -66,6 +66,7 @@ def test_a_partial_file_is_continued_only_if_it_is_ours(host: Host, tmp_path: Pa
     assert digest(host, f"parts/{file.target}") == file.sha256
 
 
+@pytest.mark.cuts_links
 def test_an_upload_goes_on_after_the_link_was_cut(rented: Rented, host: Host, tmp_path: Path) -> None:
     """The connection dies in the middle; the files arrive, and no byte is reported twice."""
     files = [local(tmp_path, f"f{number}", os.urandom(2 * MIB)) for number in range(3)]
@@ -76,6 +77,7 @@ def test_an_upload_goes_on_after_the_link_was_cut(rented: Rented, host: Host, tm
     assert [digest(host, f"cut/{file.target}") for file in files] == [file.sha256 for file in files]
 
 
+@pytest.mark.cuts_links
 def test_a_download_goes_on_after_the_link_was_cut(rented: Rented, host: Host, tmp_path: Path) -> None:
     """The part that came home is kept, the rest follows, and the digest is that of the whole."""
     data = os.urandom(4 * MIB)

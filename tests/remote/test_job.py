@@ -23,6 +23,7 @@ def eventually(what: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.cuts_links
 def test_a_command_whose_link_dies_is_not_taken_for_one_that_failed(rented: Rented, host: Host) -> None:
     """When the connection is cut before a command has ended, it is run again and its own status comes back."""
 

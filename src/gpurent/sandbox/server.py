@@ -67,6 +67,7 @@ class Sandbox:
     ``boot_s`` overrides the boot time of every machine; ``seed`` fixes prices, identifiers and random faults.
     A temporary ``state_dir`` is made and removed unless one is given. ``engine`` is a command that hosts run in place
     of ``python3 -m gpurent_engine train``, for tests in which nothing has to be learnt; it gets the same arguments.
+    ``hosts`` is what machines are made by.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class Sandbox:
         seed: int | None = None,
         keep_hosts: bool = False,
         engine: Sequence[str] = (),
+        hosts: type[Hosts] = Hosts,
     ) -> None:
         rng = random.Random(seed)
         self._own_dir = state_dir is None
@@ -89,6 +91,7 @@ class Sandbox:
         self._hosts_dir = self.state_dir / "hosts"
         self._keep_hosts = keep_hosts
         self._engine = engine
+        self._made_by = hosts
         self._port = port
         prefixes = (ACCOUNT_KEYS[0], "sbxc_", ACCOUNT_KEYS[1])
         self._keys = Keys(*(f"{prefix}{secrets.token_hex(16)}" for prefix in prefixes))
@@ -240,7 +243,7 @@ class Sandbox:
             now=market.now,
             admitted=market.admitted,
         )
-        self._hosts = Hosts(
+        self._hosts = self._made_by(
             self._hosts_dir, self.faults, callbacks, self.url, keep=self._keep_hosts, engine=self._engine
         )
         context = Context(market, self.faults, self._keys, self._hosts.kill, self._hosts.log)
