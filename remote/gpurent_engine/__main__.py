@@ -26,6 +26,7 @@ from gpurent_engine.bench import options as bench_options
 from gpurent_engine.data import DataError
 from gpurent_engine.events import EventWriter
 from gpurent_engine.spec import SpecError, TrainSpec, load_spec
+from gpurent_engine.step.switches import PLAIN, Switches
 
 LEAST: dict[str, tuple[int, ...]] = {
     "accelerate": (1, 0), "diffusers": (0, 35), "numpy": (1, 26), "peft": (0, 17), "pillow": (11, 3),
@@ -61,6 +62,14 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--out", type=Path, help="overrides output_dir")
     train.add_argument("--events", type=Path, help="where events go; default OUT/events.jsonl")
     train.add_argument("--resume", action="store_true", help="go on from the state in OUT")
+    train.add_argument(
+        "--step", default="", metavar="LEVEL", help="how a step is computed: plain, merged, stacked+graph …; see bench"
+    )
+    train.add_argument(
+        "--deterministic",
+        action="store_true",
+        help="the same numbers in every run on this machine, bit for bit; slower",
+    )
     train.set_defaults(run=_train)
     doctor = commands.add_parser("doctor", help="say whether this machine can train")
     doctor.add_argument("--json", action="store_true")
@@ -89,6 +98,7 @@ def _order(options: argparse.Namespace) -> tuple[dict[str, Any], Path]:
         missing = {"protocol", "spec", "base_model", "data_dir", "out_dir", "events"} - set(job)
         if missing:
             raise SpecError(sorted(missing)[0], f"is missing in {options.job}.")
+        job |= {"step": options.step or job.get("step", ""), "deterministic": options.deterministic}
         return job, Path(job["events"])
     here = options.config.parent
     spec = thumbnail.embed(load_spec(options.config), here)
@@ -98,7 +108,7 @@ def _order(options: argparse.Namespace) -> tuple[dict[str, Any], Path]:
         "protocol": PROTOCOL, "spec": spec.to_dict(),
         "data_dir": str(options.data or here / spec.train_data_dir), "out_dir": str(out),
         "base_model": str(base) if base.exists() else spec.pretrained_model_name_or_path,
-        "resume": options.resume,
+        "resume": options.resume, "step": options.step, "deterministic": options.deterministic,
     }  # fmt: skip
     return job, options.events or out / "events.jsonl"
 
@@ -135,6 +145,14 @@ def _run(job: dict[str, Any], out: EventWriter, stop: threading.Event) -> int:
     if job["protocol"] != PROTOCOL:
         raise SpecError("protocol", f"the client speaks {job['protocol']}, this engine {PROTOCOL}.")
     spec = TrainSpec.from_dict(job["spec"])
+    step = str(job.get("step") or "")
+    if step not in ("", PLAIN):
+        try:
+            Switches.parse(step)
+        except ValueError as error:
+            raise SpecError("step", f"{error}; or {PLAIN}.") from error
+    if job.get("deterministic"):
+        device.deterministic()
     choice = device.choose(spec.mixed_precision)
     out.emit(
         "hello", protocol=PROTOCOL, engine=__version__, python=platform.python_version(), torch=torch.__version__,
@@ -143,7 +161,7 @@ def _run(job: dict[str, Any], out: EventWriter, stop: threading.Event) -> int:
     order = loop.Order(
         spec, job["base_model"], Path(job["data_dir"]), Path(job["out_dir"]),
         Path(job["stop_file"]) if job.get("stop_file") else None, bool(job.get("resume")),
-        Path(job["plan_file"]) if job.get("plan_file") else None,
+        Path(job["plan_file"]) if job.get("plan_file") else None, step,
     )  # fmt: skip
     return 4 if loop.train(order, out, stop).stopped else 0
 
@@ -153,16 +171,15 @@ def _diagnose(error: Exception) -> tuple[str, str, str]:
         return "no_packages", str(error), "Choose an image with torch >= 2.6 for its GPU driver: [need] image."
     import torch
 
+    from gpurent_engine import device
     from gpurent_engine.export import NotFinite
     from gpurent_engine.families.parts import ModelError
     from gpurent_engine.loop import NotANumber
     from gpurent_engine.states import StateMismatch
 
-    # torch 2.4 has it under torch.cuda only; libraries on the GPU report it as a plain RuntimeError
-    if isinstance(error, torch.cuda.OutOfMemoryError) or "CUDA error: out of memory" in str(error):
-        return "oom", "The GPU ran out of memory.", OOM_REMEDY
-    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):  # torch's own words on a CPU
-        return "oom", "The machine ran out of memory.", OOM_REMEDY
+    if device.out_of_memory(error):
+        where = "GPU" if isinstance(error, torch.OutOfMemoryError) or "CU" in str(error) else "machine"
+        return "oom", f"The {where} ran out of memory.", OOM_REMEDY
     if isinstance(error, NotANumber | NotFinite):
         return "nan", str(error), 'Lower the learning rate; with fp16, try mixed_precision = "bf16".'
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:

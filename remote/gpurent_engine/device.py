@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import sys
 from dataclasses import dataclass
@@ -37,6 +38,37 @@ def choose(wanted: str) -> Choice:
             torch.device("cpu"), "CPU", "no", "There is no GPU here and a CPU has no fp16; training in float32."
         )
     return Choice(torch.device("cpu"), "CPU", wanted)
+
+
+def deterministic() -> None:
+    """The same numbers in every run on the same machine, bit for bit, and slower. To be called before anything is
+    computed: cuBLAS reads its variable once.
+
+    Left alone, cuDNN chooses between algorithms by the clock, and the backward passes of attention add in the order in
+    which blocks happen to end.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # no reader of such memory
+    torch.backends.cudnn.benchmark = False
+
+
+def sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A tensor from the CPU on its way to ``device``. A copy from pageable memory would wait until the GPU has done all
+    that was queued; from pinned memory it is queued like everything else."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether that is what ``error`` says: torch's own class, a library's words on a GPU, or torch's on a CPU."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
+
+
+_NO_MEMORY = ("CUDA error: out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
 def peak_memory_mb(device: torch.device) -> float:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from gpurent_engine import buckets, captions
+from gpurent_engine import buckets, captions, device
 from gpurent_engine.buckets import Placement
 from gpurent_engine.checkpoint import Position
 from gpurent_engine.data import Dataset, ImageItem
@@ -82,19 +82,20 @@ class Feed:
             captions.draw(images[i].caption, spec, epoch, index * spec.train_batch_size + k)
             for k, i in enumerate(members)
         ]
-        on_device = times.to(self.device)
+        on_device = device.sent(times, self.device)
         weight = torch.ones(len(members), device=self.device)
         if spec.min_snr_gamma is not None:
             weight = weight * self.diffusion.min_snr(on_device, spec.min_snr_gamma)
         return Batch(
-            mean=mean, std=std, jitter=jitter.to(self.device), noise=noise.to(self.device), times=on_device,
-            weight=weight, text=self.conditioner(words), sizes=self._sizes(members) if self.sized else None,
+            mean=mean, std=std, jitter=device.sent(jitter, self.device), noise=device.sent(noise, self.device),
+            times=on_device, weight=weight, text=self.conditioner(words),
+            sizes=self._sizes(members) if self.sized else None,
         )  # fmt: skip
 
     def _sizes(self, members: Sequence[int]) -> torch.Tensor:
         kohyas = self.spec.sdxl_crop_coordinates == "kohya"
         rows = [size_row(self.dataset.images[i], self.placements[i], kohyas=kohyas) for i in members]
-        return torch.tensor(rows, dtype=torch.float32, device=self.device)
+        return device.sent(torch.tensor(rows, dtype=torch.float32), self.device)
 
 
 def size_row(image: ImageItem, placement: Placement, *, kohyas: bool = False) -> list[int]:

@@ -12,7 +12,7 @@ from torch.nn.functional import mse_loss
 from gpurent_engine.diffusion import Diffusion
 from gpurent_engine.families.parts import Parts
 from gpurent_engine.networks import Network, detach
-from gpurent_engine.stepper import Batch, StepperState
+from gpurent_engine.stepper import Batch, StepperState, undoing
 from gpurent_engine.text import TextInput, encode
 
 
@@ -35,10 +35,11 @@ class PlainStepper:
         """See ``Stepper.step``."""
         accelerator, optimizer = self._accelerator, self._optimizer
         losses = []
-        for batch in batches:
-            loss = self.loss(batch)
-            accelerator.backward(loss / len(batches))
-            losses.append(loss.detach())
+        with undoing(optimizer.zero_grad):
+            for batch in batches:
+                loss = self.loss(batch)
+                accelerator.backward(loss / len(batches))
+                losses.append(loss.detach())
         if self._max_grad_norm:
             accelerator.clip_grad_norm_(list(self._network.parameters.values()), self._max_grad_norm)
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
@@ -73,6 +74,14 @@ class PlainStepper:
                 pooled = pooled if its_pooled is None else its_pooled
             found.append(hidden)
         return torch.cat([one for one in found if one is not None], dim=-1), pooled
+
+    def lighten(self) -> str:
+        """See ``Stepper.lighten``."""
+        if self._parts.unet.is_gradient_checkpointing:
+            return ""
+        self._parts.unet.train()  # diffusers checkpoints in training mode only; there is no dropout in these models
+        self._parts.unet.enable_gradient_checkpointing()
+        return "activations are computed twice"
 
     def adapters(self) -> Mapping[str, torch.Tensor]:
         """See ``Stepper.adapters``."""

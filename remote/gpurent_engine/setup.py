@@ -20,10 +20,14 @@ from gpurent_engine.events import EventWriter
 from gpurent_engine.families import detect, loading
 from gpurent_engine.families.parts import Parts
 from gpurent_engine.feed import Feed
+from gpurent_engine.fitting import FittingStepper
 from gpurent_engine.metadata import RunFacts
 from gpurent_engine.networks.plan import UNET, Plan
 from gpurent_engine.plain import PlainStepper
 from gpurent_engine.spec import SpecError, TrainSpec
+from gpurent_engine.step.build import UnsupportedError
+from gpurent_engine.step.choose import fast_stepper
+from gpurent_engine.step.switches import PLAIN
 from gpurent_engine.stepper import Stepper
 from gpurent_engine.text import Conditioner
 
@@ -40,6 +44,9 @@ class Order:
     resume: bool = False
     plan_file: Path | None = None
     """Once it is there: how many steps there shall be, fewer than planned."""
+    step: str = ""
+    """How a step is computed: ``plain``, or a level of the fast step as ``step.switches.Switches.parse`` reads it;
+    empty for the best that runs here."""
 
 
 @dataclass
@@ -130,7 +137,7 @@ def prepare(order: Order, out: EventWriter) -> Run:
     process = diffusion(
         parts.alphas_cumprod, loaded.agreed.prediction, choice.device, zero_terminal=loaded.agreed.zero_terminal_snr
     )
-    stepper, optimizer = _stepper(loaded, plan, spec, choice, process, out)
+    stepper, optimizer = _stepper(loaded, plan, spec, choice, process, out, order.step)
     course = Course(
         spec, tuple(group.rate for group in plan.groups), length,
         schedule.warmup_steps(spec.lr_warmup_steps, length.steps),
@@ -188,10 +195,41 @@ def _load(order: Order, choice: device.Choice, out: EventWriter) -> Loaded:
 
 
 def _stepper(
+    loaded: Loaded, plan: Plan, spec: TrainSpec, choice: device.Choice, process: Diffusion, out: EventWriter,
+    wanted: str,
+) -> tuple[Stepper, str]:  # fmt: skip
+    """The fast step where it can, else the plain one, which can do everything; and the optimiser's name for the
+    metadata."""
+
+    def tell(message: str) -> None:
+        out.emit("warning", key="train_batch_size", message=message)
+
+    _place(loaded.parts, choice)
+    why = ""
+    if wanted != PLAIN and (wanted or choice.device.type == "cuda"):
+        try:
+            found = fast_stepper(loaded.parts, plan, process, spec, choice.device, wanted=wanted)
+        except UnsupportedError as error:
+            why = f"The fast step cannot be taken: {error}."
+            out.emit("warning", key="step", message=f"{why} The plain step is taken, which is slower.")
+        else:
+            out.emit("stepper", level=found.level, reason=" ".join(found.notes))
+            return FittingStepper(found.stepper, tell), found.optimizer
+    elif not wanted:
+        why = "There is no GPU."
+    stepper, optimizer = _plain(loaded, plan, spec, choice, process, out)
+    out.emit("stepper", level=PLAIN, reason=why)
+    return FittingStepper(stepper, tell), optimizer
+
+
+def _plain(
     loaded: Loaded, plan: Plan, spec: TrainSpec, choice: device.Choice, process: Diffusion, out: EventWriter
 ) -> tuple[Stepper, str]:
-    """Put adapters into the base and an optimiser over them; also what the optimiser is called in the metadata."""
-    _place(loaded.parts, choice, spec)
+    """peft's layers in the base and an optimiser over them."""
+    if spec.gradient_checkpointing:
+        for model in (loaded.parts.unet, *(encoder.model for encoder in loaded.parts.text_encoders)):
+            model.train()  # it only works on a module in training mode
+        loaded.parts.unet.enable_gradient_checkpointing()
     network = networks.attach(loaded.parts, plan, torch.Generator().manual_seed(spec.seed))
     groups = [(network.of_group(i), group.rate) for i, group in enumerate(plan.groups)]
     optimizer, note = optim.make(spec, groups, choice.device)
@@ -226,13 +264,10 @@ def _check_clip_skip(parts: Parts, spec: TrainSpec) -> None:
         raise SpecError("clip_skip", f"is {spec.clip_skip}, but the base's text encoder has {layers} layers.")
 
 
-def _place(parts: Parts, choice: device.Choice, spec: TrainSpec) -> None:
-    """Move what trains to the device. Gradient checkpointing only works on a module in training mode."""
+def _place(parts: Parts, choice: device.Choice) -> None:
+    """Move what takes part in a step to the device."""
     for model in (parts.unet, *(encoder.model for encoder in parts.text_encoders)):
-        model.requires_grad_(False).to(choice.device)
-        model.train(spec.gradient_checkpointing)
-    if spec.gradient_checkpointing:
-        parts.unet.enable_gradient_checkpointing()
+        model.requires_grad_(False).to(choice.device).eval()
 
 
 def _conditioner(parts: Parts, plan: Plan, spec: TrainSpec, choice: device.Choice) -> Conditioner:

@@ -7,12 +7,15 @@ adapters from the same batches.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 
+from gpurent_engine.device import out_of_memory
 from gpurent_engine.text import TextInput
 
 
@@ -54,6 +57,26 @@ class StepperState:
     scalars: dict[str, Any] = field(default_factory=dict)
 
 
+class NoMemory(MemoryError):
+    """A micro-batch needs more memory than the device has."""
+
+
+@contextmanager
+def undoing(undo: Callable[[], None]) -> Iterator[None]:
+    """Raise ``NoMemory`` where memory runs out inside, after ``undo``."""
+    said = ""
+    try:
+        yield
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        said = str(error) or "out of memory"
+        traceback.clear_frames(error.__traceback__)  # they hold the activations
+    if said:
+        undo()
+        raise NoMemory(said)
+
+
 class Stepper(Protocol):
     """Computes optimiser steps and owns the adapters and the optimiser."""
 
@@ -64,9 +87,20 @@ class Stepper(Protocol):
             batches: gathered into this step; the gradient is the mean over them.
             rates: learning rate of each group of the network's plan.
 
+        Raises:
+            NoMemory: a micro-batch does not fit. Nothing has changed, and the step can be taken in smaller ones.
+
         Returns:
             Loss of each micro-batch, float32 ``[len(batches)]``, on the device: asking for its value waits for the GPU,
             so the loop does it seldom.
+        """
+        ...
+
+    def lighten(self) -> str:
+        """Need less memory from now on, at the price of time.
+
+        Returns:
+            What is done for it, for the user; "" if nothing more can be done.
         """
         ...
 

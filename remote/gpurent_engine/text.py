@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from gpurent_engine.device import sent
 from gpurent_engine.families.parts import Encoder
 
 BODY = 75
@@ -93,7 +94,7 @@ class Conditioner:
         pooled: torch.Tensor | None = None
         for index, (encoder, trained) in enumerate(zip(self._encoders, self._trained, strict=True)):
             if trained:
-                tokens.append(tokenise(encoder, captions, self._chunks).to(self._device))
+                tokens.append(sent(tokenise(encoder, captions, self._chunks), self._device))
                 hidden.append(None)
                 continue
             known = self._known(index, captions)

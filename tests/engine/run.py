@@ -60,11 +60,11 @@ def events(path: Path) -> list[dict[str, Any]]:
 
 def run(
     the_spec: TrainSpec, base: Path, pictures: Path, out: Path, *, resume: bool = False, stop_file: Path | None = None,
-    stop: threading.Event | None = None, plan_file: Path | None = None,
+    stop: threading.Event | None = None, plan_file: Path | None = None, step: str = "",
     on_event: Callable[[dict[str, Any]], None] = lambda _event: None,
 ) -> Told:  # fmt: skip
     """Train; every step is reported."""
-    order = Order(the_spec, str(base), pictures, out, stop_file, resume, plan_file)
+    order = Order(the_spec, str(base), pictures, out, stop_file, resume, plan_file, step)
     path = out / "events.jsonl"
     before = len(events(path)) if path.exists() else 0
     with Heard(path, on_event) as writer:

@@ -108,7 +108,7 @@ class Spoiled:
         self._inner = inner
         self._left = good
         self.adapters, self.state, self.restore = inner.adapters, inner.state, inner.restore
-        self.release = inner.release
+        self.release, self.lighten = inner.release, inner.lighten
 
     def step(self, batches: Sequence[Batch], rates: Sequence[float]) -> torch.Tensor:
         self._left -= 1

@@ -22,11 +22,9 @@ from gpurent_engine.diffusion import Diffusion, diffusion
 from gpurent_engine.step.core import Core, TrainedText
 from gpurent_engine.step.fast import sites
 from gpurent_engine.step.objective import Objective
-from gpurent_engine.step.switches import Switches
+from gpurent_engine.step.switches import PLAIN, Switches
 from gpurent_engine.step.update import Hyper
 
-PLAIN = "plain"
-"""The level that is no part of the fast step: ``plain.PlainStepper`` with peft."""
 PEAK_TFLOPS = {
     "H200": 989, "H100": 989, "A100": 312, "L40S": 362, "RTX 4090": 165, "RTX 5090": 210, "RTX 3090": 71, "A6000": 155,
 }  # fmt: skip

@@ -57,7 +57,7 @@ def openai(pad: int | None) -> Tokenizer:
     """
     packed = files("gpurent_engine.families").joinpath("clip_merges.txt.gz").read_bytes()
     merges = [tuple(line.split(" ")) for line in gzip.decompress(packed).decode("utf-8").splitlines()]
-    letters = _byte_letters()
+    letters = byte_letters()
     tokens = [*letters, *(f"{one}</w>" for one in letters), *("".join(pair) for pair in merges), START, END]
     vocabulary = {token: i for i, token in enumerate(tokens)}
     end = vocabulary[END]
@@ -135,7 +135,7 @@ def _backend(vocabulary: dict[str, int], merges: list[Any]) -> Any:
     return backend
 
 
-def _byte_letters() -> list[str]:
+def byte_letters() -> list[str]:
     """A printable letter for each byte: those that print stand for themselves, the rest follow from 256 on."""
     plain = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     rest = [byte for byte in range(256) if byte not in plain]

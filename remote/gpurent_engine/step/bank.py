@@ -39,7 +39,8 @@ class Region:
 
     ``down`` is ``[N, sites · rank, fan_in]`` and ``up`` ``[N, sites, fan_out, rank]``, both in the compute format;
     the gradients have the same shapes. ``kernel`` is ``(kh, kw)`` of a convolution, whose ``fan_in`` is ordered
-    ``(kh, kw, channels)``: the order in which cuDNN wants NHWC weights.
+    ``(kh, kw, channels)``: the order in which cuDNN wants NHWC weights. An ``idle`` layer lies behind the one whose
+    output is taken: it never runs, and its adapters stay as they are.
     """
 
     sites: tuple[Site, ...]
@@ -48,6 +49,7 @@ class Region:
     kernel: tuple[int, int] = (1, 1)
     linear: bool = True
     stacked: bool = False
+    idle: bool = False
     down: torch.Tensor = field(init=False, repr=False)
     up: torch.Tensor = field(init=False, repr=False)
     down_grad: torch.Tensor = field(init=False, repr=False)
@@ -82,6 +84,7 @@ class Segment:
     end: int
     group: int
     up: bool
+    idle: bool = False
 
 
 class Bank:
@@ -173,16 +176,16 @@ class Bank:
 
 
 def _layout(regions: Sequence[Region]) -> tuple[list[Segment], list[tuple[int, int]]]:
-    """Segments by learning rate, ``down`` before ``up``; and each region's two offsets."""
+    """Segments by learning rate, ``down`` before ``up``, idle ones last; and each region's two offsets."""
     at: list[list[int]] = [[0, 0] for _ in regions]
     segments: list[Segment] = []
     position = 0
-    for group in sorted({site.group for region in regions for site in region.sites}):
+    for idle, group in sorted({(region.idle, site.group) for region in regions for site in region.sites}):
         for which in (0, 1):
             start = position
             for place, region in zip(at, regions, strict=True):
-                if region.sites[0].group == group:
+                if (region.idle, region.sites[0].group) == (idle, group):
                     place[which] = position
                     position += region.sizes[which]
-            segments.append(Segment(start, position, group, bool(which)))
+            segments.append(Segment(start, position, group, bool(which), idle))
     return segments, [(down, up) for down, up in at]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,6 +15,13 @@ from gpurent_engine.step.linear import Linear
 
 class UnsupportedError(Exception):
     """This model or adapter is not one that the fast step knows; the plain step trains it."""
+
+
+@dataclass
+class Recompute:
+    """What recomputes its activations in the backward pass; shared by all blocks, and may change between steps."""
+
+    what: str = "none"
 
 
 class Merged:
@@ -44,7 +52,7 @@ class Builder:
         sites: all sites of the run; those of other parts are ignored.
         anchor: see ``linear.Linear``.
         stacked: whether linear layers may keep stacked tables.
-        checkpoint: what recomputes its activations: see ``switches.Switches``.
+        recompute: see ``switches.Switches.checkpoint``.
     """
 
     def __init__(
@@ -55,9 +63,10 @@ class Builder:
         anchor: torch.Tensor,
         *,
         stacked: bool,
-        checkpoint: str = "none",
+        recompute: Recompute | None = None,
     ) -> None:
-        self.model, self.anchor, self.stacked, self.checkpoint = model, anchor, stacked, checkpoint
+        self.model, self.anchor, self.stacked = model, anchor, stacked
+        self.recompute = recompute or Recompute()
         self.regions: list[Region] = []
         self._sites = {site.name: site for site in sites if site.part == part}
 

@@ -19,13 +19,22 @@ ALLOWED = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 6e-2}
 """Relative distance. Half precision rounds at every layer, and the two round in different places."""
 
 
-@torch.no_grad()
 def verify(core: Core, parts: Parts, clip_skip: int | None) -> None:
     """Compare the UNet, and each text encoder that trains, with the library's; the adapters must add nothing yet.
 
     Raises:
         UnsupportedError: they differ; the message says where and by how much.
     """
+    # trying cuDNN's algorithms does not pay for shapes that never come again
+    tries, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, False
+    try:
+        _verify(core, parts, clip_skip)
+    finally:
+        torch.backends.cudnn.benchmark = tries
+
+
+@torch.no_grad()
+def _verify(core: Core, parts: Parts, clip_skip: int | None) -> None:
     draw = torch.Generator().manual_seed(0)
     config, device, dtype = parts.unet.config, core.device, core.dtype
 

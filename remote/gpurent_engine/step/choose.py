@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 import torch
+from torch.optim import AdamW
 
 from gpurent_engine.diffusion import Diffusion
 from gpurent_engine.families.parts import Parts
@@ -20,10 +23,21 @@ OPTIMISERS = ("AdamW", "AdamW8bit")
 """The second in float32: exact, and a few hundred megabytes larger at most."""
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """``level`` says how the step runs, ``notes`` what the user may want to know, ``optimizer`` is its name in the
+    metadata."""
+
+    stepper: FastStepper
+    level: str
+    notes: tuple[str, ...]
+    optimizer: str
+
+
 def fast_stepper(
-    parts: Parts, plan: Plan, diffusion: Diffusion, spec: TrainSpec, device: torch.device
-) -> tuple[FastStepper, list[str]]:
-    """The fast step for this run, its adapters filled with their first values, and notes for the user.
+    parts: Parts, plan: Plan, diffusion: Diffusion, spec: TrainSpec, device: torch.device, *, wanted: str = ""
+) -> Chosen:
+    """The fast step for this run, its adapters filled with their first values.
 
     Args:
         parts: the base on its device, frozen, without adapters.
@@ -31,6 +45,7 @@ def fast_stepper(
         diffusion: noise schedule and prediction.
         spec: the configuration.
         device: where the base is.
+        wanted: the level, or "" for the best that runs here.
 
     Raises:
         UnsupportedError: something in the base or the configuration is not one that the fast step knows.
@@ -43,8 +58,9 @@ def fast_stepper(
         notes.append(f"{missing}; the step runs on torch's operations, which takes longer.")
     if spec.optimizer_type == "AdamW8bit":
         notes.append("AdamW8bit is computed in float32: the same update without its rounding.")
-    checkpoint = "blocks" if spec.gradient_checkpointing else "none"
-    switches = Switches(kernels=not missing, stacked=not missing, checkpoint=checkpoint)
+    switches = Switches.parse(wanted) if wanted else Switches(kernels=not missing, stacked=not missing)
+    if spec.gradient_checkpointing:
+        switches = replace(switches, checkpoint="blocks")
     first = first_values(parts, plan, spec.seed)
     stepper = FastStepper(
         parts,
@@ -57,7 +73,8 @@ def fast_stepper(
     )
     stepper.start(first)
     verify(stepper.core, parts, spec.clip_skip)
-    return stepper, notes
+    name = f"{AdamW.__module__}.{AdamW.__qualname__}(weight_decay={spec.weight_decay})"
+    return Chosen(stepper, str(switches), tuple(notes), name)
 
 
 def first_values(parts: Parts, plan: Plan, seed: int) -> dict[str, torch.Tensor]:

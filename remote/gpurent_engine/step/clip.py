@@ -62,8 +62,14 @@ class TextEncoder:
             raise UnsupportedError(f"clip_skip = {layer}, and the text encoder has {count} layers")
         self.embeddings, self.final_layer_norm = base.embeddings, base.final_layer_norm
         heads = config.num_attention_heads
-        self.layers = [_Layer(builder, f"encoder.layers.{i}", heads, activation) for i in range(count)]
         self.take = count - layer + 1
+        self.layers = []
+        for i in range(count):
+            before = len(builder.regions)
+            self.layers.append(_Layer(builder, f"encoder.layers.{i}", heads, activation))
+            if i >= self.take and projection is None:
+                for region in builder.regions[before:]:
+                    region.idle = True
         self.normed, self.end = normed, config.eos_token_id
         self.projection = None if projection is None else projection.weight.detach()
 

@@ -12,7 +12,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from gpurent_engine.step.bank import Bank, Site
-from gpurent_engine.step.build import Builder
+from gpurent_engine.step.build import Builder, Recompute
 from gpurent_engine.step.clip import TextEncoder
 from gpurent_engine.step.graph import Recorder, Static, Tensors, signature
 from gpurent_engine.step.kernels.backend import kernels
@@ -76,11 +76,12 @@ class Core:
         first = next(unet.parameters())
         self.device, self.dtype = first.device, first.dtype
         self.switches, self.objective = switches, objective
-        if self.device.type == "cuda":
+        if self.device.type == "cuda" and not torch.are_deterministic_algorithms_enabled():
             torch.backends.cudnn.benchmark = True  # few shapes, many steps: trying cuDNN's algorithms pays
         anchor = torch.zeros((), device=self.device, requires_grad=True)
         stacked = switches.stacked and adapters == 1
-        builder = Builder(unet, "unet", sites, anchor, stacked=stacked, checkpoint=switches.checkpoint)
+        self.recompute = Recompute(switches.checkpoint)
+        builder = Builder(unet, "unet", sites, anchor, stacked=stacked, recompute=self.recompute)
         self.unet = UNet(builder)
         regions = builder.finish()
         self.texts: dict[str, TextEncoder] = {}
@@ -195,6 +196,20 @@ class Core:
         if self._update is None:
             self._update = self.recorder.record(self._step)
         self._update.replay()
+
+    def forget(self) -> None:
+        """Drop all graphs and what an unfinished step has gathered; steps are recorded again as they come."""
+        self._graphs.clear()
+        self._visits.clear()
+        self._update, self._updates = None, 0
+        self.updater.drop()
+        if self.recorder is not None:
+            self.recorder.pool = None
+
+    def gather(self) -> None:
+        """Let several micro-batches make a step from now on."""
+        self.forget()
+        self.updater.start_gathering()
 
     def _step(self) -> None:
         with kernels(self.switches.kernels):

@@ -13,9 +13,9 @@ from gpurent_engine.networks.plan import Plan
 from gpurent_engine.step.bank import Site
 from gpurent_engine.step.core import Core, TrainedText
 from gpurent_engine.step.objective import Objective
-from gpurent_engine.step.switches import Switches
+from gpurent_engine.step.switches import CHECKPOINTS, Switches
 from gpurent_engine.step.update import BACKOFF, GROWTH, GROWTH_INTERVAL, Hyper
-from gpurent_engine.stepper import Batch, StepperState
+from gpurent_engine.stepper import Batch, StepperState, undoing
 
 DOWN, UP = "lora_down.weight", "lora_up.weight"
 
@@ -76,10 +76,26 @@ class FastStepper:
 
     def step(self, batches: Sequence[Batch], rates: Sequence[float]) -> torch.Tensor:
         """See ``Stepper.step``."""
-        share = 1 / len(batches)
-        losses = [self.core.micro(self._inputs(batch), share) for batch in batches]
-        self.core.update([rates])
+        core, share = self.core, 1 / len(batches)
+        if len(batches) > 1 and not core.updater.accumulate:
+            core.gather()
+        with undoing(core.forget):
+            losses = [core.micro(self._inputs(batch), share) for batch in batches]
+        core.update([rates])
         return torch.cat(losses)
+
+    def lighten(self) -> str:
+        """See ``Stepper.lighten``."""
+        levels = CHECKPOINTS[CHECKPOINTS.index(self.core.recompute.what) + 1 :]
+        if not levels:
+            return ""
+        self.core.forget()
+        self.core.recompute.what = levels[0]
+        return f"activations of {levels[0].replace('blocks', 'whole blocks')} are computed twice"
+
+    def release(self) -> None:
+        """See ``Stepper.release``; the base's weights lie in tables of ours now, with the same numbers."""
+        self.core.forget()
 
     def _inputs(self, batch: Batch) -> dict[str, torch.Tensor]:
         text = batch.text
@@ -113,6 +129,11 @@ class FastStepper:
             found[f"{key}.{DOWN}"], found[f"{key}.{UP}"] = down, up
         return found
 
+    def _active(self, buffer: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Those that are trained: the optimiser keeps nothing for the others."""
+        idle = {site.key for region in self.core.bank.regions if region.idle for site in region.sites}
+        return {name: one for name, one in self._named(buffer).items() if name.partition(".")[0] not in idle}
+
     def adapters(self) -> Mapping[str, torch.Tensor]:
         """See ``Stepper.adapters``."""
         return self._named(self.core.bank.masters)
@@ -124,8 +145,8 @@ class FastStepper:
         step = updater.steps[0, 0].clone() if updater.steps.numel() else torch.zeros(())
         if float(step):
             for what, buffer in zip(("exp_avg", "exp_avg_sq"), updater.moments, strict=True):
-                tensors |= {f"optimizer.{name}.{what}": one for name, one in self._named(buffer).items()}
-            tensors |= {f"optimizer.{name}.step": step for name in self.adapters()}
+                tensors |= {f"optimizer.{name}.{what}": one for name, one in self._active(buffer).items()}
+            tensors |= {f"optimizer.{name}.step": step for name in self._active(self.core.bank.masters)}
         scaler = None
         if updater.scale is not None:
             scaler = {
@@ -146,7 +167,7 @@ class FastStepper:
         steps = [one for name, one in tensors.items() if name.startswith("optimizer.") and name.endswith(".step")]
         if steps:
             for what, buffer in zip(("exp_avg", "exp_avg_sq"), updater.moments, strict=True):
-                for name, one in self._named(buffer).items():
+                for name, one in self._active(buffer).items():
                     one.copy_(tensors[f"optimizer.{name}.{what}"].reshape(one.shape))
             updater.steps.fill_(float(steps[0]))
         scaler = state.scalars.get("scaler")

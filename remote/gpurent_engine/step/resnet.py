@@ -33,7 +33,7 @@ class Resnet:
         self.conv2 = builder.conv(f"{name}.conv2", bias=False)
         self.shift_bias = (base.time_emb_proj.bias + base.conv1.bias).detach()
         self.bias = base.conv2.bias.detach()
-        self.recompute = builder.checkpoint == "blocks"
+        self.recompute = builder.recompute
         self.shortcut: Linear | None = None
         if base.conv_shortcut is not None:
             self.bias = (self.bias + base.conv_shortcut.bias).detach()
@@ -42,7 +42,7 @@ class Resnet:
 
     def __call__(self, x: torch.Tensor, skip: torch.Tensor | None, shift: torch.Tensor) -> torch.Tensor:
         """Maps ``[b, height, width, c]``, and ``shift`` ``[b, out]``: the projected time step with ``shift_bias``."""
-        if self.recompute:
+        if self.recompute.what == "blocks":
             y: torch.Tensor = checkpoint(self._forward, x, skip, shift, use_reentrant=False, preserve_rng_state=False)
             return y
         return self._forward(x, skip, shift)

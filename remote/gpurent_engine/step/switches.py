@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+PLAIN = "plain"
+"""The level that is no part of the fast step: torch, peft, autocast."""
+CHECKPOINTS = ("none", "feed-forward", "blocks")
+"""From the most memory to the least."""
 ATTENTION = ("auto", "flash", "cudnn", "efficient", "math")
 
 
@@ -35,12 +39,22 @@ class Switches:
                 found = replace(found, graph=True)
             elif option in ATTENTION:
                 found = replace(found, attention=option)
-            elif option in ("feed-forward", "blocks"):
+            elif option in CHECKPOINTS:
                 found = replace(found, checkpoint=option)
             else:
-                known = ("graph", *ATTENTION, "feed-forward", "blocks")
+                known = ("graph", *ATTENTION, *CHECKPOINTS)
                 raise ValueError(f"{option!r} is not an option: choose from {', '.join(known)}")
         return found
+
+    def __str__(self) -> str:
+        """As ``parse`` reads it."""
+        level = "stacked" if self.stacked else "kernels" if self.kernels else "merged"
+        options = [
+            "graph" if self.graph else "",
+            self.attention if self.attention != "auto" else "",
+            self.checkpoint if self.checkpoint != "none" else "",
+        ]
+        return "+".join([level, *filter(None, options)])
 
 
 _LEVELS = {

@@ -31,7 +31,7 @@ class Block:
         self.widen = builder.linear(f"{name}.ff.net.0.proj")
         self.narrow = builder.linear(f"{name}.ff.net.2")
         self.name = name
-        self.recompute = builder.checkpoint
+        self.recompute = builder.recompute
 
     def __call__(
         self, s: torch.Tensor, y: torch.Tensor | None, back_room: int, text: KeyValue
@@ -40,7 +40,7 @@ class Block:
 
         ``back_room`` is the room that the layer before wants behind its gradient.
         """
-        if self.recompute == "blocks":
+        if self.recompute.what == "blocks":
             s, y = checkpoint(self._forward, s, y, back_room, text, use_reentrant=False, preserve_rng_state=False)
             assert y is not None
             return s, y
@@ -56,7 +56,7 @@ class Block:
         (q,) = split(self.q(n), 1, self.heads, back_room=self.q.room)
         y = self.out2(attend(q, *text))
         s, n = add_norm(s, y, self.norms[2], room=self.widen.room, back_room=self.out2.room)
-        if self.recompute == "feed-forward":
+        if self.recompute.what == "feed-forward":
             grown: torch.Tensor = checkpoint(self._feed, n, use_reentrant=False, preserve_rng_state=False)
             return s, grown
         return s, self._feed(n)

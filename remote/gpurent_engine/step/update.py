@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from gpurent_engine.device import sent
 from gpurent_engine.step.bank import Bank
 from gpurent_engine.step.kernels.adamw import Piece, adamw, chunks
 from gpurent_engine.step.kernels.backend import active
@@ -59,7 +60,8 @@ class Updater:
         self.skip = torch.zeros(n, device=device)
         """Adapters that rest: not 0."""
         self.moments = torch.zeros(2, n, bank.size, device=device)
-        self.steps = torch.zeros(n, len(bank.segments), device=device)
+        self.active = [segment for segment in bank.segments if not segment.idle]
+        self.steps = torch.zeros(n, len(self.active), device=device)
         self.norms = torch.zeros(n, device=device)
         """Gradient norms of the last step, before clipping."""
         self.scale = LossScale(device) if scaled else None
@@ -78,7 +80,7 @@ class Updater:
         """torch's fused AdamW over views of the buffers, one parameter a segment."""
         assert self.total is not None
         bank, groups = self.bank, []
-        for segment in bank.segments:
+        for segment in self.active:
             part = slice(segment.start, segment.end)
             parameter = torch.nn.Parameter(bank.masters[adapter, part])
             parameter.grad = self.total[adapter, part]
@@ -93,7 +95,7 @@ class Updater:
             fused=True,
             capturable=bank.masters.is_cuda,
         )
-        for i, (group, segment) in enumerate(zip(optimizer.param_groups, bank.segments, strict=True)):
+        for i, (group, segment) in enumerate(zip(optimizer.param_groups, self.active, strict=True)):
             part = slice(segment.start, segment.end)
             optimizer.state[group["params"][0]] = {
                 "step": self.steps[adapter, i],
@@ -101,6 +103,18 @@ class Updater:
                 "exp_avg_sq": self.moments[1, adapter, part],
             }
         return optimizer
+
+    def start_gathering(self) -> None:
+        """From the next step on, several micro-batches may make a step. Not between ``gather`` and ``step``."""
+        self.accumulate = True
+        if self.total is None:
+            self.total = torch.zeros_like(self.bank.masters)
+        self.total.zero_()
+
+    def drop(self) -> None:
+        """Forget what was gathered for a step that will not be finished."""
+        if self.total is not None:
+            self.total.zero_()
 
     @torch.no_grad()
     def gather(self) -> None:
@@ -110,7 +124,7 @@ class Updater:
 
     def set_rates(self, rates: Sequence[Sequence[float]]) -> None:
         """The next step's learning rates ``[adapters][groups]``."""
-        self.rates.copy_(torch.tensor(rates, dtype=torch.float32), non_blocking=True)
+        self.rates.copy_(sent(torch.tensor(rates, dtype=torch.float32), self.rates.device))
 
     @torch.no_grad()
     def step(self) -> None:
@@ -165,6 +179,8 @@ class Updater:
 def _pieces(bank: Bank) -> list[Piece]:
     found: list[Piece] = []
     for region, (down_at, up_at) in zip(bank.regions, bank.offsets, strict=True):
+        if region.idle:
+            continue
         downs, ups = region.sizes
         group, sites = region.sites[0].group, len(region.sites)
         each = ups // sites
