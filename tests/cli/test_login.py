@@ -30,7 +30,7 @@ class Person:
     def run(self, *arguments: str, stdin: str = "", **extra: str) -> subprocess.CompletedProcess[str]:
         """Run ``gpurent`` with nothing of this process's credentials."""
         env = {
-            "PATH": os.environ["PATH"],
+            **{name: os.environ[name] for name in ("PATH", *warm.EARLY) if name in os.environ},
             "HOME": str(self.home), "GPURENT_STATE_DIR": str(self.home / "state"),
             "GPURENT_CONFIG_DIR": str(self.home / "config"), "VAST_URL": self.sandbox.url,
             "RUNPOD_API_BASE_URL": self.sandbox.url, "XDG_DATA_HOME": str(self.home / "data"),

@@ -54,7 +54,9 @@ def test_every_line_of_train_is_a_json_object(done: tuple[Terminal, list[dict[st
     }  # fmt: skip
     stages = [one["stage"] for one in events if one["event"] == "stage"]
     assert list(dict.fromkeys(stages)) == [
-        stage for stage in ("rent", "boot", "upload", "prepare", "train", "collect", "destroy") if stage in stages
+        stage
+        for stage in ("rent", "boot", "prove", "upload", "prepare", "train", "collect", "destroy")
+        if stage in stages
     ]
     spent = [one["spent_micros"] for one in events if one["event"] == "spending"]
     assert spent and spent == sorted(spent)

@@ -136,6 +136,8 @@ def spoken(command: str) -> tuple[bytes, str]:
     if not command.startswith("exec /bin/sh -c "):
         return b"", command
     inner = shlex.split(command)[3]
+    if inner.startswith("eval "):
+        inner = bytes(int(digits, 8) for digits in re.findall(r"\\0([0-7]{3})", inner)).decode()
     mark, _, asked = inner.removeprefix("echo ").partition("; ")
     return f"{mark}\n".encode(), _PROGRAM.sub(lambda one: base64.b64decode(one[1]).decode(), asked)
 

@@ -116,7 +116,7 @@ def test_an_environment_that_fails_speaks_in_quotation_marks(lying: Lying, clien
     log = lying.home / ".gpurent" / "jobs" / "job-1-install" / "log.txt"
     log.parent.mkdir(parents=True)
     log.write_bytes(attack.encode("utf-8", "surrogatepass"))
-    with pytest.raises(CommandFailed, match="cannot run the engine") as caught:
+    with pytest.raises(HostUnfit, match="packages could not be installed") as caught:
         client.session()._environment("engine")
     assert safe(caught.value)
 
