@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from statistics import median
@@ -268,7 +268,9 @@ class Broker:
         if consent is not None and not consent(quote, rows[0]):
             raise Interrupted("Nothing was rented.")
         limits = self.settings.limits
-        order = self._order(quote.need.disk_gb, hold_minutes, unguarded, on_overrun)
+        order = replace(
+            self._order(quote.need.disk_gb, hold_minutes, unguarded, on_overrun), ram_mb=quote.need.min_ram_mb
+        )
         config = {
             "path": str(job.config_path), "folder": str(self._folder or ""), "expected": job.expected.kept(),
             **order.kept,
@@ -289,7 +291,7 @@ class Broker:
     ) -> LaunchOrder:  # fmt: skip
         hold = self.settings.budget.hold_minutes if hold_minutes is None else hold_minutes
         choice = on_overrun or self.settings.budget.on_overrun
-        return LaunchOrder(self.settings.need.image, disk_gb, hold * 60, unguarded, choice)
+        return LaunchOrder(self.settings.need.image, disk_gb, hold * 60, unguarded, on_overrun=choice)
 
     def run_dir(self, run_id: str) -> Path:
         """Keys, events and log of one run."""

@@ -13,6 +13,9 @@ from gpurent.money import MONTH_S, ZERO, Usd
 OnOverrun = Literal["stop", "shrink", "ask"]
 """What happens when the measured speed says that a job will not fit into its budget."""
 
+Version = tuple[int, int]
+"""Major and minor."""
+
 
 @dataclass(frozen=True, slots=True)
 class Need:
@@ -31,6 +34,14 @@ class Need:
     """Major and minor version that the host's driver must reach, where the host tells."""
     interruptible: bool = False
     """Machines will do that whoever bids more may take away."""
+    capabilities: tuple[Version, Version] = ((0, 0), (99, 0))
+    """Lowest and highest compute capability that the image's torch has kernels for, where the host tells its own."""
+    min_ram_mb: int = 0
+    """Main memory, where the host tells."""
+    min_down_mbps: float = 0.0
+    min_up_mbps: float = 0.0
+    regions: tuple[str, ...] = ()
+    """Countries or parts of the world (``DE``, ``EU``, ``US-GA``); any of them may match, empty means anywhere."""
 
     def accepts(self, offer: Offer) -> bool:
         """Whether ``offer`` satisfies every constraint."""
@@ -44,6 +55,11 @@ class Need:
             and (offer.trusted or not self.trusted_only)
             and (offer.cuda is None or offer.cuda >= self.min_cuda)
             and (self.interruptible or not offer.interruptible)
+            and (offer.capability is None or self.capabilities[0] <= offer.capability <= self.capabilities[1])
+            and (offer.ram_mb is None or offer.ram_mb >= self.min_ram_mb)
+            and offer.down_mbps >= self.min_down_mbps
+            and offer.up_mbps >= self.min_up_mbps
+            and (not self.regions or any(lies_in(offer.region, wanted) for wanted in self.regions))
         )
 
 
@@ -51,6 +67,34 @@ def cuda_of(image: str) -> tuple[int, int]:
     """The CUDA version in an image's tag (``cuda12.8``, ``cu1281``), which a host's driver must reach; else (0, 0)."""
     found = re.search(r"cu(?:da)?[-_]?(\d{2})\.?(\d)", image.rpartition("/")[2].partition(":")[2])
     return (int(found[1]), int(found[2])) if found else (0, 0)
+
+
+def capabilities_of(image: str) -> tuple[Version, Version]:
+    """Compute capabilities that torch's wheels for an image's CUDA have kernels for: lowest and highest.
+
+    CUDA 12.8 dropped Maxwell and Pascal and added Blackwell; 13.0 dropped Volta (release notes of torch 2.7 and 2.9).
+    Of an image whose name tells nothing, only what no wheel of torch 2.6 runs on is left out.
+    """
+    cuda = cuda_of(image)
+    lowest = (7, 5) if cuda >= (13, 0) else (7, 0) if cuda >= (12, 8) else (5, 0)
+    return lowest, (9, 0) if (0, 0) < cuda < (12, 8) else (99, 0)
+
+
+EUROPE = frozenset(
+    re.findall(
+        "..",
+        "ADALATBABEBGBYCHCYCZDEDKEEESFIFRGBGRHRHUIEISITLILTLULVMCMDMEMKMTNLNOPLPTRORSSESISKUAUK",
+    )
+)
+"""Country codes that count as ``EU`` where somebody asks for it: the continent, not the union."""
+
+
+def lies_in(region: str, wanted: str) -> bool:
+    """Whether a provider's region is ``wanted`` or a part of it: ``EU-SE-1`` lies in ``EU``, ``SE`` and ``EU-SE``."""
+    parts, asked = re.findall(r"[A-Z0-9]+", region.upper()), re.findall(r"[A-Z0-9]+", wanted.upper())
+    if asked == ["EU"] and not EUROPE.isdisjoint(parts):
+        return True
+    return bool(asked) and any(parts[at : at + len(asked)] == asked for at in range(len(parts)))
 
 
 def squash(name: str) -> str:
@@ -98,6 +142,12 @@ class Offer:
     """Newest CUDA version that the driver runs, where the provider tells."""
     interruptible: bool = False
     """Cheaper, and taken away by whoever bids more. ``price.gpu_hour`` is what would be bid."""
+    capability: Version | None = None
+    """CUDA compute capability, where the provider tells."""
+    ram_mb: int | None = None
+    """Main memory that goes with the GPUs, in MiB, where the provider tells."""
+    cpus: float | None = None
+    """CPU threads that go with the GPUs, where the provider tells."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +161,8 @@ class Launch:
     startup: str = ""
     """POSIX shell, run as root before SSH is reachable."""
     env: dict[str, str] = field(default_factory=dict)
+    min_ram_mb: int = 0
+    """Main memory that the job needs; for providers that choose the machine themselves."""
     lifetime_s: int | None = None
     """Seconds after which it has to be over; for providers that can see to that by themselves."""
 

@@ -20,7 +20,7 @@ from pydantic.fields import FieldInfo
 
 from gpurent.errors import ConfigError
 from gpurent.localfiles import read_text
-from gpurent.model import Need, OnOverrun, cuda_of
+from gpurent.model import Need, OnOverrun, capabilities_of, cuda_of
 from gpurent.money import ZERO, Usd
 
 FILE = "gpurent.toml"
@@ -114,6 +114,16 @@ class NeedSection(_Section):
     max_hourly: Dollars | None = Field(default=None, description="GPU and disk, per hour")
     min_reliability: float = Field(default=0.95, ge=0, le=1, description="lowest reliability a host may list")
     trusted_only: bool = Field(default=False, description="data centres and secure clouds only")
+    region: Names = Field(
+        default=[], description='any of these, such as `["EU"]`, `["DE", "NL"]` or `["US-GA"]`; empty: anywhere'
+    )
+    min_down_mbps: float = Field(
+        default=100, ge=0, allow_inf_nan=False, description="slowest line that may receive image, base model and data"
+    )
+    min_up_mbps: float = Field(default=20, ge=0, allow_inf_nan=False, description="slowest line that may send results")
+    min_ram_gb: float = Field(
+        default=0, ge=0, le=10_000, allow_inf_nan=False, description="main memory; 0: estimated from the job"
+    )
     interruptible: bool = Field(
         default=False, description="also machines at a lower price that whoever bids more may take away"
     )
@@ -128,6 +138,8 @@ class NeedSection(_Section):
         return Need(
             tuple(name.lower() for name in self.gpu), vram_mb(self.min_vram_gb), self.disk_gb, self.max_hourly,
             self.min_reliability, self.trusted_only, cuda_of(self.image), self.interruptible,
+            capabilities_of(self.image), round(self.min_ram_gb * 1024), self.min_down_mbps, self.min_up_mbps,
+            tuple(self.region),
         )  # fmt: skip
 
 

@@ -36,6 +36,14 @@ def test_a_quote_needs_no_key_and_no_network(alone: Terminal) -> None:
     assert "3090" not in ended.stdout
 
 
+def test_a_quote_says_why_other_offers_were_left_out(alone: Terminal) -> None:
+    """Each kind of card with the first reason, and how many offers that concerns."""
+    ended = alone.run("quote", "--gpu", "4090", "--images", "50", "--why-not")
+    assert ended.returncode == 0, ended.stderr
+    left_out = ended.stdout.partition("left out because")[2]
+    assert "RTX 3090" in left_out and "not 4090" in left_out
+
+
 def test_the_same_as_json(alone: Terminal) -> None:
     """Whole micro-dollars, seconds, and the source of the prices."""
     quote = parsed(alone, "quote", "--gpu", "4090", "--images", "50", "--json")

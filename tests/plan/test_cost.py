@@ -67,7 +67,7 @@ def test_an_hour_of_everything() -> None:
 @given(offers, workloads())
 def test_a_free_machine_costs_nothing(offer: Offer, job: Workload) -> None:
     """A machine of one's own is quoted at zero in every estimate."""
-    offer = replace(free(offer), vram_mb=10**6, max_duration_s=None)
+    offer = replace(free(offer), vram_mb=10**6, ram_mb=None, max_duration_s=None)
     (row,) = make_quote(job, Need(disk_gb=5), [offer]).rows
     assert row.low.total == row.mid.total == row.high.total == row.expected == row.asks == ZERO
 

@@ -32,6 +32,9 @@ offers = st.builds(
     trusted=st.booleans(),
     max_duration_s=st.none() | st.integers(60, 10**7),
     boot_s=st.none() | st.floats(1, 900),
+    capability=st.none() | st.sampled_from(((6, 1), (7, 0), (8, 6), (12, 0))),
+    ram_mb=st.none() | st.integers(1000, 256_000),
+    region=st.sampled_from(("", "DE", "EU-SE-1", "US-GA-2")),
 )
 needs = st.builds(
     Need,
@@ -41,6 +44,11 @@ needs = st.builds(
     max_hourly=st.none() | amounts,
     min_reliability=st.sampled_from((0.0, 0.9)),
     trusted_only=st.booleans(),
+    capabilities=st.sampled_from(((0, 0), (7, 0))).map(lambda least: (least, (99, 0))),
+    min_ram_mb=st.sampled_from((0, 16_000)),
+    min_down_mbps=st.sampled_from((0.0, 100.0)),
+    min_up_mbps=st.sampled_from((0.0, 100.0)),
+    regions=st.sampled_from(((), ("EU",), ("DE", "US"))),
 )
 
 

@@ -8,6 +8,7 @@ import json
 import re
 import shlex
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +182,8 @@ def test_a_create_asks_for_exactly_what_was_offered() -> None:
         "env": {"PUBLIC_KEY": "ssh-ed25519 AAAA me"},
         "args": "args",
     }
+    floor = wire.create_body(place, replace(LAUNCH, min_ram_mb=6500), "args")["gpu"]
+    assert isinstance(floor, dict) and floor["minRamPerGpu"] == 7
     assert "dataCenterIds" not in wire.create_body(wire.Place("SECURE", "NVIDIA A40"), LAUNCH, "args")
 
 

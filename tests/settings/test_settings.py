@@ -72,6 +72,10 @@ def test_everything_can_be_set(tmp_path: Path) -> None:
         max_hourly = "$0.60"
         min_reliability = 1
         trusted_only = true
+        region = ["EU", "US-GA"]
+        min_ram_gb = 32
+        min_down_mbps = 250
+        min_up_mbps = 50
         [limits]
         per_day = 20
         [providers]
@@ -85,7 +89,10 @@ def test_everything_can_be_set(tmp_path: Path) -> None:
     assert settings.budget.max == Usd.parse("7.5")
     assert settings.budget.max_hours == 3
     cuda = cuda_of(settings.need.image)
-    assert settings.need.as_need() == Need(("rtx 4090",), vram_mb(24), 20, Usd.parse("0.60"), 1.0, True, cuda)
+    assert settings.need.as_need() == Need(
+        ("rtx 4090",), vram_mb(24), 20, Usd.parse("0.60"), 1.0, True, cuda,
+        capabilities=((7, 0), (99, 0)), min_ram_mb=32 * 1024, min_down_mbps=250, min_up_mbps=50, regions=("EU", "US-GA"),
+    )  # fmt: skip
     assert cuda > (12, 0)
     assert settings.providers.enabled == ["vastai", "sshhost"]
     assert settings.providers.options() == {"sshhost": {"host": "10.0.0.1", "port": "2222", "strict": "true"}}

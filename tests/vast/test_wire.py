@@ -35,6 +35,16 @@ def test_an_offer_has_the_four_prices_that_vast_bills() -> None:
     assert (found.trusted, found.interruptible, found.region) == (False, False, "SE")
 
 
+def test_an_offer_says_what_goes_with_its_gpu() -> None:
+    """Of the machine's main memory only the GPU's share; strange values are unknown ones."""
+    shown = wire.offer(row(compute_cap=860, cpu_ram=128_000, gpu_frac=0.25, cpu_cores_effective=12.0))
+    assert shown is not None
+    assert (shown.capability, shown.ram_mb, shown.cpus) == ((8, 6), 30_517, 12.0)
+    strange = wire.offer(row(compute_cap="new", cpu_ram=128_000, gpu_frac=7, cpu_cores_effective=None))
+    assert strange is not None
+    assert (strange.capability, strange.ram_mb, strange.cpus) == (None, None, None)
+
+
 def test_a_bid_is_an_offer_at_what_we_would_bid() -> None:
     """A quarter above the floor, and less reliable than the same machine on demand."""
     shown = copy.deepcopy(REPLIES["bids"]["offers"][0])

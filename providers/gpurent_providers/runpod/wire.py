@@ -162,6 +162,8 @@ def create_body(place: Place, launch: Launch, args: str) -> dict[str, object]:
     gpu: dict[str, object] = {"id": place.gpu_id, "count": 1}
     if any(floor := cuda_of(launch.image)):
         gpu["minCudaVersion"] = f"{floor[0]}.{floor[1]}"
+    if launch.min_ram_mb:
+        gpu["minRamPerGpu"] = -(-launch.min_ram_mb // 1024)
     body: dict[str, object] = {
         "name": launch.tag,
         "image": launch.image,

@@ -76,6 +76,10 @@ class _Offer(_Loose):
     machine_id: str = ""
     max_duration_s: int | None = None
     boot_s: float | None = None
+    ram_mb: int | None = Field(None, gt=0)
+    cpus: float | None = Field(None, gt=0)
+    capability: tuple[int, int] | None = None
+    cuda: tuple[int, int] | None = None
 
 
 class _Ssh(_Loose):
@@ -99,7 +103,7 @@ def offer(value: object) -> Offer | None:
     return Offer(
         PROVIDER, found.id, found.gpu, found.vram_mb, price, found.gpu_count, found.max_disk_gb, found.down_mbps,
         found.up_mbps, found.reliability, found.region, found.trusted, found.machine_id, found.max_duration_s,
-        found.boot_s,
+        found.boot_s, found.cuda, capability=found.capability, ram_mb=found.ram_mb, cpus=found.cpus,
     )  # fmt: skip
 
 

@@ -97,6 +97,9 @@ def offer(row: Mapping[str, object]) -> Offer | None:
         max_duration_s=int(duration) if duration is not None and duration >= 0 else None,
         cuda=_cuda(row.get("cuda_max_good")),
         interruptible=bid is not None,
+        capability=_capability(row.get("compute_cap")),
+        ram_mb=_share(row.get("cpu_ram"), row.get("gpu_frac")),
+        cpus=number_of(row.get("cpu_cores_effective")),
     )
 
 
@@ -139,6 +142,20 @@ def _cuda(value: object) -> tuple[int, int] | None:
         return None
     tenths = round(found * 10)
     return tenths // 10, tenths % 10
+
+
+def _capability(value: object) -> tuple[int, int] | None:
+    """860 as (8, 6), 1210 as (12, 1)."""
+    found = whole(value)
+    return (found // 100, found // 10 % 10) if found is not None and 100 <= found < 10_000 else None
+
+
+def _share(memory: object, share: object) -> int | None:
+    """``cpu_ram`` is the whole machine's, in MB; ``gpu_frac`` is the part of it that an offer's GPUs are."""
+    found, part = number_of(memory), number_of(share)
+    if found is None or part is None or found <= 0 or not 0 < part <= 1:
+        return None
+    return int(found * part * 1e6 / 2**20)
 
 
 # Create

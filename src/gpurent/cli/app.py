@@ -134,13 +134,14 @@ def quote(
     trusted_only: TrustedOnly = False,
     interruptible: Interruptible = False,
     limit: Annotated[int, typer.Option(min=1, help="Rows to show.")] = 10,
+    why_not: Annotated[bool, typer.Option("--why-not", help="Also say why other offers were left out.")] = False,
     json: Json = False,
 ) -> int:
     """Say which machine, how long and how much. Needs no key and no network; spends nothing."""
     from gpurent.cli import quote as command
 
     need = command.NeedOptions(gpu, max_price, min_vram, trusted_only, interruptible)
-    return command.run(command.QuoteOptions(images, family, config, dataset, budget, need, limit, json))
+    return command.run(command.QuoteOptions(images, family, config, dataset, budget, need, limit, why_not, json))
 
 
 @app.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -64,6 +65,22 @@ def print_quote(quote: Quote, limit: int) -> None:
         console.print(note, style="dim")
 
 
+def print_rejected(quote: Quote) -> None:
+    """Why each offer that does not fit was left out, those with the same reason together."""
+    if not quote.rejected:
+        console.print("No offer was left out.", style="dim")
+        return
+    table = Table(header_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("provider", no_wrap=True)
+    table.add_column("GPU", no_wrap=True)
+    table.add_column("offers", justify="right", no_wrap=True)
+    table.add_column("left out because")
+    found = Counter((one.offer.provider, one.offer.gpu, one.reason) for one in quote.rejected)
+    for (provider, gpu, reason), count in sorted(found.items()):
+        table.add_row(provider, gpu, str(count), reason)
+    console.print(table)
+
+
 WIDE = 100
 """Columns of a terminal that has room for what traffic could cost at worst."""
 
@@ -95,7 +112,8 @@ def quote_dict(quote: Quote, limit: int) -> dict[str, Any]:
         "workload": {"name": quote.workload.name, "images": quote.workload.images, "steps": quote.workload.steps},
         "offers": [_row_dict(row) for row in quote.rows[:limit]],
         "rejected": [
-            {"provider": one.offer.provider, "gpu": one.offer.gpu, "reason": one.reason} for one in quote.rejected
+            {"provider": one.offer.provider, "id": one.offer.id, "gpu": one.offer.gpu, "reason": one.reason}
+            for one in quote.rejected
         ],
     }
 

@@ -50,6 +50,7 @@ class QuoteOptions:
     budget: Usd | None
     need: NeedOptions
     limit: int
+    why_not: bool
     as_json: bool
 
 
@@ -61,6 +62,8 @@ def run(options: QuoteOptions) -> int:
             output.print_json(output.quote_dict(found, options.limit))
         else:
             output.print_quote(found, options.limit)
+            if options.why_not:
+                output.print_rejected(found)
         if options.budget is not None or not found.rows:
             require_offer(found, options.budget or Usd(0))
     return 0

@@ -105,7 +105,9 @@ class Rentals:
         )  # fmt: skip
         self.rented.add(tag)
         self._still_fresh(run_id, tag, announced)
-        full = Launch(tag, launch.image, launch.disk_gb, identity.public_key, startup, {}, burning.after_s)
+        full = Launch(
+            tag, launch.image, launch.disk_gb, identity.public_key, startup, {}, launch.ram_mb, burning.after_s
+        )
         instance = self._create(provider, run_id, tag, offer, full, patiently)
         held = Held(run_id, tag, instance.ref, offer, identity)
         guards = (*self.guards(offer.provider), *(("dead-man switch",) if self_destruct else ()))
@@ -292,6 +294,8 @@ class LaunchOrder:
     """How long results stay on the machine when no client comes for them."""
     unguarded: bool = False
     """Rent even where the machine cannot end itself."""
+    ram_mb: int = 0
+    """Main memory that the job needs."""
     on_overrun: OnOverrun = "stop"
     """What happens when the measured speed says that the job will not fit."""
 

@@ -11,7 +11,7 @@ from gpurent.errors import NoOffer
 from gpurent.exposure import exposure, look_every_s, risk, surge_reserve, worst_hourly
 from gpurent.model import Need, Offer, Workload
 from gpurent.money import Usd
-from gpurent.plan import rank, vram
+from gpurent.plan import needs, rank, vram
 from gpurent.plan.cost import Cost, session_cost
 from gpurent.plan.rank import Rejected
 from gpurent.plan.timeline import Timeline, predict
@@ -83,10 +83,10 @@ def make_quote(
         avoid: reasons to leave machines out, by provider and machine.
     """
     memory = vram.memory(workload)
-    wanted = rank.with_memory(need, memory.need)
+    wanted = rank.with_memory(need, memory.need, needs.ram_mb(workload))
     rows: list[QuoteRow] = []
     rejected: list[Rejected] = []
-    for offer in offers:
+    for offer in map(rank.with_capability, offers):
         row = _row(workload, wanted, offer, memory.need)
         reason = rank.why_not(offer, wanted) or rank.too_short(offer, row.timeline.total_s.high)
         reason = reason or avoid.get((offer.provider, offer.machine_id), "")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from gpurent.model import Need, Offer
-from gpurent.money import Usd
+from gpurent.money import ZERO, Usd
+from gpurent.plan.gpus import capability, find
 
 RELIABLE_AT_LEAST = 500
 """Per mille: nobody is held for worse than a coin, whatever a listing says."""
@@ -34,6 +35,8 @@ def wish(need: Need) -> str:
         f"reliability {need.min_reliability:.1%}" if need.min_reliability else "",
         "in a data centre or secure cloud" if need.trusted_only else "",
         f"a driver for CUDA {_version(need.min_cuda)}" if any(need.min_cuda) else "",
+        f"compute capability {_version(need.capabilities[0])} or newer" if any(need.capabilities[0]) else "",
+        f"in {' or '.join(need.regions)}" if need.regions else "",
     ]
     return ", ".join(part for part in parts if part)
 
@@ -56,7 +59,22 @@ def why_not(offer: Offer, need: Need) -> str:
         return "not in a data centre or secure cloud"
     if offer.cuda is not None and offer.cuda < need.min_cuda:
         return f"its driver runs CUDA {_version(offer.cuda)}, the image wants {_version(need.min_cuda)}"
-    return "whoever bids more takes it away; --interruptible allows that"
+    if offer.interruptible and not need.interruptible:
+        return "whoever bids more takes it away; --interruptible allows that"
+    return _why_not_the_machine(offer, need)
+
+
+def _why_not_the_machine(offer: Offer, need: Need) -> str:
+    lowest, highest = need.capabilities
+    if offer.capability is not None and not lowest <= offer.capability <= highest:
+        return f"compute capability {_version(offer.capability)}, for which the image's torch has no kernels"
+    if offer.ram_mb is not None and offer.ram_mb < need.min_ram_mb:
+        return f"{offer.ram_mb / 1024:.1f} GB of main memory, {need.min_ram_mb / 1024:.1f} needed"
+    if offer.down_mbps < need.min_down_mbps:
+        return f"receives {offer.down_mbps:.0f} Mbit/s, {need.min_down_mbps:.0f} wanted"
+    if offer.up_mbps < need.min_up_mbps:
+        return f"sends {offer.up_mbps:.0f} Mbit/s, {need.min_up_mbps:.0f} wanted"
+    return f"in {offer.region or 'an unknown place'}, not in {' or '.join(need.regions)}"
 
 
 def _version(parts: tuple[int, int]) -> str:
@@ -80,11 +98,18 @@ def expected_cost(once: Usd, reliability: float) -> Usd:
     return once + once.scaled(1000 - success, 2 * success)
 
 
-def place(expected: Usd, seconds: float, offer: Offer) -> tuple[Usd, float, str, str]:
-    """Sort key: cheapest to a finished LoRA, then soonest, then by name, so that order never depends on arrival."""
-    return expected, seconds, offer.provider, offer.id
+def place(expected: Usd, seconds: float, offer: Offer) -> tuple[bool, Usd, float, str, str]:
+    """Sort key: cards whose speed is known first, then cheapest to a finished LoRA, then soonest, then by name, so that
+    order never depends on arrival. What is free is known well enough."""
+    unknown = find(offer.gpu) is None and offer.price.gpu_hour > ZERO
+    return unknown, expected, seconds, offer.provider, offer.id
 
 
-def with_memory(need: Need, vram_mb: int) -> Need:
-    """``need`` with the estimated memory, unless the user asked for a number of their own."""
-    return need if need.min_vram_mb else replace(need, min_vram_mb=vram_mb)
+def with_memory(need: Need, vram_mb: int, ram_mb: int) -> Need:
+    """``need`` with the estimated memory, unless the user asked for numbers of their own."""
+    return replace(need, min_vram_mb=need.min_vram_mb or vram_mb, min_ram_mb=need.min_ram_mb or ram_mb)
+
+
+def with_capability(offer: Offer) -> Offer:
+    """``offer`` with its card's compute capability by name, where its provider does not tell."""
+    return offer if offer.capability is not None else replace(offer, capability=capability(offer.gpu))

@@ -20,6 +20,8 @@ from starlette.routing import Route
 
 from gpurent.model import Price, squash
 from gpurent.money import Usd
+from gpurent.plan.gpus import capability
+from gpurent.sandbox import furnish
 from gpurent.sandbox.catalogue import Machine
 from gpurent.sandbox.faults import Fault, Faults
 from gpurent.sandbox.held import MAIN_ACCOUNT, OTHER_ACCOUNT, Held, Order, Refusal, State
@@ -318,6 +320,10 @@ def offer_json(machine: Machine) -> dict[str, object]:
         "trusted": machine.trusted,
         "boot_s": machine.boot_s,
         "max_duration_s": machine.max_duration_s,
+        "ram_mb": machine.ram_mb,
+        "cpus": machine.cpus,
+        "capability": capability(machine.gpu),
+        "cuda": furnish.CUDA,
     }
 
 

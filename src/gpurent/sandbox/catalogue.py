@@ -34,6 +34,9 @@ class Machine:
     stock: int = 1
     unit_s: int = 1
     minimum_s: int = 0
+    ram_mb: int = 64_000
+    """Main memory that goes with its GPUs."""
+    cpus: int = 16
 
 
 # gpu, count, VRAM MiB, $/h, disk $/GB-month, in $/GB, out $/GB, down, up Mbit/s, reliability, region, data centre

@@ -48,6 +48,9 @@ class Wanted:
     countries: tuple[str, ...] = ()
     cuda_at_least: str = ""
     cuda_exactly: tuple[str, ...] = ()
+    ram_gb: int = 0
+    cpus: int = 0
+    """Main memory and CPU threads, by GPU."""
 
     def fits(self, machine: Machine) -> bool:
         """Whether a machine satisfies it."""
@@ -58,6 +61,8 @@ class Wanted:
             and (not self.countries or machine.region in self.countries)
             and (not self.cuda_at_least or _version(self.cuda_at_least) <= _version(CUDA))
             and (not self.cuda_exactly or CUDA in self.cuda_exactly)
+            and machine.ram_mb >= self.ram_gb * 1024 * self.count
+            and machine.cpus >= self.cpus * self.count
         )
 
 

@@ -90,6 +90,8 @@ def choose(free: Sequence[Machine], body: Mapping[str, Any]) -> Machine:
         centers=tuple(body.get("dataCenterIds", ())),
         cuda_at_least=gpu.get("minCudaVersion", ""),
         cuda_exactly=tuple(gpu.get("allowedCudaVersions", ())),
+        ram_gb=gpu.get("minRamPerGpu", 0),
+        cpus=gpu.get("minVcpuCountPerGpu", 0),
     )
     for machine in free:
         if gpu_id(machine.gpu) == gpu["id"] and wanted.fits(machine) and disk <= machine.disk_gb:
@@ -185,7 +187,12 @@ def pod_json(held: Held, now: float) -> dict[str, object]:
         "mounts": {},
         "env": dict(held.order.env),
         "registry": None,
-        "gpu": {"id": gpu_id(held.gpu), "count": held.gpu_count},
+        "gpu": {
+            "id": gpu_id(held.gpu),
+            "count": held.gpu_count,
+            "vcpuCount": held.machine.cpus,
+            "memory": held.machine.ram_mb // 1024,
+        },
         "cloud": cloud_of(held.machine),
         "dataCenterId": ELSEWHERE if held.troubles.elsewhere else data_center(held.machine),
         "cudaVersion": CUDA,

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gpurent.plan.gpus import capability
 from gpurent.sandbox.catalogue import Machine, default_machines
 from gpurent.sandbox.held import Held
 from gpurent.sandbox.vast.fields import SEARCH_KEYS, judge_search_key
@@ -107,6 +108,7 @@ def _remote(ask: Ask) -> bool:
 
 def _machine(ask: Ask) -> dict[str, Any]:
     machine, share = ask.machine, (1.0, 0.5, 0.25)[ask.index % 3]
+    major, minor = capability(machine.gpu) or (8, 9)
     verified = not _remote(ask)
     return {
         "bundle_id": 900_000 + ask.machine_id,
@@ -128,7 +130,7 @@ def _machine(ask: Ask) -> dict[str, Any]:
         "gpu_max_power": 450.0,
         "gpu_max_temp": 90.0,
         "bw_nvlink": 0.0,
-        "compute_cap": 890,
+        "compute_cap": major * 100 + minor * 10,
         "cuda_max_good": CUDA,
         "driver_version": DRIVER,
         "driver_vers": int("".join(part.zfill(3) for part in DRIVER.split("."))),
@@ -137,9 +139,9 @@ def _machine(ask: Ask) -> dict[str, Any]:
         "cpu_name": "AMD EPYC 7543 32-Core Processor",
         "cpu_arch": "amd64",
         "cpu_ghz": 3.7,
-        "cpu_cores": None if ask.index % 5 == 4 else 64,
-        "cpu_cores_effective": 64 * share,
-        "cpu_ram": int(64_450 * machine.gpu_count / share),
+        "cpu_cores": None if ask.index % 5 == 4 else int(machine.cpus / share),
+        "cpu_cores_effective": float(machine.cpus),
+        "cpu_ram": int(machine.ram_mb * 2**20 / 1e6 / share),
         "has_avx": 1,
         "disk_space": float(machine.disk_gb),
         "disk_bw": 3200.0,
