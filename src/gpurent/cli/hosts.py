@@ -7,11 +7,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rich.prompt import Confirm
 from rich.table import Table
 
 from gpurent import registry
 from gpurent.cli import output
+from gpurent.cli.asking import confirm
 from gpurent.clock import SystemClock
 from gpurent.errors import ProviderError, UsageError
 from gpurent.hosts import OwnHost, hosts_file, load_hosts, nearest, remove_host, save_host
@@ -145,7 +145,7 @@ def _agree(fingerprint: str, *, yes: bool, as_json: bool) -> None:
         raise UsageError(f"With --json nobody is asked; it shows {fingerprint}.", hint="Compare it, then add --yes.")
     if not sys.stdin.isatty():
         raise UsageError("Nobody is there to compare the fingerprint.", hint="Add --yes to pin it unseen.")
-    if not Confirm.ask("Is that the machine? It is pinned from now on"):
+    if not confirm("Is that the machine? It is pinned from now on"):
         raise UsageError("Nothing was pinned.", hint="Ask whoever runs the machine for its fingerprint.")
 
 

@@ -6,11 +6,10 @@ import sys
 from contextlib import nullcontext
 from dataclasses import asdict
 
-from rich.prompt import Confirm
-
 from gpurent.broker import Broker
 from gpurent.budget.reaper import Leave, Orphan
 from gpurent.cli import output
+from gpurent.cli.asking import confirm
 from gpurent.cli.common import in_doubt, open_broker
 from gpurent.cli.conducting import heeded
 from gpurent.cli.live import LiveView
@@ -58,7 +57,7 @@ def _agreed(broker: Broker, yes: bool) -> bool:
         return True
     if not sys.stdin.isatty():
         raise UsageError("Nobody is there to be asked.", hint="Add --yes to agree beforehand.")
-    return Confirm.ask("Destroy them? They may be the work of another computer.")
+    return confirm("Destroy them? They may be the work of another computer.")
 
 
 def _say(action: object, dry_run: bool) -> None:

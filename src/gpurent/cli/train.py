@@ -7,10 +7,10 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.prompt import Confirm
 from rich.text import Text
 
 from gpurent.cli import output
+from gpurent.cli.asking import confirm
 from gpurent.cli.common import in_doubt, open_broker, read_job
 from gpurent.cli.conducting import conduct
 from gpurent.cli.quote import NeedOptions
@@ -133,4 +133,4 @@ def _consent(quote: Quote, best: QuoteRow, budget: Usd, options: TrainOptions) -
             "Nobody is there to be asked: standard input is no terminal.", hint="Add --yes to agree beforehand."
         )
     expected = f"expected {best.mid.total.rounded()}, at most {budget.rounded()}"
-    return Confirm.ask(Text(f"Rent {best.offer.gpu} on {best.offer.provider}, {expected}?"), console=output.console)
+    return confirm(Text(f"Rent {best.offer.gpu} on {best.offer.provider}, {expected}?"), output.console)
