@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, Context, Decimal, InvalidOperation, localcontext
-from functools import total_ordering
 
 MICROS = 1_000_000
 HOUR_S = 3600
@@ -19,7 +18,6 @@ MONTH_S = 30 * 24 * HOUR_S
 """Seconds in a billing month. Vast.ai and RunPod both quote storage per GB and month; 30 days is the dearer reading."""
 
 
-@total_ordering
 @dataclass(frozen=True, slots=True)
 class Usd:
     """An amount of US dollars as integer micro-dollars."""
@@ -88,6 +86,15 @@ class Usd:
 
     def __lt__(self, other: Usd) -> bool:
         return self.micros < other.micros
+
+    def __le__(self, other: Usd) -> bool:
+        return self.micros <= other.micros
+
+    def __gt__(self, other: Usd) -> bool:
+        return self.micros > other.micros
+
+    def __ge__(self, other: Usd) -> bool:
+        return self.micros >= other.micros
 
     def __bool__(self) -> bool:
         return self.micros != 0

@@ -45,9 +45,16 @@ def main() -> int:
     began = time.monotonic()
     with Progress(console=console) as bar:
         task = bar.add_task("lives", total=options.lives)
-        found = campaign(
-            first, options.lives, options.processes, lambda so_far: bar.update(task, completed=so_far.lives)
-        )
+        known = 0
+
+        def heard(so_far: Findings) -> None:
+            nonlocal known
+            for seed, violations in so_far.broken[known:]:
+                bar.console.print(f"seed {seed}: {'; '.join(violations)}", style="red", markup=False, soft_wrap=True)
+            known = len(so_far.broken)
+            bar.update(task, completed=so_far.lives)
+
+        found = campaign(first, options.lives, options.processes, heard)
     status = _report(found)
     for seed, _ in found.broken[:SHRUNK]:
         _reduce(seed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable
 from itertools import count
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from greenlet import getcurrent, greenlet
 
@@ -30,6 +30,8 @@ class VirtualClock:
         self._order = count()
         self._horizon = START
         self.conductor = getcurrent()
+        self._back = self.conductor
+        self._spawned: list[Actor[Any]] = []
 
     def now(self) -> float:
         """Unix seconds."""
@@ -53,7 +55,12 @@ class VirtualClock:
             self._now = until
         else:
             self.at(until, me.switch)
-            self.conductor.switch()
+            self._give_way()
+
+    def _give_way(self) -> None:
+        """To whoever let this actor begin, if it has not waited before; to the conductor otherwise."""
+        back, self._back = self._back, self.conductor
+        back.switch()
 
     def _idle_until(self, moment: float) -> bool:
         """Whether nobody else has anything to do before."""
@@ -86,8 +93,15 @@ class VirtualClock:
     def spawn(self, act: Callable[[], T]) -> Actor[T]:
         """Let something act beside the others, from now on."""
         actor = Actor(self, act)
+        self._spawned.append(actor)
         self.at(self._now, actor.begin)
         return actor
+
+    def end(self, error: BaseException) -> None:
+        """This world is over: raise ``error`` in what was spawned and still waits, or it stays in memory for good."""
+        for actor in self._spawned:
+            actor.end(error)
+        self._due.clear()
 
     def begin(self, act: Callable[[], T]) -> Task[T]:
         """For the market, where nothing hangs."""
@@ -136,18 +150,27 @@ class Actor(Generic[T]):
 
         Its end gives control straight back: most of what is waited for needs no time at all.
         """
+        if not self._begun and not self.over:
+            self._begin_for(getcurrent())
         if not self.over:
             me = getcurrent()
             self._self.parent = me
             timer = self._clock.at(self._clock.now() + within, me.switch)
-            if self._begun:
-                self._clock.conductor.switch()
-            else:
-                self.begin()
+            self._clock._give_way()
             timer.act = None
             if not self.over:
                 self._self.parent = self._clock.conductor
         return self.over
+
+    def _begin_for(self, waiter: greenlet) -> None:
+        """Let it act until it waits or ends, and come back here at once: most needs no timer."""
+        clock = self._clock
+        self._begun, self._self.parent = True, waiter
+        before, clock._back = clock._back, waiter
+        self._self.switch()
+        clock._back = before
+        if not self.over:
+            self._self.parent = clock.conductor
 
     def result(self) -> T:
         """What came of it, once it is over."""

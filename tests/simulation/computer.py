@@ -188,6 +188,12 @@ class Process:
             self.world.note(self, "ends")
             self.ended = self._clock.now()
 
+    def forget(self) -> None:
+        """Its world is over: let go of threads that still wait."""
+        self.dead = True
+        for actor in list(self._actors):
+            actor.end(Crash("the world is over"))
+
     @property
     def knows_account(self) -> bool:
         """Whether it has the key of the account that rents."""

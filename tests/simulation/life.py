@@ -77,8 +77,9 @@ def live(
         if world.shared:
             seams.enter_context(swapped(product, "ledger_url", lambda: "postgresql://shared"))
         life.play()
-    for check in checks.ALL:
-        check(world, world.violations)
+        for check in checks.ALL:
+            check(world, world.violations)
+        world.close()
     struck = sorted(name for name, count in world.tally.faults.items() if count)
     world.tally.pairs.update(combinations(struck, 2))
     world.tally.endings[life.ending] += 1

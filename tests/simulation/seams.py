@@ -16,7 +16,7 @@ from gpurent.budget.presence import Here
 from gpurent.dataset.job import Job
 from gpurent.dataset.manifest import listed
 from gpurent.errors import UsageError
-from gpurent.jobs import conduct, enforcer
+from gpurent.jobs import conduct, enforcer, watch
 from gpurent.spi import LocalFile
 from gpurent_deadman import deadman
 
@@ -49,8 +49,9 @@ def _place(home: Path) -> Here:
     return Here(home.name, home.name)
 
 
-LOOK_S, TURN_S = 30.0, 30.0
-"""Between two looks of an enforcer, and of a watchdog: rarer than in earnest, and often enough for the reserve."""
+LOOK_S, TURN_S, TICK_S = 30.0, 30.0, 15.0
+"""Between two looks of an enforcer, of a watchdog, and of a client at what was spent: rarer than in earnest, and often
+enough for the reserve."""
 
 _files: dict[Path, tuple[LocalFile, ...]] = {}
 
@@ -111,6 +112,7 @@ def inside(world: World) -> Iterator[None]:
             (watchdog, "_log", lambda _text: None),
             (watchdog, "TURN_S", TURN_S),
             (enforcer, "LOOK_S", LOOK_S),
+            (watch, "TICK_S", TICK_S),
             (Job, "upload_files", _manifest),
             (broker.Broker, "run_dir", _run_dir),
             (deadman, "complain", complain),

@@ -12,7 +12,7 @@ from typing import Any
 
 from tests.simulation.books import Books
 from tests.simulation.clock import START, VirtualClock
-from tests.simulation.computer import Computer, MortalClock, Process
+from tests.simulation.computer import Computer, Crash, MortalClock, Process
 from tests.simulation.hosts import Network, SimConnector
 from tests.simulation.schedule import Home, Schedule
 from tests.simulation.service import URL, CountingFaults, Service
@@ -169,6 +169,12 @@ class World:
         for computer in self.computers:
             computer.offset = 0.0
             computer.unwritable = computer.unreadable = computer.offline = False
+
+    def close(self) -> None:
+        """Nothing of it is looked at any more."""
+        for process in self.processes:
+            process.forget()
+        self.clock.end(Crash("the world is over"))
 
     def open(self, process: Process) -> Broker:
         """What a process of gpurent works with."""
