@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import itertools
 import json
+import os
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +22,7 @@ from tests.step.plain import Plain, Values
 from gpurent_engine.bench import measure
 from gpurent_engine.bench.base import Draws, build
 from gpurent_engine.bench.options import Row
+from gpurent_engine.device import deterministic
 from gpurent_engine.diffusion import diffusion
 from gpurent_engine.step.bank import Site
 from gpurent_engine.step.core import Core, TrainedText
@@ -245,8 +247,7 @@ def resume() -> Found:
         repetition = _apart(again, straight)
         found = {"resumed": _apart(resumed, straight), "repeated": repetition}
         yield f"{family}, as fast as it can", found, max(1e-6, 10 * repetition)
-    torch.use_deterministic_algorithms(True)
-    torch.backends.cudnn.benchmark = False
+    deterministic()
     try:
         for family in ("sd15", "sdxl"):
             straight, resumed, losses = _resumed(family)
@@ -352,6 +353,7 @@ CHECKS = (levels, half_precision, graph_in_bf16, several, load_back, resume, out
 
 def run(say: Callable[[dict[str, Any]], None], deadline: float = float("inf")) -> bool:
     """Run all checks until ``deadline`` (``time.monotonic``); True if all that ran passed."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it once, so before its first product
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     good = True
     for check in CHECKS:

@@ -110,8 +110,8 @@ def pictures(root: Path, side: int, count: int) -> Path:
 class Place:
     """Where the trainings of a family run."""
 
-    def __init__(self, folder: Path, family: str, *, tiny: bool) -> None:
-        self.folder, self.family, self.tiny = folder, family, tiny
+    def __init__(self, folder: Path, family: str, *, tiny: bool, deadline: float = float("inf")) -> None:
+        self.folder, self.family, self.tiny, self.deadline = folder, family, tiny, deadline
         self.side = 64 if tiny else families.get(family).side
         begun = time.monotonic()
         self.base = base(folder / f"{family}-base", family, tiny)
@@ -120,9 +120,12 @@ class Place:
 
     def train(
         self, name: str, *, level: str = "", memory_gb: float = 0.0, stop_at: int = 0, resume: bool = False,
-        deterministic: bool = False, **keys: object,
+        deterministic: bool = False, cold: bool = False, **keys: object,
     ) -> Result:  # fmt: skip
-        """One training in a process of its own; what it said, in seconds since that process began."""
+        """One training in a process of its own; what it said, in seconds since that process began.
+
+        ``cold``: no kernel has been compiled before.
+        """
         out = self.folder / f"{self.family}-{name}"
         out.mkdir(exist_ok=True)
         settings: dict[str, object] = {
@@ -145,10 +148,12 @@ class Place:
         command += ["--deterministic"] if deterministic else []
         events = out / "events.jsonl"
         known = len(events.read_text().splitlines()) if events.exists() else 0
+        cache = {"TRITON_CACHE_DIR": str(out / "triton")} if cold else {}
         begun = time.time()
+        end = begun + min(LIMIT_S, self.deadline + 15 - time.monotonic())
         with (out / "log").open("a") as log:
-            engine = subprocess.Popen(command, stdout=log, stderr=log)
-            while engine.poll() is None and time.time() < begun + LIMIT_S:
+            engine = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, **cache})
+            while engine.poll() is None and time.time() < end:
                 if stop_at and _last_step(events) >= stop_at:
                     engine.terminate()
                 time.sleep(0.02)
@@ -211,7 +216,7 @@ def apart(mine: Result, theirs: Result) -> dict[str, float]:
 
 def sd15(place: Place) -> Iterator[Result]:
     """The order is that of worth."""
-    first = place.train("cold", max_train_steps=120)
+    first = place.train("cold", cold=True, max_train_steps=120)
     yield {"check": "cold start", **first, "ok": first["status"] == 0}
     straight = place.train("straight", deterministic=True)
     place.train("resumed", deterministic=True, stop_at=1, max_train_steps=24)
@@ -235,7 +240,7 @@ def sd15(place: Place) -> Iterator[Result]:
 
 def sdxl(place: Place) -> Iterator[Result]:
     """With gradients through both text encoders, then without."""
-    first = place.train("cold", train_batch_size=1, network_train_unet_only=True, max_train_steps=60)
+    first = place.train("cold", cold=True, train_batch_size=1, network_train_unet_only=True, max_train_steps=60)
     yield {"check": "cold start", **first, "ok": first["status"] == 0}
     text = place.train("text", train_batch_size=1, max_train_steps=24)
     yield {"check": "text encoders", **text, "ok": text["status"] == 0}
@@ -256,7 +261,7 @@ def run(
             say({"check": f"engine: {family}", "skipped": "deadline"})
             continue
         try:
-            place = Place(folder, family, tiny=tiny)
+            place = Place(folder, family, tiny=tiny, deadline=deadline)
             say({"check": f"engine: {family} base written", "ok": True, "s": place.made_s})
             for found in CHECKS[family](place):
                 say({**found, "check": f"engine: {family} {found['check']}"})

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate import Accelerator
 from torch.nn.functional import mse_loss
 
 from gpurent_engine.diffusion import Diffusion
@@ -14,6 +13,9 @@ from gpurent_engine.families.parts import Parts
 from gpurent_engine.networks import Network, detach
 from gpurent_engine.stepper import Batch, StepperState, undoing
 from gpurent_engine.text import TextInput, encode
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 
 class PlainStepper:

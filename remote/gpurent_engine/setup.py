@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
 
 from gpurent_engine import buckets, data, device, latents, networks, optim, schedule, states
 from gpurent_engine.basefile import BaseHashes
@@ -226,6 +225,8 @@ def _plain(
     loaded: Loaded, plan: Plan, spec: TrainSpec, choice: device.Choice, process: Diffusion, out: EventWriter
 ) -> tuple[Stepper, str]:
     """peft's layers in the base and an optimiser over them."""
+    from accelerate import Accelerator
+
     if spec.gradient_checkpointing:
         for model in (loaded.parts.unet, *(encoder.model for encoder in loaded.parts.text_encoders)):
             model.train()  # it only works on a module in training mode

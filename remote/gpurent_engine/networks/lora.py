@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
 
 from gpurent_engine.families.parts import Parts
 from gpurent_engine.networks.network import Network
@@ -48,6 +47,8 @@ def detach(parts: Parts, network: Network) -> None:
 
 def _inject(model: Any, layers: Sequence[Layer]) -> None:
     """One call for each rank and alpha: patterns by name cost a regular expression for every pair of layers."""
+    from peft import LoraConfig, inject_adapter_in_model  # six seconds, which the fast step does without
+
     kinds: dict[tuple[int, float], list[str]] = {}
     for layer in layers:
         kinds.setdefault((layer.rank, layer.alpha), []).append(layer.module)
