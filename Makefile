@@ -36,7 +36,7 @@ demo: $(READY)  ## Train a LoRA on the embedded market: quote to receipt to pict
 test: lint  ## Lint, type-check and test everything
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist worksteal $(PYTEST)
 
-simulate: $(READY)  ## Ten thousand lives of the broker with everything failing, and the guarantees taken out one by one
+simulate: $(READY)  ## Thirty thousand lives of the broker with everything failing, and the guarantees taken out one by one
 	$(BIN)/python -m tests.simulation
 	$(BIN)/python -m tests.simulation --mutants
 

@@ -17,10 +17,11 @@ LOOK_FOR = Usd(10_000)
 """A full line may cost so much between two looks: a cent."""
 LOOK_SOONEST_S, LOOK_LATEST_S = 10.0, 60.0
 """Services limit how often they are asked; Vast.ai documents 2 s for one instance."""
-LOOK_FREE_S = 300.0
-"""Where traffic is free: only the hourly price is compared."""
-REACT_S = 15.0
-"""From a look that shows too much to the end of the machine, where the service answers."""
+LEAD_S = 5.0
+"""So long an enforcer leaves a look to whoever conducts the rental, which may hang."""
+REACT_S = 20.0
+"""From the moment at which a look is due to the end of the machine, where the service answers: an enforcer may look
+``LEAD_S`` and one of its rounds later, and gives whoever conducts the rental a few seconds to end it first."""
 ONE_IN = 50
 """So many rentals are believed to be right about their traffic for one whose line is full until it ends. A judgement:
 nobody publishes how often a host misbehaves."""
@@ -41,7 +42,7 @@ def look_every_s(offer: Offer) -> float:
     """Seconds between two looks at what the service has counted."""
     worst = worst_hourly(offer)
     if worst <= ZERO:
-        return LOOK_FREE_S
+        return LOOK_LATEST_S  # the price per hour is compared
     return min(LOOK_LATEST_S, max(LOOK_SOONEST_S, LOOK_FOR.micros * 3600 / worst.micros))
 
 

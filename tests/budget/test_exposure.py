@@ -15,7 +15,6 @@ from gpurent.budget.spend import run_spent
 from gpurent.budget.state import Rental, RentalState, Run
 from gpurent.exposure import (
     LOOK_FOR,
-    LOOK_FREE_S,
     LOOK_LATEST_S,
     LOOK_SOONEST_S,
     REACT_S,
@@ -47,7 +46,7 @@ def test_a_full_line_costs_at_most_a_cent_between_looks_or_is_looked_at_as_often
     """And free traffic is hardly looked at."""
     every, worst = look_every_s(offer), worst_hourly(offer)
     if worst == ZERO:
-        assert every == LOOK_FREE_S and surge_reserve(offer) == exposure(offer, 3600) == ZERO
+        assert every == LOOK_LATEST_S and surge_reserve(offer) == exposure(offer, 3600) == ZERO
         return
     assert LOOK_SOONEST_S <= every <= LOOK_LATEST_S
     assert every == LOOK_SOONEST_S or per_hour(worst, int(every * 1000)) <= LOOK_FOR

@@ -16,7 +16,7 @@ from tests.vast.harness import VastHarness
 from gpurent import Broker, Job, Usd
 from gpurent.budget.events import Kind
 from gpurent.errors import BudgetReached
-from gpurent.exposure import LOOK_FREE_S, LOOK_LATEST_S, look_every_s
+from gpurent.exposure import LEAD_S, LOOK_LATEST_S, look_every_s
 from gpurent.jobs.boot import Patience
 from gpurent.jobs.meter import BOOKED_EVERY_S, Meter
 from gpurent.jobs.progress import Notice, Progress, Trained
@@ -37,9 +37,16 @@ def sandbox(stub: StubEngine, clock: LaterClock) -> Iterator[Sandbox]:
         yield running
 
 
+class PassingClock(LaterClock):
+    """What it is ahead has passed, by every clock."""
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self.ahead
+
+
 @pytest.fixture
 def clock() -> LaterClock:
-    return LaterClock()
+    return PassingClock()
 
 
 @pytest.fixture(params=["sandbox", "vastai"])
@@ -142,6 +149,27 @@ def test_a_meter_looks_as_often_as_the_price_of_traffic_says_and_no_oftener(
         assert counted.bytes_in >= 5000 and counted.bytes_out >= 7 * 10**9 and counted.metered_at is not None
 
 
+def test_an_enforcer_leaves_a_look_to_whoever_conducts_and_does_not_rely_on_it(
+    cli: Cli, broker: Broker, clock: LaterClock
+) -> None:
+    """A few seconds later where somebody else looked last; on time once it looks alone, as the reserve assumes."""
+    with broker:
+        run_id = rent(broker)
+        conductor, enforcer = (
+            Meter(broker.ledger, broker.providers, clock, lambda _event: None, lead_s=lead_s)
+            for lead_s in (0.0, LEAD_S)
+        )
+        every = look_every_s(broker.ledger.run(run_id).rentals[0].offer)
+        clock.ahead += every + LEAD_S + 30
+        assert conductor.look(broker.ledger.run(run_id))
+        clock.ahead += every + LEAD_S / 2
+        assert not enforcer.look(broker.ledger.run(run_id))
+        clock.ahead += LEAD_S / 2
+        for _ in range(3):
+            assert enforcer.look(broker.ledger.run(run_id))
+            clock.ahead += every
+
+
 def test_a_price_that_is_raised_while_the_rental_runs_is_counted_and_told(
     cli: Cli, broker: Broker, clock: LaterClock
 ) -> None:
@@ -156,7 +184,7 @@ def test_a_price_that_is_raised_while_the_rental_runs_is_counted_and_told(
         run_id = rent(broker)
         held = cli.sandbox.market.alive()[0]
         cli.sandbox.market.reprice(held.id, replace(held.price, gpu_hour=Usd.parse("0.90")))
-        clock.ahead += LOOK_FREE_S
+        clock.ahead += LOOK_LATEST_S
         assert Meter(broker.ledger, broker.providers, clock, tell).look(broker.ledger.run(run_id))
         (rental,) = broker.ledger.run(run_id).rentals
     assert rental.hourly >= Usd.parse("0.90") and any("costs $0.90" in one for one in said)

@@ -53,6 +53,8 @@ def main() -> int:
                 bar.console.print(f"seed {seed}: {'; '.join(violations)}", style="red", markup=False, soft_wrap=True)
             known = len(so_far.broken)
             bar.update(task, completed=so_far.lives)
+            if not console.is_terminal and so_far.lives % 1000 == 0:
+                console.print(f"{so_far.lives} lives, {known} broken, {time.monotonic() - began:.0f} s")
 
         found = campaign(first, options.lives, options.processes, heard)
     status = _report(found)

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 T = TypeVar("T")
-MIND_S = 10.0
-"""Between two looks at what is minded, in any wait: a hundred times as long as in earnest."""
 
 Spans = list[tuple[float, float]]
 
@@ -94,6 +92,8 @@ class Process:
         self.hung_at: float | None = None
         self.heard_at = self.began
         """When it last did something."""
+        self.blind = False
+        """Whether its last listing was not answered."""
         self.watches = False
         """Whether it looks after every run of its computer."""
         self.lost = False
@@ -239,11 +239,12 @@ class MortalClock(SystemClock):
     def sleep(self, seconds: float) -> None:
         self.process.step("sleep")
         left = seconds
-        while left > MIND_S and tasks._minds.get():
-            self.virtual.sleep(MIND_S)
+        pace_s = self.process.world.pace.mind_s
+        while left > pace_s and tasks._minds.get():
+            self.virtual.sleep(pace_s)
             self.process.wake()
             mind()
-            left -= MIND_S
+            left -= pace_s
         self.virtual.sleep(left)
         self.process.wake()
         mind()
@@ -274,9 +275,9 @@ class Beside(Task[T]):
         return self._actor.over
 
     def result(self, within: float, abandon: Callable[[], object] = lambda: None) -> T:
-        until = self._clock.now() + within
+        until, pace_s = self._clock.now() + within, self._process.world.pace.mind_s
         try:
-            while not self._actor.wait(min(MIND_S, until - self._clock.now())):
+            while not self._actor.wait(min(pace_s, until - self._clock.now())):
                 self._process.wake()
                 if self._clock.now() >= until:
                     raise Overdue(f"no end after {within:g} s")

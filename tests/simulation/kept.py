@@ -52,4 +52,18 @@ KEPT: Mapping[str, Schedule] = {
         rules=(Rule(Fault.BOOT_STUCK), Rule(Fault.NO_INSTANCE_KEY)), late_create=3000.0, guard=Guard(),
         aftermath=Aftermath.REAP, delay_s=30_000.0,
     ),
+    "two listings left out a machine that was created after the first one had begun its grace": Schedule(
+        seed=1795713489, budget=Usd(643_128), course=Course(33, 86.4734684352646, every=6, size=65536),
+        rules=(Rule(Fault.PAGES_SHIFT, times=2),), guard=Guard(),
+        home=((362.32056390909526, 142.12304769771757, Home.NETWORK),), late_create=350.91654217733213,
+    ),
+    "a watchdog that was alone looked at the traffic half as often as the reserve allows for": Schedule(
+        seed=1795713567, budget=Usd(181_903), course=Course(180, 104.87059438821413, every=90, size=65536),
+        rules=(Rule(Fault.FOREIGN_TRAFFIC, value=108.06),), freezes=((43, 7709.887696836508),),
+        guard=Guard(worker_hangs_at=5), boot_s=166.37442717539452,
+    ),
+    "a number was given away while no listing was answered": Schedule(
+        seed=1795714759, budget=Usd(134_749), course=Course(12, 1.6283073242406894, every=12, size=65536), hangs_at=18,
+        trickles=((508.4335112448328, 3261.993817548754),), reused=True,
+    ),
 }  # fmt: skip

@@ -49,9 +49,8 @@ def _place(home: Path) -> Here:
     return Here(home.name, home.name)
 
 
-LOOK_S, TURN_S, TICK_S = 30.0, 30.0, 15.0
-"""Between two looks of an enforcer, of a watchdog, and of a client at what was spent: rarer than in earnest, and often
-enough for the reserve."""
+TURN_S = 30.0
+"""Between two looks of a watchdog: rarer than in earnest, and often enough."""
 
 _files: dict[Path, tuple[LocalFile, ...]] = {}
 
@@ -111,8 +110,8 @@ def inside(world: World) -> Iterator[None]:
             (conduct, "ClientLock", _Lock),
             (watchdog, "_log", lambda _text: None),
             (watchdog, "TURN_S", TURN_S),
-            (enforcer, "LOOK_S", LOOK_S),
-            (watch, "TICK_S", TICK_S),
+            (enforcer, "LOOK_S", world.pace.look_s),
+            (watch, "TICK_S", world.pace.tick_s),
             (Job, "upload_files", _manifest),
             (broker.Broker, "run_dir", _run_dir),
             (deadman, "complain", complain),

@@ -106,8 +106,10 @@ class Service:
     async def _killed(self, ref: str) -> None:
         """Hosts of this world die with their instance."""
 
-    def ask(self, method: str, path: str, headers: Mapping[str, str], body: bytes, query: str = "") -> Answer:
-        """One request and its answer; statuses below 100 are no answer at all."""
+    def ask(
+        self, method: str, path: str, headers: Mapping[str, str], body: bytes, query: str = "", *, blind: bool = False
+    ) -> Answer:
+        """One request and its answer; statuses below 100 are no answer at all. ``blind``: the last listing failed."""
         self._clock.sleep(LATENCY_S)
         if self.down:
             self._struck["provider's API down"] += 1
@@ -121,7 +123,7 @@ class Service:
             return _json(401, {"error": {"code": "unauthorized", "message": "this key was revoked"}})
         if method == "POST" and self._late is not None:
             return self._later(method, path, headers, body)
-        return self._handled(method, path, headers, body, query)
+        return self._handled(method, path, headers, body, query, blind)
 
     def _later(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Answer:
         """The first create fails, as far as anybody can see."""
@@ -139,11 +141,11 @@ class Service:
         self._clock.at(self._clock.now() + late, carry_out)
         return _json(500, {"error": {"code": "internal", "message": "something broke"}})
 
-    def _handled(self, method: str, path: str, headers: Mapping[str, str], body: bytes, query: str) -> Answer:
-        taken = self.strangers.took(method, path)
-        if taken is not None:
-            return taken
-        answer = self._drive(method, path, headers, body, query)
+    def _handled(
+        self, method: str, path: str, headers: Mapping[str, str], body: bytes, query: str, blind: bool
+    ) -> Answer:  # fmt: skip
+        taken = self.strangers.took(method, path, blind=blind)
+        answer = self._drive(method, path, headers, body, query) if taken is None else taken
         if method == "GET" and path == "/v1/instances" and answer[0] == 200:
             answer = self.strangers.among(answer)
         if self.trickling and answer[0] > 0:

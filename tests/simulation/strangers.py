@@ -91,16 +91,23 @@ class Strangers:
             value["instances"] += [one.shown() for one in present]
         return status, _sized(headers), json.dumps(value).encode()
 
-    def took(self, method: str, path: str) -> Answer | None:
-        """What becomes of a request for one of theirs; None where it is for one of ours."""
+    def took(self, method: str, path: str, *, blind: bool) -> Answer | None:
+        """What becomes of a request for one of theirs; None where it is for one of ours.
+
+        To whom no listing was answered (``blind``), nobody can tell whose a number is, and the order goes to the
+        machine that had it: money comes first.
+        """
         if not self.active or not path.startswith(INSTANCES):
             return None
         ref = path.removeprefix(INSTANCES)
         found = next((one for one in self.present() if one.ref == ref), None)
         if found is None:
             return None
-        if method == "DELETE":
+        if method == "DELETE" and blind:
+            self._struck["an order to a number of which nobody could tell whose it was"] += 1
+        elif method == "DELETE":
             self._lies.append(f"an order to destroy the stranger's machine {ref} ({found.label}) was sent")
+        if method == "DELETE":
             return 202, JSON, b'{"accepted": true}'
         return 200, JSON, json.dumps({"instance": found.shown()}).encode()
 

@@ -35,6 +35,12 @@ def test_no_life_breaks_an_invariant(found: Findings) -> None:
     assert found.broken == []
 
 
+def test_most_lives_rent_and_train(found: Findings) -> None:
+    """A market in which nothing suits breaks nothing, and shows nothing."""
+    assert found.tally.lines[Kind.CREATED] > LIVES * 2 / 3 and found.tally.lines[Kind.JOB_STARTED] > LIVES / 2
+    assert found.tally.endings["NoOffer"] < LIVES / 5
+
+
 @pytest.mark.parametrize("name", KEPT)
 def test_a_life_that_once_broke_holds(here: Stage, name: str) -> None:
     """Found by seeds that nobody had played before; kept as they were drawn. Nobody is out of reach in them."""

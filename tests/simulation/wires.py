@@ -13,6 +13,7 @@ from tests.simulation.schedule import NEVER
 from tests.simulation.service import CUT_OFF, SILENCE, TRICKLE
 
 UNCONNECTED_S = 5.0
+LISTING = "/v1/instances"
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,9 @@ class Wires:
             world.tally.faults["home's network gone"] += 1
             virtual.sleep(UNCONNECTED_S)
             raise httpx.ConnectError("no route")
-        status, headers_back, answer = world.service.ask(method, path, headers, body, query)
+        status, headers_back, answer = world.service.ask(method, path, headers, body, query, blind=process.blind)
+        if method == "GET" and path == LISTING:
+            process.blind = status != 200
         world.note(process, f"{method} {path} -> {status}")
         world.network.notice()
         process.step(f"after {what}")

@@ -14,7 +14,7 @@ from tests.simulation.books import Books
 from tests.simulation.clock import START, VirtualClock
 from tests.simulation.computer import Computer, Crash, MortalClock, Process
 from tests.simulation.hosts import Network, SimConnector
-from tests.simulation.schedule import Home, Schedule
+from tests.simulation.schedule import UNSEEN, Home, Schedule
 from tests.simulation.service import URL, CountingFaults, Service
 from tests.simulation.wires import Line, Transport, Wires
 
@@ -30,11 +30,27 @@ from gpurent.registry import Opened
 from gpurent.sandbox.catalogue import Machine
 from gpurent.sandbox.held import Held
 from gpurent.sandbox.market import Market
-from gpurent.settings import LimitsSection, Settings
+from gpurent.settings import LimitsSection, NeedSection, Settings
 from gpurent.spi import Facts
 from gpurent_providers.sandbox.provider import SandboxProvider
 
 POLICY = Policy(attempts=3)
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds between two looks: rarer than in earnest, and often enough."""
+
+    look_s: float = 30.0
+    """Of an enforcer at its rental."""
+    tick_s: float = 15.0
+    """Of a client at what was spent."""
+    mind_s: float = 10.0
+    """At what is minded, in any wait."""
+
+
+CLOSE = Pace(1.0, 1.0, 1.0)
+"""As in earnest, or nearly: where money goes faster than anybody foresaw, seconds count."""
 
 
 @dataclass
@@ -66,6 +82,7 @@ class World:
         self.folder = folder
         self.with_httpx = with_httpx
         """Requests go through httpx itself: slow, and no other life."""
+        self.pace = CLOSE if any(rule.fault in UNSEEN for rule in schedule.rules) else Pace()
         self.story: list[str] | None = None
         """What happened, line by line, if anybody wants to read it."""
         self.tally = Tally()
@@ -182,7 +199,9 @@ class World:
         patience = Patience(poll_s=5, confirm_every_s=5, follow_s=self.schedule.follow_s)
         facts = Facts(self.schedule.unit_s, self.schedule.minimum_s, boot_s=60, play_money=True)
         return Broker(
-            settings=Settings(limits=LimitsSection(per_day=self.schedule.per_day)), home=process.computer.home,
+            settings=Settings(
+                limits=LimitsSection(per_day=self.schedule.per_day), need=NeedSection(min_down_mbps=0, min_up_mbps=0)
+            ), home=process.computer.home,
             connector=SimConnector(self.network, clock), clock=clock,
             providers={"sandbox": Opened("sandbox", self._provider(clock), facts)}, patience=patience,
         )  # fmt: skip

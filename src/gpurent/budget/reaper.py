@@ -245,11 +245,14 @@ def _dead(rental: Rental, seen: Instance | None, asked: Uptime, overdue: str, *,
         return [Destroy(rental.provider, rental.ref, rental.tag, rental.run_id, reason, collect)]
     absent = MarkAbsent(rental.tag, rental.run_id, asked)
     since = rental.absent_since.get(asked.boot)
-    if rental.absent_count + 1 < ABSENT_LISTINGS or since is None or asked.seconds < since:
+    if since is None or asked.seconds < since:
         return [absent]
-    left = since + (0.0 if taken else _grace(rental)) - asked.seconds
-    if left > 0:
+    grace_s = 0.0 if taken else _grace(rental)
+    if (left := since + grace_s - asked.seconds) > 0:
         return [Leave(rental.tag, rental.run_id, f"no listing ever showed it; it may still surface for {left:.0f} s")]
+    needed = ABSENT_LISTINGS + (1 if grace_s else 0)  # the first only began the grace: it may have surfaced since
+    if rental.absent_count + 1 < needed:
+        return [absent]
     return [absent, ConfirmGone(rental.tag, rental.run_id, rental.ref)]
 
 

@@ -5,6 +5,7 @@ Whoever looks writes it into the ledger, so that the client, its watchdog and ``
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -27,19 +28,21 @@ from gpurent.tasks import Overdue
 
 LOOK_WITHIN_S = 15.0
 """For one look; one that takes longer is given up, and the next comes in its time."""
+OWN_S = LOOK_WITHIN_S + 1.0
+"""A look that was written so soon after our own try was ours."""
 BOOKED_EVERY_S = 600.0
 """Between two questions for what is booked: bills come late, and asking takes several requests."""
 
 
 @dataclass
 class Meter:
-    """Looks at open rentals when it is time to. ``patience`` is how many intervals others are given to look first."""
+    """Looks at open rentals when it is time to; ``lead_s`` later where somebody else looked last and may look again."""
 
     ledger: Ledger
     providers: Mapping[str, Provider]
     clock: Clock
     tell: Tell
-    patience: int = 1
+    lead_s: float = 0.0
     _tried: dict[str, float] = field(default_factory=dict, init=False)
     _asked: dict[str, float] = field(default_factory=dict, init=False)
     _told: set[str] = field(default_factory=set, init=False)
@@ -50,16 +53,21 @@ class Meter:
         return any(looked)
 
     def _due(self, rental: Rental) -> bool:
-        """By the last look of anybody, and by our own last try, whether it could be written or not."""
+        """By the last look of anybody, and by our own last try, whether it could be written or not.
+
+        A look that is yet to come was written by another clock, or by ours before it was set: it tells nothing.
+        """
         if rental.ref is None or rental.provider not in self.providers:
             return False
-        every_s = look_every_s(rental.offer) * self.patience
-        looked = rental.intent_at if rental.metered_at is None else rental.metered_at
-        return self.clock.now() >= max(looked, self._tried.get(rental.tag, 0.0)) + every_s
+        looked_s = self.clock.now() - (rental.intent_at if rental.metered_at is None else rental.metered_at)
+        tried_s = self.clock.monotonic() - self._tried.get(rental.tag, -math.inf)
+        lead_s = self.lead_s if looked_s < tried_s - OWN_S else 0.0
+        last_s = min(looked_s if looked_s >= 0.0 else math.inf, tried_s)
+        return last_s >= look_every_s(rental.offer) + lead_s
 
     def _look(self, rental: Rental) -> bool:
         assert rental.ref is not None
-        self._tried[rental.tag] = self.clock.now()
+        self._tried[rental.tag] = self.clock.monotonic()
         provider, ref = self.providers[rental.provider], rental.ref
         try:
             shown = self.clock.begin(lambda: provider.get(ref)).result(LOOK_WITHIN_S)
@@ -76,7 +84,7 @@ class Meter:
         """Write down what a listing shows anyway, if it is time to look; whether anything was written."""
         if not self._due(rental) or not shows(shown, rental):
             return False
-        self._tried[rental.tag] = self.clock.now()
+        self._tried[rental.tag] = self.clock.monotonic()
         return self._record(rental, shown)
 
     def _record(self, rental: Rental, shown: Instance) -> bool:

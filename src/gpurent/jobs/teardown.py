@@ -30,6 +30,7 @@ from gpurent.budget.reaper import (
 from gpurent.budget.state import Rental, Run
 from gpurent.clock import Clock
 from gpurent.errors import InDoubt, ProviderError
+from gpurent.exposure import LEAD_S
 from gpurent.jobs.accounts import Accounts
 from gpurent.jobs.listing import listings
 from gpurent.jobs.meter import Meter
@@ -63,7 +64,7 @@ class Teardown:
     """The clock of the computer that a run was started on, beside ours."""
 
     def __post_init__(self) -> None:
-        self._meter = Meter(self.ledger, self.providers, self.clock, self.tell, patience=2)
+        self._meter = Meter(self.ledger, self.providers, self.clock, self.tell, lead_s=LEAD_S)
         self._refused: dict[str, str] = {}
         """Why the last order to destroy was not accepted, by ref."""
 
