@@ -91,7 +91,8 @@ def test_everything_can_be_set(tmp_path: Path) -> None:
     cuda = cuda_of(settings.need.image)
     assert settings.need.as_need() == Need(
         ("rtx 4090",), vram_mb(24), 20, Usd.parse("0.60"), 1.0, True, cuda,
-        capabilities=((7, 0), (99, 0)), min_ram_mb=32 * 1024, min_down_mbps=250, min_up_mbps=50, regions=("EU", "US-GA"),
+        capabilities=((7, 0), (99, 0)), min_ram_mb=32 * 1024, min_down_mbps=250, min_up_mbps=50,
+        regions=("EU", "US-GA"),
     )  # fmt: skip
     assert cuda > (12, 0)
     assert settings.providers.enabled == ["vastai", "sshhost"]
