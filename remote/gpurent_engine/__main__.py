@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import faulthandler
 import importlib.metadata
 import json
 import os
@@ -120,6 +121,7 @@ def _train(options: argparse.Namespace) -> int:
         print(f"gpurent_engine: {error}", file=sys.stderr)
         return 2
     stop = threading.Event()
+    faulthandler.register(signal.SIGUSR1, all_threads=True)  # into the log: whoever follows asks where it hangs
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     with EventWriter(path) as out:

@@ -5,6 +5,7 @@ The broker knows ports only: providers and the SSH link come from the registry, 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -38,6 +39,7 @@ from gpurent.errors import (
 )
 from gpurent.jobs import detached
 from gpurent.jobs.accounts import Accounts
+from gpurent.jobs.basemodel import Hubs
 from gpurent.jobs.boot import Patience
 from gpurent.jobs.conduct import Conductor
 from gpurent.jobs.enforcer import LEAD_S, Enforcer, Target, beside
@@ -192,13 +194,15 @@ class Broker:
         workload = job.workload if isinstance(job, Job) else job
         need = need or self.need
         notes = [f"{one.name}: {one.message}. {one.hint}" for one in self.problems if not one.missing_key]
-        offers, failed = self._offers(need)
+        asked, left_out = self._asked()
+        offers, failed = self._offers(asked, need)
         if offers or self.opened:
-            play = all(opened.facts.play_money for opened in self.opened.values())
-            source: Source = "sandbox" if play else "live"
+            play = frozenset(name for name, opened in asked.items() if opened.facts.play_money)
+            source: Source = "sandbox" if len(play) == len(asked) else "live"
+            notes += left_out
             said = [*notes, *failed, *filter(None, [wrong_clock(median(self._offsets() or [0.0]))])]
             avoid = self._avoided(said)
-            return make_quote(workload, need, offers, budget, notes=said, source=source, avoid=avoid)
+            return make_quote(workload, need, offers, budget, notes=said, source=source, avoid=avoid, play=play)
         table = price_table()
         return make_quote(workload, need, table.offers, budget, notes=notes, source="table", dated=table.dated)
 
@@ -213,7 +217,19 @@ class Broker:
             return {}
         return avoided(runs, self.clock.now(), self.settings.need.avoid_failed_hours)
 
-    def _offers(self, need: Need) -> tuple[list[Offer], list[str]]:
+    def _asked(self) -> tuple[dict[str, Opened], list[str]]:
+        """Who is asked for offers, and a note on who is not: play money never mixes with real money unasked."""
+        real = {name: opened for name, opened in self.opened.items() if not opened.facts.play_money}
+        named = set(self.settings.providers.enabled)
+        play = [name for name, opened in self.opened.items() if opened.facts.play_money]
+        out = sorted(name for name in play if real and name not in named)
+        note = (
+            f"Offers for play money ({', '.join(out)}) are left out, since {', '.join(sorted(real))} can be used; "
+            "`[providers] enabled` in gpurent.toml asks for them by name."
+        )
+        return {name: opened for name, opened in self.opened.items() if name not in out}, [note] if out else []
+
+    def _offers(self, asked: Mapping[str, Opened], need: Need) -> tuple[list[Offer], list[str]]:
         def ask(opened: Opened) -> Sequence[Offer] | str:
             try:
                 return opened.provider.offers(need)
@@ -223,7 +239,7 @@ class Broker:
         def late(name: str, error: Overdue) -> Sequence[Offer] | str:
             return f"{name} did not answer: {error}"
 
-        acts = {name: partial(ask, opened) for name, opened in self.opened.items()}
+        acts = {name: partial(ask, opened) for name, opened in asked.items()}
         answers = list(side_by_side(self.clock, acts, OFFERS_S, late).values())
         offers = [offer for answer in answers if not isinstance(answer, str) for offer in answer]
         failed = [answer for answer in answers if isinstance(answer, str)]
@@ -272,6 +288,7 @@ class Broker:
             self._order(quote.need.disk_gb, hold_minutes, unguarded, on_overrun), ram_mb=quote.need.min_ram_mb
         )
         config = {
+            "play": rows[0].offer.provider in quote.play,
             "path": str(job.config_path), "folder": str(self._folder or ""), "expected": job.expected.kept(),
             **order.kept,
         }  # fmt: skip
@@ -290,8 +307,9 @@ class Broker:
         on_overrun: OnOverrun | None = None,
     ) -> LaunchOrder:  # fmt: skip
         hold = self.settings.budget.hold_minutes if hold_minutes is None else hold_minutes
+        hubs = Hubs.of(tuple(self.settings.job.hubs), os.environ)
         choice = on_overrun or self.settings.budget.on_overrun
-        return LaunchOrder(self.settings.need.image, disk_gb, hold * 60, unguarded, on_overrun=choice)
+        return LaunchOrder(self.settings.need.image, disk_gb, hold * 60, unguarded, on_overrun=choice, hubs=hubs)
 
     def run_dir(self, run_id: str) -> Path:
         """Keys, events and log of one run."""

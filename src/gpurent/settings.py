@@ -82,6 +82,10 @@ class JobSection(_Section):
     )
     output: str = Field(default="", description="where results go; empty: `output_dir` of the training configuration")
     name: str = Field(default="", description="name of the LoRA; empty: `output_name` of the training configuration")
+    hubs: Names = Field(
+        default=[],
+        description="where hosts download base models, tried in this order; empty: `HF_ENDPOINT`, else huggingface.co",
+    )
 
 
 class BudgetSection(_Section):
@@ -89,7 +93,11 @@ class BudgetSection(_Section):
 
     max: Dollars | None = Field(default=None, description="what `--budget` would say")
     max_hours: float | None = Field(
-        default=None, gt=0, allow_inf_nan=False, description="end a rental after so many hours whatever the budget"
+        default=None,
+        gt=0,
+        allow_inf_nan=False,
+        description="end a rental after so many hours whatever the budget; "
+        "default: three times the high estimate of the quote, and at least one hour",
     )
     on_overrun: OnOverrun = Field(
         default="stop",

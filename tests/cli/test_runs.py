@@ -85,7 +85,7 @@ def test_the_receipt_is_play_money_and_says_where_the_file_is(
     terminal, lines = done
     latest, named = terminal.run("receipt"), terminal.run("receipt", lines[-1]["run_id"])
     assert latest.stdout == named.stdout
-    assert f"Receipt of {lines[-1]['run_id']} (done), in play dollars" in latest.stdout
+    assert f"Receipt of {lines[-1]['run_id']} (done), in PLAY MONEY" in latest.stdout
     assert str(terminal.folder / "output" / "swatch.safetensors") in latest.stdout
     assert json.loads(terminal.run("receipt", "--json").stdout) == lines[-1]["receipt"]
 

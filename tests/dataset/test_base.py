@@ -40,6 +40,25 @@ def test_the_withdrawn_name_still_works(tmp_path: Path) -> None:
     assert "withdrawn" in model.remark
 
 
+@pytest.mark.parametrize(
+    ("name", "repository"),
+    [
+        ("./models/sd/v1-5-pruned.safetensors", "stable-diffusion-v1-5/stable-diffusion-v1-5"),
+        ("v1-5-pruned-emaonly.ckpt", "stable-diffusion-v1-5/stable-diffusion-v1-5"),
+        ("/models/sd_xl_base_1.0.safetensors", "stabilityai/stable-diffusion-xl-base-1.0"),
+    ],
+)
+def test_a_well_known_file_that_is_not_here_is_downloaded_by_the_host(
+    tmp_path: Path, name: str, repository: str
+) -> None:
+    """As the guide's configuration names it, which is to run unchanged; and the user is told."""
+    model = resolve(name, tmp_path, tmp_path / "c.toml")
+    assert isinstance(model, HubId)
+    assert model.name == repository and "not on this computer" in model.remark and repository in model.remark
+    with pytest.raises(ConfigError, match="does not exist"):
+        resolve(name.replace("1", "7"), tmp_path, tmp_path / "c.toml")
+
+
 def test_an_unknown_hub_id_is_used_with_a_remark(tmp_path: Path) -> None:
     """It may well be a fine-tune of 1.5; it was not looked up, and that is said."""
     model = resolve("Lykon/dreamshaper-8", tmp_path, CONFIG)

@@ -36,7 +36,10 @@ HERE: Mapping[Kind, tuple[Collection[RentalState], str]] = {
     Kind.GONE: ((S.INTENT, S.UNCLEAR, S.DESTROYING), "as absence, and only what is open ends"),
     Kind.CHARGED: ((S.DESTROYING, S.GONE), "without a number nothing can be asked, and it is asked at the end"),
     Kind.METERED: ((S.UNCLEAR, S.CREATED, S.REACHABLE, *_MET), "without a number nothing can be asked"),
-    Kind.MACHINE_FAILED: ((S.GONE,), "written when the machine is given back"),
+    Kind.MACHINE_FAILED: (
+        (S.TRAINING, S.GONE),
+        "written when the machine is given back, by who took it over while it still is there",
+    ),
 }
 """Where a kind of line can be written at all in this world, and why nowhere else."""
 RARE: Mapping[str, str] = {

@@ -7,6 +7,7 @@ run it in place of ``python3 -m gpurent_engine train``; see ``tests/stub/control
 
 from __future__ import annotations
 
+import faulthandler
 import hashlib
 import json
 import math
@@ -151,6 +152,7 @@ class Training:
         """Train; return the exit status."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._asked)
+        faulthandler.register(signal.SIGUSR1)
         time.sleep(self.orders.start_s)
         self.say = Say(Path(self.job["events"]), mute=self.orders.mute)
         for line in self.orders.say:

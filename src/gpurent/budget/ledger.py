@@ -152,7 +152,8 @@ class Ledger:
         time minus this computer's, in seconds.
 
         Raises:
-            BudgetError: the budget does not fit under ``per_day`` or ``per_month`` with what all runs committed.
+            BudgetError: the budget does not fit under ``per_day`` or ``per_month`` with what all runs committed; of
+                play money, which ``config["play"]`` tells, only what other play committed counts.
         """
         client = {"pid": os.getpid(), "start": time.time() - time.monotonic(), "host": socket.gethostname(),
                   "place": place, "clock_offset": clock_offset}  # fmt: skip
@@ -165,8 +166,9 @@ class Ledger:
         def write() -> str:
             with self._database.writing() as connection:
                 runs = self._all(connection)
+                alike = tuple(run for run in runs if run.play is (config.get("play") is True))
                 for label, limit, window in (("day", per_day, DAY_S), ("month", per_month, MONTH_S)):
-                    self._check(runs, budget, label, limit, window)
+                    self._check(alike, budget, label, limit, window)
                 run_id = self._new_id({run.id for run in runs})
                 self._insert(connection, run_id, Kind.RUN_OPENED, None, text)
             return run_id

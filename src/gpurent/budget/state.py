@@ -131,6 +131,14 @@ class Run:
     """The services' time minus the client's in seconds, as measured last; None where nobody recorded it."""
 
     @property
+    def play(self) -> bool:
+        """Whether it is about play money. Older ledgers do not say so; the sandbox's own name does."""
+        told = self.config.get("play")
+        if isinstance(told, bool):
+            return told
+        return bool(self.rentals) and all(one.provider == "sandbox" for one in self.rentals)
+
+    @property
     def open_rentals(self) -> tuple[Rental, ...]:
         """Rentals that may still cost money."""
         return tuple(rental for rental in self.rentals if not rental.state.over)

@@ -165,8 +165,7 @@ def conduct(
     if as_json:
         output.print_json_line("receipt", output.trained_dict(trained))
     else:
-        play = all(opened.facts.play_money for opened in broker.opened.values())
-        output.print_receipt(trained.receipt, play=play)
+        output.print_receipt(trained.receipt)
     if not trained.stopped:
         return 0
     return 130 if interrupt.level >= Stop.ORDERLY else 4

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
@@ -58,7 +58,7 @@ def print_quote(quote: Quote, limit: int) -> None:
     elif quote.source == "sandbox":
         console.print("PLAY MONEY on the local sandbox", style="italic")
     if quote.rows:
-        console.print(_quote_table(quote.rows[:limit]))
+        console.print(_quote_table(quote.rows[:limit], quote.play))
     if len(quote.rows) > limit:
         console.print(f"… and {len(quote.rows) - limit} more (--limit)", style="dim")
     for note in quote.notes:
@@ -85,8 +85,8 @@ WIDE = 100
 """Columns of a terminal that has room for what traffic could cost at worst."""
 
 
-def _quote_table(rows: Sequence[QuoteRow]) -> Table:
-    table = Table(header_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+def _quote_table(rows: Sequence[QuoteRow], play: Collection[str]) -> Table:
+    table = Table(header_style="bold", box=None, pad_edge=False, padding=(0, 2 if console.width >= WIDE else 1, 0, 0))
     table.add_column("provider", no_wrap=True)
     table.add_column("GPU", no_wrap=True)
     wide = console.width >= WIDE
@@ -95,12 +95,20 @@ def _quote_table(rows: Sequence[QuoteRow]) -> Table:
     for row in rows:
         offer, total = row.offer, row.timeline.total_s
         table.add_row(
-            offer.provider, offer.gpu, f"{offer.vram_mb / 1024:.0f} GB", row.hourly.rounded(3),
+            _payee(offer.provider, play), offer.gpu,
+            f"{offer.vram_mb / 1024:.0f} GB", row.hourly.rounded(3),
             f"{_minutes(total.mid)} ({_minutes(total.low)}–{_minutes(total.high)}) min",
             f"{row.mid.total.rounded()} ({row.low.total.rounded()}–{row.high.total.rounded()})",
             *((f"+ {row.exposure.rounded()}" if row.exposure else "free",) if wide else ()),
         )  # fmt: skip
     return table
+
+
+def _payee(provider: str, play: Collection[str]) -> str:
+    """Who is paid; the sandbox's own name says no more than what it is paid with."""
+    if provider not in play:
+        return provider
+    return "PLAY MONEY" if provider == "sandbox" else f"{provider}: PLAY MONEY"
 
 
 def quote_dict(quote: Quote, limit: int) -> dict[str, Any]:
@@ -110,7 +118,7 @@ def quote_dict(quote: Quote, limit: int) -> dict[str, Any]:
         "dated": quote.dated,
         "notes": list(quote.notes),
         "workload": {"name": quote.workload.name, "images": quote.workload.images, "steps": quote.workload.steps},
-        "offers": [_row_dict(row) for row in quote.rows[:limit]],
+        "offers": [{**_row_dict(row), "play_money": row.offer.provider in quote.play} for row in quote.rows[:limit]],
         "rejected": [
             {"provider": one.offer.provider, "id": one.offer.id, "gpu": one.offer.gpu, "reason": one.reason}
             for one in quote.rejected
@@ -132,9 +140,9 @@ def _row_dict(row: QuoteRow) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def print_receipt(receipt: Receipt, *, play: bool = False) -> None:
+def print_receipt(receipt: Receipt) -> None:
     """The bill."""
-    money = "play dollars" if play else "dollars"
+    money = "PLAY MONEY" if receipt.play else "dollars"
     console.print(f"Receipt of {receipt.run_id} ({receipt.outcome or 'still open'}), in {money}", style="italic")
     table = Table(header_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for heading in ("", "our estimate", "provider billed"):

@@ -13,5 +13,5 @@ def run(run_id: str | None, *, as_json: bool) -> int:
         if as_json:
             output.print_json(found.to_dict())
         else:
-            output.print_receipt(found, play=all(line.provider == "sandbox" for line in found.lines))
+            output.print_receipt(found)
     return 0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +28,18 @@ MOVED = {"runwayml/stable-diffusion-v1-5": USUAL}
 KNOWN: dict[str, Family] = {family.usual_base: family for family in FAMILIES.values()} | {
     "CompVis/stable-diffusion-v1-4": SD15,
 }
+BY_FILE: dict[str, str] = {
+    "v1-5-pruned": USUAL, "v1-5-pruned-emaonly": USUAL, "v1-5-pruned-emaonly-fp16": USUAL,
+    "sd-v1-4": "CompVis/stable-diffusion-v1-4",
+    "v2-1_768-ema-pruned": SD2.usual_base, "sd_xl_base_1.0": SDXL.usual_base, "sd_xl_base_1.0_0.9vae": SDXL.usual_base,
+}  # fmt: skip
+"""Repositories of the hub with the models of files that everybody knows by name, without their suffix."""
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _OTHERS = re.compile(r"(?i:(?<![a-z])(flux|sd3|stable-diffusion-3|stable-cascade|kolors|auraflow|z-image)(?![a-z]))")
 _XL = re.compile(r"XL(?![a-z])|(?i:(?<![a-z])(xl|sdxl|pony|illustrious|noobai)(?![a-z]))")
 _TWO = re.compile(r"(?i:stable-diffusion-2|(?<![a-z])sd-turbo(?![a-z]))")
 
+CHECKPOINTS = (".safetensors", ".ckpt", ".pt")
 MAX_JSON = 8 * 1024 * 1024
 _SENT = re.compile(r".*\.(safetensors|json|txt|model)")
 
@@ -118,9 +125,13 @@ def resolve(name: str, here: Path, config: Path, *, half: bool = True) -> BaseMo
         return _folder(path.absolute(), config, half)
     if path.is_file():
         return _file(path.absolute(), config)
-    local = name.startswith((".", "/", "~")) or path.suffix in (".safetensors", ".ckpt", ".pt")
+    local = name.startswith((".", "/", "~")) or path.suffix in CHECKPOINTS
     if _HUB_ID.fullmatch(name) and not local:
         return _hub(name, config, half)
+    if path.suffix in CHECKPOINTS and path.stem in BY_FILE:
+        found = _hub(BY_FILE[path.stem], config, half)
+        remark = f"{name} is not on this computer; the host downloads the same model, {found.name}, from the hub."
+        return replace(found, remark=remark)
     raise _wrong(
         config, f"{path} does not exist.", f"Name a diffusers folder, a .safetensors file, or a hub id such as {USUAL}."
     )

@@ -11,6 +11,7 @@ from gpurent.clock import Clock
 from gpurent.errors import HostKeyMismatch, HostUnreachable, NotAsOffered, ProviderError
 from gpurent.jobs.lifecycle import Machine
 from gpurent.jobs.progress import Notice
+from gpurent.jobs.stall import USUAL_S
 from gpurent.jobs.waits import EXISTS_S, LOOK_UP_S
 from gpurent.jobs.watch import Tell, Watch
 from gpurent.model import Endpoint, Identity, Instance, Offer, Phase, squash
@@ -51,6 +52,8 @@ class Patience:
     """How long a new machine may answer with a host key of its own: sshd can be up before our start-up script ran."""
     follow_s: float = 0.5
     """Between two looks at a training host."""
+    usual_silence_s: float = USUAL_S
+    """Shortest silence of a training engine that counts as usual."""
 
 
 @dataclass

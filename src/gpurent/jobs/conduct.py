@@ -68,6 +68,8 @@ IMAGE_TRIES = 2
 """Machines after which an image is believed to be at fault: every further one would cost money and have it too."""
 MAX_WAIT_S = 30.0
 """Before the next offer, where a service asked for a pause."""
+LONGEST, LONGEST_H = 3.0, 1.0
+"""Without ``max_hours`` a rental ends after so many times the high estimate, or so many hours, whatever the budget."""
 END_S = 60.0
 """A machine that its owner takes back is left by so much earlier."""
 
@@ -203,7 +205,7 @@ class Conductor:
         limits = self._limits(job, row, max_hours)
         watch = self._watch(limits, row.hourly, row.offer)
         watch.tick()  # who has asked to stop meanwhile wants no machine
-        offer, wanted = row.offer, self._wanted(job, row)
+        offer, wanted = row.offer, self._wanted(job, row, order)
         self.tell(StageStarted(Stage.RENT, f"{offer.gpu} on {offer.provider} at {row.hourly.rounded(3)}/h"))
         target = Target(self.run_id, tag, offer.provider, limits.hard)
         with self.enforce(target, self.interrupt) as enforcer, _Ending(self, tag) as ending, minding(watch.tick):
@@ -226,14 +228,16 @@ class Conductor:
                 session = self._session(
                     host, job.output_dir, tag, held, watch, guard, order.hold_s, job.expected, replan
                 )
+                session.hubs = order.hubs
                 session.prepare(job, session.upload(job))
                 return session.follow()
 
-    def _wanted(self, job: Job, row: QuoteRow) -> proof.Wanted:
+    def _wanted(self, job: Job, row: QuoteRow, order: LaunchOrder) -> proof.Wanted:
         """What a machine must show before anything is sent to it."""
         work = job.workload
         return proof.Wanted(
             vram_mb=row.vram_need_mb, ram_mb=needs.ram_mb(work), disk_mb=needs.disk_mb(work),
+            names=order.hubs.names if job.base_target is None else (),
             gpu=not self._free(row.offer.provider, row.offer.price),
         )  # fmt: skip
 
@@ -295,6 +299,7 @@ class Conductor:
             host, job_id, output_dir, self.run_id, held.tag, self.ledger, self.clock, watch, self.tell, self.run_dir,
             lost_s=self.rentals.patience.lost_s, follow_s=self.rentals.patience.follow_s,
             exists=lambda: self.rentals.exists(held), hold_s=hold_s, expected=expected,
+            usual_silence_s=self.rentals.patience.usual_silence_s,
             paid_gpu=self._paid_gpu(held.offer.provider, held.offer.price), guard=guard, replan=replan,
         )  # fmt: skip
 
@@ -302,9 +307,11 @@ class Conductor:
         """Deadlines for what is left of the budget now; vetoes an attempt that could not reach training."""
         run, start = self.ledger.run(self.run_id), self.clock.now()
         facts = self.rentals.facts[row.offer.provider]
+        if max_hours is None:
+            max_hours = max(LONGEST_H, LONGEST * row.timeline.total_s.high / 3600)
         if row.offer.max_duration_s is not None:
             hours = max(0.0, row.offer.max_duration_s - END_S) / 3600
-            max_hours = hours if max_hours is None else min(max_hours, hours)
+            max_hours = min(max_hours, hours)
         limits = deadlines(
             budget=run.budget, spent=run_spent(run, start), hourly=tolerated(row.hourly),
             traffic=tolerated(traffic(row.offer.price, job.workload) + surge_reserve(row.offer)), start=start,

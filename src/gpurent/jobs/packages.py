@@ -85,6 +85,11 @@ def unfit(status: int, said: str) -> HostUnfit:
     return HostUnfit("packages", f"the engine's packages could not be installed; the machine says {tail}")
 
 
+def lacking(host: Host, engine: str, runtime: Runtime) -> bool:
+    """Whether a package is missing or too old."""
+    return host.run(check(engine, runtime), timeout=CHECK_S).status != 0
+
+
 def prepare(host: Host, engine: str, run: Callable[[str], tuple[int, str]], announce: Callable[[], None]) -> bool:
     """See that the host can run the engine, installing what its image lacks; True if anything was installed.
 
@@ -97,7 +102,7 @@ def prepare(host: Host, engine: str, run: Callable[[str], tuple[int, str]], anno
         HostUnfit: a package is lacking and cannot be installed.
     """
     runtime = host.runtime()
-    if host.run(check(engine, runtime), timeout=CHECK_S).status == 0:
+    if not lacking(host, engine, runtime):
         return False
     announce()
     status, said = run(install(engine, runtime))

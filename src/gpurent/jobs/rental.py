@@ -28,6 +28,7 @@ from gpurent.errors import (
     RateLimited,
 )
 from gpurent.jobs.accounts import Accounts
+from gpurent.jobs.basemodel import Hubs
 from gpurent.jobs.boot import Boot, Held, Patience, check
 from gpurent.jobs.deadman import DeadMan, fuse
 from gpurent.jobs.listing import survey
@@ -296,6 +297,8 @@ class LaunchOrder:
     """Rent even where the machine cannot end itself."""
     ram_mb: int = 0
     """Main memory that the job needs."""
+    hubs: Hubs = field(default_factory=Hubs)
+    """Where the base model is downloaded from."""
     on_overrun: OnOverrun = "stop"
     """What happens when the measured speed says that the job will not fit."""
 

@@ -16,7 +16,8 @@ from gpurent.clock import Clock
 from gpurent.dataset.job import Job
 from gpurent.errors import BadHostData, HostError, HostUnfit, HostUnreachable, JobFailed
 from gpurent.expected import Expected
-from gpurent.jobs import events, packages
+from gpurent.jobs import basemodel, events, packages
+from gpurent.jobs.basemodel import FETCH_S, Hubs
 from gpurent.jobs.deadman import DeadMan
 from gpurent.jobs.follow import EventFollower
 from gpurent.jobs.home import Home, read_log
@@ -25,8 +26,10 @@ from gpurent.jobs.lifecycle import Machine, Step
 from gpurent.jobs.postmortem import look_at_host
 from gpurent.jobs.progress import Notice, Stage, StageMoved, StageStarted, Trained
 from gpurent.jobs.replan import Replanner, shorten
+from gpurent.jobs.stall import USUAL_S, Alarm, Silence, wake
 from gpurent.jobs.waits import CALLED_S, WISH_S
 from gpurent.jobs.watch import Halt, Tell, Watch
+from gpurent.money import per_hour
 from gpurent.plan.cost import ENVIRONMENT_BYTES
 from gpurent.spi import Host
 from gpurent.tasks import minding
@@ -78,8 +81,11 @@ class Session:
     expected: Expected
     taken_over: bool = False
     """Another client began it, and may have ordered it to stop."""
+    usual_silence_s: float = USUAL_S
+    """Shortest silence of the engine that counts as usual."""
     paid_gpu: bool = True
     """Training on the CPU is no use: a GPU is paid for."""
+    hubs: Hubs = field(default_factory=Hubs)
     guard: DeadMan | None = None
     replan: Replanner | None = None
     home: Home = field(init=False)
@@ -90,12 +96,17 @@ class Session:
     """When a host that did not answer was first asked in vain to save, at the user's wish."""
     _record_due: float = field(default=float("-inf"), init=False)
     _recorded: int = field(default=-1, init=False)
+    _stalled: bool = field(default=False, init=False)
+    """It was asked to save since it made no progress."""
+    _silence: Silence = field(init=False)
+    """Of the engine, while its machine answers."""
 
     def __post_init__(self) -> None:
         self.home = Home(
             self.host, self.folder, self.output_dir, self.run_dir, self.run_id, self.tag, self.job_id, self.ledger,
             self.clock, self.tell, self.expected, self._mind, self.hold_s,
         )  # fmt: skip
+        self._silence = Silence(self.clock.monotonic(), usual_s=self.usual_silence_s)
 
     @property
     def folder(self) -> str:
@@ -108,6 +119,7 @@ class Session:
         total = sum(file.size for file in files)
         self.tell(StageStarted(Stage.UPLOAD, f"{len(files)} files", total))
         engine = self.host.ship_engine()
+        self._begin_beside(job, self._absolute(engine))
         done = 0
 
         def moved(count: int) -> None:
@@ -130,6 +142,7 @@ class Session:
         self.tell(StageStarted(Stage.PREPARE, "checking the host's environment"))
         self._environment(engine)
         self._mind()
+        self._base_model(job)
         self.host.put_bytes(json.dumps(self._order(job)).encode(), f"{self.folder}/job.json")
         self.home.traffic.bytes_in += job.workload.base_download_bytes  # the host pulls it by itself
         bytes_in = self.home.traffic.bytes_in
@@ -154,6 +167,38 @@ class Session:
             self.host.put_bytes(b"", f"{self.folder}/stop")
             self._stop_sent = True
 
+    def _begin_beside(self, job: Job, engine: str) -> None:
+        """Have the host install packages and download the base model while it is sent the dataset."""
+        runtime = self.host.runtime()
+        if packages.lacking(self.host, engine, runtime):
+            self.host.start_job(f"{self.job_id}-install", ["sh", "-c", packages.install(engine, runtime)], {})
+        if job.base_target is None:
+            self._start_download(job, engine)
+
+    def _start_download(self, job: Job, engine: str) -> None:
+        name = f"{self.job_id}-base"
+        path = f"{self.folder}/base.json"
+        self.host.put_bytes(basemodel.order(job, self.hubs, self._absolute("")), path)
+        self.tell(Notice(f"The machine downloads {job.base_model_id} from {', '.join(self.hubs.endpoints)}."))
+        command = basemodel.command(self.host.runtime(), self._absolute(path))
+        self.host.start_job(name, command, {"PYTHONPATH": engine})
+
+    def _base_model(self, job: Job) -> None:
+        """Wait for the base model, where the host downloads it.
+
+        Raises:
+            JobFailed: the hub does not give it to anybody, or not without a token.
+            HostUnfit: this machine cannot download it.
+        """
+        if job.base_target is not None:
+            return
+        name = f"{self.job_id}-base"
+        if self.host.job_status(name) is None:
+            self.tell(StageStarted(Stage.PREPARE, f"downloading {job.base_model_id}"))
+        status, said = self._ended(name, FETCH_S)
+        if status != 0:
+            raise basemodel.failed(status, said)
+
     def _environment(self, engine: str) -> None:
         def announce() -> None:
             self.tell(StageStarted(Stage.PREPARE, "installing the engine's packages"))
@@ -165,13 +210,17 @@ class Session:
             self.home.traffic.bytes_in += ENVIRONMENT_BYTES
 
     def _detached(self, job_id: str, command: str) -> tuple[int, str]:
-        """Run what may take minutes without losing sight of money, time and the user; its status and last words."""
+        """Run what may take minutes; its status and last words."""
         self.host.start_job(job_id, ["sh", "-c", command], {})
-        until = self.clock.monotonic() + PREPARE_S
+        return self._ended(job_id, PREPARE_S)
+
+    def _ended(self, job_id: str, within_s: float) -> tuple[int, str]:
+        """Wait for a job without losing sight of money, time and the user; its status and last words."""
+        until = self.clock.monotonic() + within_s
         while (status := self.host.job_status(job_id)) is None:
             if self.clock.monotonic() >= until:
                 self.host.kill_job(job_id)
-                return -1, f"it took longer than {PREPARE_S:.0f} s"
+                return -1, f"it took longer than {within_s:.0f} s"
             self._mind()
             self.clock.sleep(self.follow_s)
         return status, clean(read_log(self.host, f".gpurent/jobs/{job_id}/log.txt"), 4000, end=True)
@@ -184,7 +233,7 @@ class Session:
         return {
             "protocol": events.PROTOCOL,
             "spec": {**job.spec.to_dict(), **_without_paths(job)},
-            "base_model": f"{base}/{job.base_target}" if job.base_target else job.base_model_id,
+            "base_model": f"{base}/{job.base_target}" if job.base_target else self._downloaded(job),
             "data_dir": f"{base}/data",
             "out_dir": f"{base}/out",
             "events": f"{base}/events.jsonl",
@@ -192,6 +241,9 @@ class Session:
             "plan_file": f"{base}/plan.json",
             "resume": False,
         }
+
+    def _downloaded(self, job: Job) -> str:
+        return basemodel.folder(job, self._absolute(""))
 
     def follow(self) -> Outcome:
         """Follow the engine to its end, collecting every checkpoint as it is written.
@@ -204,6 +256,7 @@ class Session:
         """
         self.tell(StageStarted(Stage.TRAIN, "starting the engine"))
         self.watch.state = RentalState.TRAINING
+        self._silence = Silence(self.clock.monotonic(), usual_s=self.usual_silence_s)
         follower = EventFollower(self.host, f"{self.folder}/events.jsonl", self.expected.event_bytes)
         outcome, lost_since = Outcome(), None
         if self.guard is not None:
@@ -219,8 +272,10 @@ class Session:
                         outcome = self._finish(ended, outcome)
                         break
                     lost_since = None
+                    self._heed_silence()
                 except HostUnreachable as error:
                     lost_since = self._lost(error, lost_since)
+                    self._silence.excuse(self.clock.monotonic())
                 except _Called:
                     continue
                 if not follower.behind:
@@ -277,6 +332,8 @@ class Session:
             raise BadHostData("the host says that training was stopped, and nobody had stopped it")
         if not self.home.allowance.complete(stopped=outcome.stopped):
             raise BadHostData(f"the host says that training is done, and sent no {self.expected.final}")
+        if outcome.stopped and self._stalled:
+            self._fail("stalled", "it made no progress, and ended when it was asked to; what it saved is at home", "")
         self.home.record(Kind.JOB_DONE)
         return outcome
 
@@ -288,9 +345,46 @@ class Session:
             self.home.allowance.count(len(lines))
         while self._lines and not outcome.finished:
             self._mind()  # a flood of lines keeps nobody from the deadline, nor from Ctrl-C
-            self._act(events.parse(self._lines[0]), outcome)
+            event = events.parse(self._lines[0])
+            self._act(event, outcome)
+            self._silence.heard(event, self.clock.monotonic())
             self._lines.popleft()
         return outcome.finished
+
+    def _heed_silence(self) -> None:
+        """An engine that says nothing for too long is looked at, asked to save, and given up, in this order.
+
+        Raises:
+            HostUnfit: nothing helped.
+        """
+        now = self.clock.monotonic()
+        silent_s = now - self._silence.since
+        alarm = self._silence.raised(now)
+        if alarm is Alarm.NONE:
+            return
+        cost = per_hour(self.watch.hourly, round(silent_s * 1000)).rounded(4)
+        what = f"The engine has said nothing for {silent_s:.0f} s (phase {self._silence.phase}), which cost {cost}"
+        if alarm is Alarm.LOOK:
+            self.tell(Notice(f"{what}; looking at the machine and waking the engine.", warning=True))
+            self._look_at_engine()
+        elif alarm is Alarm.SAVE:
+            self.tell(Notice(f"{what}; asking it to save and to end.", warning=True))
+            self.host.put_bytes(b"", f"{self.folder}/stop")
+            self._stop_sent = self._stalled = True
+        else:
+            self._give_up("stalled", f"the engine said nothing for {silent_s:.0f} s")
+            self.host.kill_job(self.job_id)
+            raise HostUnfit("stalled", f"the job made no progress for {silent_s:.0f} s, which cost {cost}")
+
+    def _look_at_engine(self) -> None:
+        """Tell what the machine says of the engine's processes and of its GPU, and keep both."""
+        shown = self.host.run(wake(self.folder), timeout=20.0)
+        for line in shown.stdout.splitlines()[:4]:
+            self.tell(Notice(f"The machine says: {quoted(line, 200)}"))
+        try:
+            look_at_host(self.host, self.run_dir)
+        except OSError as error:
+            self.tell(Notice(f"What the machine says of itself could not be kept: {error}"))
 
     def _act(self, event: events.EngineEvent | None, outcome: Outcome) -> None:
         match event:

@@ -63,12 +63,14 @@ class Quote:
     notes: tuple[str, ...] = ()
     source: Source = "live"
     dated: str | None = None
+    play: frozenset[str] = frozenset()
+    """Providers whose offers are for play money."""
 
 
 def make_quote(
     workload: Workload, need: Need, offers: Iterable[Offer], budget: Usd | None = None, *,
     notes: Sequence[str] = (), source: Source = "live", dated: str | None = None,
-    avoid: Mapping[tuple[str, str], str] = MappingProxyType({}),
+    avoid: Mapping[tuple[str, str], str] = MappingProxyType({}), play: frozenset[str] = frozenset(),
 ) -> Quote:  # fmt: skip
     """Filter by need and memory, predict, rank by expected cost to a finished LoRA.
 
@@ -81,6 +83,7 @@ def make_quote(
         source: where prices come from; ``"table"`` and ``"sandbox"`` cannot be rented for what they say.
         dated: day of the price table, as ``YYYY-MM-DD``.
         avoid: reasons to leave machines out, by provider and machine.
+        play: providers whose offers are for play money.
     """
     memory = vram.memory(workload)
     wanted = rank.with_memory(need, memory.need, needs.ram_mb(workload))
@@ -97,7 +100,7 @@ def make_quote(
     rows.sort(key=lambda row: rank.place(row.expected, row.timeline.total_s.mid, row.offer))
     rejected.sort(key=lambda one: (one.offer.provider, one.offer.id))
     said = (*notes, *_remarks(wanted, memory, rows, budget))
-    return Quote(workload, wanted, tuple(rows), tuple(rejected), said, source, dated)
+    return Quote(workload, wanted, tuple(rows), tuple(rejected), said, source, dated, play)
 
 
 def _row(workload: Workload, need: Need, offer: Offer, vram_mb: int) -> QuoteRow:
@@ -128,7 +131,7 @@ def _remarks(need: Need, memory: vram.Memory, rows: Sequence[QuoteRow], budget: 
 
 
 def affordable_rows(quote: Quote, budget: Usd) -> tuple[QuoteRow, ...]:
-    """Rows whose high estimate fits into ``budget``, best first; never empty.
+    """Rows whose high estimate fits into ``budget``, best first; never empty, and never play money beside real money.
 
     Raises:
         NoOffer: none fits; ``enough`` is what the cheapest asks for, in micro-dollars and whole cents.
@@ -140,7 +143,8 @@ def affordable_rows(quote: Quote, budget: Usd) -> tuple[QuoteRow, ...]:
         )
     rows = tuple(row for row in quote.rows if row.asks <= budget)
     if rows:
-        return rows
+        best = rows[0].offer.provider in quote.play
+        return tuple(row for row in rows if (row.offer.provider in quote.play) is best)
     cheapest = min(quote.rows, key=lambda row: row.asks)
     enough = f"{cheapest.asks.decimal():.2f}"
     raise NoOffer(

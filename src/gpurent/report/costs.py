@@ -14,6 +14,8 @@ from gpurent.money import ZERO, Usd
 from gpurent.spi import Billed
 
 By = Literal["month", "provider", "gpu", "job"]
+PLAY = " (PLAY MONEY)"
+"""After the name of a group that cost nothing real; such runs are never in a group with others."""
 BY: tuple[By, ...] = ("month", "provider", "gpu", "job")
 
 
@@ -63,7 +65,7 @@ def _key(run: Run, rental: Rental, by: By) -> str:
         "gpu": lambda: rental.offer.gpu,
         "job": lambda: run.name,
     }
-    return keys[by]()
+    return keys[by]() + (PLAY if run.play else "")
 
 
 def _line(key: str, rentals: Sequence[Rental], now: float) -> CostLine:

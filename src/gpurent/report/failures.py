@@ -85,6 +85,12 @@ TABLE: tuple[Failure, ...] = (
         "gpurent train --budget …",
     ),
     Failure(
+        "stalled", r"made no progress",
+        "The job stopped making progress although its machine answered.",
+        "Try again: another machine is chosen. engine.log and host.txt in the run's folder say where it hung.",
+        "gpurent train --budget …",
+    ),
+    Failure(
         "killed", r"exit code -9|status -9|status 137|Out of memory: Killed process|SIGKILL",
         "The host ended the training: as a rule its main memory was used up.",
         "Rent a machine with more, or lower vae_batch_size.", "gpurent train --budget …",

@@ -45,6 +45,8 @@ class Receipt:
     total: Usd
     lines: tuple[RentalLine, ...]
     artefacts: tuple[Artefact, ...]
+    play: bool = False
+    """Whether it is about play money."""
 
     @property
     def saved(self) -> Usd:
@@ -71,6 +73,7 @@ class Receipt:
         return {
             "run_id": self.run_id,
             "name": self.name,
+            "play_money": self.play,
             "outcome": self.outcome,
             "settled": self.settled,
             "estimated": self.estimated,
@@ -104,7 +107,7 @@ class Receipt:
 def make_receipt(run: Run, now: float) -> Receipt:
     """Draw up the bill of ``run`` as of ``now`` (Unix seconds); a running rental counts up to now."""
     lines = tuple(_line(rental, now) for rental in run.rentals)
-    return Receipt(run.id, run.name, run.outcome, run.budget, run_spent(run, now), lines, run.artefacts)
+    return Receipt(run.id, run.name, run.outcome, run.budget, run_spent(run, now), lines, run.artefacts, run.play)
 
 
 def _line(rental: Rental, now: float) -> RentalLine:
