@@ -366,6 +366,9 @@ class Broker:
         if not self._guardable:
             return ("this client",)
         told = detached.heard(self.home, self.clock)
+        if told is not None and provider not in told.providers and {*told.providers} <= self.opened.keys():
+            tell(Notice(f"The watchdog was started without a key for {provider}; it is started again with it."))
+            told = self._rouser.renew(told.pid)
         if told is not None and provider in told.providers:
             return ("this client", "watchdog")
         why = "does not answer" if told is None else f"was started without a key for {provider}"

@@ -126,9 +126,12 @@ class NeedSection(_Section):
         default=[], description='any of these, such as `["EU"]`, `["DE", "NL"]` or `["US-GA"]`; empty: anywhere'
     )
     min_down_mbps: float = Field(
-        default=100, ge=0, allow_inf_nan=False, description="slowest line that may receive image, base model and data"
+        default=10,
+        ge=0,
+        allow_inf_nan=False,
+        description="slowest line that may receive image, base model and data; what slow lines cost is in every quote",
     )
-    min_up_mbps: float = Field(default=20, ge=0, allow_inf_nan=False, description="slowest line that may send results")
+    min_up_mbps: float = Field(default=5, ge=0, allow_inf_nan=False, description="slowest line that may send results")
     min_ram_gb: float = Field(
         default=0, ge=0, le=10_000, allow_inf_nan=False, description="main memory; 0: estimated from the job"
     )

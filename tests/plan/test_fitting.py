@@ -49,8 +49,8 @@ def test_a_card_that_nobody_knows_comes_last_not_first() -> None:
     [
         ({"ram_mb": 2000}, {}, "2.0 GB of main memory"),
         ({"ram_mb": 32_000}, {"min_ram_mb": 64_000}, "62.5 needed"),
-        ({"down_mbps": 25.0}, {}, "receives 25 Mbit/s, 100 wanted"),
-        ({"up_mbps": 5.0}, {}, "sends 5 Mbit/s"),
+        ({"down_mbps": 25.0}, {"min_down_mbps": 100.0}, "receives 25 Mbit/s, 100 wanted"),
+        ({"up_mbps": 4.0}, {}, "sends 4 Mbit/s"),
         ({"region": "CN"}, {"regions": ("EU",)}, "in CN, not in EU"),
         ({"region": ""}, {"regions": ("DE",)}, "an unknown place"),
         ({"cuda": (12, 2)}, {}, "its driver runs CUDA 12.2"),

@@ -192,8 +192,8 @@ def test_a_watchdog_that_died_is_started_again_by_the_next_rental_that_lives(cli
         end_watchdog(cli.home)
 
 
-def test_a_watchdog_without_a_key_is_not_named_among_the_guards(cli: Cli) -> None:
-    """It was started where nobody can reach this provider; the command says so, and how to mend it."""
+def test_a_watchdog_without_the_key_is_started_again_with_it(cli: Cli) -> None:
+    """A key that appeared since: the client has every key that it had, so nothing is lost."""
     cli = watched(cli)
     make_job(cli.folder)
     keyless = {name: value for name, value in cli.env.items() if not name.startswith("GPURENT_SANDBOX")}
@@ -202,8 +202,30 @@ def test_a_watchdog_without_a_key_is_not_named_among_the_guards(cli: Cli) -> Non
         wait_for(lambda: (told := guarding(cli.home)) is not None and told.pid != 0, "a watchdog")
         ended = cli.run("train", "--budget", "1", "--yes")
         assert ended.returncode == 0, ended.stdout + ended.stderr
+        assert "it is started again with it" in ended.stdout
+        assert "it is ended by: this client, watchdog, dead-man switch." in ended.stdout
+        assert (told := guarding(cli.home)) is not None and told.providers == ("sandbox",)
+        assert other.wait(timeout=30) != 0
+    finally:
+        other.kill()
+        other.wait()
+        end_watchdog(cli.home)
+
+
+def test_a_watchdog_with_a_key_that_the_client_lacks_is_left_alone(cli: Cli) -> None:
+    """Replacing it would take that guard from another terminal's rentals; the command says what it does not guard."""
+    cli = watched(cli)
+    make_job(cli.folder)
+    other_key = {"RUNPOD_API_KEY": "rpa_another", "RUNPOD_API_BASE_URL": "http://127.0.0.1:9"}
+    env = {name: value for name, value in cli.env.items() if not name.startswith("GPURENT_SANDBOX")} | other_key
+    other = subprocess.Popen(cli.argv("watchdog", "run"), cwd=cli.folder, env=env, stdout=subprocess.DEVNULL)
+    try:
+        wait_for(lambda: (told := guarding(cli.home)) is not None and told.pid != 0, "a watchdog")
+        ended = cli.run("train", "--budget", "1", "--yes")
+        assert ended.returncode == 0, ended.stdout + ended.stderr
         assert "started without a key for sandbox" in ended.stdout
         assert "it is ended by: this client, dead-man switch." in ended.stdout
+        assert other.poll() is None
     finally:
         other.kill()
         other.wait()

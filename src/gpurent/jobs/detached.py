@@ -95,6 +95,15 @@ class Rouser:
         if told is None:
             self.started.append(_start(self.home))
 
+    def renew(self, pid: int) -> Guarding | None:
+        """Replace a watchdog by one with the keys of this process, which has all that the old one had.
+
+        What the old one guarded is in the ledger: the new one takes it over with its first turn.
+        """
+        self._end(pid)
+        self.started.append(_start(self.home))
+        return heard(self.home, self.clock)
+
     def _end(self, pid: int) -> None:
         """SIGKILL: it may be stopped. Its workers end with it, and the next one takes over what it guarded."""
         with suppress(ProcessLookupError):
@@ -102,6 +111,7 @@ class Rouser:
         until = self.clock.monotonic() + END_S
         while guarding(self.home) is not None and self.clock.monotonic() < until:
             self.clock.sleep(0.1)
+        (self.home / STATE).unlink(missing_ok=True)  # what it said is not to be taken for its successor's words
 
 
 def _start(home: Path) -> subprocess.Popen[bytes]:
