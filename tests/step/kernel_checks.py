@@ -204,7 +204,7 @@ def updates() -> Iterator[tuple[str, Errors]]:
 
 def whole_steps() -> Iterator[tuple[str, Errors]]:
     """A text encoder, convolutions and attention, every kernel on, against peft."""
-    for family, level in (("sd15", "kernels"), ("sdxl", "stacked")):
+    for family, level in (("sd15", "kernels"), ("sdxl", "stacked"), ("sd15", "stacked+feed-forward")):
         width = {"cross_attention_dim": 24}
         unet, encoder = models.unet(family, **width), models.text_encoder()
         sites = [*models.sites(unet, rank=8), *models.sites(unet, endings=("conv1", "time_emb_proj"))]
@@ -226,7 +226,7 @@ def whole_steps() -> Iterator[tuple[str, Errors]]:
         stepper.bank.load(plain.start())
         draw = torch.Generator().manual_seed(7)
         errors: Errors = {}
-        for step in range(1 + (family == "sdxl")):
+        for step in range(1 + (level == "stacked")):
             x = models.batch(family, 2, draw, ids=("te",), edge=4)
             theirs, mine = plain.step([x]), stepper.micro(x)
             errors[f"loss {step}"] = off(mine, theirs)

@@ -23,6 +23,10 @@ def widened(x: torch.Tensor, room: int) -> torch.Tensor | None:
 
     Only a tensor made by ``with_room`` passes: it starts its storage, and the storage has exactly that size. A slice
     of a wider matrix does not, because what follows its rows belongs to somebody else.
+
+    Writing into the room leaves ``x`` as it is. So the result counts its changes apart from ``x`` (``.data``): to
+    autograd, a write through any other view would be a change of ``x``, and checkpointing, which keeps ``x`` to
+    compute from it a second time, would refuse it.
     """
     rows, columns = x.shape
     wide = columns + room
@@ -33,7 +37,7 @@ def widened(x: torch.Tensor, room: int) -> torch.Tensor | None:
         or x.untyped_storage().nbytes() != rows * wide * x.element_size()
     ):
         return None
-    return x.as_strided((rows, wide), (wide, 1))
+    return x.data.as_strided((rows, wide), (wide, 1))
 
 
 def as_rows(x: torch.Tensor) -> torch.Tensor:
