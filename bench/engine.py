@@ -17,7 +17,7 @@ from tests.engine import plain_loop
 from bench.measure import compare, say
 from gpurent_engine.events import EventWriter
 from gpurent_engine.loop import Order, train
-from gpurent_engine.spec import parse_spec
+from gpurent_engine.reading import parse_spec
 
 ROOT = Path(__file__).resolve().parent.parent
 BASE, DATA = ROOT / "examples" / "tiny-sd", ROOT / "examples" / "fluent-style" / "training_data"

@@ -37,7 +37,7 @@ from gpurent.sandbox.held import Order
 from gpurent.sandbox.server import Sandbox
 from gpurent.spi import Provider
 from gpurent_engine.data import scan
-from gpurent_engine.spec import parse_spec
+from gpurent_engine.reading import parse_spec
 from gpurent_providers.runpod.provider import RunPodProvider
 from gpurent_providers.vastai.provider import VastProvider
 

@@ -14,7 +14,7 @@ import typer
 from gpurent import settings
 from gpurent.cli import exits
 from gpurent.cli.app import app
-from gpurent_engine import spec
+from gpurent_engine import reference
 
 REFERENCE = Path(__file__).resolve().parent.parent / "docs" / "reference"
 WIDTH = 100
@@ -60,7 +60,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "cli.md": cli,
     "configuration.md": settings.describe,
     "exit-codes.md": exit_codes,
-    "training-config.md": spec.describe,
+    "training-config.md": reference.describe,
 }
 
 

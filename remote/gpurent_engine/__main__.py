@@ -26,7 +26,9 @@ from gpurent_engine import PROTOCOL, __version__, loracli, thumbnail
 from gpurent_engine.bench import options as bench_options
 from gpurent_engine.data import DataError
 from gpurent_engine.events import EventWriter
-from gpurent_engine.spec import SpecError, TrainSpec, load_spec
+from gpurent_engine.formats import datasets
+from gpurent_engine.reading import load_spec
+from gpurent_engine.spec import SpecError, TrainSpec
 from gpurent_engine.step.switches import PLAIN, Switches
 
 LEAST: dict[str, tuple[int, ...]] = {
@@ -102,12 +104,12 @@ def _order(options: argparse.Namespace) -> tuple[dict[str, Any], Path]:
         job |= {"step": options.step or job.get("step", ""), "deterministic": options.deterministic}
         return job, Path(job["events"])
     here = options.config.parent
-    spec = thumbnail.embed(load_spec(options.config), here)
+    spec = datasets.resolve(thumbnail.embed(load_spec(options.config), here), here)
     out = options.out or here / spec.output_dir
     base = here / spec.pretrained_model_name_or_path
     job = {
         "protocol": PROTOCOL, "spec": spec.to_dict(),
-        "data_dir": str(options.data or here / spec.train_data_dir), "out_dir": str(out),
+        "data_dir": str(options.data or (here if spec.subsets else here / spec.train_data_dir)), "out_dir": str(out),
         "base_model": str(base) if base.exists() else spec.pretrained_model_name_or_path,
         "resume": options.resume, "step": options.step, "deterministic": options.deterministic,
     }  # fmt: skip

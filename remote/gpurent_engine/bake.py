@@ -55,7 +55,7 @@ def write(base: Path, loras: Sequence[tuple[Path, float]], out: Path, family: st
                 raise NotALora(f"{key} of {path.name} is no layer of {base.name}")
             name, take = places[key]
             weight = tensors[name] if take == "all" else tensors[name].chunk(3)["qkv".index(take)]
-            delta = layer.delta()
+            delta = layer.delta(weight.float())
             if delta.numel() != weight.numel():
                 raise NotALora(f"{key} is {list(delta.shape)} in {path.name} and {list(weight.shape)} in {base.name}")
             # a third of a stacked tensor is a view of it

@@ -11,10 +11,13 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
 
 from gpurent_engine.spec import TrainSpec
 
 Size = tuple[int, int]
+Kind = tuple[int, tuple[tuple[str, Any], ...]]
+"""Group and settings of the subset that a picture belongs to: see ``spec.Subset``."""
 
 
 @dataclass(frozen=True)
@@ -101,36 +104,56 @@ def round_to(value: float, step: int) -> int:
     return max(step, whole - whole % step)
 
 
-def epoch_batches(
-    buckets: Sequence[Size], repeats: Sequence[int], batch_size: int, seed: int, epoch: int
-) -> list[list[int]]:
-    """Indices of the pictures of each batch of one epoch: one bucket a batch, short last batches kept, shuffled.
+Bin = tuple[int, int, int, int]
+"""What pictures of one batch have in common: group of the dataset configuration, width and height of the bucket, and
+how many there are at most."""
+
+
+def bins(placements: Sequence[Placement], kinds: Sequence[Kind], spec: TrainSpec) -> list[Bin]:
+    """The bin of each picture; ``kinds`` has the group and the settings of each, or is empty where all are alike."""
+    sizes = [one.bucket for one in placements]
+    if not kinds:
+        return [(0, *size, spec.train_batch_size) for size in sizes]
+    return [
+        (group, *size, spec.of(settings).train_batch_size)
+        for size, (group, settings) in zip(sizes, kinds, strict=True)
+    ]  # fmt: skip
+
+
+def place_all(sizes: Sequence[Size], spec: TrainSpec, kinds: Sequence[Kind] = ()) -> tuple[Placement, ...]:
+    """``place`` for every picture, each by the settings of its subset."""
+    if not kinds:
+        return tuple(place(size, spec) for size in sizes)
+    return tuple(place(size, spec.of(settings)) for size, (_, settings) in zip(sizes, kinds, strict=True))
+
+
+def epoch_batches(bins: Sequence[Bin], repeats: Sequence[int], seed: int, epoch: int) -> list[list[int]]:
+    """Indices of the pictures of each batch of one epoch: one bin a batch, short last batches kept, shuffled.
 
     Args:
-        buckets: bucket of each picture.
+        bins: of each picture.
         repeats: how often each picture comes in an epoch.
-        batch_size: pictures a batch at most.
         seed, epoch: the order depends on their sum alone, so that a resumed run sees the same batches.
     """
     shuffler = random.Random(seed + epoch)
-    groups: dict[Size, list[int]] = {}
-    for index, (bucket, times) in enumerate(zip(buckets, repeats, strict=True)):
-        groups.setdefault(bucket, []).extend([index] * times)
+    groups: dict[Bin, list[int]] = {}
+    for index, (one, times) in enumerate(zip(bins, repeats, strict=True)):
+        groups.setdefault(one, []).extend([index] * times)
     batches = []
-    for bucket in sorted(groups):
-        members = groups[bucket]
+    for one in sorted(groups):
+        members, size = groups[one], one[-1]
         shuffler.shuffle(members)
-        batches += [members[start : start + batch_size] for start in range(0, len(members), batch_size)]
+        batches += [members[start : start + size] for start in range(0, len(members), size)]
     shuffler.shuffle(batches)
     return batches
 
 
-def batches_per_epoch(buckets: Sequence[Size], repeats: Sequence[int], batch_size: int) -> int:
+def batches_per_epoch(bins: Sequence[Bin], repeats: Sequence[int]) -> int:
     """How many batches ``epoch_batches`` yields."""
-    groups: dict[Size, int] = {}
-    for bucket, times in zip(buckets, repeats, strict=True):
-        groups[bucket] = groups.get(bucket, 0) + times
-    return sum(-(-count // batch_size) for count in groups.values())
+    groups: dict[Bin, int] = {}
+    for one, times in zip(bins, repeats, strict=True):
+        groups[one] = groups.get(one, 0) + times
+    return sum(-(-count // one[-1]) for one, count in groups.items())
 
 
 @dataclass(frozen=True)
@@ -148,10 +171,11 @@ def shortened(length: Length, steps: int) -> Length:
     return replace(length, steps=steps, epochs=-(-steps // length.steps_per_epoch))
 
 
-def length(spec: TrainSpec, sizes: Sequence[Size], repeats: Sequence[int]) -> Length:
+def length(
+    spec: TrainSpec, sizes: Sequence[Size], repeats: Sequence[int], kinds: Sequence[Kind] = ()
+) -> Length:  # fmt: skip
     """How long a run is. ``max_train_epochs`` wins over ``max_train_steps``, as in kohya's trainer."""
-    buckets = [place(size, spec).bucket for size in sizes]
-    batches = batches_per_epoch(buckets, repeats, spec.train_batch_size)
+    batches = batches_per_epoch(bins(place_all(sizes, spec, kinds), kinds, spec), repeats)
     per_epoch = -(-batches // spec.gradient_accumulation_steps)
     if spec.max_train_epochs is not None:
         return Length(batches, per_epoch, spec.max_train_epochs, spec.max_train_epochs * per_epoch)

@@ -6,16 +6,17 @@ Below ``train_data_dir`` each folder ``<repeats>_<concept>`` holds images and, b
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from gpurent_engine import encodings
+from gpurent_engine import encodings, pictures
+from gpurent_engine.spec import Subset, TrainSpec
 
-SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp"))
+SUFFIXES = pictures.SUFFIXES
 CAPTION_SUFFIXES = (".txt", ".caption")
 _FOLDER = re.compile(r"(\d+)_(.*)")
-_ROTATED = (5, 6, 7, 8)
-_ORIENTATION = 0x0112
 
 
 class DataError(Exception):
@@ -37,6 +38,7 @@ class ImageItem:
     height: int
     caption: str
     caption_path: Path | None
+    mask_path: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,11 @@ class Folder:
     repeats: int
     concept: str
     images: tuple[ImageItem, ...]
+    path: Path = Path()
+    regular: bool = False
+    """Regularisation images: see ``spec.Subset``, as for the next two."""
+    group: int = 0
+    settings: tuple[tuple[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -56,6 +63,8 @@ class Dataset:
     root: Path
     folders: tuple[Folder, ...]
     skipped: tuple[str, ...] = ()
+    by_name: bool = True
+    """Whether the folders were found in ``root`` by their names; else each was named by itself."""
 
     @property
     def images(self) -> tuple[ImageItem, ...]:
@@ -63,29 +72,72 @@ class Dataset:
         return tuple(image for folder in self.folders for image in folder.images)
 
     @property
+    def kinds(self) -> tuple[tuple[int, tuple[tuple[str, Any], ...]], ...]:
+        """Group and settings of each of ``images``; empty where all are alike."""
+        if not any(folder.group or folder.settings for folder in self.folders):
+            return ()
+        return tuple((folder.group, folder.settings) for folder in self.owners)
+
+    @property
+    def owners(self) -> tuple[Folder, ...]:
+        """The folder of each of ``images``."""
+        return tuple(folder for folder in self.folders for _ in folder.images)
+
+    @property
     def repeats(self) -> tuple[int, ...]:
-        """Repeats an epoch, for each of ``images``."""
-        return tuple(folder.repeats for folder in self.folders for _ in folder.images)
+        """How often each of ``images`` comes in an epoch.
+
+        Regularisation images are repeated, or left out, until there are as many of them as of the others in the same
+        group (kohya-ss/sd-scripts ``library/train_util.py``, DreamBoothDataset).
+        """
+        owners = self.owners
+        found = [folder.repeats for folder in owners]
+        for group in {folder.group for folder in owners if folder.regular}:
+            members = [i for i, folder in enumerate(owners) if folder.regular and folder.group == group]
+            wanted = sum(
+                one.repeats * len(one.images) for one in self.folders if one.group == group and not one.regular
+            )
+            for index, count in zip(members, balanced([found[i] for i in members], wanted), strict=True):
+                found[index] = count
+        return tuple(found)
 
 
-def scan(root: Path, caption_extension: str = "") -> Dataset:
+def balanced(repeats: Sequence[int], wanted: int) -> list[int]:
+    """How often each regularisation image comes, so that all together come ``wanted`` times."""
+    found = [0] * len(repeats)
+    count = 0
+    while count < wanted and repeats:
+        first = not any(found)
+        for index, times in enumerate(repeats):
+            found[index] += times if first else 1
+            count += times if first else 1
+            if count >= wanted:
+                break
+    return found
+
+
+def scan(root: Path, caption_extension: str = "", spec: TrainSpec | None = None) -> Dataset:
     """Read the layout, sizes and captions.
 
     Args:
         root: the parent of the ``<repeats>_<concept>`` folders.
         caption_extension: kohya's key; empty tries ``.txt``, then ``.caption``.
+        spec: the training, where it names its folders or reads captions of several lines.
 
     Raises:
         DataError: no folder, no image, an image that cannot be opened, or no caption and no concept name.
     """
     layout = "Expected folders such as 10_my_concept/ with images and captions in it."
+    if spec is not None and spec.subsets:
+        return Dataset(root, tuple(_subset(root, one, spec) for one in spec.subsets), by_name=False)
     if not root.is_dir():
         raise DataError(root, "the dataset folder does not exist." if not root.exists() else "is not a folder.", layout)
     folders, skipped = [], []
     for path in sorted(root.iterdir()):
         match = _FOLDER.fullmatch(path.name)
         if path.is_dir() and match and int(match[1]) > 0:
-            folders.append(_folder(path, int(match[1]), match[2], caption_extension))
+            found = Folder(path.name, int(match[1]), match[2], (), path)
+            folders.append(replace(found, images=_images(found, caption_extension, spec)))
         elif path.is_dir() or path.suffix.lower() in SUFFIXES:
             skipped.append(path.name)
     if not folders:
@@ -94,7 +146,22 @@ def scan(root: Path, caption_extension: str = "") -> Dataset:
     return Dataset(root, tuple(folders), tuple(skipped))
 
 
-def _folder(path: Path, repeats: int, concept: str, extension: str) -> Folder:
+def _subset(root: Path, subset: Subset, spec: TrainSpec) -> Folder:
+    path = root / subset.folder
+    if not path.is_dir():
+        raise DataError(path, "is not a folder.", "Name an existing folder as image_dir; it starts at the file's own.")
+    own = spec.of(subset.settings)
+    found = Folder(
+        subset.name, subset.repeats, subset.concept, (), path, subset.regular, subset.group, subset.settings
+    )  # fmt: skip
+    masks = root / subset.mask_folder if subset.mask_folder else None
+    return replace(found, images=_images(found, own.caption_extension, own, masks))
+
+
+def _images(
+    folder: Folder, extension: str, spec: TrainSpec | None, masks: Path | None = None
+) -> tuple[ImageItem, ...]:  # fmt: skip
+    path = folder.path
     pictures = sorted(file for file in path.iterdir() if _is_picture(file))
     if not pictures:
         raise DataError(path, "holds no image.", f"Put images ({', '.join(sorted(SUFFIXES))}) into it or remove it.")
@@ -103,7 +170,8 @@ def _folder(path: Path, repeats: int, concept: str, extension: str) -> Folder:
         if picture.stem in stems:
             raise DataError(picture, f"shares its caption with {stems[picture.stem].name}.", "Rename one of the two.")
         stems[picture.stem] = picture
-    return Folder(path.name, repeats, concept, tuple(_image(picture, concept, extension) for picture in pictures))
+    lines = spec is not None and spec.enable_wildcard
+    return tuple(_image(picture, folder.concept, extension, masks, lines=lines) for picture in pictures)
 
 
 def _is_picture(file: Path) -> bool:
@@ -111,22 +179,25 @@ def _is_picture(file: Path) -> bool:
     return file.suffix.lower() in SUFFIXES and not file.name.startswith(".") and file.is_file()
 
 
-def _image(path: Path, concept: str, extension: str) -> ImageItem:
+def _image(path: Path, concept: str, extension: str, masks: Path | None, *, lines: bool) -> ImageItem:
     width, height = _size(path)
-    caption, source = _caption(path, concept, extension)
-    return ImageItem(path, width, height, caption, source)
+    caption, source = _caption(path, concept, extension, lines=lines)
+    return ImageItem(path, width, height, caption, source, _mask(path, masks) if masks is not None else None)
+
+
+def _mask(path: Path, masks: Path) -> Path:
+    found = next((masks / f"{path.stem}{suffix}" for suffix in sorted(SUFFIXES)
+                  if (masks / f"{path.stem}{suffix}").is_file()), None)  # fmt: skip
+    if found is None:
+        raise DataError(path, f"has no mask in {masks}.", f"Put {path.stem}.png there: white counts, black does not.")
+    return found
 
 
 def _size(path: Path) -> tuple[int, int]:
-    from PIL import Image, UnidentifiedImageError
-
     try:
-        with Image.open(path) as picture:
-            width, height = picture.size
-            turned = picture.getexif().get(_ORIENTATION) in _ROTATED
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(path, f"cannot be read as an image ({error}).", "Replace it or take it out.") from error
-    return (height, width) if turned else (width, height)
+        return pictures.size(path)
+    except pictures.Unreadable as error:
+        raise DataError(path, f"{error}.", "Replace it or take it out.") from error
 
 
 def caption_suffixes(extension: str) -> tuple[str, ...]:
@@ -136,7 +207,7 @@ def caption_suffixes(extension: str) -> tuple[str, ...]:
     return (extension if extension.startswith(".") else f".{extension}",)
 
 
-def _caption(path: Path, concept: str, extension: str) -> tuple[str, Path | None]:
+def _caption(path: Path, concept: str, extension: str, *, lines: bool) -> tuple[str, Path | None]:
     suffixes = caption_suffixes(extension)
     for suffix in suffixes:
         file = path.with_suffix(suffix)
@@ -148,7 +219,8 @@ def _caption(path: Path, concept: str, extension: str) -> tuple[str, Path | None
                 raise DataError(file, f"is {error.reason} text, not UTF-8.", hint) from error
             if not text:
                 raise DataError(file, "is empty.", "Describe the image in it, or remove it to use the folder's name.")
-            return text.splitlines()[0].strip(), file
+            found = [line.strip() for line in text.splitlines() if line.strip()]
+            return "\n".join(found) if lines else found[0], file
     fallback = concept.replace("_", " ").strip()
     if not fallback:
         wanted = " or ".join(path.with_suffix(suffix).name for suffix in suffixes)

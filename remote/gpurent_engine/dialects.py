@@ -105,7 +105,8 @@ def family_of(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) 
 def spellings(family: Family, config: Mapping[str, Any] | None = None) -> dict[str, str]:
     """Every spelling of every layer, without its suffix, and the key that we write for it."""
     table: dict[str, str] = {}
-    for site in names.unet_sites(config or family.unet):
+    edges = [] if family.sgm_names else names.edge_sites()
+    for site in [*names.unet_sites(config or family.unet), *edges]:
         key = names.unet_key(site, family.sgm_names)
         for spelled in (key, names.unet_key(site, sgm=False), names.unet_key(site, sgm=True), f"unet.{site.module}"):
             table[spelled] = key

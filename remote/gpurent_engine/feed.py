@@ -1,16 +1,17 @@
 """From dataset to drawn batches. Everything random of a step is drawn here, in a fixed order, from one CPU generator.
 
-Order of draws for each micro-batch: posterior jitter, diffusion noise, [noise offset,] time steps.
+Order of draws for each micro-batch: posterior jitter, noise (see ``noise.draw``), time steps, [seed of dropouts].
 """
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
-from gpurent_engine import buckets, captions, device
+from gpurent_engine import buckets, captions, device, noise, objective
 from gpurent_engine.buckets import Placement
 from gpurent_engine.checkpoint import Position
 from gpurent_engine.data import Dataset, ImageItem
@@ -46,60 +47,90 @@ class Feed:
     device: torch.device
     sized: bool
     """Whether the base wants sizes (SDXL)."""
+    vae_scale: float = 1.0
+    steps_in_all: int = 0
+    random_network: bool = False
+    """Whether the network itself draws (dropouts)."""
+    bins: list[buckets.Bin] = field(init=False)
+    repeats: tuple[int, ...] = field(init=False)
+    images: tuple[ImageItem, ...] = field(init=False)
+    specs: tuple[TrainSpec, ...] = field(init=False)
+    prior: torch.Tensor = field(init=False)
+    """Weight of each picture in the loss, before its time step."""
+
+    def __post_init__(self) -> None:
+        spec, found = self.spec, self.dataset
+        self.bins = buckets.bins(self.placements, found.kinds, spec)
+        self.repeats, self.images = found.repeats, found.images
+        self.specs = tuple(spec.of(folder.settings) for folder in found.owners)
+        self.prior = torch.tensor([spec.prior_loss_weight if one.regular else 1.0 for one in found.owners])
 
     def steps(self, start: Position) -> Iterator[Draw]:
         """Steps from ``start`` on, without end: the loop knows when to stop. Nothing is drawn ahead of its step, so
         that a saved generator is where the saved step is."""
         epoch, first = start.epoch, start.batch
-        gather = self.spec.gradient_accumulation_steps
+        gather, step = self.spec.gradient_accumulation_steps, start.step
         while True:
-            batches = buckets.epoch_batches(
-                [one.bucket for one in self.placements], self.dataset.repeats, self.spec.train_batch_size,
-                self.spec.seed, epoch,
-            )  # fmt: skip
+            batches = buckets.epoch_batches(self.bins, self.repeats, self.spec.seed, epoch)
             for index in range(first, len(batches), gather):
                 chosen = batches[index : index + gather]  # the last step of an epoch may gather fewer
                 after = index + len(chosen)
                 yield Draw(
-                    tuple(self._batch(members, epoch, index + k) for k, members in enumerate(chosen)),
+                    tuple(self._batch(members, epoch, index + k, step) for k, members in enumerate(chosen)),
                     epoch,
                     (epoch, after) if after < len(batches) else (epoch + 1, 0),
                 )
+                step += 1
             epoch, first = epoch + 1, 0
 
-    def _batch(self, members: Sequence[int], epoch: int, index: int) -> Batch:
+    def _batch(self, members: Sequence[int], epoch: int, index: int, step: int) -> Batch:
         spec, draw = self.spec, self.generator
-        mean = torch.stack([self.posteriors[i].mean for i in members])
-        std = torch.stack([self.posteriors[i].std for i in members])
+        place = index * max(one[-1] for one in self.bins)
+        chosen = [self._view(i, epoch, place + k) for k, i in enumerate(members)]
+        mean = torch.stack([one.mean for one in chosen])
+        std = torch.stack([one.std for one in chosen])
         jitter = torch.randn(mean.shape, generator=draw)
-        noise = torch.randn(mean.shape, generator=draw)
-        if spec.noise_offset:
-            # "Diffusion With Offset Noise", crosslabs.org 2023: shift whole channels, so that brightness is learnt too
-            noise = noise + spec.noise_offset * torch.randn((*mean.shape[:2], 1, 1), generator=draw)
-        times = torch.randint(0, self.diffusion.steps, (len(members),), generator=draw)
-        images = self.dataset.images
+        # noise may depend on the latent itself (adaptive_noise_scale); it is drawn on the CPU
+        clean = (mean.cpu() + std.cpu() * jitter) * self.vae_scale if spec.adaptive_noise_scale else jitter
+        drawn = noise.draw(clean, spec, draw)
+        times = torch.randint(spec.min_timestep, spec.max_timestep, (len(members),), generator=draw)
         words = [
-            captions.draw(images[i].caption, spec, epoch, index * spec.train_batch_size + k)
+            captions.draw(self.images[i].caption, self.specs[i], epoch, place + k, step, self.steps_in_all)
             for k, i in enumerate(members)
         ]
-        on_device = device.sent(times, self.device)
-        weight = torch.ones(len(members), device=self.device)
-        if spec.min_snr_gamma is not None:
-            weight = weight * self.diffusion.min_snr(on_device, spec.min_snr_gamma)
+        on_device, prior = device.sent(times, self.device), device.sent(self.prior[list(members)], self.device)
+        masks = [one.mask for one in chosen]
+        mask = torch.stack([one for one in masks if one is not None]) if all(one is not None for one in masks) else None
         return Batch(
-            mean=mean, std=std, jitter=device.sent(jitter, self.device), noise=device.sent(noise, self.device),
-            times=on_device, weight=weight, text=self.conditioner(words),
-            sizes=self._sizes(members) if self.sized else None,
+            mean=mean, std=std, jitter=device.sent(jitter, self.device), noise=device.sent(drawn.target, self.device),
+            times=on_device, weight=objective.weights(on_device, self.diffusion, spec) * prior,
+            text=self.conditioner(words), sizes=self._sizes(members, chosen) if self.sized else None,
+            added=None if drawn.added is drawn.target else device.sent(drawn.added, self.device), mask=mask,
+            seed=int(torch.randint(2**62, (), generator=draw)) if self.random_network else 0,
         )  # fmt: skip
 
-    def _sizes(self, members: Sequence[int]) -> torch.Tensor:
+    def _view(self, index: int, epoch: int, place: int) -> Posterior:
+        """A picture, or its mirror image."""
+        straight = self.posteriors[index]
+        if straight.flipped is None or random.Random(f"flip/{self.spec.seed}/{epoch}/{place}").random() < 0.5:
+            return straight
+        return straight.flipped
+
+    def _sizes(self, members: Sequence[int], chosen: Sequence[Posterior]) -> torch.Tensor:
         kohyas = self.spec.sdxl_crop_coordinates == "kohya"
-        rows = [size_row(self.dataset.images[i], self.placements[i], kohyas=kohyas) for i in members]
+        rows = [
+            size_row(self.images[i], self.placements[i], kohyas=kohyas, mirrored=view is self.posteriors[i].flipped)
+            for i, view in zip(members, chosen, strict=True)
+        ]
         return device.sent(torch.tensor(rows, dtype=torch.float32), self.device)
 
 
-def size_row(image: ImageItem, placement: Placement, *, kohyas: bool = False) -> list[int]:
+def size_row(
+    image: ImageItem, placement: Placement, *, kohyas: bool = False, mirrored: bool = False
+) -> list[int]:  # fmt: skip
     """SDXL's size conditioning: original height and width, top and left of the crop, height and width of the bucket."""
     width, height = placement.bucket
     left, top = buckets.kohya_crop((image.width, image.height), placement.bucket) if kohyas else placement.crop
+    if mirrored:  # what the crop took from the right lies on the left now
+        left = placement.resized[0] - width - left if not kohyas else left
     return [image.height, image.width, top, left, height, width]

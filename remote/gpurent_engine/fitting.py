@@ -127,7 +127,7 @@ def _rows(batch: Batch, start: int, end: int) -> Batch:
         if isinstance(value, tuple):
             return tuple(some(one) for one in value)
         if isinstance(value, TextInput):
-            return TextInput(some(value.tokens), some(value.hidden), some(value.pooled))
+            return TextInput(some(value.tokens), some(value.hidden), some(value.pooled), some(value.weights))
         return value
 
     return replace(batch, **{one.name: some(getattr(batch, one.name)) for one in fields(batch)})

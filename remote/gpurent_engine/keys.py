@@ -1,4 +1,4 @@
-"""What becomes of every key of kohya's trainer that is not a field of ``TrainSpec``."""
+"""What becomes of every key of kohya's trainer and of its GUI that is not a field of ``TrainSpec``; what each means."""
 
 from __future__ import annotations
 
@@ -8,112 +8,192 @@ ALIASES: dict[str, str] = {
     "optimizer": "optimizer_type",
 }
 
+OPTIMISERS: tuple[str, ...] = (
+    "AdamW", "AdamW8bit", "PagedAdamW", "PagedAdamW8bit", "PagedAdamW32bit", "Lion", "Lion8bit", "PagedLion8bit",
+    "SGDNesterov", "SGDNesterov8bit", "DAdaptation", "DAdaptAdamPreprint", "DAdaptAdam", "DAdaptAdaGrad", "DAdaptAdan",
+    "DAdaptSGD", "Prodigy", "Adafactor", "AdamWScheduleFree", "RAdamScheduleFree", "SGDScheduleFree",
+)  # fmt: skip
+OPTIMISER_MODULES = ("torch.optim", "transformers", "transformers.optimization", "prodigyopt", "lion_pytorch",
+                     "dadaptation", "schedulefree")  # fmt: skip
+"""Where a class named by its dotted path may come from: what a host has installed."""
+CURVES: tuple[str, ...] = (
+    "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial", "adafactor",
+    "inverse_sqrt", "cosine_with_min_lr", "warmup_stable_decay", "piecewise_constant",
+)  # fmt: skip
+TORCH_CURVES = (
+    "ConstantLR", "LinearLR", "ExponentialLR", "StepLR", "MultiStepLR", "PolynomialLR", "CosineAnnealingLR",
+    "CosineAnnealingWarmRestarts", "OneCycleLR", "CyclicLR",
+)  # fmt: skip
+"""Classes of ``torch.optim.lr_scheduler`` that ``lr_scheduler_type`` may name."""
+
 CHOICES: dict[str, tuple[str, ...]] = {
-    "lr_scheduler": ("constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"),
-    "optimizer_type": ("AdamW", "AdamW8bit"),
+    "lr_scheduler": CURVES,
+    "optimizer_type": OPTIMISERS,
     "mixed_precision": ("no", "fp16", "bf16"),
     "save_precision": ("float", "fp16", "bf16"),
     "sdxl_crop_coordinates": ("actual", "kohya"),
+    "loss_type": ("l2", "l1", "huber", "smooth_l1"),
+    "huber_schedule": ("constant", "exponential", "snr"),
+    "resize_interpolation": ("lanczos", "nearest", "bilinear", "linear", "bicubic", "cubic", "area"),
+    "network_module": ("networks.lora", "lycoris.kohya", "networks.loha", "networks.lokr"),
 }
+
+ZERO_IS_UNSET = frozenset((
+    "save_every_n_epochs", "save_every_n_steps", "clip_skip", "min_snr_gamma", "max_timestep", "vae_batch_size",
+    "max_token_length", "lr_scheduler_timescale",
+))  # fmt: skip
+"""A GUI writes 0 for what is switched off."""
 
 _MEMORY = "attention always runs through torch's scaled_dot_product_attention"
 _CACHED = "latents are always cached, in memory, as mean and deviation"
 _TEXT = "a text encoder that is not trained sees each caption once, and its output is kept in memory"
 _WORKERS = "everything is cached in memory, so there are no loader workers"
-_LOGS = "progress goes home as events; no tracker runs on a stranger's host"
-_BUCKET = "the dataset is found by its folders"
+_LOGS = "progress comes home as events; no tracker runs on a rented machine"
+_HUB = "results come home; a rented machine uploads nothing, and no token is sent to it"
+_ONE = "there is one GPU"
+_GRIDS = "sample pictures are drawn after training, with `gpurent lora`"
+_FLOW = "it belongs to models that are trained by flow matching"
+_GUI = "it is a setting of the GUI, not of the training"
+_FP32 = "adapters stay float32, where small updates are not lost"
 
 NO_EFFECT: dict[str, str] = {
-    "network_module": "the network is always a LoRA in kohya's layout",
-    "save_model_as": "files are always safetensors",
+    "save_model_as": "files are always safetensors", "use_safetensors": "files are always safetensors",
     "xformers": _MEMORY, "sdpa": _MEMORY, "mem_eff_attn": _MEMORY,
-    "cache_latents": _CACHED, "cache_latents_to_disk": _CACHED, "skip_cache_check": _CACHED,
-    "cache_text_encoder_outputs": _TEXT, "cache_text_encoder_outputs_to_disk": _TEXT,
+    "cache_latents": _CACHED, "cache_latents_to_disk": _CACHED, "skip_cache_check": _CACHED, "cache_info": _CACHED,
+    "cache_text_encoder_outputs": _TEXT, "cache_text_encoder_outputs_to_disk": _TEXT, "text_encoder_batch_size": _TEXT,
     "max_data_loader_n_workers": _WORKERS, "persistent_data_loader_workers": _WORKERS,
     "logging_dir": _LOGS, "log_with": _LOGS, "log_prefix": _LOGS, "log_tracker_name": _LOGS, "log_config": _LOGS,
-    "wandb_run_name": _LOGS, "wandb_api_key": _LOGS,
+    "log_tracker_config": _LOGS, "wandb_run_name": _LOGS, "wandb_api_key": _LOGS, "console_log_level": _LOGS,
+    "console_log_file": _LOGS, "console_log_simple": _LOGS,
+    "huggingface_repo_id": _HUB, "huggingface_repo_type": _HUB, "huggingface_path_in_repo": _HUB,
+    "huggingface_token": _HUB, "huggingface_repo_visibility": _HUB, "save_state_to_huggingface": _HUB,
+    "async_upload": _HUB,
+    "ddp_timeout": _ONE, "ddp_gradient_as_bucket_view": _ONE, "ddp_static_graph": _ONE, "deepspeed": _ONE,
+    "zero_stage": _ONE, "offload_optimizer_device": _ONE, "offload_optimizer_nvme_path": _ONE,
+    "offload_param_device": _ONE, "offload_param_nvme_path": _ONE, "zero3_init_flag": _ONE,
+    "zero3_save_16bit_model": _ONE, "fp16_master_weights_and_gradients": _FP32,
+    "full_fp16": _FP32, "full_bf16": _FP32,
     "lowram": "models are loaded one after the other", "highvram": "caches stay on the device already",
-    "no_half_vae": "the VAE always runs in float32",
-    "prior_loss_weight": "it weighs regularisation images only, and none are used",
+    "no_half_vae": "the VAE always runs in float32", "fp8_base": "the base stays in mixed_precision's format",
+    "fp8_base_unet": "the base stays in mixed_precision's format", "blocks_to_swap": "the base fits the GPU",
+    "cpu_offload_checkpointing": "the base fits the GPU", "fused_backward_pass": "it saves memory of full training",
+    "disable_mmap_load_safetensors": "it only changes how a file is read",
+    "tokenizer_cache_dir": "tokenizers come with the base",
     "save_state": "a resumable state is always kept", "save_state_on_train_end": "a resumable state is always kept",
     "save_last_n_epochs": "every checkpoint is brought home", "save_last_n_steps": "every checkpoint is brought home",
     "save_last_n_epochs_state": "one state is kept", "save_last_n_steps_state": "one state is kept",
     "save_n_epoch_ratio": "use save_every_n_epochs",
-    "sample_every_n_epochs": "sample grids are made at home", "sample_every_n_steps": "sample grids are made at home",
-    "sample_at_first": "sample grids are made at home", "sample_prompts": "sample grids are made at home",
-    "sample_sampler": "sample grids are made at home",
-    "in_json": _BUCKET, "dataset_repeats": "repeats are the number before the folder's name",
+    "sample_every_n_epochs": _GRIDS, "sample_every_n_steps": _GRIDS, "sample_at_first": _GRIDS,
+    "sample_prompts": _GRIDS, "sample_sampler": _GRIDS,
+    "dataset_repeats": "repeats are the number before the folder's name",
     "no_metadata": "metadata is what makes the file usable elsewhere",
-    "huber_c": "the loss is l2", "huber_scale": "the loss is l2", "huber_schedule": "the loss is l2",
-
-    "caption_separator": "captions are split at commas", "vae": "the base model's own VAE is used",
-    "dynamo_backend": "nothing is compiled yet", "torch_compile": "nothing is compiled yet",
-    "output_config": "nothing is written beside the model",
+    "dynamo_backend": "the step is compiled as the GPU needs it", "torch_compile": "the step is compiled as needed",
+    "output_config": "nothing is written beside the model", "config_file": "this is the file",
+    "weighting_scheme": _FLOW, "logit_mean": _FLOW, "logit_std": _FLOW, "mode_scale": _FLOW,
+    "stop_text_encoder_training": "kohya's LoRA trainer ignores it as well; text_encoder_lr = 0 leaves it out",
+    "LoRA_type": "network_module and network_args say it", "noise_offset_type": _GUI, "sdxl": "the base itself says it",
+    "network_multiplier": "it belongs to sliders",
+    "clip_l": _FLOW, "clip_g": _FLOW, "t5xxl": _FLOW, "ae": _FLOW, "t5xxl_device": _FLOW, "t5xxl_dtype": _FLOW,
+    "t5xxl_max_token_length": _FLOW, "apply_t5_attn_mask": _FLOW, "guidance_scale": _FLOW, "model_type": _FLOW,
+    "discrete_flow_shift": _FLOW, "model_prediction_type": _FLOW, "timestep_sampling": _FLOW, "split_mode": _FLOW,
+    "sigmoid_scale": _FLOW, "mem_eff_save": _FLOW, "clip_l_dropout_rate": _FLOW, "clip_g_dropout_rate": _FLOW,
+    "t5_dropout_rate": _FLOW, "enable_scaled_pos_embed": _FLOW, "pos_emb_random_crop_rate": _FLOW, "save_clip": _FLOW,
+    "save_t5xxl": _FLOW, "train_t5xxl": _FLOW, "split_qkv": _FLOW, "train_blocks": _FLOW, "single_dim": _FLOW,
+    "double_blocks_to_swap": _FLOW, "single_blocks_to_swap": _FLOW, "img_attn_dim": _FLOW, "img_mlp_dim": _FLOW,
+    "img_mod_dim": _FLOW, "txt_attn_dim": _FLOW, "txt_mlp_dim": _FLOW, "txt_mod_dim": _FLOW, "in_dims": _FLOW,
+    "single_mod_dim": _FLOW,
+    **dict.fromkeys((
+        "attn_mode", "byt5", "compile", "compile_backend", "compile_cache_size_limit", "compile_dynamic",
+        "compile_fullgraph", "compile_mode", "fp8_scaled", "fp8_vl", "gemma2", "gemma2_max_token_length",
+        "llm_adapter_path", "qwen3", "qwen3_max_token_length", "qwen_image_vae_2d", "split_attn", "system_prompt",
+        "t5_max_token_length", "t5_tokenizer_path", "text_encoder", "text_encoder_cpu", "unsloth_offload_checkpointing",
+        "use_flash_attn", "use_sage_attn", "vae_chunk_size", "vae_disable_cache", "show_timesteps",
+        "show_timesteps_resolution",
+    ), _FLOW), "train_double_block_indices": _FLOW, "train_single_block_indices": _FLOW,
 }  # fmt: skip
 
-DEFAULTS: dict[str, object] = {
-    "loss_type": "l2", "keep_tokens_separator": "", "token_warmup_min": 1, "min_timestep": 0, "max_timestep": 1000,
-    "multires_noise_discount": 0.3, "lr_scheduler_type": "", "base_weights_multiplier": 1.0,
-    "validation_split": 0.0,
-}  # fmt: skip
+DEFAULTS: dict[str, object] = {"validation_split": 0.0}
 """Keys of REFUSED whose value here is what is done anyway (a GUI writes them all)."""
 
 _LATER = "it would change the result, and this version does not do it"
 REFUSED: dict[str, str] = {
-    "reg_data_dir": "regularisation images are not used by this version",
-    "dataset_config": "name the dataset with train_data_dir",
-    "network_args": _LATER, "network_dropout": _LATER, "scale_weight_norms": _LATER,
-    "network_weights": _LATER, "dim_from_weights": _LATER, "base_weights": _LATER, "base_weights_multiplier": _LATER,
-    "lr_scheduler_type": "choose one of lr_scheduler", "lr_scheduler_args": _LATER, "lr_decay_steps": _LATER,
-    "optimizer_args": "weight_decay is a key of its own; others are not passed on by this version",
-    "full_fp16": "LoRA weights in fp16 underflow; they stay float32",
-    "full_bf16": "LoRA weights in bf16 lose small updates; they stay float32",
-    "debiased_estimation_loss": _LATER, "scale_v_pred_loss_like_noise_pred": _LATER, "v_pred_like_loss": _LATER,
-    "noise_offset_random_strength": _LATER, "adaptive_noise_scale": _LATER, "multires_noise_iterations": _LATER,
-    "multires_noise_discount": _LATER, "ip_noise_gamma": _LATER, "ip_noise_gamma_random_strength": _LATER,
-    "min_timestep": _LATER, "max_timestep": _LATER,
-    "loss_type": "the loss is l2",
-    "keep_tokens_separator": _LATER, "secondary_separator": _LATER, "enable_wildcard": _LATER,
-    "caption_dropout_every_n_epochs": _LATER, "caption_tag_dropout_rate": _LATER, "token_warmup_min": _LATER,
-    "token_warmup_step": _LATER, "weighted_captions": _LATER,
-    "resume": "a stopped run is resumed with `gpurent attach`", "initial_epoch": _LATER, "initial_step": _LATER,
-    "skip_until_initial_step": _LATER, "fp8_base": _LATER, "fp8_base_unet": _LATER, "cpu_offload_checkpointing": _LATER,
-    "validation_split": _LATER, "validation_seed": _LATER, "validate_every_n_steps": _LATER,
+    "in_json": "captions are read from the files beside the pictures",
+    "metadata_file": "captions are read from the files beside the pictures",
+    "dataset_class": "it runs code of its own",
+    "debug_dataset": "`gpurent train --dry-run` shows the dataset",
+    "resume": "a stopped run is resumed with `gpurent attach`; to go on from a LoRA file, use network_weights",
+    "resume_from_huggingface": "a stopped run is resumed with `gpurent attach`",
+    "initial_epoch": _LATER, "initial_step": _LATER, "skip_until_initial_step": _LATER,
+    "validation_split": _LATER, "validation_seed": "validation_split is not done", "validate_every_n_steps": _LATER,
     "validate_every_n_epochs": _LATER, "max_validation_steps": _LATER,
-    "color_aug": _LATER, "flip_aug": _LATER, "random_crop": _LATER, "face_crop_aug_range": _LATER,
-    "alpha_mask": _LATER, "masked_loss": _LATER, "conditioning_data_dir": _LATER, "resize_interpolation": _LATER,
-    "epoch": "that is a key of kohya's GUI; use max_train_epochs",
-    "LoRA_type": "that is a key of kohya's GUI", "stop_text_encoder_training": "that is a key of kohya's GUI",
+    "color_aug": "pictures are encoded once, before training", "face_crop_aug_range": _LATER,
+    "random_crop": "pictures are encoded once, before training, with the crop in the middle",
+    "optimizer_schedulefree_wrapper": _LATER, "schedulefree_wrapper_args": _LATER,
+    "train_inpainting": "inpainting bases cannot be trained", "custom_attributes": _LATER,
 }  # fmt: skip
+
+GATED: dict[str, str] = {
+    "validation_seed": "validation_split", "validate_every_n_steps": "validation_split",
+    "validate_every_n_epochs": "validation_split", "max_validation_steps": "validation_split",
+}  # fmt: skip
+"""Keys that mean nothing while another one is off."""
 
 MEANING: dict[str, str] = {
     "pretrained_model_name_or_path": "base model: a diffusers folder, a `.safetensors` file or a hub id",
+    "vae": "another VAE: a diffusers folder or a `.safetensors` file",
     "v2": "the base is Stable Diffusion 2.x; it is told from the base itself, and a contradiction is an error",
     "v_parameterization": "the base predicts v; a base that says so itself needs no key",
     "zero_terminal_snr": "rescale the noise schedule so that the last step is pure noise; for v-prediction",
     "train_data_dir": "parent of the `<repeats>_<concept>` folders",
+    "reg_data_dir": "likewise, of regularisation images: what the model shall not forget",
+    "dataset_config": "a dataset TOML with `[[datasets]]`, instead of the two keys above",
     "resolution": "training size, `512` or `\"512,768\"` (width, height); with buckets its area is the limit",
+    "resize_interpolation": "how pictures are scaled; empty is `lanczos`",
     "train_batch_size": "pictures a batch",
     "enable_bucket": "keep aspect ratios: sort pictures into buckets instead of cropping all to `resolution`",
     "min_bucket_reso": "shortest side of a bucket, pixels", "max_bucket_reso": "longest side of a bucket, pixels",
     "bucket_reso_steps": "sides of buckets are multiples of this",
     "bucket_no_upscale": "never enlarge a picture; the two limits above are then not used, as in kohya",
+    "flip_aug": "show every second picture mirrored, at random",
     "caption_extension": "suffix of caption files; empty tries `.txt`, then `.caption` (kohya: `.caption` only)",
-    "shuffle_caption": "shuffle the tags between commas at each step", "keep_tokens": "first tags that stay in place",
+    "caption_separator": "what stands between tags",
+    "shuffle_caption": "shuffle the tags at each step", "keep_tokens": "first tags that stay in place",
+    "keep_tokens_separator": "tags before it stay in place, and those after a second one at the end",
+    "secondary_separator": "joins tags that stay together; becomes `caption_separator` in the end",
+    "enable_wildcard": "`{a|b}` stands for one of both; of several lines one is chosen",
     "caption_prefix": "text before each caption", "caption_suffix": "text after each caption",
     "caption_dropout_rate": "share of captions left empty, 0 to 1",
+    "caption_dropout_every_n_epochs": "all captions are empty in every n-th epoch; 0: never",
+    "caption_tag_dropout_rate": "share of tags left out, those kept by `keep_tokens` excepted",
+    "token_warmup_min": "tags shown at the start of the warm-up",
+    "token_warmup_step": "steps until all tags are shown; below 1, a share of the run",
+    "weighted_captions": "`(word:1.3)` and `[word]` weigh words as in A1111",
     "output_dir": "where results go", "output_name": "name of the LoRA file, without suffix",
     "max_train_epochs": "epochs; wins over `max_train_steps`", "max_train_steps": "optimiser steps",
     "learning_rate": "rate of every part without one of its own (kohya's default of 2e-6 trains next to nothing)",
     "unet_lr": "rate of the UNet; 0 leaves it out", "text_encoder_lr": "rate of the text encoder; 0 leaves it out",
-    "lr_scheduler": "curve of the rate", "lr_scheduler_num_cycles": "restarts of `cosine_with_restarts`",
+    "lr_scheduler": "curve of the rate; `adafactor:RATE` names where it begins",
+    "lr_scheduler_type": "a class of `torch.optim.lr_scheduler` instead",
+    "lr_scheduler_args": "its arguments, a list of `name=value`",
+    "lr_scheduler_num_cycles": "restarts of `cosine_with_restarts`",
     "lr_scheduler_power": "exponent of `polynomial`",
+    "lr_scheduler_timescale": "of `inverse_sqrt`; empty is the warm-up, or 10,000",
+    "lr_scheduler_min_lr_ratio": "where `cosine_with_min_lr` and `warmup_stable_decay` end, as a share of the rate",
     "lr_warmup_steps": "a whole number is steps, a number with a point a share of the run",
-    "network_dim": "rank of the LoRA", "network_alpha": "the LoRA is scaled by alpha divided by rank",
+    "lr_decay_steps": "likewise, at the end, for `warmup_stable_decay`",
+    "network_module": "the kind of network; `lycoris.kohya` reads `algo` from `network_args`",
+    "network_dim": "rank of the LoRA", "network_alpha": "the LoRA is scaled by alpha divided by rank; 0 is the rank",
+    "network_args": "a list of `name=value`: see below",
+    "network_dropout": "share of the values between down and up left out at random, 0 to 1",
+    "network_weights": "a LoRA file to start from", "dim_from_weights": "take ranks and alphas from that file",
+    "base_weights": "LoRA files merged into the base before training",
+    "base_weights_multiplier": "their strengths; 1 where none is given",
+    "scale_weight_norms": "largest norm of a layer's change; 0: no limit",
     "network_train_unet_only": "leave the text encoder out",
     "network_train_text_encoder_only": "leave the UNet out",
-    "optimizer_type": "`AdamW8bit` needs bitsandbytes on the host, else `AdamW` is used and a warning says so",
-    "weight_decay": "of the optimiser", "max_grad_norm": "gradients are clipped to this norm; 0 does not clip",
+    "optimizer_type": "8-bit and paged kinds need bitsandbytes on the host, else the same is computed in float32",
+    "optimizer_args": "its arguments, a list of `name=value`; wins over `weight_decay`",
+    "weight_decay": "of AdamW; a key of ours", "max_grad_norm": "gradients are clipped to this norm; 0 does not clip",
     "mixed_precision": "number format of the frozen base; LoRA weights are always float32",
     "save_precision": "number format of the saved file (kohya: float)",
     "save_every_n_epochs": "a checkpoint this often", "save_every_n_steps": "a checkpoint this often",
@@ -124,7 +204,24 @@ MEANING: dict[str, str] = {
     "clip_skip": "use the text encoder's n-th layer from the end",
     "sdxl_crop_coordinates": "what SDXL is told of the crop: the `actual` offset, or `kohya`'s formula (see buckets)",
     "max_token_length": "tokens of a caption that count: 75, 150 or 225",
-    "min_snr_gamma": "weigh time steps by min-SNR; usual value 5", "noise_offset": "learn darker and lighter pictures",
+    "min_snr_gamma": "weigh time steps by min-SNR; usual value 5, 0: off",
+    "debiased_estimation_loss": "weigh time steps by 1 / √SNR",
+    "scale_v_pred_loss_like_noise_pred": "with v-prediction, weigh time steps as noise prediction does",
+    "v_pred_like_loss": "with noise prediction, add the loss of v-prediction times this",
+    "loss_type": "how errors are measured", "huber_schedule": "how the threshold of huber falls with the time step",
+    "huber_c": "that threshold", "huber_scale": "what it is multiplied by",
+    "prior_loss_weight": "weight of regularisation images",
+    "masked_loss": "weigh each part of a picture by its mask in `conditioning_data_dir`",
+    "alpha_mask": "weigh each part of a picture by its transparency",
+    "conditioning_data_dir": "folder of masks with the pictures' names",
+    "min_timestep": "first time step that is trained", "max_timestep": "the one after the last",
+    "noise_offset": "learn darker and lighter pictures",
+    "noise_offset_random_strength": "draw the strength between 0 and `noise_offset`",
+    "adaptive_noise_scale": "add this much of the latent's mean to `noise_offset`",
+    "multires_noise_iterations": "add noise of this many coarser sizes; 0: none",
+    "multires_noise_discount": "share of each coarser size in the one before",
+    "ip_noise_gamma": "disturb the input by this much more noise",
+    "ip_noise_gamma_random_strength": "draw the strength between 0 and `ip_noise_gamma`",
     "vae_batch_size": "pictures encoded at once before training", "training_comment": "goes into the file",
     "metadata_title": "goes into the file", "metadata_author": "goes into the file",
     "metadata_description": "goes into the file", "metadata_license": "goes into the file",

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 
+from gpurent_engine import objective, pictures
 from gpurent_engine.buckets import Placement
 from gpurent_engine.data import DataError, ImageItem
+from gpurent_engine.spec import TrainSpec
 
 
 @dataclass(frozen=True)
@@ -20,37 +23,70 @@ class Posterior:
 
     mean: torch.Tensor
     std: torch.Tensor
+    mask: torch.Tensor | None = None
+    """How much each place counts, float32 ``[1, h, w]``, 0 to 1."""
+    flipped: Posterior | None = None
+    """Of the mirror image, where it is wanted."""
 
 
-def pixels(item: ImageItem, placement: Placement) -> torch.Tensor:
+def pixels(item: ImageItem, placement: Placement, interpolation: str = "") -> torch.Tensor:
     """Decode, scale to cover the bucket, crop its centre: float32 ``[3, H, W]`` in -1…1; transparency becomes white.
 
     Raises:
         DataError: the picture cannot be decoded.
     """
+    cropped = _fitted(_read(item.path).image, placement, interpolation)
+    return torch.from_numpy(np.array(cropped)).permute(2, 0, 1).float() / 127.5 - 1.0
+
+
+def mask(item: ImageItem, placement: Placement) -> torch.Tensor:
+    """How much each pixel counts, float32 ``[H, W]`` in 0…1: by the mask's file, else by transparency, else all.
+
+    Raises:
+        DataError: the mask, or the picture, cannot be decoded.
+    """
+    if item.mask_path is not None:
+        found = _read(item.mask_path).image.getchannel("R")  # kohya's trainer takes the red channel
+        if found.size != (item.width, item.height):
+            found = found.resize((item.width, item.height), Image.Resampling.BILINEAR)
+    else:
+        alpha = _read(item.path).alpha
+        if alpha is None:
+            return torch.ones(placement.bucket[1], placement.bucket[0])
+        found = alpha
+    return torch.from_numpy(np.array(_fitted(found, placement, "bilinear"))).float() / 255
+
+
+def _read(path: Path) -> pictures.Opened:
     try:
-        with Image.open(item.path) as file:
-            picture = ImageOps.exif_transpose(file)
-            if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
-                rgba = picture.convert("RGBA")
-                picture = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-            picture = picture.convert("RGB")
-    except (OSError, ValueError, SyntaxError) as error:
-        raise DataError(item.path, f"cannot be decoded ({error}).", "Replace it or take it out.") from error
+        return pictures.read(path)
+    except pictures.Unreadable as error:
+        raise DataError(path, f"{error}.", "Replace it or take it out.") from error
+
+
+def _fitted(picture: Image.Image, placement: Placement, interpolation: str) -> Image.Image:
     if picture.size != placement.resized:
-        picture = picture.resize(placement.resized, Image.Resampling.LANCZOS)
+        picture = picture.resize(placement.resized, pictures.resampling(interpolation))
     width, height = placement.bucket
     left, top = placement.crop
-    cropped = picture.crop((left, top, left + width, top + height))
-    return torch.from_numpy(np.array(cropped)).permute(2, 0, 1).float() / 127.5 - 1.0
+    return picture.crop((left, top, left + width, top + height))
 
 
 @torch.no_grad()
 def encode_all(
     vae: Any, items: Sequence[ImageItem], placements: Sequence[Placement], device: torch.device, batch_size: int,
-    on_done: Callable[[int], None] = lambda _count: None,
+    on_done: Callable[[int], None] = lambda _count: None, *, specs: Sequence[TrainSpec] = (), masked: bool = False,
 ) -> list[Posterior]:  # fmt: skip
     """Encode all pictures in float32 (SD VAEs overflow in fp16), bucket by bucket; results are in order of ``items``.
+
+    Args:
+        vae: on the device.
+        items, placements: the pictures, and where each goes.
+        device: where latents stay.
+        batch_size: pictures at once.
+        on_done: called with how many are done.
+        specs: of each picture's subset, for mirroring and scaling; none: neither.
+        masked: also read how much each place counts.
 
     Raises:
         DataError: a picture cannot be decoded, or its latent is not finite.
@@ -62,14 +98,38 @@ def encode_all(
     for members in groups.values():
         for start in range(0, len(members), batch_size):
             chosen = members[start : start + batch_size]
-            stack = torch.stack([pixels(items[i], placements[i]) for i in chosen]).to(device)
-            posterior = vae.encode(stack).latent_dist
-            for row, index in enumerate(chosen):
-                mean, std = posterior.mean[row].float(), posterior.std[row].float()
-                if not bool(torch.isfinite(mean).all() and torch.isfinite(std).all()):
-                    raise DataError(
-                        items[index].path, "gives a latent that is not finite.", "Replace it or take it out."
-                    )
-                found[index] = Posterior(mean, std)
+            ways = [specs[i].resize_interpolation if specs else "" for i in chosen]
+            stack = torch.stack([pixels(items[i], placements[i], way) for i, way in zip(chosen, ways, strict=True)])
+            straight = _encode(vae, stack.to(device), [items[i] for i in chosen])
+            mirrored = [i for i in chosen if specs and specs[i].flip_aug]
+            if mirrored:
+                rows = torch.stack([stack[chosen.index(i)].flip(-1) for i in mirrored])
+                flipped = dict(zip(mirrored, _encode(vae, rows.to(device), [items[i] for i in mirrored]), strict=True))
+            else:
+                flipped = {}
+            for index, posterior in zip(chosen, straight, strict=True):
+                found[index] = _completed(posterior, flipped.get(index), items[index], placements[index], masked)
             on_done(len(found))
     return [found[index] for index in range(len(items))]
+
+
+def _encode(vae: Any, stack: torch.Tensor, items: Sequence[ImageItem]) -> list[Posterior]:
+    distribution = vae.encode(stack).latent_dist
+    found = []
+    for row, item in enumerate(items):
+        mean, std = distribution.mean[row].float(), distribution.std[row].float()
+        if not bool(torch.isfinite(mean).all() and torch.isfinite(std).all()):
+            raise DataError(item.path, "gives a latent that is not finite.", "Replace it or take it out.")
+        found.append(Posterior(mean, std))
+    return found
+
+
+def _completed(
+    straight: Posterior, flipped: Posterior | None, item: ImageItem, placement: Placement, masked: bool
+) -> Posterior:  # fmt: skip
+    if masked:
+        height, width = straight.mean.shape[-2:]
+        shares = objective.shrunk(mask(item, placement), height, width)[None].to(straight.mean.device)
+        straight = replace(straight, mask=shares)
+        flipped = None if flipped is None else replace(flipped, mask=shares.flip(-1))
+    return straight if flipped is None else replace(straight, flipped=flipped)

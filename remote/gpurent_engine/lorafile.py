@@ -14,6 +14,8 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
+from gpurent_engine.deltas import change, lengths
+
 DOWN, UP, ALPHA = "lora_down.weight", "lora_up.weight", "alpha"
 KINDS: dict[str, tuple[str, ...]] = {
     "lora": (DOWN, UP),
@@ -43,8 +45,14 @@ class Layer:
 
     @property
     def rank(self) -> int:
-        """Of a plain LoRA; 0 for other kinds."""
-        return int(self.tensors[DOWN].shape[0]) if DOWN in self.tensors else 0
+        """Of the factors; 0 where there are none."""
+        marks = (DOWN, "hada_w1_b", "lokr_w2_b", "lokr_w1_b")
+        return next((int(self.tensors[one].shape[0]) for one in marks if one in self.tensors), 0)
+
+    @property
+    def plain(self) -> bool:
+        """A LoRA and nothing else."""
+        return self.kind == "lora" and not set(self.tensors) - {DOWN, UP}
 
     @property
     def scale(self) -> float:
@@ -57,24 +65,36 @@ class Layer:
         up = self.tensors[UP].float().flatten(1)
         return up * self.scale, down
 
-    def delta(self) -> torch.Tensor:
+    def delta(self, base: torch.Tensor | None = None) -> torch.Tensor:
         """What is added to the base's weight, float32, in its shape ``[out, in]`` or ``[out, in, kh, kw]``.
 
+        Args:
+            base: the weight itself, float32; LoHa and LoKr take its shape, DoRA its values.
+
         Raises:
-            NotALora: a kind that this engine cannot put together.
+            NotALora: a kind that this engine cannot put together, or one that needs ``base``.
         """
         if self.kind == "full":
             return self.tensors["diff"].float()
-        if self.kind != "lora":
+        if self.plain:
+            up, down = self.factors()
+            shape = self.tensors[DOWN].shape
+            return (up @ down).reshape(up.shape[0], *shape[1:])
+        if self.kind == "unknown" or base is None or set(self.tensors) & {"lokr_t2", "hada_t1", "lora_mid.weight"}:
             raise NotALora(f"{self.key} is a {self.kind} layer, which cannot be put together here")
-        up, down = self.factors()
-        shape = self.tensors[DOWN].shape
-        return (up @ down).reshape(up.shape[0], *shape[1:])
+        parts = {name: one.float().to(base.device) for name, one in self.tensors.items()}
+        found = change(parts, base.shape, self.scale)
+        if "dora_scale" not in parts:
+            return found
+        length = parts["dora_scale"]
+        whole = base.float() + found
+        norm = lengths(whole, on_output=length.shape[0] != 1) + torch.finfo(torch.float32).eps
+        return whole * (length / norm) - base.float()
 
-    def norm(self) -> float:
+    def norm(self, base: torch.Tensor | None = None) -> float:
         """Frobenius norm of ``delta``, by way of two r × r matrices where it has two factors."""
-        if self.kind != "lora":
-            return float(self.delta().norm())
+        if not self.plain:
+            return float(self.delta(base).norm())
         up, down = (one.double() for one in self.factors())
         return float(((up.T @ up) * (down @ down.T)).sum().clamp(min=0).sqrt())
 

@@ -20,15 +20,23 @@ from gpurent_engine.families.detect import Agreed
 from gpurent_engine.spec import TrainSpec
 
 _NONE = (
-    "noise_offset_random_strength", "adaptive_noise_scale", "multires_noise_iterations", "multires_noise_discount",
-    "ip_noise_gamma", "ip_noise_gamma_random_strength", "face_crop_aug_range", "scale_weight_norms", "huber_schedule",
-    "huber_scale", "huber_c", "resize_interpolation", "sd_scripts_commit_hash", "validation_seed",
-    "max_validation_steps", "validate_every_n_epochs", "validate_every_n_steps", "network_dropout",
+    "face_crop_aug_range", "sd_scripts_commit_hash", "validation_seed", "max_validation_steps",
+    "validate_every_n_epochs", "validate_every_n_steps",
 )  # fmt: skip
-_OFF = (
-    "debiased_estimation", "fp8_base", "fp8_base_unet", "full_fp16", "lowram", "color_aug", "flip_aug", "random_crop",
+_OFF = ("fp8_base", "fp8_base_unet", "full_fp16", "lowram", "color_aug", "random_crop")
+_ASIS = (
+    "learning_rate", "unet_lr", "lr_scheduler", "gradient_checkpointing", "gradient_accumulation_steps",
+    "network_module", "network_dim", "network_alpha", "mixed_precision", "clip_skip", "max_token_length", "seed",
+    "noise_offset_random_strength", "ip_noise_gamma_random_strength", "min_snr_gamma", "max_grad_norm",
+    "caption_dropout_rate", "caption_dropout_every_n_epochs", "caption_tag_dropout_rate", "prior_loss_weight",
+    "loss_type", "resolution", "shuffle_caption", "enable_bucket", "bucket_no_upscale", "min_bucket_reso",
+    "max_bucket_reso", "keep_tokens", "flip_aug",
 )  # fmt: skip
-_ZERO = ("num_reg_images", "num_validation_images", "caption_dropout_every_n_epochs")
+_OR_NONE = (
+    "noise_offset", "adaptive_noise_scale", "multires_noise_iterations", "ip_noise_gamma", "scale_weight_norms",
+    "network_dropout", "training_comment", "resize_interpolation",
+)  # fmt: skip
+"""Keys whose empty value kohya's trainer writes as None."""
 
 
 @dataclass(frozen=True)
@@ -49,64 +57,46 @@ class RunFacts:
 
 def kohya_metadata(spec: TrainSpec, facts: RunFacts, *, step: int, epoch: int, finished_at: float) -> dict[str, str]:
     """The ``ss_`` keys in the shape of folder datasets; every value a string."""
-    folders, base = facts.dataset.folders, facts.base.result()
+    base, owners, repeats = facts.base.result(), facts.dataset.owners, facts.dataset.repeats
+    folders = [one for one in facts.dataset.folders if not one.regular]
+    regular = [one for one in facts.dataset.folders if one.regular]
+    bent = spec.loss_type in ("huber", "smooth_l1")
     values: dict[str, object] = {
         "session_id": facts.session_id,
         "training_started_at": facts.started_at,
         "training_finished_at": finished_at,
         "output_name": spec.output_name,
-        "learning_rate": spec.learning_rate,
-        "unet_lr": spec.unet_lr,
         "text_encoder_lr": _rate(spec.text_encoder_lr),
-        "num_train_images": sum(facts.dataset.repeats),
+        **{key: getattr(spec, key) for key in _ASIS},
+        **{key: getattr(spec, key) or None for key in _OR_NONE},
+        "num_train_images": sum(count for count, one in zip(repeats, owners, strict=True) if not one.regular),
+        "num_reg_images": sum(one.repeats for one in owners if one.regular),
+        "num_validation_images": 0,
         "num_batches_per_epoch": facts.length.batches_per_epoch,
         "num_epochs": facts.length.epochs,
         "epoch": epoch,
         "steps": step,
         "max_train_steps": facts.length.steps,
         "lr_warmup_steps": facts.warmup,
-        "lr_scheduler": spec.lr_scheduler,
-        "gradient_checkpointing": spec.gradient_checkpointing,
-        "gradient_accumulation_steps": spec.gradient_accumulation_steps,
-        "network_module": "networks.lora",
-        "network_dim": spec.network_dim,
-        "network_alpha": spec.network_alpha,
-        "network_args": {},
-        "mixed_precision": spec.mixed_precision,
+        "network_args": dict(one.split("=", 1) for one in spec.network_args),
+        "debiased_estimation": spec.debiased_estimation_loss,
+        "multires_noise_discount": spec.multires_noise_discount if spec.multires_noise_iterations else None,
+        **{key: getattr(spec, key) if bent else None for key in ("huber_schedule", "huber_scale", "huber_c")},
         "v2": facts.family.name == "sd2",
         "base_model_version": facts.family.base_model_version + (facts.family.v_suffix if predicts_v(facts) else ""),
-        "clip_skip": spec.clip_skip,
-        "max_token_length": spec.max_token_length,
         "cache_latents": True,
-        "seed": spec.seed,
-        "noise_offset": spec.noise_offset or None,
         **dict.fromkeys(_NONE),
         **dict.fromkeys(_OFF, False),
-        **dict.fromkeys(_ZERO, 0),
         "zero_terminal_snr": facts.agreed.zero_terminal_snr,
-        "min_snr_gamma": spec.min_snr_gamma,
-        "training_comment": spec.training_comment or None,
         "optimizer": facts.optimizer,
-        "max_grad_norm": spec.max_grad_norm,
-        "caption_dropout_rate": spec.caption_dropout_rate,
-        "caption_tag_dropout_rate": 0.0,
-        "prior_loss_weight": 1.0,
-        "loss_type": "l2",
         "validation_split": 0.0,
         "sd_model_name": base.name,
         "sd_model_hash": base.legacy_hash,
         "new_sd_model_hash": base.sha256,
         "batch_size_per_device": spec.train_batch_size,
         "total_batch_size": spec.train_batch_size * spec.gradient_accumulation_steps,
-        "resolution": spec.resolution,
-        "shuffle_caption": spec.shuffle_caption,
-        "enable_bucket": spec.enable_bucket,
-        "bucket_no_upscale": spec.bucket_no_upscale,
-        "min_bucket_reso": spec.min_bucket_reso,
-        "max_bucket_reso": spec.max_bucket_reso,
-        "keep_tokens": spec.keep_tokens,
         "dataset_dirs": {one.name: {"n_repeats": one.repeats, "img_count": len(one.images)} for one in folders},
-        "reg_dataset_dirs": {},
+        "reg_dataset_dirs": {one.name: {"n_repeats": one.repeats, "img_count": len(one.images)} for one in regular},
         "tag_frequency": {one.name: _tags(tuple(image.caption for image in one.images)) for one in folders},
         "bucket_info": _bucket_info(facts) if spec.enable_bucket else None,
     }

@@ -14,9 +14,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Kind = Literal["attention", "conv", "shortcut", "time"]
-"""``attention``: in a transformer. The others are in resnets and samplers: 3×3 convolution, 1×1 convolution on the
-residual path, linear layer from the time embedding."""
+Kind = Literal["attention", "conv", "shortcut", "time", "edge"]
+"""``attention``: in a transformer. The next three are in resnets and samplers: 3×3 convolution, 1×1 convolution on the
+residual path, linear layer from the time embedding. ``edge``: outside of all blocks."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +119,12 @@ def unet_sites(config: Mapping[str, Any]) -> list[Site]:
                 Site(f"{block.module}.conv", f"{block.sgm}.{'op' if block.kind == 'down' else 'conv'}", "conv")
             )
     return found
+
+
+def edge_sites() -> list[Site]:
+    """Layers outside of the blocks, to which LyCORIS gives adapters in Stable Diffusion 1.x and 2.x."""
+    leaves = ("conv_in", "conv_out", "time_embedding.linear_1", "time_embedding.linear_2")
+    return [Site(leaf, leaf, "edge") for leaf in leaves]
 
 
 def transformer_leaves(depth: int) -> Iterator[str]:

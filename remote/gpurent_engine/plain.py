@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.nn.functional import mse_loss
 
 from gpurent_engine.diffusion import Diffusion
 from gpurent_engine.families.parts import Parts
-from gpurent_engine.networks import Network, detach
+from gpurent_engine.networks import Network, detach, limit_norms
+from gpurent_engine.objective import losses
+from gpurent_engine.spec import TrainSpec
 from gpurent_engine.stepper import Batch, StepperState, undoing
 from gpurent_engine.text import TextInput, encode
 
@@ -22,42 +23,53 @@ class PlainStepper:
     """Computes steps eagerly; accelerate does mixed precision and, in fp16, the scaling of gradients."""
 
     def __init__(
-        self, parts: Parts, network: Network, optimizer: Any, diffusion: Diffusion, accelerator: Accelerator, *,
-        clip_skip: int | None, max_grad_norm: float,
+        self, parts: Parts, network: Network, optimizer: Any, diffusion: Diffusion, accelerator: Accelerator,
+        spec: TrainSpec,
     ) -> None:  # fmt: skip
         self._parts = parts
         self._network = network
+        self._raw = optimizer
         self._optimizer = accelerator.prepare(optimizer)
         self._diffusion = diffusion
         self._accelerator = accelerator
-        self._clip_skip = clip_skip
-        self._max_grad_norm = max_grad_norm
+        self._spec = spec
+        self._clip_skip = spec.clip_skip
+        self._max_grad_norm = spec.max_grad_norm
 
     def step(self, batches: Sequence[Batch], rates: Sequence[float]) -> torch.Tensor:
         """See ``Stepper.step``."""
         accelerator, optimizer = self._accelerator, self._optimizer
-        losses = []
-        with undoing(optimizer.zero_grad):
-            for batch in batches:
-                loss = self.loss(batch)
-                accelerator.backward(loss / len(batches))
-                losses.append(loss.detach())
+        found = []
+        self._network.mode.training = True
+        try:
+            with undoing(optimizer.zero_grad):
+                for batch in batches:
+                    if batch.seed:
+                        torch.manual_seed(batch.seed)
+                    loss = self.loss(batch)
+                    accelerator.backward(loss / len(batches))
+                    found.append(loss.detach())
+        finally:
+            self._network.mode.training = False
         if self._max_grad_norm:
             accelerator.clip_grad_norm_(list(self._network.parameters.values()), self._max_grad_norm)
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        return torch.stack(losses)
+        if self._spec.scale_weight_norms:
+            limit_norms(self._network, self._spec.scale_weight_norms)
+        return torch.stack(found)
 
     def loss(self, batch: Batch) -> torch.Tensor:
         """Weighted mean of the pictures' losses: noise the latents, predict, compare."""
         clean = (batch.mean + batch.std * batch.jitter) * self._parts.vae_scale
-        noisy = self._diffusion.noised(clean, batch.noise, batch.times)
+        added = batch.noise if batch.added is None else batch.added
+        noisy = self._diffusion.noised(clean, added, batch.times)
         with self._accelerator.autocast():
             predicted = self.predict(noisy, batch)
         target = self._diffusion.target(clean, batch.noise, batch.times)
-        each = mse_loss(predicted.float(), target.float(), reduction="none").mean(dim=(1, 2, 3))
+        each = losses(predicted, target, batch.times, self._diffusion, self._spec, batch.mask)
         return (each * batch.weight).mean()
 
     def predict(self, noisy: torch.Tensor, batch: Batch) -> torch.Tensor:
@@ -70,9 +82,13 @@ class PlainStepper:
     def condition(self, text: TextInput) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Hidden states of all encoders side by side ``[b, n, width]``, and the pooled text of the one that pools."""
         found, pooled = [], text.pooled
-        for encoder, tokens, hidden in zip(self._parts.text_encoders, text.tokens, text.hidden, strict=True):
+        weights = text.weights or (None,) * len(text.tokens)
+        for encoder, tokens, hidden, weight in zip(
+            self._parts.text_encoders, text.tokens, text.hidden, weights, strict=True
+        ):
             if tokens is not None:
                 hidden, its_pooled = encode(encoder, tokens, self._clip_skip)
+                hidden = hidden if weight is None else hidden * weight[..., None].to(hidden.dtype)
                 pooled = pooled if its_pooled is None else its_pooled
             found.append(hidden)
         return torch.cat([one for one in found if one is not None], dim=-1), pooled
@@ -87,11 +103,24 @@ class PlainStepper:
 
     def adapters(self) -> Mapping[str, torch.Tensor]:
         """See ``Stepper.adapters``."""
+        if not hasattr(self._raw, "eval"):
+            return self._masters()
+        # A schedule-free optimiser trains at one point and is judged at another. Going there and back would round.
+        kept = {name: one.clone() for name, one in self._masters().items()}
+        self._raw.eval()
+        found = {name: one.clone() for name, one in self._masters().items()}
+        self._raw.train()
+        with torch.no_grad():
+            for name, one in self._network.parameters.items():
+                one.copy_(kept[name])
+        return found
+
+    def _masters(self) -> dict[str, torch.Tensor]:
         return {name: one.detach() for name, one in self._network.parameters.items()}
 
     def state(self) -> StepperState:
         """See ``Stepper.state``."""
-        tensors = {f"parameter.{name}": one for name, one in self.adapters().items()}
+        tensors = {f"parameter.{name}": one for name, one in self._masters().items()}
         scalars: dict[str, Any] = {"optimizer": {}, "groups": [], "scaler": None}
         for name, one in self._network.parameters.items():
             for key, value in self._optimizer.state.get(one, {}).items():

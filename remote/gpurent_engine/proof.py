@@ -127,8 +127,9 @@ def _part(file: LoraFile, parts: Parts, plan: Plan, part: str) -> PartProof:
     base = 0.0
     for layer in plan.layers:
         if layer.part == part:
-            norms.append(file.layers[layer.key].norm())
-            base += float(model_of(parts, part).get_submodule(layer.module).weight.float().norm()) ** 2
+            weight = model_of(parts, part).get_submodule(layer.module).weight.detach().float()
+            norms.append(file.layers[layer.key].norm(weight))
+            base += float(weight.norm()) ** 2
     norm = sum(one**2 for one in norms) ** 0.5
     return PartProof(len(norms), norm, norm / max(1e-12, base**0.5), sum(not one for one in norms))
 
@@ -138,7 +139,7 @@ def merge(file: LoraFile, parts: Parts, plan: Plan, strength: float = 1.0) -> No
     """Add the file's LoRA to the base's weights."""
     for layer in plan.layers:
         weight = model_of(parts, layer.part).get_submodule(layer.module).weight
-        delta = file.layers[layer.key].delta().to(weight.device).reshape(weight.shape)
+        delta = file.layers[layer.key].delta(weight.float()).to(weight.device).reshape(weight.shape)
         weight.copy_((weight.float() + strength * delta).to(weight.dtype))
 
 

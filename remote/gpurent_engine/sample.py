@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from gpurent_engine.families import loading
 from gpurent_engine.families.parts import Parts
-from gpurent_engine.spec import read_toml
+from gpurent_engine.reading import read_toml
 
 MARGIN, GAP, HEADER, LABEL = 16, 6, 34, 190
 INK, PAPER, FAINT = "#1c1c22", "#ffffff", "#70707a"

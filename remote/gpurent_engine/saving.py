@@ -63,7 +63,7 @@ class Saver:
         self, name: str, adapters: Mapping[str, torch.Tensor], step: int, epoch: int, *, final: bool
     ) -> None:  # fmt: skip
         run, spec = self._run, self._run.order.spec
-        alphas = {layer.key: layer.alpha for layer in run.plan.layers}
+        alphas = run.plan.alphas(adapters.keys())
         found = export.tensors(adapters, alphas, spec.save_precision)
         data = export.serialise(found, spec, run.facts, step=step, epoch=epoch, finished_at=time.time())
         try:

@@ -6,12 +6,12 @@ import json
 import time
 import uuid
 from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 
-from gpurent_engine import buckets, data, device, latents, networks, optim, schedule, states
+from gpurent_engine import buckets, data, device, latents, networkargs, networks, optim, schedule, starting, states
 from gpurent_engine.basefile import BaseHashes
 from gpurent_engine.checkpoint import Position
 from gpurent_engine.diffusion import Diffusion, diffusion
@@ -56,17 +56,18 @@ class Course:
     base_rates: tuple[float, ...]
     length: buckets.Length
     warmup: int
+    factors: list[float] = field(default_factory=list)
+    """By step, where a class of torch's decides."""
 
     def rates(self, step: int) -> list[float]:
         """Learning rate of each group at optimiser step ``step`` (0-based)."""
-        spec = self.spec
+        if self.spec.lr_scheduler_type:
+            if len(self.factors) < self.length.steps:
+                self.factors = schedule.torch_factors(self.spec, self.length.steps)
+            return [base * self.factors[step] for base in self.base_rates]
         return [
-            base * schedule.factor(
-                spec.lr_scheduler, step, warmup=self.warmup, total=self.length.steps,
-                cycles=spec.lr_scheduler_num_cycles, power=spec.lr_scheduler_power, base=base,
-            )
-            for base in self.base_rates
-        ]  # fmt: skip
+            base * schedule.of(self.spec, step, self.length.steps, base) if base else 0.0 for base in self.base_rates
+        ]
 
     def shorten(self, steps: int) -> None:
         """Take fewer steps; the curve of the rates is that of the shorter run from here on."""
@@ -127,18 +128,21 @@ def prepare(order: Order, out: EventWriter) -> Run:
     out.emit("phase", name="cache")
     parts.vae.to(choice.device)
     posteriors = latents.encode_all(
-        parts.vae, loaded.dataset.images, loaded.placements, choice.device, spec.vae_batch_size
-    )
+        parts.vae, loaded.dataset.images, loaded.placements, choice.device, spec.vae_batch_size,
+        specs=[spec.of(folder.settings) for folder in loaded.dataset.owners], masked=spec.masks,
+    )  # fmt: skip
     parts.vae.to("cpu")
 
     identity = states.identity(spec, loaded.dataset, parts.unet)  # before a stepper rebuilds the base for its needs
-    plan = networks.plan(parts, spec)
+    for note in starting.merge_base(parts, spec, order.data_dir):
+        out.emit("warning", key="base_weights", message=note)
+    plan = networks.plan(parts, spec, starting.ranks(parts, spec, order.data_dir))
     process = diffusion(
         parts.alphas_cumprod, loaded.agreed.prediction, choice.device, zero_terminal=loaded.agreed.zero_terminal_snr
     )
-    stepper, optimizer = _stepper(loaded, plan, spec, choice, process, out, order.step)
+    stepper, optimizer = _stepper(order, loaded, plan, choice, process, out)
     course = Course(
-        spec, tuple(group.rate for group in plan.groups), length,
+        spec, _rates(spec, plan), length,
         schedule.warmup_steps(spec.lr_warmup_steps, length.steps),
     )  # fmt: skip
     generator = torch.Generator().manual_seed(spec.seed)
@@ -158,6 +162,9 @@ def prepare(order: Order, out: EventWriter) -> Run:
             generator=generator,
             device=choice.device,
             sized=parts.family.size_conditioning,
+            vae_scale=parts.vae_scale,
+            steps_in_all=length.steps,
+            random_network=not networkargs.read(spec, parts.family.sgm_names).quiet,
         ),
         stepper=stepper,
         position=Position(0, 0, 0),
@@ -174,35 +181,44 @@ def prepare(order: Order, out: EventWriter) -> Run:
     return run
 
 
+def _rates(spec: TrainSpec, plan: Plan) -> tuple[float, ...]:
+    rates = tuple(group.rate for group in plan.groups)
+    return (rates[0],) * len(rates) if optim.one_rate(spec) else rates
+
+
 def _load(order: Order, choice: device.Choice, out: EventWriter) -> Loaded:
     """Read dataset and base; whatever does not fit together is an error before anything is computed."""
     spec = order.spec
-    found = data.scan(order.data_dir, spec.caption_extension)
+    found = data.scan(order.data_dir, spec.caption_extension, spec)
     for name in found.skipped:
         out.emit("warning", key="train_data_dir", message=f"{name} is left out: no <repeats>_<concept>.")
     hashes = BaseHashes(order.base_model)
-    parts = loading.load(order.base_model, half=choice.mixed_precision != "no", dtype=choice.base_dtype)
+    vae = str(starting.located(order.data_dir, spec.vae)) if spec.vae else ""
+    parts = loading.load(
+        order.base_model, half=choice.mixed_precision != "no", vae=vae, dtype=choice.base_dtype
+    )  # fmt: skip
     agreed = detect.agree(parts.found, spec)
     for key, message in agreed.notes:
         out.emit("warning", key=key, message=message)
     _check_clip_skip(parts, spec)
     sizes = [(image.width, image.height) for image in found.images]
-    placements = tuple(buckets.place(size, spec) for size in sizes)
+    placements = buckets.place_all(sizes, spec, found.kinds)
     if any(side % parts.vae_factor for one in placements for side in one.bucket):
         raise SpecError("resolution", f"sizes must be multiples of {parts.vae_factor} for this base model.")
-    return Loaded(found, placements, buckets.length(spec, sizes, found.repeats), parts, agreed, hashes)
+    length = buckets.length(spec, sizes, found.repeats, found.kinds)
+    return Loaded(found, placements, length, parts, agreed, hashes)
 
 
 def _stepper(
-    loaded: Loaded, plan: Plan, spec: TrainSpec, choice: device.Choice, process: Diffusion, out: EventWriter,
-    wanted: str,
-) -> tuple[Stepper, str]:  # fmt: skip
+    order: Order, loaded: Loaded, plan: Plan, choice: device.Choice, process: Diffusion, out: EventWriter
+) -> tuple[Stepper, str]:
     """The fast step where it can, else the plain one, which can do everything; and the optimiser's name for the
     metadata."""
 
     def tell(message: str) -> None:
         out.emit("warning", key="train_batch_size", message=message)
 
+    spec, wanted = order.spec, order.step
     _place(loaded.parts, choice)
     why = ""
     if wanted != PLAIN and (wanted or choice.device.type == "cuda"):
@@ -216,31 +232,32 @@ def _stepper(
             return FittingStepper(found.stepper, tell), found.optimizer
     elif not wanted:
         why = "There is no GPU."
-    stepper, optimizer = _plain(loaded, plan, spec, choice, process, out)
+    stepper, optimizer = _plain(order, loaded, plan, choice, process, out)
     out.emit("stepper", level=PLAIN, reason=why)
     return FittingStepper(stepper, tell), optimizer
 
 
 def _plain(
-    loaded: Loaded, plan: Plan, spec: TrainSpec, choice: device.Choice, process: Diffusion, out: EventWriter
+    order: Order, loaded: Loaded, plan: Plan, choice: device.Choice, process: Diffusion, out: EventWriter
 ) -> tuple[Stepper, str]:
-    """peft's layers in the base and an optimiser over them."""
+    """Adapters in the base and an optimiser over them."""
     from accelerate import Accelerator
 
+    spec = order.spec
     if spec.gradient_checkpointing:
         for model in (loaded.parts.unet, *(encoder.model for encoder in loaded.parts.text_encoders)):
             model.train()  # it only works on a module in training mode
         loaded.parts.unet.enable_gradient_checkpointing()
-    network = networks.attach(loaded.parts, plan, torch.Generator().manual_seed(spec.seed))
+    network = networks.attach(loaded.parts, plan, torch.Generator().manual_seed(spec.seed), spec)
+    if spec.network_weights:
+        for note in starting.go_on(network, plan, loaded.parts, spec, order.data_dir):
+            out.emit("warning", key="network_weights", message=note)
     groups = [(network.of_group(i), group.rate) for i, group in enumerate(plan.groups)]
     optimizer, note = optim.make(spec, groups, choice.device)
     if note:
         out.emit("warning", key="optimizer_type", message=note)
     accelerator = Accelerator(mixed_precision=choice.mixed_precision, cpu=choice.device.type == "cpu")
-    stepper = PlainStepper(
-        loaded.parts, network, optimizer, process, accelerator, clip_skip=spec.clip_skip,
-        max_grad_norm=spec.max_grad_norm,
-    )  # fmt: skip
+    stepper = PlainStepper(loaded.parts, network, optimizer, process, accelerator, spec)
     return stepper, optim.described(optimizer, spec)
 
 
@@ -274,7 +291,12 @@ def _place(parts: Parts, choice: device.Choice) -> None:
 def _conditioner(parts: Parts, plan: Plan, spec: TrainSpec, choice: device.Choice) -> Conditioner:
     trained = [plan.trains(encoder.facts.folder) for encoder in parts.text_encoders]
     return Conditioner(
-        parts.text_encoders, trained, chunks=spec.text_chunks, clip_skip=spec.clip_skip, device=choice.device
+        parts.text_encoders,
+        trained,
+        chunks=spec.text_chunks,
+        clip_skip=spec.clip_skip,
+        device=choice.device,
+        weighted=spec.weighted_captions,
     )
 
 

@@ -41,6 +41,10 @@ class Batch:
     text: TextInput
     sizes: torch.Tensor | None = None
     """SDXL: original height, width, crop top, left, target height, width, float32 ``[b, 6]``."""
+    added: torch.Tensor | None = None
+    """What is added where it is not ``noise`` itself (input perturbation), ``[b, 4, h, w]``."""
+    mask: torch.Tensor | None = None
+    """How much each place counts in the loss, float32 ``[b, 1, h, w]``, 0 to 1."""
     seed: int = 0
     """For what is random inside the network (dropout), drawn from the run's generator so that resuming is exact."""
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from gpurent_engine import emphasis
 from gpurent_engine.device import sent
 from gpurent_engine.families.parts import Encoder
 
@@ -30,19 +31,44 @@ class TextInput:
     tokens: tuple[torch.Tensor | None, ...]
     hidden: tuple[torch.Tensor | None, ...]
     pooled: torch.Tensor | None = None
+    weights: tuple[torch.Tensor | None, ...] = ()
+    """How much each position of ``tokens`` counts, float32 ``[b, 75 × chunks + 2]``; empty where all count alike."""
 
 
 def tokenise(encoder: Encoder, captions: Sequence[str], chunks: int = 1) -> torch.Tensor:
     """Token ids, int64 ``[n, chunks, 77]``; what does not fit is cut off."""
+    return _rows(encoder, encoder.tokenizer.bodies(captions), chunks)
+
+
+def _rows(encoder: Encoder, bodies: Sequence[Sequence[int]], chunks: int) -> torch.Tensor:
     tokenizer = encoder.tokenizer
     rows = []
-    for body in tokenizer.bodies(captions):
+    for body in bodies:
         row = []
         for at in range(0, BODY * chunks, BODY):
             piece = [tokenizer.start, *body[at : at + BODY], tokenizer.end]
             row.append(piece + [tokenizer.pad] * (BODY + 2 - len(piece)))
         rows.append(row)
     return torch.tensor(rows, dtype=torch.int64)
+
+
+def weighted(
+    encoder: Encoder, captions: Sequence[str], chunks: int = 1
+) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+    """Token ids as ``tokenise`` gives them, and weights ``[n, 75 × chunks + 2]`` of their hidden states.
+
+    Pieces between marks are tokenised one by one. Start, end and padding count 1. kohya's trainer multiplies hidden
+    states likewise, and does not bring them back to their old mean (``library/strategy_sd.py``).
+    """
+    bodies, rows = [], []
+    for caption in captions:
+        pieces = emphasis.parse(caption)
+        ids = encoder.tokenizer.bodies([text for text, _ in pieces]) if pieces else []
+        bodies.append([one for body in ids for one in body])
+        rows.append([weight for body, (_, weight) in zip(ids, pieces, strict=True) for _ in body])
+    length = BODY * chunks
+    padded = [[1.0, *row[:length], *[1.0] * (length - len(row)), 1.0] for row in rows]
+    return _rows(encoder, bodies, chunks), torch.tensor(padded, dtype=torch.float32)
 
 
 def encode(
@@ -78,8 +104,9 @@ class Conditioner:
 
     def __init__(
         self, encoders: Sequence[Encoder], trained: Sequence[bool], *, chunks: int, clip_skip: int | None,
-        device: torch.device,
+        device: torch.device, weighted: bool = False,
     ) -> None:  # fmt: skip
+        self._weighted = weighted
         self._encoders = list(encoders)
         self._trained = list(trained)
         self._chunks = chunks
@@ -92,17 +119,27 @@ class Conditioner:
         tokens: list[torch.Tensor | None] = []
         hidden: list[torch.Tensor | None] = []
         pooled: torch.Tensor | None = None
+        weights: list[torch.Tensor | None] = []
         for index, (encoder, trained) in enumerate(zip(self._encoders, self._trained, strict=True)):
             if trained:
-                tokens.append(sent(tokenise(encoder, captions, self._chunks), self._device))
+                ids, counts = self._ids(encoder, captions)
+                tokens.append(ids)
+                weights.append(counts)
                 hidden.append(None)
                 continue
+            weights.append(None)
             known = self._known(index, captions)
             tokens.append(None)
             hidden.append(torch.stack([known[caption][0] for caption in captions]))
             if encoder.facts.pooled:
                 pooled = torch.stack([one for caption in captions if (one := known[caption][1]) is not None])
-        return TextInput(tuple(tokens), tuple(hidden), pooled)
+        return TextInput(tuple(tokens), tuple(hidden), pooled, tuple(weights) if self._weighted else ())
+
+    def _ids(self, encoder: Encoder, captions: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        if not self._weighted:
+            return sent(tokenise(encoder, captions, self._chunks), self._device), None
+        ids, counts = weighted(encoder, captions, self._chunks)
+        return sent(ids, self._device), sent(counts, self._device)
 
     @torch.no_grad()
     def _known(
@@ -111,11 +148,13 @@ class Conditioner:
         encoder, known = self._encoders[index], self._cache[index]
         new = [caption for caption in dict.fromkeys(captions) if caption not in known]
         if new:
-            ids = tokenise(encoder, new, self._chunks).to(self._device)
+            ids, counts = self._ids(encoder, new)
             dtype = encoder.model.dtype
             # as inside a training step: norms and sums of a half-precision encoder in float32
             with torch.autocast(self._device.type, dtype, enabled=dtype != torch.float32):
                 hidden, pooled = encode(encoder, ids, self._clip_skip)
+            if counts is not None:
+                hidden = hidden * counts[..., None].to(hidden.dtype)
             for row, caption in enumerate(new):
                 known[caption] = (hidden[row], None if pooled is None else pooled[row])
         return known

@@ -135,7 +135,7 @@ def test_progress_counts_every_picture(tmp_path: Path) -> None:
             "Did you mean 'network_dim'?",
         ),
         (GUIDE.replace("= 32", '= "32"'), ", line 23: network_dim must be a whole number, not '32'.", "See docs"),
-        (GUIDE + "masked_loss = true\n", "masked_loss is not supported", "See docs"),
+        (GUIDE + "random_crop = true\n", "random_crop is not supported", "See docs"),
         ("[model\n", "is no valid TOML", "See docs"),
         ("", "pretrained_model_name_or_path is missing", "See docs"),
         (GUIDE.replace('train_data_dir = "training_data"', ""), "train_data_dir is missing.", "--dataset"),
@@ -378,5 +378,7 @@ def test_checking_and_quoting_load_neither_torch_nor_an_adapter() -> None:
         "gpurent_engine.buckets", "gpurent_engine.data", "gpurent_engine.encodings", "gpurent_engine.families",
         "gpurent_engine.families.detect", "gpurent_engine.families.record", "gpurent_engine.families.sd15",
         "gpurent_engine.families.sd2", "gpurent_engine.families.sdxl", "gpurent_engine.filenames",
-        "gpurent_engine.keys", "gpurent_engine.spec", "gpurent_engine.thumbnail",
+        "gpurent_engine.formats", "gpurent_engine.formats.datasets", "gpurent_engine.formats.easy",
+        "gpurent_engine.formats.gui", "gpurent_engine.keys", "gpurent_engine.limits", "gpurent_engine.networkargs",
+        "gpurent_engine.pictures", "gpurent_engine.reading", "gpurent_engine.spec", "gpurent_engine.thumbnail",
     }  # fmt: skip

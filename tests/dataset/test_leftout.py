@@ -30,13 +30,13 @@ def pictures(tmp_path: Path) -> Path:
 
 def test_files_that_are_left_out_are_named_with_the_reason(tmp_path: Path, pictures: Path) -> None:
     """Formats that are not read, hidden files, captions without a picture, folders in folders, anything else."""
-    for name in ("cat.HEIC", "dog.heic", "old.gif", "._image000.png", "lonely.txt", "notes.pdf", "Thumbs.db"):
+    for name in ("cat.HEIC", "dog.heic", "old.psd", "._image000.png", "lonely.txt", "notes.pdf", "Thumbs.db"):
         (pictures / name).write_bytes(b"x")
     (pictures / "more").mkdir()
     said = "\n".join(job(tmp_path).warnings)
     for words in (
         "2 images left out, because HEIC is not read: 10_sks_cat/cat.HEIC, 10_sks_cat/dog.heic. Convert to PNG or JPEG",
-        "1 image left out, because GIF is not read: 10_sks_cat/old.gif.",
+        "1 image left out, because Photoshop is not read: 10_sks_cat/old.psd.",
         "1 hidden file left out, because macOS writes such beside every picture: 10_sks_cat/._image000.png.",
         "1 caption left out, because there is no picture of that name: 10_sks_cat/lonely.txt.",
         "1 file left out, because it is neither picture nor caption: 10_sks_cat/notes.pdf.",

@@ -26,7 +26,8 @@ from gpurent_engine.families import loading
 from gpurent_engine.families.parts import Parts
 from gpurent_engine.latents import encode_all, pixels
 from gpurent_engine.loop import Order, train
-from gpurent_engine.spec import TrainSpec, parse_spec
+from gpurent_engine.reading import parse_spec
+from gpurent_engine.spec import TrainSpec
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SIDE, HELD, TIMES = 64, 6, (50, 200, 350, 500, 650, 800)

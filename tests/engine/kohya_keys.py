@@ -1,15 +1,27 @@
-"""Every key of kohya's LoRA trainer, with a value of its type that is not its default."""
+"""Every key of kohya's LoRA trainers, with a value of its type that is not its default.
+
+Names and types come from ``data/kohya_options.json``, which says how it was made; the values are ours.
+"""
 
 from __future__ import annotations
 
-TRAINER_KEYS: dict[str, object] = {
+import json
+from pathlib import Path
+
+OPTIONS: dict[str, dict[str, str]] = json.loads(
+    (Path(__file__).parent / "data" / "kohya_options.json").read_text(encoding="utf-8")
+)
+_BY_TYPE: dict[str, object] = {
+    "flag": True, "int": 2, "float": 0.5, "str": "x", "int or float": 5, "str list": ["a=1"], "float list": [0.5],
+}  # fmt: skip
+_VALUES: dict[str, object] = {
     "pretrained_model_name_or_path": "base", "v2": True, "v_parameterization": True, "vae": "vae",
     "train_data_dir": "d", "reg_data_dir": "r", "dataset_config": "c.toml", "in_json": "m.json",
     "resolution": "512", "train_batch_size": 2, "enable_bucket": True, "min_bucket_reso": 320,
     "max_bucket_reso": 960, "bucket_reso_steps": 32, "bucket_no_upscale": True, "output_dir": "o",
     "output_name": "n", "max_train_epochs": 3, "max_train_steps": 10, "learning_rate": 1e-3, "unet_lr": 1e-3,
     "text_encoder_lr": 1e-3, "lr_scheduler": "cosine", "lr_scheduler_num_cycles": 2, "lr_scheduler_power": 2.0,
-    "lr_scheduler_type": "a.B", "lr_scheduler_args": ["a=1"], "lr_warmup_steps": 5, "lr_decay_steps": 5,
+    "lr_scheduler_type": "StepLR", "lr_scheduler_args": ["step_size=1"], "lr_warmup_steps": 5, "lr_decay_steps": 5,
     "network_module": "networks.lora", "network_dim": 8, "network_alpha": 4.0, "network_args": ["conv_dim=4"],
     "network_dropout": 0.1, "scale_weight_norms": 1.0, "network_train_unet_only": True,
     "network_train_text_encoder_only": True, "network_weights": "w", "dim_from_weights": True,
@@ -46,3 +58,7 @@ TRAINER_KEYS: dict[str, object] = {
     "face_crop_aug_range": "2,4", "alpha_mask": True, "masked_loss": True, "conditioning_data_dir": "c",
     "resize_interpolation": "lanczos", "dataset_repeats": 2, "output_config": True,
 }  # fmt: skip
+TRAINER_KEYS: dict[str, object] = {
+    key: _VALUES.get(key, _BY_TYPE[kind])
+    for key, kind in {**OPTIONS["train_network"], **OPTIONS["sdxl_train_network_adds"]}.items()
+}

@@ -11,7 +11,8 @@ from typing import Any
 
 from gpurent_engine.events import EventWriter
 from gpurent_engine.loop import Order, Result, train
-from gpurent_engine.spec import TrainSpec, parse_spec
+from gpurent_engine.reading import parse_spec
+from gpurent_engine.spec import TrainSpec
 
 
 @dataclass(frozen=True)

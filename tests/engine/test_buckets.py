@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpurent_engine.buckets import Placement, batches_per_epoch, epoch_batches, length, place, resolutions
-from gpurent_engine.spec import TrainSpec, parse_spec
+from gpurent_engine.buckets import Bin, Placement, batches_per_epoch, epoch_batches, length, place, resolutions
+from gpurent_engine.reading import parse_spec
+from gpurent_engine.spec import TrainSpec
 
 VECTORS = json.loads((Path(__file__).parent / "data" / "bucket_vectors.json").read_text())["rows"]
 SIZES = st.tuples(st.integers(64, 4096), st.integers(64, 4096))
@@ -63,17 +64,18 @@ def test_an_epoch_shows_each_picture_as_often_as_it_repeats(
     pictures: list[tuple[tuple[int, int], int]], size: int, seed: int, epoch: int
 ) -> None:
     """Each batch holds one bucket and at most ``batch_size``; counts are exact; the same seed gives the same order."""
-    buckets, repeats = [one for one, _ in pictures], [times for _, times in pictures]
-    batches = epoch_batches(buckets, repeats, size, seed, epoch)
+    bins: list[Bin] = [(0, *one, size) for one, _ in pictures]
+    repeats = [times for _, times in pictures]
+    batches = epoch_batches(bins, repeats, seed, epoch)
     assert Counter(i for batch in batches for i in batch) == Counter(dict(enumerate(repeats)))
-    assert all(len({buckets[i] for i in batch}) == 1 and len(batch) <= size for batch in batches)
-    assert len(batches) == batches_per_epoch(buckets, repeats, size)
-    assert batches == epoch_batches(buckets, repeats, size, seed, epoch)
+    assert all(len({bins[i] for i in batch}) == 1 and len(batch) <= size for batch in batches)
+    assert len(batches) == batches_per_epoch(bins, repeats)
+    assert batches == epoch_batches(bins, repeats, seed, epoch)
 
 
 def test_epochs_differ_in_order() -> None:
     """Each epoch is shuffled anew."""
-    orders = {str(epoch_batches([(64, 64)] * 12, [1] * 12, 3, 7, epoch)) for epoch in range(5)}
+    orders = {str(epoch_batches([(0, 64, 64, 3)] * 12, [1] * 12, 7, epoch)) for epoch in range(5)}
     assert len(orders) == 5
 
 

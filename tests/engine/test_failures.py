@@ -21,7 +21,7 @@ from tests.engine import tiny_model
 from tests.engine.run import events, spec
 
 from gpurent_engine import networks
-from gpurent_engine.buckets import epoch_batches, place
+from gpurent_engine.buckets import Bin, epoch_batches, place
 from gpurent_engine.families import loading
 from gpurent_engine.spec import TrainSpec
 
@@ -88,8 +88,8 @@ def test_memory_that_runs_out_in_the_middle_of_an_epoch(base_model: Path, tmp_pa
 
     def large_at(seed: int) -> int:
         of = spec(seed=seed, **keys)
-        sizes = [place((32, 32), of).bucket, place((768, 768), of).bucket]
-        return next(i for i, one in enumerate(epoch_batches(sizes, [300, 3], 3, seed, 0)) if 1 in one)
+        found: list[Bin] = [(0, *place(size, of).bucket, 3) for size in ((32, 32), (768, 768))]
+        return next(i for i, one in enumerate(epoch_batches(found, [300, 3], seed, 0)) if 1 in one)
 
     seed = next(seed for seed in range(1000) if large_at(seed) > 60)
     engine = start(spec(seed=seed, **keys), base_model, pictures, tmp_path)

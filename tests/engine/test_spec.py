@@ -10,10 +10,18 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.engine.kohya_keys import TRAINER_KEYS
+from tests.engine.kohya_keys import OPTIONS, TRAINER_KEYS
 
-from gpurent_engine.spec import TYPES, SpecError, TrainSpec, describe, load_spec, parse_spec
+from gpurent_engine.keys import ALIASES
+from gpurent_engine.reading import load_spec, parse_spec
+from gpurent_engine.reference import describe
+from gpurent_engine.spec import TYPES, SpecError, TrainSpec
 
+NEEDED: dict[str, dict[str, object]] = {
+    "dim_from_weights": {"network_weights": "w.safetensors"}, "masked_loss": {"alpha_mask": True},
+    "validation_seed": {"validation_split": 0.0}, "base_weights_multiplier": {"base_weights": ["a"]},
+}  # fmt: skip
+"""Keys that mean something beside another one only."""
 GUIDE = Path(__file__).parent / "data" / "training_config.toml"
 
 
@@ -46,12 +54,15 @@ def test_no_key_of_kohyas_trainer_is_unknown(key: str) -> None:
     if key in ("lr_warmup_steps", "pretrained_model_name_or_path"):
         assert key in TYPES
         return
+    if key in ("use_8bit_adam", "use_lion_optimizer"):
+        assert parse(**{key: True}).optimizer_type in ("AdamW8bit", "Lion")
+        return
     try:
-        spec = parse(**{key: TRAINER_KEYS[key]})
+        spec = parse(**{key: TRAINER_KEYS[key], **NEEDED.get(key, {})})
     except SpecError as error:
         assert error.key == key and "is not supported: " in str(error)
     else:
-        assert (key in TYPES) != (key in dict(spec.warnings))
+        assert (ALIASES.get(key, key) in TYPES) != (key in dict(spec.warnings))
 
 
 @pytest.mark.parametrize(
@@ -169,6 +180,7 @@ def test_the_reference_lists_every_key() -> None:
     text = describe()
     assert (Path(__file__).parents[2] / "docs" / "reference" / "training-config.md").read_text() == text
     assert all(f"`{key}`" in text for key in TRAINER_KEYS)
+    assert (len(OPTIONS["train_network"]), len(TRAINER_KEYS)) == (193, 196)
 
 
 def test_the_laptops_half_loads_no_torch() -> None:

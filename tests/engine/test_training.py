@@ -15,7 +15,8 @@ from tests.engine.run import Told, run, spec
 
 from gpurent_engine.data import DataError
 from gpurent_engine.loop import NotANumber
-from gpurent_engine.spec import SpecError, load_spec
+from gpurent_engine.reading import load_spec
+from gpurent_engine.spec import SpecError
 from gpurent_engine.states import StateMismatch
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -168,7 +169,7 @@ def test_the_loss_falls_when_a_few_pictures_are_learnt(base_model: Path, picture
 def test_losses_that_are_no_numbers_end_the_run(base_model: Path, pictures: Path, tmp_path: Path) -> None:
     """A rate far too high ends in a typed error, not in a broken file."""
     with pytest.raises(NotANumber):
-        run(spec(unet_lr=1e30, max_train_epochs=20, max_grad_norm=0.0), base_model, pictures, tmp_path)
+        run(replace(spec(max_train_epochs=20, max_grad_norm=0.0), unet_lr=1e30), base_model, pictures, tmp_path)
     assert not (tmp_path / "disc.safetensors").exists()
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from tests.stub.control import StubEngine
 from tests.stub.engine import Orders
 
-from gpurent_engine.spec import parse_spec
+from gpurent_engine.reading import parse_spec
 
 QUICK = Orders(step_s=0.0)
 

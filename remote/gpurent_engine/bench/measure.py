@@ -19,6 +19,7 @@ from gpurent_engine import networks
 from gpurent_engine.bench.base import Draws, Model, build
 from gpurent_engine.bench.options import Row, rows
 from gpurent_engine.diffusion import Diffusion, diffusion
+from gpurent_engine.spec import TrainSpec
 from gpurent_engine.step.core import Core, TrainedText
 from gpurent_engine.step.fast import sites
 from gpurent_engine.step.objective import Objective
@@ -50,8 +51,7 @@ def plain_step(row: Row, model: Model, process: Diffusion) -> Callable[[Draws], 
         torch.optim.AdamW(groups, weight_decay=0.01),
         process,
         Accelerator(mixed_precision=mixed, cpu=not cuda),
-        clip_skip=None,
-        max_grad_norm=1.0,
+        TrainSpec("bench"),
     )
     rates = [group.rate for group in model.plan.groups]
     return lambda draws: stepper.step([draws.batch()], rates)

@@ -37,14 +37,6 @@ def attach(parts: Parts, plan: Plan, generator: torch.Generator) -> Network:
     return Network(plan, parameters)
 
 
-def detach(parts: Parts, network: Network) -> None:
-    """Put the base's own layers back in their places."""
-    for layer in network.plan.layers:
-        parent, _, leaf = layer.module.rpartition(".")
-        holder = model_of(parts, layer.part).get_submodule(parent)
-        setattr(holder, leaf, holder.get_submodule(leaf).get_base_layer())
-
-
 def _inject(model: Any, layers: Sequence[Layer]) -> None:
     """One call for each rank and alpha: patterns by name cost a regular expression for every pair of layers."""
     from peft import LoraConfig, inject_adapter_in_model  # six seconds, which the fast step does without

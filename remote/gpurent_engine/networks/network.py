@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
 from gpurent_engine.networks.plan import Plan
+
+
+@dataclass
+class Mode:
+    """Whether a step is being computed: dropouts rest outside of it, so that proofs and pictures are exact."""
+
+    training: bool = False
 
 
 @dataclass(frozen=True)
@@ -19,6 +26,8 @@ class Network:
 
     plan: Plan
     parameters: Mapping[str, torch.nn.Parameter]
+    mode: Mode = field(default_factory=lambda: Mode())
+    """Shared with every adapter that draws something."""
 
     def of_group(self, index: int) -> list[torch.nn.Parameter]:
         """Masters of the ``index``-th group of the plan."""

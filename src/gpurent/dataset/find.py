@@ -56,7 +56,10 @@ def _source(folder: Path, from_toml: bool) -> str:
 
 
 def _named_dataset(config: Path, folder: Path) -> Path:
-    named = read_spec(config).train_data_dir if config.is_file() else ""
+    spec = read_spec(config) if config.is_file() else None
+    if spec is not None and (spec.dataset_config or spec.subsets):
+        return config.parent  # its folders are looked for one by one
+    named = spec.train_data_dir if spec is not None else ""
     return config.parent / Path(named).expanduser() if named else folder / "training_data"
 
 

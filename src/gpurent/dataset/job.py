@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Self
 
-from gpurent.dataset import base, pictures
+from gpurent.dataset import base, extras, pictures
 from gpurent.dataset.bounds import NAMED, Bounds, Outside, strays
 from gpurent.dataset.leftout import left_out, unsendable
 from gpurent.dataset.manifest import Source, listed, suspicious
@@ -19,13 +19,17 @@ from gpurent.expected import MIB, Expected
 from gpurent.localfiles import read_text
 from gpurent.model import Workload
 from gpurent.spi import LocalFile
-from gpurent_engine import buckets, data, thumbnail
+from gpurent_engine import buckets, data, networkargs, thumbnail
 from gpurent_engine.families import detect
 from gpurent_engine.filenames import good_name
-from gpurent_engine.spec import SpecError, TrainSpec, load_spec
+from gpurent_engine.formats import datasets
+from gpurent_engine.reading import load_spec
+from gpurent_engine.spec import SpecError, TrainSpec
 
 Progressed = Callable[[int, int], None]
 MAX_CONFIG = 1024 * 1024
+MASKS = ".masks"
+"""End of the folder on the host that holds a subset's masks."""
 
 
 def _quiet(*_numbers: int) -> None:
@@ -63,6 +67,8 @@ class Job:
     base_model: base.BaseModel
     output_dir: Path
     warnings: tuple[str, ...] = ()
+    files: tuple[Source, ...] = ()
+    """What the configuration names besides: see ``extras``."""
 
     @classmethod
     def from_config(
@@ -85,13 +91,15 @@ class Job:
         config = Path(config_path).absolute()
         here = config.parent
         spec = _illustrated(_named(read_spec(config), name), here, config)
+        if dataset:
+            spec = replace(spec, train_data_dir=str(Path(dataset).absolute()), dataset_config="", subsets=())
+        spec, files = extras.named(_resolved(spec, here, config), here, config)
         model = base.resolve(spec.pretrained_model_name_or_path, here, config, half=spec.mixed_precision != "no")
-        named = here / Path(spec.train_data_dir).expanduser() if spec.train_data_dir else None
-        root = Path(dataset) if dataset else named
-        if root is None:
+        if not spec.subsets and not spec.train_data_dir:
             raise ConfigError(f"{config}: train_data_dir is missing.", hint="Set it, or pass --dataset FOLDER.")
-        found = _scanned(root.absolute(), spec)
-        _refuse_secrets(root.absolute(), found, model)
+        root = here if spec.subsets else (here / Path(spec.train_data_dir).expanduser()).absolute()
+        found = _scanned(root, spec)
+        _refuse_secrets((*_data_sources(found, spec), *files, *model.sources))
         warnings = [message for _, message in (*spec.warnings, *_agreed(model, spec, config))]
         if isinstance(model, base.HubId) and model.remark:
             warnings.append(model.remark)
@@ -100,7 +108,9 @@ class Job:
         warnings += left_out(found)
         warnings += pictures.check(found, spec, on_checked)
         target = Path(output) if output else here / Path(spec.output_dir).expanduser()
-        return cls(spec.output_name, config, spec, found, model, target.absolute(), tuple(warnings))
+        return cls(
+            spec.output_name, config, spec, found, model, target.absolute(), tuple(dict.fromkeys(warnings)), files
+        )  # fmt: skip
 
     @property
     def data_dir(self) -> Path:
@@ -121,12 +131,25 @@ class Job:
     def length(self) -> buckets.Length:
         """Batches, epochs and optimiser steps."""
         sizes = [(one.width, one.height) for one in self.dataset.images]
-        return buckets.length(self.spec, sizes, self.dataset.repeats)
+        return buckets.length(self.spec, sizes, self.dataset.repeats, self.dataset.kinds)
 
     @cached_property
     def sources(self) -> tuple[Source, ...]:
         """Every file to send, with its target relative to the job's folder on the host."""
-        return (*_data_sources(self.data_dir, self.dataset), *self.base_model.sources)
+        return (*_data_sources(self.dataset, self.spec), *self.files, *self.base_model.sources)
+
+    @property
+    def sent_spec(self) -> TrainSpec:
+        """The training as the host reads it: with its own paths instead of this computer's."""
+        subsets = tuple(
+            replace(one, folder=str(number), mask_folder=f"{number}{MASKS}" if one.mask_folder else "")
+            for number, one in enumerate(self.spec.subsets)
+        )
+        empty = {"train_data_dir": "", "reg_data_dir": "", "dataset_config": "", "conditioning_data_dir": ""}
+        name = self.base_model.name
+        return replace(
+            self.spec, subsets=subsets, output_dir="output", pretrained_model_name_or_path=name, **empty  # type: ignore[arg-type]
+        )  # fmt: skip
 
     @cached_property
     def upload_bytes(self) -> int:
@@ -157,18 +180,20 @@ class Job:
     @property
     def _lora_bytes(self) -> int:
         full = 2 if self.spec.save_precision == "float" else 1
-        return self.spec.network_dim * self.base_model.found.family.bytes_per_rank * full
+        return networkargs.equivalent_rank(self.spec) * self.base_model.found.family.bytes_per_rank * full
 
     @property
     def workload(self) -> Workload:
         """What planning needs to know."""
         spec, length, family = self.spec, self.length, self.base_model.found.family
         saved = _checkpoints(spec, length)
+        specs = [spec.of(folder.settings) for folder in self.dataset.folders]
+        width, height = max((one.resolution for one in specs), key=lambda size: size[0] * size[1])
         return Workload(
             name=self.name, family=family.name, images=len(self.dataset.images),
             steps=length.steps * spec.gradient_accumulation_steps, epochs=length.epochs,
-            batch_size=spec.train_batch_size, width=spec.resolution[0], height=spec.resolution[1],
-            network_dim=spec.network_dim, train_text_encoder=spec.train_text_encoder,
+            batch_size=max(one.train_batch_size for one in specs), width=width, height=height,
+            network_dim=networkargs.equivalent_rank(spec), train_text_encoder=spec.train_text_encoder,
             gradient_checkpointing=spec.gradient_checkpointing, checkpoints=saved,
             checkpoint_bytes=saved * self._lora_bytes,
             upload_bytes=self.upload_bytes, base_download_bytes=self.base_model.download_bytes,
@@ -202,17 +227,24 @@ def _named(spec: TrainSpec, name: str | None) -> TrainSpec:
     return replace(spec, output_name=name)
 
 
-def _data_sources(root: Path, dataset: data.Dataset) -> list[Source]:
-    bounds = Bounds.around(root)
-    captions = (one.caption_path for one in dataset.images if one.caption_path is not None)
-    paths = [*(one.path for one in dataset.images), *captions]
-    return [Source(path, f"data/{path.relative_to(root).as_posix()}", bounds) for path in paths]
+def _data_sources(dataset: data.Dataset, spec: TrainSpec) -> list[Source]:
+    found: list[Source] = []
+    for number, folder in enumerate(dataset.folders):
+        bounds = pictures.bounds_of(dataset, folder)
+        place = str(number) if spec.subsets else folder.name
+        for image in folder.images:
+            paths = (image.path,) if image.caption_path is None else (image.path, image.caption_path)
+            found += [Source(path, f"data/{place}/{path.name}", bounds) for path in paths]
+            if image.mask_path is not None:
+                masks = Bounds.around(image.mask_path.parent)
+                found.append(Source(image.mask_path, f"data/{place}{MASKS}/{image.mask_path.name}", masks))
+    return found
 
 
-def _refuse_secrets(root: Path, dataset: data.Dataset, model: base.BaseModel) -> None:
+def _refuse_secrets(sources: Iterable[Source]) -> None:
     """A stranger's dataset may hold what its user never meant to send."""
     try:
-        found = suspicious([*_data_sources(root, dataset), *model.sources])
+        found = suspicious(sources)
     except (Outside, OSError) as error:
         raise DatasetError(f"{error}.", hint="It was there a moment ago; start again.") from error
     if found:
@@ -223,12 +255,21 @@ def _refuse_secrets(root: Path, dataset: data.Dataset, model: base.BaseModel) ->
         )
 
 
+def _resolved(spec: TrainSpec, here: Path, config: Path) -> TrainSpec:
+    try:
+        return datasets.resolve(spec, here)
+    except SpecError as error:
+        raise _refused(config, error) from error
+
+
 def _refuse_strays(root: Path, spec: TrainSpec) -> None:
     suffixes = data.caption_suffixes(spec.caption_extension)
     secret = [suffix for suffix in suffixes if secret_name(f"x{suffix}")]
     if secret:
         raise ConfigError(f"caption_extension: files that end in {secret[0]} hold keys, and no captions.")
-    found = strays(root, data.SUFFIXES | {suffix.lower() for suffix in suffixes})
+    wanted = data.SUFFIXES | {suffix.lower() for suffix in suffixes}
+    roots = {root / folder: None for one in spec.subsets for folder in (one.folder, one.mask_folder) if folder}
+    found = [stray for folder in roots or {root: None} for stray in strays(folder, wanted)]
     if found:
         named = ", ".join(map(str, found[:NAMED]))
         rest = f", and {len(found) - NAMED} more" if len(found) > NAMED else ""
@@ -249,7 +290,7 @@ def _illustrated(spec: TrainSpec, here: Path, config: Path) -> TrainSpec:
 def _scanned(root: Path, spec: TrainSpec) -> data.Dataset:
     _refuse_strays(root, spec)
     try:
-        found = data.scan(root, spec.caption_extension)
+        found = data.scan(root, spec.caption_extension, spec)
     except data.DataError as error:
         raise DatasetError(f"{error.path}: {error.message}", hint=error.hint) from error
     except OSError as error:
@@ -284,11 +325,23 @@ def read_spec(config: Path) -> TrainSpec:
 
 
 def _refused(config: Path, error: SpecError) -> ConfigError:
+    """All errors of a configuration in one, the most important first."""
+    said = [_place(config, one) for one in (error, *error.others)]
+    if len(said) > 1:
+        numbered = " ".join(f"({number}) {one}" for number, one in enumerate(said, start=1))
+        message = f"{config}: {len(said)} things are wrong. {numbered}"
+        return ConfigError(message, hint="See docs/reference/training-config.md.")
     hint = f"Did you mean {error.suggestion!r}?" if error.suggestion else "See docs/reference/training-config.md."
     line = _line(config, error.key)
     place = f"{config}, line {line}" if line else f"{config}"
     subject = "" if error.key == config.name else f": {error.key}"
     return ConfigError(f"{place}{subject} {error.message}", hint=hint)
+
+
+def _place(config: Path, error: SpecError) -> str:
+    line = _line(config, error.key)
+    near = f" Did you mean {error.suggestion!r}?" if error.suggestion else ""
+    return f"{f'line {line}, ' if line else ''}{error.key} {error.message}{near}"
 
 
 def _line(config: Path, key: str) -> int | None:

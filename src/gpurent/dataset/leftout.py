@@ -10,9 +10,8 @@ from gpurent_engine.data import Dataset
 
 NAMED = 5
 PICTURES = {
-    ".heic": "HEIC", ".heif": "HEIC", ".avif": "AVIF", ".gif": "GIF", ".tif": "TIFF", ".tiff": "TIFF", ".jfif": "JFIF",
-    ".jxl": "JPEG XL", ".psd": "Photoshop", ".svg": "SVG", ".dng": "raw", ".cr2": "raw", ".nef": "raw", ".arw": "raw",
-    ".ico": "ICO", ".tga": "TGA",
+    ".heic": "HEIC", ".heif": "HEIC", ".jxl": "JPEG XL", ".psd": "Photoshop", ".svg": "SVG",
+    ".dng": "raw", ".cr2": "raw", ".nef": "raw", ".arw": "raw", ".ico": "ICO", ".tga": "TGA",
 }  # fmt: skip
 """Pictures in formats that are not read."""
 TEXTS = frozenset((".txt", ".caption"))
@@ -28,7 +27,7 @@ def left_out(dataset: Dataset) -> list[str]:
         suffix = path.suffix.lower()
         if path in used or path.name.lower() in OF_SYSTEMS:
             continue
-        name = path.relative_to(dataset.root).as_posix()
+        name = path.relative_to(path.parents[1]).as_posix()
         if path.is_dir():
             folders.append(name)
         elif path.name.startswith("."):
@@ -54,7 +53,7 @@ def left_out(dataset: Dataset) -> list[str]:
 def unsendable(dataset: Dataset) -> list[str]:
     """Files whose names another computer would read otherwise: backslashes, control characters, no Unicode."""
     files = [path for one in dataset.images for path in (one.path, one.caption_path) if path is not None]
-    folders = [dataset.root / one.name for one in dataset.folders]
+    folders = [one.path for one in dataset.folders]
     return [repr(path.name)[1:-1] for path in (*folders, *files) if _odd(path.name)]
 
 
@@ -72,7 +71,7 @@ def _encodable(name: str) -> bool:
 
 def _beside(dataset: Dataset) -> Iterator[Path]:
     for folder in dataset.folders:
-        yield from sorted((dataset.root / folder.name).iterdir())
+        yield from sorted(folder.path.iterdir())
 
 
 def _told(names: list[str], what: str, why: str) -> Iterable[str]:

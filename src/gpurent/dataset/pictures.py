@@ -8,12 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
-
 from gpurent.dataset.bounds import Bounds
 from gpurent.errors import DatasetError
 from gpurent.tasks import parallel
 from gpurent.words import counted
+from gpurent_engine import pictures
 from gpurent_engine.data import Dataset, Folder
 from gpurent_engine.spec import TrainSpec
 
@@ -29,6 +28,7 @@ class _Decoded:
     path: Path
     digest: str
     error: str = ""
+    notes: tuple[str, ...] = ()
 
 
 def check(dataset: Dataset, spec: TrainSpec, on_checked: Callable[[int, int], None]) -> list[str]:
@@ -42,33 +42,46 @@ def check(dataset: Dataset, spec: TrainSpec, on_checked: Callable[[int, int], No
     Raises:
         DatasetError: naming every picture that cannot be decoded.
     """
-    bounds = Bounds.around(dataset.root)
-    paths = [image.path for image in dataset.images]
+    owners = {folder.path: bounds_of(dataset, folder) for folder in dataset.folders}
+    tasks = [(image.path, owners[folder.path]) for folder in dataset.folders for image in folder.images]
     decoded: list[_Decoded] = []
-    for one in parallel(lambda path: _decode(path, bounds), paths):
+    for one in parallel(lambda task: _decode(*task), tasks):
         decoded.append(one)
-        on_checked(len(decoded), len(paths))
+        on_checked(len(decoded), len(tasks))
     bad = [one for one in decoded if one.error]
     if bad:
         raise DatasetError(
-            f"{_named([str(one.path) for one in bad])} cannot be decoded: {bad[0].error}.",
+            f"{_named([str(one.path) for one in bad])} {bad[0].error}.",
             hint="Replace or remove it: the file is damaged or is no picture.",
         )
-    return [*_twins(decoded), *_advice(dataset, spec)]
+    return [*_twins(decoded), *_noted(decoded), *_advice(dataset, spec)]
+
+
+def bounds_of(dataset: Dataset, folder: Folder) -> Bounds:
+    """Where the files of one folder may lie: in the dataset, or in that folder where it was named by itself."""
+    return Bounds.around(dataset.root if dataset.by_name else folder.path)
 
 
 def _decode(path: Path, bounds: Bounds) -> _Decoded:
     try:
         with bounds.open(bounds.real(path)) as file:
-            with Image.open(file) as picture:
-                picture.verify()
+            pictures.verify(file)
             file.seek(0)
-            with Image.open(file) as picture:  # verify() leaves nothing to load
-                picture.load()
+            opened = pictures.read(file)
             file.seek(0)
-            return _Decoded(path, hashlib.file_digest(file, "sha256").hexdigest())
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except (pictures.Unreadable, OSError) as error:
         return _Decoded(path, "", str(error).rstrip("."))
+    return _Decoded(path, digest, notes=opened.notes)
+
+
+def _noted(decoded: list[_Decoded]) -> list[str]:
+    """One sentence for each thing that is odd about some pictures."""
+    by_note: dict[str, list[str]] = {}
+    for one in decoded:
+        for note in one.notes:
+            by_note.setdefault(note, []).append(f"{one.path.parent.name}/{one.path.name}")
+    return [f"{_named(names)} {note}." for note, names in by_note.items()]
 
 
 def _named(names: list[str]) -> str:

@@ -232,7 +232,7 @@ class Session:
         base = self._absolute(self.folder)
         return {
             "protocol": events.PROTOCOL,
-            "spec": {**job.spec.to_dict(), **_without_paths(job)},
+            "spec": job.sent_spec.to_dict(),
             "base_model": f"{base}/{job.base_target}" if job.base_target else self._downloaded(job),
             "data_dir": f"{base}/data",
             "out_dir": f"{base}/out",
@@ -457,8 +457,3 @@ class Session:
             look_at_host(self.host, self.run_dir)
         except (HostError, OSError) as error:
             self.tell(Notice(f"What the machine says of itself could not be kept: {error}"))
-
-
-def _without_paths(job: Job) -> dict[str, str]:
-    """Where things lie on this computer is nobody's business there, and names its user."""
-    return {"train_data_dir": "", "output_dir": "output", "pretrained_model_name_or_path": job.base_model.name}
