@@ -60,8 +60,9 @@ def make(spec: TrainSpec, groups: Groups, device: torch.device) -> tuple[Any, st
         notes.append(
             "Adafactor with relative_step finds the learning rate by itself; unet_lr and text_encoder_lr do not count."
         )
+    kind_of = _class(path)
     try:
-        made = _class(path)(settings, **arguments)
+        made = kind_of(settings, **arguments)
     except (TypeError, ValueError) as error:
         raise SpecError("optimizer_args", f"{spec.optimizer_type} refuses them: {error}.") from error
     if hasattr(made, "train"):

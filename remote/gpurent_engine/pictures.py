@@ -110,7 +110,7 @@ def _opened(source: Path | IO[bytes]) -> Any:
     from PIL import Image
 
     # Pillow's own limit is a guard against bombs, and stops panoramas; ours is checked below, before any decoding.
-    Image.MAX_IMAGE_PIXELS = MOST_PIXELS
+    Image.MAX_IMAGE_PIXELS = 5 * MOST_PIXELS
     try:
         picture = Image.open(source)
     except _errors() as error:

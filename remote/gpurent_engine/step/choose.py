@@ -24,8 +24,8 @@ OPTIMISERS = ("AdamW", "AdamW8bit")
 """The second in float32: exact, and a few hundred megabytes larger at most."""
 HEEDED = frozenset((
     "optimizer_type", "optimizer_args", "weight_decay", "max_grad_norm", "gradient_checkpointing",
-    "gradient_accumulation_steps", "clip_skip", "network_dim", "network_alpha", "network_args", "network_module", "mixed_precision", "seed",
-    "network_train_unet_only", "network_train_text_encoder_only", "max_token_length",
+    "gradient_accumulation_steps", "clip_skip", "network_dim", "network_alpha", "network_args", "network_module",
+    "mixed_precision", "seed", "network_train_unet_only", "network_train_text_encoder_only", "max_token_length",
 ))  # fmt: skip
 """Keys that the fast step itself computes by, or that are looked at below."""
 OUTSIDE = frozenset((

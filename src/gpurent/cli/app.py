@@ -305,11 +305,19 @@ def doctor(json: Json = False) -> int:
 def init(
     folder: Annotated[Path, typer.Argument(help="Where to write.")] = Path(),
     force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False,
+    source: Annotated[
+        Path | None,
+        typer.Option("--from", help="Convert a file of ai-toolkit, OneTrainer or kohya's trainer.", exists=True),
+    ] = None,
+    export: Annotated[
+        Path | None,
+        typer.Option("--export-kohya", help="Write this configuration back for kohya's own trainer.", exists=True),
+    ] = None,
 ) -> int:
     """Write a gpurent.toml and a training_config.toml to start from."""
     from gpurent.cli import init as command
 
-    return command.run(folder, force=force)
+    return command.run(folder, force=force, source=source, export=export)
 
 
 @app.command()

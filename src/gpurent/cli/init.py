@@ -7,6 +7,7 @@ from pathlib import Path
 from gpurent.cli import output
 from gpurent.errors import UsageError
 from gpurent.settings import TEMPLATE
+from gpurent_engine.reference import OURS
 
 TRAINING = """\
 # kohya's keys; see docs/reference/training-config.md. Check it with: gpurent train --budget 10 --dry-run
@@ -39,9 +40,14 @@ save_every_n_epochs = 2
 """
 
 
-def run(folder: Path, *, force: bool) -> int:
-    """Write both files, or neither when one is there already."""
-    files = {folder / "gpurent.toml": TEMPLATE, folder / "training_config.toml": TRAINING}
+DATASET = "dataset_config.toml"
+
+
+def run(folder: Path, *, force: bool, source: Path | None = None, export: Path | None = None) -> int:
+    """Write a configuration to start from, or one converted from ``source``; or write one back for kohya's trainer."""
+    if export is not None:
+        return _export(folder, export, force=force)
+    files, notes = _files(folder, source)
     existing = [path.name for path in files if path.exists()]
     if existing and not force:
         raise UsageError(f"{' and '.join(existing)} already there", hint="--force overwrites.")
@@ -49,7 +55,42 @@ def run(folder: Path, *, force: bool) -> int:
     for path, text in files.items():
         path.write_text(text, encoding="utf-8")
         output.console.print(f"wrote {path}")
+    for note in notes:
+        output.console.print(f"not carried over: {note}", markup=False)
+    if source is not None:
+        output.console.print("Next: look through training_config.toml, then `gpurent train --budget 10 --dry-run`.")
+        return 0
+    output.console.print(
+        "Where kohya's trainer has other defaults: " + "; ".join(f"{key} ({its} there)" for key, its in OURS.items())
+    )
     output.console.print(
         "Next: put images into training_data/10_my_concept/, then `gpurent train --budget 10 --dry-run`."
     )
+    return 0
+
+
+def _files(folder: Path, source: Path | None) -> tuple[dict[Path, str], list[str]]:
+    if source is None:
+        return {folder / "gpurent.toml": TEMPLATE, folder / "training_config.toml": TRAINING}, []
+    from gpurent import convert
+
+    found = convert.convert(source)
+    training, dataset = convert.toml(found, DATASET)
+    files = {folder / "gpurent.toml": TEMPLATE, folder / "training_config.toml": training}
+    return (files | {folder / DATASET: dataset} if dataset else files), found.lost
+
+
+def _export(folder: Path, config: Path, *, force: bool) -> int:
+    from gpurent.convert.kohya import export
+    from gpurent.dataset.job import read_spec
+
+    text, lost = export(read_spec(config))
+    target = folder / f"{config.stem}-kohya.toml"
+    if target.exists() and not force:
+        raise UsageError(f"{target.name} already there", hint="--force overwrites.")
+    folder.mkdir(parents=True, exist_ok=True)
+    target.write_text(text, encoding="utf-8")
+    output.console.print(f"wrote {target}")
+    for note in lost:
+        output.console.print(note, markup=False)
     return 0
