@@ -12,6 +12,8 @@ OPEN_S = 30.0
 """How long a machine may take to open a channel."""
 LOOK_S = 0.05
 """Most seconds in which nothing but standard output is looked at."""
+WINDOW_S = 0.003
+"""Between two looks whether the other side takes more: longer ones would leave a long line empty meanwhile."""
 BLOCK = 64 * 1024
 
 
@@ -50,7 +52,7 @@ def execute(
             _check(len(err), most)
             if left and not channel.recv_ready() and not channel.eof_received:
                 if not channel.send_ready():
-                    channel.status_event.wait(LOOK_S)
+                    channel.status_event.wait(WINDOW_S)
                 continue
             try:
                 block = channel.recv(BLOCK)

@@ -115,14 +115,15 @@ class SshHost:
 
         def act(link: Link, pulse: Pulse) -> None:
             def python(script: str, stdin: bytes, most: int) -> bytes:
-                pulse.allow(waits.digest_s(total))
+                within = waits.digest_s(total) + waits.transfer_s(len(stdin))
+                pulse.allow(within)
                 try:
-                    return self._digests(link, script, stdin, waits.digest_s(total), most)
+                    return self._digests(link, script, stdin, within, most)
                 finally:
                     pulse.allow(waits.silence_s)
 
             with link.sftp() as sftp:
-                transfer.put(sftp, python, files, folder, pulse.moved)
+                transfer.put(sftp, python, files, folder, pulse.moved, self._clock.monotonic)
 
         within = 2 * waits.digest_s(total) + waits.transfer_s(total)
         self._insist("sending files", act, within, on_bytes)

@@ -75,6 +75,8 @@ class Rental:
     failed_at: float | None = None
     """When its machine turned out to be of no use, before it trained."""
     failure: str = ""
+    trait: str = ""
+    """By which trait of its machine or image, as ``HostUnfit`` names them."""
     metered_at: float | None = None
     """When somebody last looked at what its provider counts."""
     account: str | None = None
@@ -328,8 +330,12 @@ def _rental(rental: Rental, event: Event) -> Rental:
             hourly = Usd(lines.payload(event, lines.Metered).hourly_micros or 0)
             return replace(rental, hourly=max(rental.hourly, hourly), metered_at=event.at)
         case Kind.MACHINE_FAILED:
-            blamed = not lines.payload(event, lines.Payload).detail.get("image")
-            return replace(rental, failed_at=event.at if blamed else None, failure=_reason(event))
+            detail = lines.payload(event, lines.Payload).detail
+            trait = detail.get("trait")
+            return replace(
+                rental, failed_at=None if detail.get("image") else event.at, failure=_reason(event),
+                trait=trait if isinstance(trait, str) else "",
+            )  # fmt: skip
         case Kind.CHARGED:
             charges = lines.payload(event, lines.Charged).charges
             same = rental.charged is not None and rental.charged.total == charges.total

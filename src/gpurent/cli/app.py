@@ -294,11 +294,16 @@ def providers(json: Json = False) -> int:
 
 
 @app.command()
-def doctor(json: Json = False) -> int:
+def doctor(
+    json: Json = False,
+    report: Annotated[
+        bool, typer.Option("--report", help="Print facts for a bug report: no keys, addresses, names or paths.")
+    ] = False,
+) -> int:
     """Check computer, ledger and every provider's key."""
     from gpurent.cli import doctor as command
 
-    return command.run(as_json=json)
+    return command.report() if report else command.run(as_json=json)
 
 
 @app.command()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import platform
 import shutil
+from collections.abc import Sequence
 from functools import partial
 
 from gpurent import __version__
@@ -14,7 +15,9 @@ from gpurent.cli.common import in_doubt, open_broker
 from gpurent.clock import side_by_side
 from gpurent.errors import AuthFailed, ProviderError
 from gpurent.localfiles import private_folder
+from gpurent.model import Need, Offer
 from gpurent.registry import Opened
+from gpurent.report.facts import facts_of, service
 from gpurent.spi import SupportsBalance, SupportsSurvey, Survey
 from gpurent.tasks import Overdue
 
@@ -57,6 +60,34 @@ def run(*, as_json: bool) -> int:
         if not usable:
             output.console.print("No provider is ready: quotes come from the price table, and nothing can be rented.")
     return 0 if usable and not doubtful else 1
+
+
+def report() -> int:
+    """Print what helps those who maintain gpurent and tells them nothing about who sends it."""
+    with open_broker() as broker:
+        acts = {name: partial(_listed, opened, broker.need) for name, opened in broker.opened.items()}
+        services = side_by_side(broker.clock, acts, PROVIDER_S, lambda _name, error: error)
+        output.print_json(
+            {
+                "gpurent": __version__,
+                "python": platform.python_version(),
+                "system": f"{platform.system()} {platform.machine()}",
+                "services": {name: service(found) for name, found in services.items()},
+                "not_ready": {one.name: one.missing_key for one in broker.problems},
+                "runs": [facts_of(run, broker.clock.now()) for run in broker.ledger.runs()[-LATEST_RUNS:]],
+            }
+        )
+    return 0
+
+
+LATEST_RUNS = 10
+
+
+def _listed(opened: Opened, need: Need) -> Sequence[Offer] | Exception:
+    try:
+        return opened.provider.offers(need)
+    except ProviderError as error:
+        return error
 
 
 def _late(name: str, error: Overdue) -> Check:
