@@ -60,12 +60,14 @@ def _ranges(spec: TrainSpec) -> Iterator[SpecError]:
             if number is None or (allowed.least <= number <= allowed.most and math.isfinite(number)):
                 continue
             reason = f": {allowed.why}" if allowed.why else ""
-            yield SpecError(key, f"must be {_said(allowed)}, not {number}{reason}.")
+            yield SpecError(key, f"must be {_said(allowed, number)}{reason}.")
             break
 
 
-def _said(allowed: Range) -> str:
-    return f"at least {allowed.least:g}" if allowed.most == INF else f"between {allowed.least:g} and {allowed.most:g}"
+def _said(allowed: Range, number: float) -> str:
+    if not math.isfinite(number):
+        return f"a finite number, not {number}"
+    return f"at least {allowed.least:g}" if number < allowed.least else f"at most {allowed.most:g}"
 
 
 def _contradictions(spec: TrainSpec) -> Iterator[SpecError]:

@@ -49,7 +49,7 @@ class Saver:
             run.stepper.release()
             found = proof.prove(
                 run.parts, run.plan, run.diffusion, run.order.out_dir / self.files[-1], trained,
-                prompt=run.feed.dataset.images[0].caption, side=min(*spec.resolution, PROOF_SIDE),
+                prompt=run.feed.dataset.images[0].caption, side=min(*run.feed.placements[0].bucket, PROOF_SIDE),
                 clip_skip=spec.clip_skip, draw=draw,
             )  # fmt: skip
         except Exception as error:  # noqa: BLE001 - see above

@@ -70,9 +70,9 @@ def empty_caption(folder: Path) -> None:
     [
         (no_dataset, "No dataset at {}/training_data.", "Put images with captions into training_data/10_my_concept/"),
         (no_concept, "{}/training_data: holds no folder named <repeats>_<concept>.", "such as 10_my_concept/"),
-        (no_image, "{}/training_data/2_colours: holds no image.", "Put images (.bmp, .jpeg, .jpg, .png, .webp)"),
+        (no_image, "{}/training_data/2_colours: holds no image.", "Put images (.avif, .bmp, .gif"),
         (no_picture, "{}/training_data/2_colours/green.png: cannot be read as an image", "Replace it or take it out."),
-        (damaged_picture, "{}/training_data/2_colours/gold.png: cannot be read as an image (image file is", "Replace"),
+        (damaged_picture, "{}/training_data/2_colours/gold.png: cannot be decoded (image file is", "Replace"),
         (no_caption, "{}/training_data/2_/red.png: has no caption", "Write red.txt or red.caption beside it."),
         (empty_caption, "{}/training_data/2_colours/blue.txt: is empty.", "Describe the image in it, or remove it"),
         (edit("network_dim", "network_dmi"), "{}/training_config.toml, line 12: network_dmi is not a known key.",

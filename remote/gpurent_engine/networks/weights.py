@@ -138,7 +138,7 @@ class Adapted(torch.nn.Module):
         if training and args.rank_dropout:
             shape = (x.shape[0], self._layer.rank)
             kept = (torch.rand(shape, device=x.device) > args.rank_dropout).to(inner.dtype)
-            inner = inner * (kept[..., None, None] if inner.dim() == 4 else kept[:, None])
+            inner = inner * _spread(kept, inner.dim())
             scale = scale / (1 - args.rank_dropout)
         outer = functional.conv2d(inner, up) if up.dim() == 4 else functional.linear(inner, up)
         out: Tensor = self.base_layer(x) + outer * scale
@@ -168,3 +168,10 @@ class Adapted(torch.nn.Module):
         if isinstance(like, torch.nn.Conv2d):
             return functional.conv2d(x, weight, bias, like.stride, like.padding, like.dilation, like.groups)
         return functional.linear(x, weight, bias)
+
+
+def _spread(kept: Tensor, dimensions: int) -> Tensor:
+    """A mask ``[b, r]`` for values ``[b, r]``, ``[b, n, r]`` or ``[b, r, h, w]``."""
+    if dimensions == 4:
+        return kept[..., None, None]
+    return kept[:, None] if dimensions == 3 else kept

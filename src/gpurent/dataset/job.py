@@ -28,6 +28,9 @@ from gpurent_engine.spec import SpecError, TrainSpec
 
 Progressed = Callable[[int, int], None]
 MAX_CONFIG = 1024 * 1024
+IDLE = " has no effect here: "
+"""In what ``reading`` says of a key without effect."""
+FEW_NOTES = 3
 MASKS = ".masks"
 """End of the folder on the host that holds a subset's masks."""
 
@@ -100,7 +103,7 @@ class Job:
         root = here if spec.subsets else (here / Path(spec.train_data_dir).expanduser()).absolute()
         found = _scanned(root, spec)
         _refuse_secrets((*_data_sources(found, spec), *files, *model.sources))
-        warnings = [message for _, message in (*spec.warnings, *_agreed(model, spec, config))]
+        warnings = folded((*spec.warnings, *_agreed(model, spec, config)))
         if isinstance(model, base.HubId) and model.remark:
             warnings.append(model.remark)
         if spec.mixed_precision == "no":
@@ -211,6 +214,21 @@ class Job:
             sum(one.caption_path is not None for one in images), sizes[0], sizes[-1], self.length.epochs,
             self.length.steps, self.base_model.name, self.upload_bytes, self.base_model.download_bytes, self.warnings,
         )  # fmt: skip
+
+
+def folded(notes: Iterable[tuple[str, str]]) -> list[str]:
+    """One sentence for each note; those on keys without effect in one together, last, where there are several."""
+    said: list[str] = []
+    idle: dict[str, str] = {}
+    for key, message in notes:
+        if IDLE in message:
+            idle[key] = message
+        else:
+            said.append(message)
+    if len(idle) < FEW_NOTES:
+        return [*said, *idle.values()]
+    names = ", ".join(idle)
+    return [*said, f"{len(idle)} keys have no effect here (docs/reference/training-config.md says why): {names}."]
 
 
 def _checkpoints(spec: TrainSpec, length: buckets.Length) -> int:
