@@ -52,13 +52,20 @@ def _print(by: By, lines: tuple[CostLine, ...]) -> None:
     table = Table(header_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for heading in (by, "rentals", "failed", "our estimate", "provider billed", "cost"):
         table.add_column(heading, justify="left" if heading == by else "right", no_wrap=True)
-    for one in lines:
-        billed = one.billed.rounded(4) + (f" ({one.unbilled} not yet)" if one.unbilled else "")
+    for play in sorted({one.play for one in lines}) or [False]:
+        alike = [one for one in lines if one.play is play]
+        if play:
+            table.add_row("PLAY MONEY")
+        for one in alike:
+            billed = one.billed.rounded(4) + (f" ({one.unbilled} not yet)" if one.unbilled else "")
+            table.add_row(
+                one.key, str(one.rentals), str(one.failed), one.estimate.rounded(4), billed,
+                _cost(one.cost, one.unbilled),
+            )  # fmt: skip
+        total, open_bills = Usd.total([one.cost for one in alike]), sum(one.unbilled for one in alike)
         table.add_row(
-            one.key, str(one.rentals), str(one.failed), one.estimate.rounded(4), billed, _cost(one.cost, one.unbilled)
+            "total", str(sum(one.rentals for one in alike)), "", "", "", _cost(total, open_bills), style="bold"
         )
-    total, open_bills = Usd.total([one.cost for one in lines]), sum(one.unbilled for one in lines)
-    table.add_row("total", str(sum(one.rentals for one in lines)), "", "", "", _cost(total, open_bills), style="bold")
     output.console.print(table)
 
 

@@ -14,8 +14,6 @@ from gpurent.money import ZERO, Usd
 from gpurent.spi import Billed
 
 By = Literal["month", "provider", "gpu", "job"]
-PLAY = " (PLAY MONEY)"
-"""After the name of a group that cost nothing real; such runs are never in a group with others."""
 BY: tuple[By, ...] = ("month", "provider", "gpu", "job")
 
 
@@ -34,6 +32,8 @@ class CostLine:
     unbilled: int
     """Rentals whose final bill is not known."""
     cost: Usd
+    play: bool = False
+    """Of play money; such runs are never in a group with others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +51,11 @@ class Unknown:
 
 def costs(runs: Iterable[Run], by: By, now: float) -> tuple[CostLine, ...]:
     """Every rental of every run, grouped and in order of the group's name."""
-    groups: dict[str, list[Rental]] = {}
+    groups: dict[tuple[bool, str], list[Rental]] = {}
     for run in runs:
         for rental in run.rentals:
-            groups.setdefault(_key(run, rental, by), []).append(rental)
-    return tuple(_line(key, groups[key], now) for key in sorted(groups))
+            groups.setdefault((run.play, _key(run, rental, by)), []).append(rental)
+    return tuple(_line(key, play, groups[play, key], now) for play, key in sorted(groups))
 
 
 def _key(run: Run, rental: Rental, by: By) -> str:
@@ -65,10 +65,10 @@ def _key(run: Run, rental: Rental, by: By) -> str:
         "gpu": lambda: rental.offer.gpu,
         "job": lambda: run.name,
     }
-    return keys[by]() + (PLAY if run.play else "")
+    return keys[by]()
 
 
-def _line(key: str, rentals: Sequence[Rental], now: float) -> CostLine:
+def _line(key: str, play: bool, rentals: Sequence[Rental], now: float) -> CostLine:
     final = [one for one in rentals if one.charged is not None and one.charged.final]
     real = [one for one in rentals if estimated(one, now).total > ZERO]
     return CostLine(
@@ -79,6 +79,7 @@ def _line(key: str, rentals: Sequence[Rental], now: float) -> CostLine:
         billed=Usd.total([one.charged.total for one in final if one.charged is not None]),
         unbilled=sum(one not in final for one in real),
         cost=Usd.total([accrued(one, now) for one in rentals]),
+        play=play,
     )
 
 

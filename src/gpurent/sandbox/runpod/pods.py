@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -71,10 +72,25 @@ def check_rules(body: Mapping[str, Any]) -> str | None:
     if len(body.get("env", {})) > 50:
         return "a pod has at most 50 environment variables"
     try:
-        shlex.split(body.get("args", ""))
+        argv(body.get("args", ""))
     except ValueError as error:
-        return f"args cannot be split: {error}"
+        return f"args cannot be read: {error}"
     return None
+
+
+def argv(args: str) -> list[str]:
+    """The words that a container is started with: ``args`` is split, or is JSON that names entry point and command.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if not args.lstrip().startswith("{"):
+        return shlex.split(args)
+    given = json.loads(args)
+    words = [*given.get("entrypoint", []), *given.get("cmd", [])]
+    if not set(given) <= {"entrypoint", "cmd"} or not all(isinstance(word, str) for word in words):
+        raise ValueError("entrypoint and cmd are lists of text")
+    return words
 
 
 def choose(free: Sequence[Machine], body: Mapping[str, Any]) -> Machine:
@@ -117,8 +133,8 @@ def refusal(status: int) -> Problem:
 def order(body: Mapping[str, Any], machine: Machine, price: Price) -> Order:
     """The order behind a create request that passed ``check_rules``."""
     official = body["image"].startswith("runpod/")
-    argv = shlex.split(body.get("args", ""))
-    command = shlex.join(argv) if argv else '"$R/start.sh"' if official else ":"
+    words = argv(body.get("args", ""))
+    command = shlex.join(words) if words else '"$R/start.sh"' if official else ":"
     return Order(
         offer_id=machine.id,
         label=body["name"],
