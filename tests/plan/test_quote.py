@@ -98,12 +98,12 @@ def test_too_small_a_budget_says_what_would_do() -> None:
     ("change", "need", "reason"),
     [
         ({"gpu": "RTX 3090"}, Need(gpus=("4090", "a100")), "not 4090 or a100"),
-        ({"vram_mb": 8188}, Need(), "8.0 GB of GPU memory, 8.4 needed"),
+        ({"vram_mb": 4096}, Need(), "4.0 GB of GPU memory, 6.0 needed"),
         ({"disk_gb": 10}, Need(disk_gb=30), "10 GB of disk, 30 needed"),
         ({}, Need(max_hourly=Usd.parse("0.30")), "$0.364167/h with disk, above $0.30/h"),
         ({"reliability": 0.8}, Need(min_reliability=0.95), "reliability 80.0%, 95.0% wanted"),
         ({}, Need(trusted_only=True), "not in a data centre or secure cloud"),
-        ({"max_duration_s": 600}, Need(), "to be had for 0.2 h at most, 0.7 h needed"),
+        ({"max_duration_s": 600}, Need(), "to be had for 0.2 h at most, 0.5 h needed"),
     ],
 )
 def test_a_rejected_offer_says_why(change: dict[str, object], need: Need, reason: str) -> None:
@@ -138,10 +138,10 @@ def test_reliability_never_makes_a_lora_dearer(once: Usd, one: float, other: flo
 
 def test_a_memory_of_ones_own_choice_is_respected_and_remarked_on() -> None:
     """An estimate can be overruled; the quote says what may happen then."""
-    quote = make_quote(JOB, Need(min_vram_mb=8000), [replace(OFFER, vram_mb=8188)])
+    quote = make_quote(JOB, Need(min_vram_mb=4000), [replace(OFFER, vram_mb=4096)])
     assert len(quote.rows) == 1
     assert any("may run out of memory" in note for note in quote.notes)
-    assert quote.rows[0].vram_need_mb > 8188
+    assert quote.rows[0].vram_need_mb > 4096
 
 
 def test_a_quote_says_where_its_prices_come_from() -> None:

@@ -67,7 +67,9 @@ class Work:
     recompute: float
     """Work with full gradient checkpointing ÷ without."""
     launches: float
-    """Kernels launched in a step ÷ those of Stable Diffusion 1.5."""
+    """The part of a step that does not grow with the batch ÷ that of Stable Diffusion 1.5."""
+    reached: float
+    """TFLOP/s that the fast step reaches on an H200 beside that part (docs/benchmarks.md, 26 November 2026)."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class Memory:
     """GPU memory in MiB, for choosing a card."""
 
     weights_mb: int
-    """UNet and text encoders in half precision, the VAE in float32."""
+    """UNet and text encoders in half precision."""
     image_mb: int
     """Activations of one picture of ``Family.side`` squared without gradient checkpointing."""
     checkpointed: float

@@ -34,6 +34,7 @@ SD2 = Family(
     base_bytes=2_410_000_000,  # 866 M parameters of UNet, 340 M of text encoder
     vae_bytes=335_000_000,
     bytes_per_rank=1_720_000,
-    work=Work(tflop=((512, 1.747), (768, 4.960)), recompute=1.371, launches=1.0),  # nearly Stable Diffusion 1.5's UNet
-    memory=Memory(weights_mb=2550, image_mb=3260, checkpointed=0.4, rank_mb=13.7, text_mb=150),
+    # nearly Stable Diffusion 1.5's UNet
+    work=Work(tflop=((512, 1.747), (768, 4.960)), recompute=1.371, launches=1.0, reached=347),
+    memory=Memory(weights_mb=2300, image_mb=1980, checkpointed=0.25, rank_mb=13.7, text_mb=150),
 )

@@ -1,15 +1,15 @@
-"""How long a training step takes, from first principles.
+"""How long a training step takes, from steps that were measured and what a card can do beside the measured one.
 
-    seconds a step = overhead + pictures × work ÷ (usable peak × share)
+    seconds a step = fixed + pictures × work ÷ reached × slowness
 
 *Work* was counted, not guessed, for each family on its real architecture: see ``gpurent_engine.families``.
 
-*Overhead* is what a step costs however small it is: hundreds of kernels are launched, and a fast GPU waits for them.
-One user's epochs on an RTX 4090 at batch 1, 2, 4, 8, 11 took 53, 30, 22, 19, 17 s. Overhead + pictures × work with an
-overhead of three pictures' work gives 53, 33, 23, 18, 17. This is why an H100 does not pay at batch 2.
+*Fixed* and *reached* describe the engine's step as one CUDA graph on an H200 (docs/benchmarks.md, 26 November 2026):
+SD 1.5 at batch 1, 2, 4, 8, 16 took 13.5, 18.2, 27.6, 46.9, 89.1 ms, SDXL at 1, 2, 4, 8 took 55, 83, 148, 291 ms. Both
+series are straight lines, which these two numbers give within a tenth.
 
-*Share* of the usable peak: runs reported for the SDXL LoRA lie between 0.10 and 0.36 (the fastest: RTX 4090, eight
-pictures with checkpointing at 3 s a step). None was made with our engine yet: hence the range.
+*Slowness* of another card is part by arithmetic and part by memory bandwidth, in the shares that the profile of the
+measured steps shows. No other card was measured with this engine; a prototype of it on an H100 is met within a tenth.
 """
 
 from __future__ import annotations
@@ -17,15 +17,28 @@ from __future__ import annotations
 import math
 
 from gpurent.model import Offer, Workload
-from gpurent.plan.gpus import find
+from gpurent.plan.gpus import Gpu, find
 from gpurent.plan.ranges import Range
 from gpurent_engine import families
 
-SHARE = Range(0.10, 0.22, 0.36)
-OVERHEAD_S = Range(0.06, 0.14, 0.22)
-"""Seconds per step for SD 1.5 with its 264 adapters."""
-CHECKPOINTED_OVERHEAD = 1.3
-"""Gradient checkpointing launches the forward pass twice."""
+MEASURED = "H200"
+FIXED_S = 0.0085
+"""Seconds of a step of SD 1.5 that do not grow with the batch: small kernels, adapters, the optimiser."""
+TEXT_ENCODER = 1.25
+"""The fixed part where the text encoder is trained, too: 15.6 instead of 13.5 ms, SDXL 63.5 instead of 55.1 ms."""
+ARITHMETIC = 0.75
+"""Share of a step on the H200 in matrix products, convolutions and attention; the rest waits for memory."""
+WITHOUT_COMPILER = 1.37
+"""The default image has no C compiler, so Triton's kernels cannot run there: measured 1.32 to 1.43."""
+WITHOUT_COMPILER_AT_MOST = 1.45
+FIXED_SPREAD = Range(0.8, 1.0, 2.0)
+SPREAD = {
+    "measured": Range(0.9, 1.0, 1.2),
+    "relative": Range(0.8, 1.0, 1.4),
+    "known": Range(0.6, 1.0, 1.8),
+}
+"""By how much the estimate may be off: on the measured card, on its relatives, on any card of the table."""
+RELATIVES = ("H100 SXM", "H100 PCIE", "H100 NVL")
 FLOAT32_SPEED = 0.4
 """Without mixed precision: between TF32's half and plain float32's fifth of the peak."""
 UNKNOWN_TFLOPS_PER_GB = Range(1.5, 2.5, 5.0)
@@ -44,24 +57,38 @@ def work(workload: Workload) -> float:
     return tflop * (facts.recompute if workload.gradient_checkpointing else 1.0)
 
 
-def peak(offer: Offer) -> Range:
-    """TFLOP/s that one GPU of ``offer`` can use; a wide range where the card is not known."""
-    gpu = find(offer.gpu)
-    if gpu:
-        return Range(gpu.usable_tflops, gpu.usable_tflops, gpu.usable_tflops)
-    return UNKNOWN_TFLOPS_PER_GB.times(max(1.0, offer.vram_mb / 1024))
+def slowness(offer: Offer) -> Range:
+    """How many times as long as an H200 one GPU of ``offer`` takes; a wide range where the card is not known."""
+    reference, gpu = find(MEASURED), find(offer.gpu)
+    assert reference is not None
+    if gpu is None:
+        tflops = UNKNOWN_TFLOPS_PER_GB.times(max(1.0, offer.vram_mb / 1024))
+        whole, spread = _arithmetic(reference), SPREAD["known"]
+        return Range(
+            whole / tflops.high * spread.low, whole / tflops.mid * spread.mid, whole / tflops.low * spread.high
+        )
+    mid = ARITHMETIC * _arithmetic(reference) / _arithmetic(gpu) + (1 - ARITHMETIC) * reference.gbs / gpu.gbs
+    kind = "measured" if gpu.name == MEASURED else "relative" if gpu.name in RELATIVES else "known"
+    return SPREAD[kind].times(mid)
+
+
+def _arithmetic(gpu: Gpu) -> float:
+    """Between the peak on paper and what the memory can feed: measured cards lie between the two, too."""
+    return math.sqrt(gpu.tflops * gpu.usable_tflops)
+
+
+def compiled_step_seconds(workload: Workload, offer: Offer) -> Range:
+    """Seconds of one batch on one GPU of ``offer``, in an image with a C compiler."""
+    facts = families.get(workload.family).work
+    fixed = FIXED_SPREAD.times(FIXED_S * facts.launches * (TEXT_ENCODER if workload.train_text_encoder else 1.0))
+    computing = workload.batch_size * work(workload) / facts.reached
+    return fixed + slowness(offer).times(computing if workload.half_precision else computing / FLOAT32_SPEED)
 
 
 def step_seconds(workload: Workload, offer: Offer) -> Range:
-    """Seconds of one batch on one GPU of ``offer``."""
-    overhead = OVERHEAD_S.times(families.get(workload.family).work.launches)
-    overhead = overhead.times(CHECKPOINTED_OVERHEAD if workload.gradient_checkpointing else 1.0)
-    tflop = workload.batch_size * work(workload)
-    speed = peak(offer).times(1.0 if workload.half_precision else FLOAT32_SPEED)
-    computing = Range(
-        tflop / (speed.high * SHARE.high), tflop / (speed.mid * SHARE.mid), tflop / (speed.low * SHARE.low)
-    )
-    return overhead + computing
+    """Seconds of one batch on one GPU of ``offer``: at best with a compiler, expected without."""
+    step = compiled_step_seconds(workload, offer)
+    return Range(step.low, step.mid * WITHOUT_COMPILER, step.high * WITHOUT_COMPILER_AT_MOST)
 
 
 def images_per_second(workload: Workload, offer: Offer) -> Range:

@@ -1,6 +1,7 @@
 """How much GPU memory a training needs, part by part. What differs by family stands in the family's record.
 
-The constants are estimated, not yet measured with our engine.
+The sums follow what the engine's step reserved on an H200 (docs/benchmarks.md). What CUDA takes for itself is
+estimated.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ from dataclasses import dataclass
 from gpurent.model import Workload
 from gpurent_engine import families
 
-CONTEXT_MB = 1000
+CONTEXT_MB = 600
 """CUDA context and libraries."""
-WORKSPACE_MB = 1300
+WORKSPACE_MB = 800
 """Convolution workspaces and the allocator's slack."""
 MARGIN_PERCENT = 10
 
