@@ -15,7 +15,7 @@ from PIL import Image
 from tests.fuzz.inputs import ODD, bytes_like, text_like, value_like
 from tests.vast.samples import REPLIES as VAST
 
-from gpurent import fields, http, settings
+from gpurent import convert, fields, http, settings
 from gpurent.budget.database import Database
 from gpurent.budget.errors import LedgerError
 from gpurent.clock import ManualClock
@@ -32,6 +32,10 @@ from gpurent.untrusted import data, text
 from gpurent_deadman import deadman
 from gpurent_engine.data import DataError
 from gpurent_engine.data import _size as picture_size
+from gpurent_engine.pictures import Unreadable
+from gpurent_engine.pictures import read as read_picture
+from gpurent_engine.reading import parse_spec
+from gpurent_engine.spec import SpecError
 from gpurent_providers.runpod import keyfile as runpod_keyfile
 from gpurent_providers.runpod import wire as runpod
 from gpurent_providers.sandbox import wire as sandbox
@@ -66,6 +70,16 @@ def _file(name: str, read: Callable[[Path], object]) -> Callable[[bytes, Path], 
     return act
 
 
+def _trained(given: Any, _: Path) -> object:
+    return parse_spec(given if isinstance(given, dict) else {"a": given})
+
+
+def _converted(given: Any, folder: Path) -> object:
+    path = folder / "a.json"
+    path.write_text(json.dumps(given, default=str), encoding="utf-8")
+    return convert.toml(convert.convert(path), "d.toml")
+
+
 def _picture(form: str, mode: str = "RGB", **options: Any) -> bytes:
     buffer = io.BytesIO()
     Image.new(mode, (8, 6)).save(buffer, form, **options)
@@ -78,6 +92,31 @@ def _exif() -> Image.Exif:
     return made
 
 
+TRAININGS: tuple[dict[str, Any], ...] = (
+    {"pretrained_model_name_or_path": "b", "network_args": ["conv_dim=4", "algo=lokr"], "optimizer_args": ["a=1"]},
+    {
+        "LoRA_type": "Standard",
+        "max_resolution": "512,512",
+        "epoch": 3,
+        "lr_warmup": 10,
+        "additional_parameters": "--a 1",
+    },
+    {"pretrained_model_name_or_path": "b", "datasets": [{"resolution": 512, "subsets": [{"image_dir": "a"}]}]},
+)
+FOREIGN: tuple[dict[str, Any], ...] = (
+    {
+        "config": {
+            "name": "a",
+            "process": [{"train": {"lr": 1e-4}, "datasets": [{"folder_path": "x", "resolution": [512]}]}],
+        }
+    },
+    {
+        "training_method": "LORA",
+        "base_model_name": "b",
+        "optimizer": {"optimizer": "ADAMW"},
+        "concepts": [{"path": "a"}],
+    },
+)
 PICTURES = (
     _picture("PNG"), _picture("PNG", "P"), _picture("PNG", "I;16"), _picture("JPEG"), _picture("JPEG", exif=_exif()),
     _picture("WEBP"), _picture("BMP"), _picture("JPEG", "CMYK"),
@@ -322,6 +361,9 @@ TARGETS = (
     ),
     Target("safetensors", bytes_like(*TENSORS), _file("a.safetensors", tensor_names), (ValueError,)),
     Target("pictures", bytes_like(*PICTURES), _file("a.png", picture_size), (DataError,)),
+    Target("decoded pictures", bytes_like(*PICTURES), _file("a.png", read_picture), (Unreadable,)),
+    Target("training configuration", value_like(*TRAININGS), _trained, (SpecError,)),
+    Target("configuration of another trainer", value_like(*FOREIGN), _converted, (ConfigError,)),
     Target(
         "model_index.json",
         bytes_like(b'{"_class_name": "StableDiffusionPipeline"}'),

@@ -47,10 +47,13 @@ def flatten(document: Mapping[str, Any]) -> tuple[dict[str, Any], list[tuple[str
         raise SpecError(
             "datasets", "this is a dataset configuration; name it in the training's file as dataset_config."
         )
-    if easy.is_easy(document):
-        return easy.convert(document)
-    if gui.is_gui(document):
-        return gui.convert(document)
+    for dialect, tells in ((easy, easy.is_easy), (gui, gui.is_gui)):
+        if tells(document):
+            try:
+                return dialect.convert(document)
+            except (TypeError, ValueError, AttributeError, OverflowError) as error:
+                said = f"a value is of another kind than this program writes: {error}."
+                raise SpecError("config", said) from error
     flat = _merged({key: value for key, value in document.items() if not _of_dataset(key, document)})
     if isinstance(document.get("datasets"), list):
         flat["general"] = document.get("general", {})

@@ -40,10 +40,13 @@ def convert(path: Path) -> Converted:
 
     document = read(path)
     program = formats.foreign(document)
-    if program == "ai-toolkit":
-        return aitoolkit.convert(document)
-    if program == "OneTrainer":
-        return onetrainer.convert(document, path.parent)
+    if program in ("ai-toolkit", "OneTrainer"):
+        try:
+            of_toolkit = program == "ai-toolkit"
+            return aitoolkit.convert(document) if of_toolkit else onetrainer.convert(document, path.parent)
+        except (TypeError, ValueError, AttributeError, OverflowError) as error:
+            said = f"{path}: a value is of another kind than {program} writes: {error}."
+            raise ConfigError(said, hint=f"Save it again with {program}.") from error
     try:
         flat, notes = formats.flatten(document)
         tables = flat.pop("datasets", [])
