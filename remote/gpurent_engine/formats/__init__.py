@@ -47,10 +47,10 @@ def flatten(document: Mapping[str, Any]) -> tuple[dict[str, Any], list[tuple[str
         raise SpecError(
             "datasets", "this is a dataset configuration; name it in the training's file as dataset_config."
         )
-    for dialect, tells in ((easy, easy.is_easy), (gui, gui.is_gui)):
+    for tells, convert in ((easy.is_easy, easy.convert), (gui.is_gui, gui.convert)):
         if tells(document):
             try:
-                return dialect.convert(document)
+                return convert(document)
             except (TypeError, ValueError, AttributeError, OverflowError) as error:
                 said = f"a value is of another kind than this program writes: {error}."
                 raise SpecError("config", said) from error
