@@ -105,7 +105,7 @@ def _traffic(plan: Schedule, rng: random.Random) -> Schedule:
 
 def _price_raised(plan: Schedule, rng: random.Random) -> Schedule:
     later = Rule(Fault.PRICE_RAISED_LATER, value=round(rng.choice((30, 300, 3000)) * rng.random(), 1))
-    rules = (Rule(Fault.PRICE_RAISED, value=round(rng.choice((2, 50, 300)) * rng.random(), 2)), later)
+    rules = (Rule(Fault.PRICE_RAISED, value=round(rng.choice((2, 50, 200)) * rng.random(), 2)), later)
     return replace(plan, rules=(*plan.rules, *rules))
 
 

@@ -17,7 +17,7 @@ from tests.simulation.strangers import JSON, Answer, Strangers
 
 from gpurent.sandbox.api import Context, Keys, build_api
 from gpurent.sandbox.faults import Fault, Faults, Rule
-from gpurent.sandbox.held import Refusal
+from gpurent.sandbox.held import Held, Refusal
 from gpurent.sandbox.journal import Journal
 from gpurent.sandbox.market import Market
 from gpurent.sandbox.wire import CUT, Wire
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 LATENCY_S = 0.2
+UNSEEN_S = 30.0
+"""What a client takes from its last listing to the line that says gone."""
 ACCOUNT, OTHER_ACCOUNT = "sbx_account_of_the_simulation", "sbx_account_of_somebody_else"
 URL = "http://market.invalid"
 SILENCE, TRICKLE, CUT_OFF = -1, -2, 0
@@ -87,6 +89,7 @@ class Service:
         self._clock = world.clock
         self._struck = world.tally.faults
         self._late = world.schedule.late_create
+        self._late_label = ""
         self._world = world
         self.owes_create = False
         """Whether it has yet to carry out what it answered with an error."""
@@ -132,7 +135,7 @@ class Service:
         self._struck["create carried out later"] += 1
 
         def carry_out() -> None:
-            self.owes_create = False
+            self.owes_create, self._late_label = False, str(json.loads(body).get("label"))
             if not self._world.over:
                 self._drive(method, path, headers, body, "")
                 self._world.network.notice()
@@ -140,6 +143,10 @@ class Service:
         self.owes_create = True
         self._clock.at(self._clock.now() + late, carry_out)
         return _json(500, {"error": {"code": "internal", "message": "something broke"}})
+
+    def foreseeable(self, held: Held) -> bool:
+        """Whether a listing could have shown it, or its creation been expected: not that of a late one just now."""
+        return held.order.label != self._late_label or self._clock.now() > held.troubles.listed_from + UNSEEN_S
 
     def _handled(
         self, method: str, path: str, headers: Mapping[str, str], body: bytes, query: str, blind: bool

@@ -14,7 +14,7 @@ from tests.simulation.books import Books
 from tests.simulation.clock import START, VirtualClock
 from tests.simulation.computer import Computer, Crash, MortalClock, Process
 from tests.simulation.hosts import Network, SimConnector
-from tests.simulation.schedule import UNSEEN, Home, Schedule
+from tests.simulation.schedule import Home, Schedule
 from tests.simulation.service import URL, CountingFaults, Service
 from tests.simulation.wires import Line, Transport, Wires
 
@@ -28,6 +28,7 @@ from gpurent.model import Price
 from gpurent.money import Usd
 from gpurent.registry import Opened
 from gpurent.sandbox.catalogue import Machine
+from gpurent.sandbox.faults import Fault
 from gpurent.sandbox.held import Held
 from gpurent.sandbox.market import Market
 from gpurent.settings import LimitsSection, NeedSection, Settings
@@ -49,8 +50,8 @@ class Pace:
     """At what is minded, in any wait."""
 
 
-CLOSE = Pace(1.0, 1.0, 1.0)
-"""As in earnest, or nearly: where money goes faster than anybody foresaw, seconds count."""
+CLOSE = Pace(2.0, 3.0, 2.0)
+"""Nearly as in earnest: where a full line costs more than the machine, seconds count."""
 
 
 @dataclass
@@ -82,7 +83,7 @@ class World:
         self.folder = folder
         self.with_httpx = with_httpx
         """Requests go through httpx itself: slow, and no other life."""
-        self.pace = CLOSE if any(rule.fault in UNSEEN for rule in schedule.rules) else Pace()
+        self.pace = CLOSE if any(rule.fault is Fault.FOREIGN_TRAFFIC for rule in schedule.rules) else Pace()
         self.story: list[str] | None = None
         """What happened, line by line, if anybody wants to read it."""
         self.tally = Tally()
@@ -253,7 +254,8 @@ class World:
             self.ordered_at.setdefault(event.tag, self.clock.now())
         if event.tag is not None and event.kind is Kind.INTENT:
             self.offset_at[event.tag] = believed - self.clock.now()
-        if event.kind is Kind.GONE and any(held.order.label == event.tag for held in self.market.alive()):
+        alive = [held for held in self.market.alive() if held.order.label == event.tag]
+        if event.kind is Kind.GONE and any(self.service.foreseeable(held) for held in alive):
             self.lies.append(f"{event.tag} was called gone while it was alive")
 
     def runs(self) -> tuple[Run, ...]:
