@@ -300,3 +300,5 @@ class Workload:
     """Size of the base model where it is known; 0: the family's usual one."""
     half_precision: bool = True
     """fp16 or bf16; float32 takes twice the memory and more than twice the time."""
+    fast_step: bool = True
+    """Whether the engine's fast step can train the configuration; the plain step takes several times as long."""

@@ -135,7 +135,8 @@ def test_the_fast_step_refuses_what_it_does_not_know() -> None:
     from gpurent_engine.networks.plan import Group, Layer, Plan
     from gpurent_engine.spec import TYPES
     from gpurent_engine.step.build import UnsupportedError
-    from gpurent_engine.step.choose import HEEDED, OUTSIDE, refuse_unknown, settings
+    from gpurent_engine.step.choose import refuse_unknown, settings
+    from gpurent_engine.step.heeded import HEEDED, OUTSIDE
 
     plain = Plan((Group("unet", 1e-4, (Layer("unet", "a", "lora_unet_a", 4, 4.0),)),))
     refuse_unknown(spec(optimizer_args=["weight_decay=0.1", "betas=(0.9,0.99)"], multires_noise_iterations=4), plain)

@@ -9,8 +9,10 @@ from tests.plan.world import OFFER
 
 from gpurent.model import Workload
 from gpurent.plan import vram
-from gpurent.plan.throughput import compiled_step_seconds, step_seconds
+from gpurent.plan.throughput import compiled_step_seconds, images_per_second, step_seconds
 from gpurent.plan.typical import typical_workload
+from gpurent_engine.reading import parse_spec
+from gpurent_engine.step.heeded import unheeded
 
 WITH, WITHOUT = "with a compiler", "without"
 Row = tuple[str, int, int, bool, bool, str, float, float]
@@ -79,6 +81,52 @@ def test_the_memory_asked_for_holds_what_was_measured(row: Row) -> None:
     encoders_mb = 0 if text else {"sd15": 235, "sdxl": 1560}[family]
     measured_mb = reserved_gb * 1e9 / 2**20 + vram.CONTEXT_MB + encoders_mb
     assert measured_mb <= memory.need <= 2 * measured_mb
+
+
+@pytest.mark.parametrize(
+    ("gpu", "family", "batch", "ms"),
+    [
+        ("H200", "sd15", 1, 190.6), ("H200", "sd15", 4, 173.8), ("H200", "sdxl", 1, 574.7), ("H200", "sdxl", 4, 625.5),
+        ("H100", "sd15", 1, 193.9), ("H100", "sd15", 4, 216.1), ("H100", "sdxl", 1, 599.0), ("H100", "sdxl", 4, 627.0),
+    ],
+)  # fmt: skip
+def test_what_only_the_plain_step_trains_is_quoted_by_the_plain_step(
+    gpu: str, family: str, batch: int, ms: float
+) -> None:
+    quoted = step_seconds(replace(job(family, batch), fast_step=False), replace(OFFER, gpu=gpu))
+    assert quoted.low <= ms / 1e3 <= quoted.high
+    assert quoted.mid == pytest.approx(ms / 1e3, rel=0.15)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "batch", "checkpointing", "reported"),
+    [
+        ("RTX 4090", 1, False, 1.1),
+        ("RTX 4090", 8, True, 2.65),
+        ("RTX 3090", 1, False, 1.0),
+        ("RTX 3090", 1, False, 0.83),
+    ],
+)
+def test_sdxl_runs_of_other_trainers_lie_in_the_range_of_the_plain_step(
+    gpu: str, batch: int, checkpointing: bool, reported: float
+) -> None:
+    """Pictures a second at 1024 as users reported them (kohya-ss issues 827, 1288, 1730)."""
+    workload = replace(job("sdxl", batch, checkpointing=checkpointing), fast_step=False)
+    span = images_per_second(workload, replace(OFFER, gpu=gpu))
+    assert span.low <= reported <= span.high
+
+
+@pytest.mark.parametrize(
+    ("keys", "fast"),
+    [
+        ({}, True), ({"optimizer_type": "AdamW8bit", "min_snr_gamma": 5.0}, True), ({"optimizer_type": "Lion"}, False),
+        ({"network_args": ["algo=loha"], "network_module": "lycoris.kohya"}, False), ({"loss_type": "huber"}, False),
+        ({"network_args": ["conv_dim=4"]}, True), ({"optimizer_args": ["amsgrad=True"]}, False),
+    ],
+)  # fmt: skip
+def test_a_quote_knows_from_the_configuration_which_step_will_run(keys: dict[str, object], fast: bool) -> None:
+    spec = parse_spec({"pretrained_model_name_or_path": "base", "train_data_dir": "data", **keys})
+    assert bool(unheeded(spec, sdxl=False)) is not fast
 
 
 def test_uneven_pictures_are_more_work_by_their_area() -> None:

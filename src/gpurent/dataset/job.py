@@ -20,11 +20,12 @@ from gpurent.localfiles import read_text
 from gpurent.model import Workload
 from gpurent.spi import LocalFile
 from gpurent_engine import buckets, data, networkargs, thumbnail
-from gpurent_engine.families import detect
+from gpurent_engine.families import SDXL, detect
 from gpurent_engine.filenames import good_name
 from gpurent_engine.formats import datasets
 from gpurent_engine.reading import load_spec
 from gpurent_engine.spec import SpecError, TrainSpec
+from gpurent_engine.step.heeded import unheeded
 
 Progressed = Callable[[int, int], None]
 MAX_CONFIG = 1024 * 1024
@@ -202,6 +203,7 @@ class Job:
             upload_bytes=self.upload_bytes, base_download_bytes=self.base_model.download_bytes,
             base_bytes=sum(one.path.stat().st_size for one in self.base_model.sources),
             half_precision=spec.mixed_precision != "no",
+            fast_step=not unheeded(spec, sdxl=family.name == SDXL.name),
         )  # fmt: skip
 
     @property

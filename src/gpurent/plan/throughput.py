@@ -39,6 +39,11 @@ SPREAD = {
 }
 """By how much the estimate may be off: on the measured card, on its relatives, on any card of the table."""
 RELATIVES = ("H100 SXM", "H100 PCIE", "H100 NVL")
+LAUNCHING_S = Range(0.06, 0.19, 0.30)
+"""Seconds in which a CPU launches the kernels of a plain step of SD 1.5: 0.17 to 0.22 on two servers; a desktop's core
+is faster. The GPU works meanwhile, so the longer of the two counts most."""
+PLAIN_SHARE = Range(0.10, 0.22, 0.40)
+"""Of the usable peak, in a plain step that does not wait for the CPU."""
 FLOAT32_SPEED = 0.4
 """Without mixed precision: between TF32's half and plain float32's fifth of the peak."""
 UNKNOWN_TFLOPS_PER_GB = Range(1.5, 2.5, 5.0)
@@ -87,8 +92,26 @@ def compiled_step_seconds(workload: Workload, offer: Offer) -> Range:
 
 def step_seconds(workload: Workload, offer: Offer) -> Range:
     """Seconds of one batch on one GPU of ``offer``: at best with a compiler, expected without."""
+    if not workload.fast_step:
+        return plain_step_seconds(workload, offer)
     step = compiled_step_seconds(workload, offer)
     return Range(step.low, step.mid * WITHOUT_COMPILER, step.high * WITHOUT_COMPILER_AT_MOST)
+
+
+def plain_step_seconds(workload: Workload, offer: Offer) -> Range:
+    """The same for the plain step (peft, autocast), which trains what the fast one cannot."""
+    gpu = find(offer.gpu)
+    peak = UNKNOWN_TFLOPS_PER_GB.times(max(1.0, offer.vram_mb / 1024))
+    if gpu is not None:
+        peak = Range(gpu.usable_tflops, gpu.usable_tflops, gpu.usable_tflops)
+    launching = LAUNCHING_S.times(families.get(workload.family).work.launches)
+    launching = launching.times(1.3 if workload.gradient_checkpointing else 1.0)  # the forward pass is launched twice
+    tflop = workload.batch_size * work(workload) / (1.0 if workload.half_precision else FLOAT32_SPEED)
+    return Range(
+        math.hypot(launching.low, tflop / (peak.high * PLAIN_SHARE.high)),
+        math.hypot(launching.mid, tflop / (peak.mid * PLAIN_SHARE.mid)),
+        math.hypot(launching.high, tflop / (peak.low * PLAIN_SHARE.low)),
+    )
 
 
 def images_per_second(workload: Workload, offer: Offer) -> Range:
