@@ -414,16 +414,20 @@ class Broker:
         return tuple(run.id for run in self.ledger.runs() if run.open_rentals and run.id not in live)
 
     def surfacing(self) -> tuple[str, ...]:
-        """Runs without a client whose create was never answered, and may be carried out yet."""
-        live, now = self.live_runs(), self.clock.now()
-        return tuple(
-            run.id for run in self.ledger.runs()
-            if run.id not in live and any(may_surface(one, now) for one in run.rentals)
-        )  # fmt: skip
+        """Runs with a create that was never answered and may be carried out yet.
+
+        Whether their clients live or not: one that hangs looks for nothing, and one that trains on its next machine has
+        given this one up.
+        """
+        now = self.clock.now()
+        return tuple(run.id for run in self.ledger.runs() if any(may_surface(one, now) for one in run.rentals))
 
     def tend(self, run_id: str, *, tell: Tell = _silent) -> None:
-        """What a watchdog does for an abandoned run: see its training to the end, collect, and destroy what is left."""
-        rentals = self.ledger.run(run_id).open_rentals
+        """What a watchdog does for an abandoned run: see its training to the end, collect, and destroy what is left.
+
+        Of a run whose client lives it ends only what surfaced after it was held for gone.
+        """
+        rentals = () if run_id in self.live_runs() else self.ledger.run(run_id).open_rentals
         if any(one.state is RentalState.TRAINING and not one.job_over for one in rentals):
             try:
                 self.attach(run_id, tell=tell)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from tests.simulation.engine import Course
-from tests.simulation.schedule import Aftermath, Guard, Home, Schedule, Second
+from tests.simulation.schedule import NEVER, Aftermath, Guard, Home, Schedule, Second
 
 from gpurent.budget.events import Kind
 from gpurent.money import Usd
@@ -61,6 +61,12 @@ KEPT: Mapping[str, Schedule] = {
         seed=1795713567, budget=Usd(181_903), course=Course(180, 104.87059438821413, every=90, size=65536),
         rules=(Rule(Fault.FOREIGN_TRAFFIC, value=108.06),), freezes=((43, 7709.887696836508),),
         guard=Guard(worker_hangs_at=5), boot_s=166.37442717539452,
+    ),
+    "a create was carried out an hour late, and its client hung: nobody looked for it": Schedule(
+        seed=1795718954, budget=Usd(120_000), course=Course(71, 0.7244536082052779, every=14, size=4096),
+        rules=(Rule(Fault.PRICE_RAISED, value=186.67), Rule(Fault.PRICE_RAISED_LATER, value=147.9),
+               Rule(Fault.NO_INSTANCE_KEY)),
+        freezes=((33, NEVER),), guard=Guard(), late_create=5220.282671611911, boot_s=187.06054242795258,
     ),
     "a number was given away while no listing was answered": Schedule(
         seed=1795714759, budget=Usd(134_749), course=Course(12, 1.6283073242406894, every=12, size=65536), hangs_at=18,
