@@ -72,4 +72,17 @@ KEPT: Mapping[str, Schedule] = {
         seed=1795714759, budget=Usd(134_749), course=Course(12, 1.6283073242406894, every=12, size=65536), hangs_at=18,
         trickles=((508.4335112448328, 3261.993817548754),), reused=True,
     ),
+    "a bill of nothing but traffic was taken for that of a short rental": Schedule(
+        seed=1795719742, budget=Usd(121_650), course=Course(182, 0.1815148739213287, every=36, size=65536),
+        rules=(Rule(Fault.CHARGES_LATE, p=1.0, value=2555.6),), crash_at=126, hold_minutes=1.0,
+        aftermath=Aftermath.DYING_REAPS,
+    ),
+    "a reply that said little named a machine whose number was a stranger's by the time of the search": Schedule(
+        seed=1795722389, budget=Usd(62_748), course=Course(82, 79.72729539704937, every=82, size=65536),
+        rules=(Rule(Fault.CREATE_ERROR_BUT_CREATED),), naps=((13, 1528.657974413642),), reused=True,
+    ),
+    "a second run began when nobody was waited for": Schedule(
+        seed=1795719810, budget=Usd(51_270), course=Course(123, 93.3828277367179, every=61, size=65536), crash_at=85,
+        second=Second(914.2854066481461, Usd(348_174), 43),
+    ),
 }  # fmt: skip

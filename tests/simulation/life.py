@@ -95,6 +95,8 @@ class _Life:
         self.guards = Guards(world)
         self.ending = ""
         self._come = False
+        self._starting = False
+        """Whether a second run is yet to begin."""
         world.on_lost = lambda _process: self._somebody_comes()
 
     def play(self) -> None:
@@ -116,6 +118,7 @@ class _Life:
 
     def _client(self, computer: Computer, name: str, budget: Usd, *, first: bool, crash_at: int | None = None) -> None:
         plan = self.world.schedule
+        self._starting &= first
         process = computer.process(
             crash_at=plan.crash_at, naps=dict(plan.naps), freezes=dict(plan.freezes), dies_at=plan.dies_at,
             hangs_at=plan.hangs_at,
@@ -127,6 +130,7 @@ class _Life:
         self.world.tally.faults["a second run at the same time"] += 1
         here = self.world.here if second.apart_s is None else self.world.computer("there", second.apart_s)
         start = partial(self._client, here, "out2", second.budget, first=False, crash_at=second.crash_at)
+        self._starting = True
         self.world.later(second.after_s, start)
 
     def _train(self, process: Process, budget: Usd, name: str, *, first: bool) -> None:
@@ -209,7 +213,10 @@ class _Life:
     def _until_quiet(self) -> None:
         """Until nobody has anything to do, or what is left to do cannot be done."""
         world = self.world
-        quiet = partial(_quiet, world, self.guards)
+
+        def quiet() -> bool:
+            return not self._starting and _quiet(world, self.guards)
+
         while not quiet():
             world.clock.run_until(world.clock.now() + AFTER_S, quiet)
             if not world.waiting and world.clock.now() > world.last_deadline() + LINGER_S:

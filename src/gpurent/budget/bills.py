@@ -18,7 +18,7 @@ REACH_S = 600.0
 SHORT_PERCENT = 2
 SHORT_AT_MOST = Usd(5_000)
 """A bill that is this much below the estimate is complete: services round to a tenth of a cent a line. One that was
-rounded to nothing is none yet."""
+rounded to nothing, or to less than half the estimate, is none yet."""
 QUIET_S = 24 * 3600.0
 """A lower bill that reaches the last sign of life is believed after so long without a change: some of the time may be
 free, and a machine that nobody looked after may have ended long before that was confirmed."""
@@ -43,7 +43,7 @@ def judged(rental: Rental, charges: Charges, now: float) -> Charges:
 def _complete(rental: Rental, charges: Charges, end: float) -> bool:
     """Whether the end is known to a few minutes, and everything up to there is booked."""
     least = estimated(rental, rental.alive_at, until_end=False).total
-    short = max(least.scaled(SHORT_PERCENT, 100), SHORT_AT_MOST)
+    short = max(least.scaled(SHORT_PERCENT, 100), min(SHORT_AT_MOST, least.scaled(1, 2)))
     observed = end - rental.alive_at <= REACH_S
     return observed and _reaches(charges, end) and charges.total > ZERO and charges.total + short >= least
 

@@ -13,7 +13,7 @@ from gpurent.budget.errors import LedgerError
 from gpurent.budget.events import Kind
 from gpurent.budget.guard import Deadlines
 from gpurent.budget.ledger import Ledger
-from gpurent.budget.reaper import Destroy
+from gpurent.budget.reaper import Destroy, is_ours
 from gpurent.clock import Clock
 from gpurent.errors import (
     AuthFailed,
@@ -138,6 +138,7 @@ class Rentals:
         self, provider: Provider, run_id: str, tag: str, offer: Offer, launch: Launch,
         patiently: Callable[[], AbstractContextManager[None]],
     ) -> Instance:  # fmt: skip
+        asked_at = self.clock.now()
         try:
             with patiently():
                 instance = self._sent(provider, offer, launch)
@@ -148,7 +149,7 @@ class Rentals:
         except CreateFailed as error:
             self.ledger.append(run_id, Kind.CREATE_UNCLEAR, tag=tag, ref=error.ref, reason=str(error))
             self.tell(Notice(f"The answer to create was lost ({error}); looking for {tag}.", warning=True))
-            found = self._search(provider, tag, error.ref, offer.id)
+            found = self._search(provider, tag, error.ref, offer.id, asked_at)
             if found is None:
                 raise InDoubt(
                     f"{provider.name} may have created {tag}; it was not found in {self.patience.search_s:.0f} s.",
@@ -174,13 +175,15 @@ class Rentals:
             hourly_micros=hourly.micros if differs else None, account=self.accounts.of(offer.provider).id or None,
         )  # fmt: skip
 
-    def _search(self, provider: Provider, tag: str, ref: str | None, place: str) -> Instance | None:
+    def _search(
+        self, provider: Provider, tag: str, ref: str | None, place: str, asked_at: float
+    ) -> Instance | None:  # fmt: skip
         until = self.clock.monotonic() + self.patience.search_s
         while True:
             try:
                 found = self.clock.begin(lambda: survey(provider, [place])).result(LIST_S)
                 for instance in found.instances:
-                    if instance.tag == tag or (ref is not None and instance.ref == ref):
+                    if is_ours(instance, tag, ref, asked_at):
                         return instance
                 if place in found.silent:
                     raise found.silent[place]
