@@ -92,8 +92,8 @@ class Process:
         self.hung_at: float | None = None
         self.heard_at = self.began
         """When it last did something."""
-        self.blind = False
-        """Whether its last listing was not answered."""
+        self.listed_at: float | None = self.began
+        """When a listing was last answered; None after one that was not."""
         self.watches = False
         """Whether it looks after every run of its computer."""
         self.lost = False
@@ -203,6 +203,12 @@ class Process:
     def still(self) -> Spans:
         """When it could do nothing, although it lived."""
         return [*self.frozen, *self.computer.asleep]
+
+    @property
+    def blind(self) -> bool:
+        """Whether it cannot know whose a number is: no listing was answered, or it could do nothing since one was."""
+        listed_at, now = self.listed_at, self._clock.now()
+        return listed_at is None or any(listed_at <= begun < now for begun, _ in self.still)
 
     def first_awake(self, moment: float) -> float | None:
         """The first moment from ``moment`` on at which it acts."""

@@ -68,6 +68,12 @@ RARE: Mapping[str, str] = {
         "only where two are at it at the same time, or a client slept before it sent create",
     ),
     **dict.fromkeys(
+        (f"{S.GONE} -> {kind}" for kind in (Kind.REACHABLE, Kind.METERED, Kind.CHECKPOINT_HOME)),
+        "only where a client slept or was frozen while others ended its machine, and writes what it had just seen",
+    ),
+    f"{S.TRAINING} -> {Kind.ADOPTED}": "only where whoever comes later is the first to see it in a listing",
+    f"{S.REFUSED} -> {Kind.CREATE_UNCLEAR}": "only where others closed it before a client that slept heard no answer",
+    **dict.fromkeys(
         (f"{state} -> {Kind.CHARGED}" for state in (S.CREATED, S.REACHABLE, S.TRAINING)),
         "only where more is booked while the machine runs than is counted here",
     ),

@@ -81,6 +81,15 @@ KEPT: Mapping[str, Schedule] = {
         seed=1795722389, budget=Usd(62_748), course=Course(82, 79.72729539704937, every=82, size=65536),
         rules=(Rule(Fault.CREATE_ERROR_BUT_CREATED),), naps=((13, 1528.657974413642),), reused=True,
     ),
+    "a client hung while it looked for a machine, and nobody counted that machine's traffic": Schedule(
+        seed=1795725902, budget=Usd(42_435), course=Course(200, 0.8771383358827598, every=50, size=4096),
+        rules=(Rule(Fault.FOREIGN_TRAFFIC, value=11.2), Rule(Fault.LIST_LAG, value=16.8)), freezes=((35, NEVER),),
+        guard=Guard(), late_create=3.8369032491542834, cut_off=True,
+    ),
+    "a process was frozen between its last look and its order": Schedule(
+        seed=1795725334, budget=Usd(157_012), course=Course(72, 2.229022332624565, every=72, size=65536),
+        freezes=((51, 5860.976965203309),), reused=True, boot_s=93.6668825116483, host_skew=1334.4516310006254,
+    ),
     "a second run began when nobody was waited for": Schedule(
         seed=1795719810, budget=Usd(51_270), course=Course(123, 93.3828277367179, every=61, size=65536), crash_at=85,
         second=Second(914.2854066481461, Usd(348_174), 43),

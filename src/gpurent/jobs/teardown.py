@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -24,6 +25,7 @@ from gpurent.budget.reaper import (
     OtherAccount,
     other_account,
     reconcile,
+    shows,
     unattended,
     unordered,
 )
@@ -44,6 +46,9 @@ from gpurent.tasks import Overdue, minding
 T = TypeVar("T")
 MOST_S = 30.0
 """Between two rounds, while nothing can be done."""
+SEEK_AFTER_S, SEEK_EVERY_S = 120.0, 60.0
+"""So long after its intent others look for a machine that has no number yet, and so often. Whoever asked for it looks
+for a minute."""
 Collect = Callable[[Destroy], None]
 Listing = Mapping[str, Sequence[Instance] | None]
 """What providers show; None where one did not answer."""
@@ -65,6 +70,8 @@ class Teardown:
 
     def __post_init__(self) -> None:
         self._meter = Meter(self.ledger, self.providers, self.clock, self.tell, lead_s=LEAD_S)
+        self._seeks: dict[str, float] = {}
+        """When machines without a number were last looked for, by tag."""
         self._refused: dict[str, str] = {}
         """Why the last order to destroy was not accepted, by ref."""
 
@@ -98,7 +105,28 @@ class Teardown:
     def overdue(self, run_id: str) -> Mapping[str, str]:
         """The same of one run, after a look at what is counted where nobody has looked for long. Raises LedgerError."""
         run = self._run(run_id)
+        if self._sought(run):
+            run = self._run(run_id)
         return self._late(self._run(run_id) if self._meter.look(run) else run)
+
+    def _sought(self, run: Run) -> bool:
+        """Look for machines that lost answers made and whoever asked for them has not found: it may hang, and what
+        nobody knows the number of cannot be counted. Whether one was found."""
+        now, looks_at = self.clock.now(), self.clock.monotonic()
+        lost = [
+            one for one in run.open_rentals
+            if one.ref is None and now - one.intent_at >= SEEK_AFTER_S
+            and looks_at - self._seeks.get(one.tag, -math.inf) >= SEEK_EVERY_S
+        ]  # fmt: skip
+        if not lost:
+            return False
+        self._seeks |= {one.tag: looks_at for one in lost}
+        found = listings(self.providers, lost, (), self.tell, self.clock, LIST_S)
+        shown = [(one, seen) for one in lost for seen in found.shown.get(one.provider) or () if shows(seen, one)]
+        for one, seen in shown:
+            account = self.accounts.of(one.provider).id
+            self._note(run.id, Kind.ADOPTED, one.tag, ref=seen.ref, account=account or None)
+        return bool(shown)
 
     def _late(self, run: Run) -> Mapping[str, str]:
         now = self.clock.now() - self.clock_of(run.id).ahead_s
