@@ -1,8 +1,8 @@
 """The start-up script of a rented machine: dead-man switch first, then keys.
 
-It runs as root before SSH answers, and writes down the environment that the image gave it: sessions do not see that
-(``runtime`` says how they find it again). ``GPURENT_ROOT`` moves absolute paths below a folder: that is how the
-sandbox, whose machines share one file system, runs the very same script.
+It runs as root before SSH answers, and writes down the environment that the image gave it, without keys and tokens:
+sessions do not see that (``runtime`` says how they find it again). ``GPURENT_ROOT`` moves absolute paths below a
+folder: that is how the sandbox, whose machines share one file system, runs the very same script.
 """
 
 from __future__ import annotations
@@ -18,12 +18,11 @@ from gpurent.model import Fuse, Identity, SelfDestruct
 MAX_BYTES = 4096
 """The tightest limit of the services (Vast.ai's ``onstart``)."""
 
-_SCRIPT = """\
-umask 077
+_SCRIPT = r"""umask 077
 R="${{GPURENT_ROOT:-}}"
 D="$R/root/.gpurent/deadman"
 mkdir -p "$D" "$R/etc/ssh" "$R/root/.ssh"
-sh -c 'export -p' > "$D/../env"
+sh -c 'unset x $(env|grep -Eo "^[A-Z]\w*(KEY|TOKEN|SECRET|PASS)\w*");export -p'>"$D/../env"
 {deadman}
 cat > "$R/etc/ssh/ssh_host_ed25519_key" <<'K'
 {host_key}
@@ -31,7 +30,7 @@ K
 echo {host_public} > "$R/etc/ssh/ssh_host_ed25519_key.pub"
 echo {client} >> "$R/root/.ssh/authorized_keys"
 chmod 700 "$R/root" "$R/root/.ssh"
-if [ -z "$R" ]; then pkill -HUP -x sshd || true; fi
+[ "$R" ] || pkill -HUP -x sshd || :
 """
 _DEADMAN = """\
 for P in python3 python "$R/opt/conda/bin/python" "$R/venv/main/bin/python"; do "$P" -c 0 && break; done

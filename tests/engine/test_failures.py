@@ -164,7 +164,14 @@ def test_a_picture_that_breaks_while_the_run_is_prepared(base_model: Path, pictu
 
 def test_numbers_that_run_away(base_model: Path, pictures: Path, tmp_path: Path) -> None:
     """A rate far too high ends in one error; nothing that is not a number is written."""
-    the_spec = spec(unet_lr=1e30, max_grad_norm=0.0, max_train_epochs=30, save_precision="float")
+    the_spec = spec(
+        unet_lr=1e3,
+        optimizer_type="SGDNesterov",
+        network_alpha=1e6,
+        max_grad_norm=0.0,
+        max_train_epochs=30,
+        save_precision="float",
+    )
     engine = start(the_spec, base_model, pictures, tmp_path)
     engine.communicate()
     told = events(tmp_path / "events.jsonl")

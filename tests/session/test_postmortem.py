@@ -11,7 +11,8 @@ from tests.session.world import Cli, make_job
 @pytest.mark.real_engine
 def test_a_failed_run_leaves_all_that_a_person_needs(cli: Cli) -> None:
     """A training that diverges: the folder holds events, log, the host's word and the ledger; ``why`` reads them."""
-    make_job(cli.folder, steps=60, extra="unet_lr = 1e18\ntext_encoder_lr = 1e18\nmax_grad_norm = 0\n")
+    rates = 'unet_lr = 1e3\ntext_encoder_lr = 1e3\nmax_grad_norm = 0\noptimizer_type = "SGDNesterov"\n'
+    make_job(cli.folder, steps=60, extra=rates)
     ended = cli.run("train", "--budget", "1", "--yes")
     assert ended.returncode == 1 and "gpurent why" in ended.stdout + ended.stderr
     (folder,) = (cli.folder / "state" / "runs").iterdir()

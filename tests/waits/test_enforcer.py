@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import pytest
-from tests.session.world import wait_for
 from tests.stub.control import StubEngine
 
 from gpurent.budget.errors import LedgerError
 from gpurent.budget.events import Kind
 from gpurent.budget.ledger import Ledger
-from gpurent.clock import Clock, ManualClock, SystemClock
+from gpurent.clock import ManualClock, SystemClock
 from gpurent.errors import UsageError
 from gpurent.jobs.accounts import Accounts
 from gpurent.jobs.enforcer import CONFIRM_S, LEAD_S, LOOK_S, Enforcer, Target
@@ -65,13 +63,6 @@ class Rental:
 
     def ledger(self) -> Ledger:
         return Ledger.open(self.path, self.clock)
-
-    @contextmanager
-    def open_for(self, clock: Clock, tell: Tell) -> Iterator[Teardown]:
-        """With a clock that is not this one's."""
-        with closing(self.provider()) as provider, closing(Ledger.open(self.path, clock)) as ledger:
-            providers = {"sandbox": provider}
-            yield Teardown(ledger, providers, clock, tell, Accounts(providers, clock))
 
     @contextmanager
     def open(self, tell: Tell) -> Iterator[Teardown]:
@@ -213,18 +204,3 @@ def test_whoever_leaves_takes_it_along(rental: Rental) -> None:
     other = rental.enforcer()
     other.over = True
     assert rental.look(other) is None
-
-
-def test_a_service_whose_answers_trickle_delays_no_order(rental: Rental) -> None:
-    """Neither what it counts nor whose the key is has to be known for a destroy: seconds, not the minutes of its own
-    patience."""
-    rental.sandbox.faults.set(Fault.HTTP_TRICKLE, p=1.0, value=1)
-    clock = SystemClock()
-    target = Target(rental.run_id, TAG, "sandbox", hard_deadline=0.0)
-    enforcer = Enforcer(target, partial(rental.open_for, clock), clock, rental.said.append, lead_s=0.0)
-    clock.begin(enforcer.run)
-    try:
-        wait_for(lambda: rental.sandbox.market.alive() == [], "the end of the machine", 30)
-    finally:
-        enforcer.over = True
-        rental.sandbox.faults.clear()

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from tests.session.world import wait_for
 from tests.warm import client as warm
 
 PROGRAM = Path(sys.executable).parent / "gpurent"
@@ -59,7 +60,8 @@ def test_it_dies_of_signals_as_any_process(tmp_path: Path) -> None:
     """Nothing is caught that the command does not catch itself."""
     command = warm.start(["x"], cwd=tmp_path, env=env(tmp_path), main=f"{__name__}:sleep", stdout=subprocess.PIPE,
                          stderr=subprocess.STDOUT, start_new_session=True)  # fmt: skip
-    assert os.getsid(command.pid) == command.pid and command.poll() is None
+    wait_for(lambda: os.getsid(command.pid) == command.pid, "a session of its own", 10)
+    assert command.poll() is None
     assert "KeyboardInterrupt" in interrupted(command) and command.returncode == -signal.SIGINT
     killed = warm.start(["x"], cwd=tmp_path, env=env(tmp_path), main=f"{__name__}:sleep", stdout=subprocess.DEVNULL)
     with pytest.raises(subprocess.TimeoutExpired):
