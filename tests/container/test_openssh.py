@@ -55,7 +55,10 @@ def test_the_real_engine_trains_behind_openssh(cli: Cli, sandbox: Sandbox) -> No
 
 
 def test_a_session_sees_the_path_of_sshd_and_no_python(cli: Cli, sandbox: Sandbox) -> None:
-    """The machine is what it is taken for: real OpenSSH, ``PATH`` without the image's, no interpreter."""
+    """The machine is what it is taken for: real OpenSSH, ``PATH`` without the image's, no interpreter.
+
+    The image's is in what the start-up script wrote down: sshd, as process 1, writes its title over its environment.
+    """
     make_job(cli.folder, steps=400)
     client = cli.begin()
     (host,) = sandbox._hosts.live.values()  # type: ignore[union-attr]
@@ -63,7 +66,7 @@ def test_a_session_sees_the_path_of_sshd_and_no_python(cli: Cli, sandbox: Sandbo
     said = subprocess.run(
         ["ssh", "-F", "none", "-i", str(key), "-p", str(host.port_number), "-o", "StrictHostKeyChecking=no",
          "-o", f"UserKnownHostsFile={cli.folder}/known", "root@127.0.0.1",
-         "echo $PATH; command -v python3 python gcc; tr '\\0' '\\n' < /proc/1/environ | grep ^PATH="],
+         "echo $PATH; command -v python3 python gcc; grep ' PATH=' .gpurent/env"],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     path, *found = said.stdout.splitlines()
