@@ -7,6 +7,7 @@ accepted at home cannot be refused, or come out otherwise, there.
 from __future__ import annotations
 
 import io
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -111,6 +112,9 @@ def _opened(source: Path | IO[bytes]) -> Any:
 
     # Pillow's own limit is a guard against bombs, and stops panoramas; ours is checked below, before any decoding.
     Image.MAX_IMAGE_PIXELS = 5 * MOST_PIXELS
+    # It warns of odd EXIF entries on stderr, which names no file; what they say is not used. What is used, and cannot
+    # be decoded, is an error.
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
     try:
         picture = Image.open(source)
     except _errors() as error:
