@@ -189,3 +189,11 @@ def test_what_is_damaged_is_refused_with_one_kind_of_error(spoil: Callable[[byte
     Image.effect_noise((64, 64), 80).save(whole, "PNG")
     with pytest.raises(Unreadable):
         read(io.BytesIO(spoil(whole.getvalue())))
+
+
+def test_odd_exif_data_is_passed_over_without_a_word_on_the_terminal(tmp_path: Path) -> None:
+    """Pillow's own warning names no file; the picture is read, and so is its size."""
+    path = tmp_path / "a.jpg"
+    Image.new("RGB", (8, 6), "red").save(path, exif=b"Exif\x00\x00MM\x00*\x00\x00\x00\x00\x00\x00\x00\x08\x00\x05")
+    assert size(path) == (8, 6)
+    assert read(path).image.size == (8, 6)
