@@ -63,6 +63,10 @@ from gpurent.settings import LEDGER_FILE, Settings, ledger_url, load_settings, s
 from gpurent.spi import Billed, Connector, Offers, Provider, SupportsClock, SupportsStatement
 from gpurent.tasks import Overdue, mind, minding
 
+FOREIGN_LEAD_S = 30.0
+"""What a client on another computer is given after its hard deadline."""
+UNSURE_S = 3600.0
+"""So much longer a client is believed alive whose clock differs too much."""
 REAP_EVERY_S = 2.0
 REAP_PATIENCE_S = 120.0
 """How often, and for how long, it is asked whether a dead client's machine is gone."""
@@ -408,10 +412,22 @@ class Broker:
             raise UsageError(f"{rental.tag} cannot be reached: {other.reason}.")
 
     def abandoned(self) -> tuple[str, ...]:
-        """Runs that hold a rental although their client is dead."""
+        """Runs that hold a rental although their client is dead, or is on another computer and has let it run too long.
+
+        Rentals of this computer's clients have enforcers of their own.
+        """
         self._learn_clocks(_silent)
         live = self.live_runs()
-        return tuple(run.id for run in self.ledger.runs() if run.open_rentals and run.id not in live)
+        return tuple(
+            run.id for run in self.ledger.runs() if run.open_rentals and (run.id not in live or self._too_long(run))
+        )
+
+    def _too_long(self, run: Run) -> bool:
+        """Whether a client on another computer has let a hard deadline pass; its own enforcers come first."""
+        if not elsewhere(run, here(self.home)):
+            return False
+        now = self.clock.now() - self._clock_of(run).ahead_s
+        return any(now >= one.hard_deadline + FOREIGN_LEAD_S for one in run.open_rentals)
 
     def surfacing(self) -> tuple[str, ...]:
         """Runs with a create that was never answered and may be carried out yet.
@@ -651,5 +667,13 @@ class Broker:
         """Runs without rentals whose client died give their reservation back; very young ones may still be starting."""
         for run in runs:
             young = self.clock.now() - run.opened_at < 60 and not run.rentals
-            if run.outcome is None and not run.open_rentals and not young and not self._attended(run):
+            if run.outcome is None and not run.open_rentals and not young and not self._may_rent(run):
                 self.ledger.append(run.id, Kind.RUN_CLOSED, outcome="abandoned", exit_code=1)
+
+    def _may_rent(self, run: Run) -> bool:
+        """Whether its client may yet rent. Of one whose clock differs too much that is believed for an hour longer, and
+        not for ever: its budget is kept from the limits meanwhile."""
+        clock = self._clock_of(run)
+        if is_alive(self.run_dir(run.id)) or not clock.refusal:
+            return self._attended(run)
+        return believed_alive(run, self.clock.now() - clock.ahead_s - UNSURE_S)

@@ -241,7 +241,7 @@ def switches(world: World, violations: list[str]) -> None:
         return
     for _, rental, machine in _trained(world):
         if machine.fired_at is not None and machine.fired_busy:
-            early = rental.hard_deadline - machine.fired_at
+            early = rental.hard_deadline - world.offset_at[rental.tag] - machine.fired_at
             world.tally.checked["switches that ended a machine at work"] += 1
             if early > 60.0:
                 violations.append(f"the switch ended {machine.held.id} at work {early:.0f} s before its deadline")

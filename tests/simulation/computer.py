@@ -352,3 +352,8 @@ class MortalLedger(MemoryLedger):
     def open(cls, path: Path, clock: Any, chooser: random.Random | None = None) -> MortalLedger:
         """What ``Broker`` calls: the ledger of the world whose clock it is."""
         return cls(clock)
+
+    @classmethod
+    def open_url(cls, url: str, clock: Any, chooser: random.Random | None = None) -> MortalLedger:
+        """The same, where several computers share it."""
+        return cls(clock)

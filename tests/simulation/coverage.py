@@ -71,6 +71,10 @@ RARE: Mapping[str, str] = {
         (f"{S.GONE} -> {kind}" for kind in (Kind.REACHABLE, Kind.METERED, Kind.CHECKPOINT_HOME)),
         "only where a client slept or was frozen while others ended its machine, and writes what it had just seen",
     ),
+    **dict.fromkeys(
+        (f"{S.CREATED} -> {kind}" for kind in (Kind.CREATED, Kind.CREATE_UNCLEAR)),
+        "only where others found it before a client that slept wrote down what create had answered",
+    ),
     f"{S.TRAINING} -> {Kind.ADOPTED}": "only where whoever comes later is the first to see it in a listing",
     f"{S.REFUSED} -> {Kind.CREATE_UNCLEAR}": "only where others closed it before a client that slept heard no answer",
     **dict.fromkeys(

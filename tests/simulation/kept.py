@@ -90,6 +90,14 @@ KEPT: Mapping[str, Schedule] = {
         seed=1795725334, budget=Usd(157_012), course=Course(72, 2.229022332624565, every=72, size=65536),
         freezes=((51, 5860.976965203309),), reused=True, boot_s=93.6668825116483, host_skew=1334.4516310006254,
     ),
+    "a run of a computer whose clock was wrong was never closed": Schedule(
+        seed=1795740057, budget=Usd(657_202), course=Course(181, 0.27052026569486376, every=60, size=65536),
+        second=Second(794.9254449044867, Usd(269_018), 50, 1140.498581542175),
+    ),
+    "no watchdog held the deadline of a client on another computer": Schedule(
+        seed=1795756761, budget=Usd(583_037), course=Course(85, 55.234176677028074, every=17, size=65536),
+        second=Second(311.73305603288173, Usd(265_059), 73, 30.0), guard=Guard(), switch_dies_after_s=1355.947357254846,
+    ),
     "a second run began when nobody was waited for": Schedule(
         seed=1795719810, budget=Usd(51_270), course=Course(123, 93.3828277367179, every=61, size=65536), crash_at=85,
         second=Second(914.2854066481461, Usd(348_174), 43),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
+from itertools import islice
 
 import pytest
 from tests.simulation.campaign import Findings, Stage, play, stage
@@ -77,6 +79,17 @@ def test_two_runs_side_by_side_are_a_life_too(here: Stage) -> None:
     plans = (plan for seed in range(1000) if (plan := draw(seed)).second is not None and plan.crash_at is None)
     both = next(life for plan in plans if (life := here.play(plan)).tally.lines[Kind.RUN_OPENED] == 2)
     assert here.play(draw(both.seed)) == both
+
+
+def test_two_computers_are_a_life_too(here: Stage) -> None:
+    """They share the ledger, and rent through it."""
+    plans = (
+        plan for seed in range(1000) if (plan := draw(seed)).second is not None and plan.second.apart_s is not None
+    )
+    lines = Counter[str]()
+    for plan in islice(plans, 10):
+        lines += here.play(plan).tally.lines
+    assert lines[Kind.RUN_OPENED] > 10 and lines[Kind.CREATED] > 5
 
 
 def test_a_seed_is_a_life(here: Stage) -> None:

@@ -189,11 +189,12 @@ def shows(one: Instance, rental: Rental) -> bool:
 
     A ref under another name whose machine was created after ours was given away: that machine is a stranger's.
     """
-    return is_ours(one, rental.tag, rental.ref, rental.intent_at if rental.created_at is None else rental.created_at)
+    asked_at = rental.intent_at + rental.clock_offset
+    return is_ours(one, rental.tag, rental.ref, asked_at if rental.created_at is None else rental.created_at)
 
 
 def is_ours(one: Instance, tag: str, ref: str | None, created_at: float) -> bool:
-    """The same of a machine that was asked for, or created, at ``created_at`` (Unix seconds)."""
+    """The same of a machine that was asked for, or created, at ``created_at`` (Unix seconds by the service's clock)."""
     if one.tag == tag or one.ref != ref:
         return one.tag == tag
     return not one.tag or one.created_at is None or one.created_at <= created_at + REUSED_S

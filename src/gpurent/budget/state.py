@@ -81,6 +81,8 @@ class Rental:
     """When somebody last looked at what its provider counts."""
     account: str | None = None
     """That rented it; empty where its provider did not tell, None in ledgers from before accounts were recorded."""
+    clock_offset: float = 0.0
+    """The service's time minus that of the computer that rented, in seconds; 0 where nobody knew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +248,7 @@ def _intent(run: Run, event: Event) -> Run:
     rental = Rental(
         event.tag, run.id, data.provider, data.offer, data.disk_gb, Usd(data.hourly_micros), Usd(data.reserved_micros),
         RentalState.INTENT, event.at, data.soft_deadline, data.hard_deadline, data.granularity_s, data.minimum_s,
-        account=data.account, alive_at=event.at,
+        account=data.account, alive_at=event.at, clock_offset=data.clock_offset or 0.0,
     )  # fmt: skip
     offset = run.clock_offset if data.clock_offset is None else data.clock_offset
     return replace(run, rentals=(*run.rentals, rental), clock_offset=offset)

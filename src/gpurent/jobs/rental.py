@@ -102,7 +102,7 @@ class Rentals:
             disk_gb=launch.disk_gb, hourly_micros=offer.price.hourly(launch.disk_gb).micros,
             reserved_micros=reserved.micros, soft_deadline=deadlines.soft, hard_deadline=deadlines.hard,
             granularity_s=facts.billing_granularity_s, minimum_s=facts.minimum_s, account=account,
-            clock_offset=provider.clock_offset() if isinstance(provider, SupportsClock) else None,
+            clock_offset=_clock_offset(provider),
         )  # fmt: skip
         self.rented.add(tag)
         self._still_fresh(run_id, tag, announced)
@@ -138,7 +138,7 @@ class Rentals:
         self, provider: Provider, run_id: str, tag: str, offer: Offer, launch: Launch,
         patiently: Callable[[], AbstractContextManager[None]],
     ) -> Instance:  # fmt: skip
-        asked_at = self.clock.now()
+        asked_at = self.clock.now() + (_clock_offset(provider) or 0.0)
         try:
             with patiently():
                 instance = self._sent(provider, offer, launch)
@@ -318,3 +318,8 @@ class LaunchOrder:
             hold_s=float(hold) if isinstance(hold, int | float) else self.hold_s,
             on_overrun="shrink" if choice == "shrink" else "stop",
         )
+
+
+def _clock_offset(provider: Provider) -> float | None:
+    """Its time minus ours; None where nobody knows."""
+    return provider.clock_offset() if isinstance(provider, SupportsClock) else None
