@@ -98,6 +98,14 @@ KEPT: Mapping[str, Schedule] = {
         seed=1795756761, budget=Usd(583_037), course=Course(85, 55.234176677028074, every=17, size=65536),
         second=Second(311.73305603288173, Usd(265_059), 73, 30.0), guard=Guard(), switch_dies_after_s=1355.947357254846,
     ),
+    "a clock that was ahead made a stranger's machine older than ours": Schedule(
+        seed=1795743456, budget=Usd(48_624), course=Course(186, 0.9392549254648456, every=62, size=4096),
+        rules=(Rule(Fault.ODD_OFFERS), Rule(Fault.LIST_LAG, value=77.6), Rule(Fault.CREATE_ERROR_BUT_CREATED),
+               Rule(Fault.DESTROY_LAG, value=40.0), Rule(Fault.DESTROY_404_WHILE_ALIVE)),
+        shrinks=True, hold_minutes=5.0, second=Second(1188.7289514183176, Usd(117_970), 90, 1746.1864658377028),
+        per_day=Usd(153_004), guard=Guard(), aftermath=Aftermath.STOP, delay_s=86.60934947538621,
+        cuts=((3682.608034680688, 824.6515910831868),), reused=True, unit_s=60, boot_s=46.66090082419707,
+    ),
     "a second run began when nobody was waited for": Schedule(
         seed=1795719810, budget=Usd(51_270), course=Course(123, 93.3828277367179, every=61, size=65536), crash_at=85,
         second=Second(914.2854066481461, Usd(348_174), 43),
