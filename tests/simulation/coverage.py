@@ -75,6 +75,7 @@ RARE: Mapping[str, str] = {
         (f"{S.CREATED} -> {kind}" for kind in (Kind.CREATED, Kind.CREATE_UNCLEAR)),
         "only where others found it before a client that slept wrote down what create had answered",
     ),
+    f"{S.DESTROYING} -> {Kind.MACHINE_FAILED}": "only where others ordered its end before its client gave it back",
     f"{S.TRAINING} -> {Kind.ADOPTED}": "only where whoever comes later is the first to see it in a listing",
     f"{S.REFUSED} -> {Kind.CREATE_UNCLEAR}": "only where others closed it before a client that slept heard no answer",
     **dict.fromkeys(

@@ -43,8 +43,8 @@ TURN_S = 30.0
 CHUNK = 1 << 14
 NETWORK_S_PER_MB = 0.1
 REFUSED_S = 5.0
-TRICKLED_S = 800.0
-"""What an answer takes of which a byte comes every four seconds: the switch has no deadline for all of it."""
+TRICKLED_S = deadman.Program.patience
+"""What the switch waits for an answer of which a byte comes every four seconds."""
 FROZEN_S = Waits().patience_s + Waits().reply_s
 """How long the real adapter waits for a line that is open and silent."""
 OVERHEAD_PERMILLE = 1050
@@ -189,7 +189,7 @@ class Machine:
         status, _, _ = world.service.ask(request.get_method(), path, headers, b"")
         if status == TRICKLE:
             world.clock.sleep(TRICKLED_S)
-            status = 202
+            raise TimeoutError("no end of the answer")
         if not 200 <= status < 300:
             self._refused()
         if status == -1:

@@ -106,6 +106,20 @@ KEPT: Mapping[str, Schedule] = {
         per_day=Usd(153_004), guard=Guard(), aftermath=Aftermath.STOP, delay_s=86.60934947538621,
         cuts=((3682.608034680688, 824.6515910831868),), reused=True, unit_s=60, boot_s=46.66090082419707,
     ),
+    "machines were told a deadline by a clock that was behind theirs": Schedule(
+        seed=1795726901, budget=Usd(535_145), course=Course(15, 153.14166499780714, every=3, size=4096),
+        second=Second(404.96595946405336, Usd(141_579), None, -83.30506137903477),
+    ),
+    "an answer that trickled held a switch for a quarter of an hour": Schedule(
+        seed=1795733449, budget=Usd(95_820), course=Course(23, 0.7814795138383462, every=7, size=65536),
+        rules=(Rule(Fault.DESTROY_IGNORED, times=2),), dies_at=(Kind.PREPARED, "before"), hold_minutes=60.0,
+        trickles=((2285.2371360218044, 1949.8681162619027),),
+    ),
+    "a number was given away while the ledger could not be read": Schedule(
+        seed=1795734084, budget=Usd(81_012), course=Course(96, 38.81207174910972, every=96, size=4096),
+        freezes=((24, 7309.4099977290125),), guard=Guard(),
+        home=((1989.8613277906552, 373.6773758512946, Home.LEDGER),), reused=True,
+    ),
     "a second run began when nobody was waited for": Schedule(
         seed=1795719810, budget=Usd(51_270), course=Course(123, 93.3828277367179, every=61, size=65536), crash_at=85,
         second=Second(914.2854066481461, Usd(348_174), 43),

@@ -81,6 +81,12 @@ class Rental:
         self.clock.advance(seconds)
         return enforcer.turn()
 
+    def damage(self) -> None:
+        """Nobody can read the ledger any more."""
+        self.path.write_bytes(b"no ledger at all " * 1000)
+        for name in ("-wal", "-shm"):
+            self.path.with_name(self.path.name + name).unlink(missing_ok=True)
+
     def lines(self, kind: Kind) -> int:
         with closing(self.ledger()) as ledger:
             return sum(event.kind is kind for event in ledger.events())
@@ -164,9 +170,7 @@ def test_a_ledger_that_is_damaged_keeps_no_machine_alive(rental: Rental) -> None
     enforcer = rental.enforcer()
     enforcer.ref = rental.ref
     rental.look(enforcer)
-    rental.path.write_bytes(b"no ledger at all " * 1000)
-    for name in ("-wal", "-shm"):
-        rental.path.with_name(rental.path.name + name).unlink(missing_ok=True)
+    rental.damage()
     rental.look(enforcer, LIFE_S)
     rental.look(enforcer, LEAD_S)
     assert rental.sandbox.market.alive() == []
@@ -204,3 +208,18 @@ def test_whoever_leaves_takes_it_along(rental: Rental) -> None:
     other = rental.enforcer()
     other.over = True
     assert rental.look(other) is None
+
+
+def test_while_no_ledger_says_whose_a_number_is_a_listing_does(rental: Rental) -> None:
+    """A machine that has ended may have given its number to somebody else's: no order goes there."""
+    enforcer = rental.enforcer()
+    enforcer.ref = rental.ref
+    rental.look(enforcer)
+    with closing(rental.provider()) as provider:
+        provider.destroy(rental.ref)
+        while provider.instances():
+            SystemClock().sleep(0.05)
+    rental.damage()
+    rental.look(enforcer, LIFE_S)
+    assert rental.look(enforcer, LEAD_S) is not None
+    assert rental.asked == 1

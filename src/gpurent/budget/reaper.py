@@ -189,8 +189,12 @@ def shows(one: Instance, rental: Rental) -> bool:
 
     A ref under another name whose machine was created after ours was given away: that machine is a stranger's.
     """
-    asked_at = rental.intent_at + rental.clock_offset
-    return is_ours(one, rental.tag, rental.ref, asked_at if rental.created_at is None else rental.created_at)
+    return is_ours(one, rental.tag, rental.ref, asked_at(rental))
+
+
+def asked_at(rental: Rental) -> float:
+    """When it was created, or asked for: Unix seconds by the service's clock."""
+    return rental.intent_at + rental.clock_offset if rental.created_at is None else rental.created_at
 
 
 def is_ours(one: Instance, tag: str, ref: str | None, created_at: float) -> bool:

@@ -143,8 +143,10 @@ class Enforcer:
         ref = self.ref if rental is None else rental.ref
         ordered = rental is not None and rental.destroy_accepted
         wished = self.interrupt.level >= Stop.NOW
+        one = self.target
+        if rental is None and ref is not None and not wished and teardown.away(one.provider, one.tag, ref):
+            return self._wait  # an order could only hit whoever has its number by now
         if ref is not None and not ordered and (rental is None or wished):
-            one = self.target
             reason = "stopped at your wish" if wished else self._why or "past its hard deadline"
             self._again(teardown.destroy(Destroy(one.provider, ref, one.tag, one.run_id, reason)))
         elif rental is not None and (ref is None or not ordered or self.clock.monotonic() - self._due > CONFIRM_S):

@@ -23,6 +23,8 @@ from gpurent.budget.reaper import (
     MarkAbsent,
     Orphan,
     OtherAccount,
+    asked_at,
+    is_ours,
     other_account,
     reconcile,
     shows,
@@ -34,7 +36,7 @@ from gpurent.clock import Clock
 from gpurent.errors import InDoubt, ProviderError
 from gpurent.exposure import LEAD_S
 from gpurent.jobs.accounts import Accounts
-from gpurent.jobs.listing import listings
+from gpurent.jobs.listing import listings, survey
 from gpurent.jobs.meter import Meter
 from gpurent.jobs.progress import Gone, Notice
 from gpurent.jobs.waits import CHARGES_S, DESTROY_S, LIST_S, NOTE_S, PRESSING_S
@@ -74,6 +76,8 @@ class Teardown:
         """When machines without a number were last looked for, by tag."""
         self._refused: dict[str, str] = {}
         """Why the last order to destroy was not accepted, by ref."""
+        self._known: dict[str, Rental] = {}
+        """Rentals as the ledger last had them, by tag."""
 
     def decide(
         self, rentals: Sequence[Rental], live_runs: Collection[str],
@@ -133,7 +137,9 @@ class Teardown:
         return {one.tag: why for one in run.open_rentals if (why := overdue(run, one, now))}
 
     def _run(self, run_id: str) -> Run:
-        return self._soon(lambda: self.ledger.run(run_id))
+        run = self._soon(lambda: self.ledger.run(run_id))
+        self._known |= {one.tag: one for one in run.rentals}
+        return run
 
     def _counted(self, run: Run, shown: Listing) -> Run:
         """The run with what listings show of its traffic and prices."""
@@ -206,8 +212,20 @@ class Teardown:
 
     def read(self, run_id: str, tag: str) -> Rental | None:
         """The rental as the ledger has it. Raises LedgerError, after ``NOTE_S`` at the latest."""
-        run = self._soon(lambda: self.ledger.run(run_id))
-        return next((one for one in run.rentals if one.tag == tag), None)
+        return next((one for one in self._run(run_id).rentals if one.tag == tag), None)
+
+    def away(self, provider: str, tag: str, ref: str) -> bool:
+        """Whether a quick and complete listing does not show a machine, for whoever cannot ask the ledger about it.
+
+        By what the ledger last said of it; where that was nothing, a machine of another name is not ours.
+        """
+        try:
+            found = self.clock.begin(lambda: survey(self.providers[provider], [ref])).result(PRESSING_S)
+        except (ProviderError, Overdue):
+            return False
+        known = self._known.get(tag)
+        created_at = -math.inf if known is None else asked_at(known)
+        return not found.silent and not any(is_ours(one, tag, ref, created_at) for one in found.instances)
 
     def destroy(self, order: Destroy) -> bool:
         """Send one order to destroy, whatever the ledger does. What came of it is recorded and told, never raised.
