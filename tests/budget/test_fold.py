@@ -105,6 +105,17 @@ def test_reattaching_does_not_forget_the_training() -> None:
     assert run.rentals[0].state is RentalState.TRAINING
 
 
+def test_jobs_of_a_rental_follow_one_another() -> None:
+    """What is over stays over when the next one starts, and only the last one is worth collecting."""
+    lines = told(*STORY[:6], Kind.JOB_FAILED, Kind.JOB_STARTED, Kind.PROGRESS)
+    lines[-2] = replace(lines[-2], data={"job_id": "k", "name": "dog", "key": "d1"})
+    (rental,) = fold(lines)[0].rentals
+    assert [(one.id, one.name, one.key, one.over_at, one.failed) for one in rental.jobs] == [
+        ("j", "", "", 106.0, True), ("k", "dog", "d1", None, False)
+    ]  # fmt: skip
+    assert (rental.job_id, rental.job_over) == ("k", False)
+
+
 def test_absences_before_an_accepted_destroy_do_not_count() -> None:
     """Evidence from before the order says nothing about what the order did."""
     story = (*STORY[:3], Kind.SEEN_ABSENT, Kind.SEEN_ABSENT, Kind.DESTROY_SENT, Kind.DESTROY_ACCEPTED)

@@ -15,6 +15,7 @@ from gpurent.budget.errors import LedgerError
 from gpurent.budget.events import Kind, encode
 from gpurent.budget.ledger import Ledger
 from gpurent.budget.migrations import MIGRATIONS, SCHEMA_VERSION
+from gpurent.budget.state import RentalJob
 from gpurent.clock import ManualClock
 
 VERSION_1 = """
@@ -65,6 +66,30 @@ def test_a_file_of_the_first_version_is_upgraded_in_place(tmp_path: Path) -> Non
     with pytest.raises(sqlite3.IntegrityError, match="UNIQUE"):
         raw.execute("INSERT INTO events (at, run_id, tag, kind, data) VALUES (1, 'r', 'gpurent-r-1', 'intent', '')")
     raw.close()
+
+
+def test_a_rental_that_an_older_version_trained_on_has_the_one_job(tmp_path: Path) -> None:
+    """Its lines know neither names nor digests of jobs: the job is there, it is over, and its file belongs to it."""
+    url = version_1(tmp_path / "ledger.db")
+    raw = sqlite3.connect(tmp_path / "ledger.db")
+    for kind, data in (
+        ("reachable", "{}"),
+        ("job_started", '{"job_id": "gpurent-r-1", "name": "cat", "bytes_in": 7}'),
+        ("checkpoint_home", '{"path": "cat.safetensors", "size": 3, "sha256": "0", "job_id": "gpurent-r-1"}'),
+        ("job_done", '{"job_id": "gpurent-r-1"}'),
+    ):
+        raw.execute(
+            "INSERT INTO events (at, run_id, tag, kind, data) VALUES (2.5, 'r', 'gpurent-r-1', ?, ?)", (kind, data)
+        )
+    raw.commit()
+    raw.close()
+    ledger = Ledger.open_url(url, ManualClock())
+    (run,) = ledger.runs()
+    ledger.close()
+    (rental,) = run.rentals
+    assert rental.jobs == (RentalJob("gpurent-r-1", "cat", "", 2.5, 2.5),)
+    assert (rental.job_id, rental.job_over, run.artefacts[0].job_id) == ("gpurent-r-1", True, "gpurent-r-1")
+    assert not run.anomalies
 
 
 def test_processes_that_upgrade_at_once_all_succeed(tmp_path: Path) -> None:

@@ -168,10 +168,12 @@ class Metered(Traffic):
 
 
 class JobStarted(Traffic):
-    """The engine works on one LoRA."""
+    """The engine works on one LoRA. A rental may train several, one after the other."""
 
     job_id: str
     name: str = ""
+    key: str = ""
+    """Digest of everything that decides the result; empty in lines from before it was recorded."""
 
 
 class ProgressMade(Traffic):

@@ -75,6 +75,7 @@ MIGRATIONS = (
         "CREATE UNIQUE INDEX events_one_intent ON events (tag) WHERE kind = 'intent'",
     ),
     _both(3, "account and clock in an intent, bills with their end, metered traffic: no older version reads those"),
+    _both(4, "several jobs on one rental, each with the digest of what decides its result"),
 )
 SCHEMA_VERSION = MIGRATIONS[-1].number
 

@@ -33,6 +33,20 @@ class RentalState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class RentalJob:
+    """One job on one rental, from the engine's start to its end."""
+
+    id: str
+    name: str = ""
+    key: str = ""
+    """Digest of everything that decides the result; empty where it was not recorded."""
+    started_at: float = 0.0
+    over_at: float | None = None
+    failed: bool = False
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Rental:
     """One instance from intent to confirmed gone."""
 
@@ -53,8 +67,8 @@ class Rental:
     created_at: float | None = None
     gone_at: float | None = None
     endpoint: Endpoint | None = None
-    job_id: str | None = None
-    job_over: bool = False
+    jobs: tuple[RentalJob, ...] = ()
+    """In the order in which they were started."""
     absent_count: int = 0
     """Complete listings in a row without it, counted from the last accepted order to destroy."""
     absent_since: Mapping[str, float] = field(default_factory=dict)
@@ -84,6 +98,16 @@ class Rental:
     clock_offset: float = 0.0
     """The service's time minus that of the computer that rented, in seconds; 0 where nobody knew."""
 
+    @property
+    def job_id(self) -> str | None:
+        """Of the job that was started last."""
+        return self.jobs[-1].id if self.jobs else None
+
+    @property
+    def job_over(self) -> bool:
+        """Whether that job has ended, so that nothing on the machine is worth fetching."""
+        return bool(self.jobs) and self.jobs[-1].over_at is not None
+
 
 @dataclass(frozen=True, slots=True)
 class Artefact:
@@ -95,6 +119,7 @@ class Artefact:
     final: bool
     step: int
     epoch: int
+    job_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,7 +281,7 @@ def _intent(run: Run, event: Event) -> Run:
 
 def _home(run: Run, event: Event) -> Run:
     data = lines.payload(event, lines.CheckpointHome)
-    artefact = Artefact(data.path, data.size, data.sha256, data.final, data.step, data.epoch)
+    artefact = Artefact(data.path, data.size, data.sha256, data.final, data.step, data.epoch, data.job_id)
     others = tuple(one for one in run.artefacts if one.path != data.path)
     return replace(run, artefacts=(*others, artefact))
 
@@ -304,11 +329,9 @@ def _rental(rental: Rental, event: Event) -> Rental:
             endpoint = reached.endpoint or rental.endpoint
             return replace(_present(rental), state=state, endpoint=endpoint, seen=True)
         case Kind.JOB_STARTED:
-            return replace(
-                rental, state=RentalState.TRAINING, job_id=lines.payload(event, lines.JobStarted).job_id, job_over=False
-            )
+            return _job_started(rental, event)
         case Kind.JOB_DONE | Kind.JOB_FAILED:
-            return replace(rental, job_over=True, why=_reason(event))
+            return _job_over(rental, event)
         case Kind.DESTROY_SENT:
             shown = lines.payload(event, lines.Destroy).shown and not rental.destroy_accepted
             return replace(
@@ -343,6 +366,23 @@ def _rental(rental: Rental, event: Event) -> Rental:
             same = rental.charged is not None and rental.charged.total == charges.total
             return replace(rental, charged=charges, charged_at=rental.charged_at if same else event.at)
     return rental
+
+
+def _job_started(rental: Rental, event: Event) -> Rental:
+    data = lines.payload(event, lines.JobStarted)
+    others = tuple(one for one in rental.jobs if one.id != data.job_id)
+    job = RentalJob(data.job_id, data.name, data.key, event.at)
+    return replace(rental, state=RentalState.TRAINING, jobs=(*others, job))
+
+
+def _job_over(rental: Rental, event: Event) -> Rental:
+    data = lines.payload(event, lines.JobEnded)
+    failed = event.kind is Kind.JOB_FAILED
+    jobs = tuple(
+        replace(one, over_at=event.at, failed=failed, why=data.reason) if one.id == data.job_id else one
+        for one in rental.jobs
+    )
+    return replace(rental, jobs=jobs, why=data.reason)
 
 
 def _back(rental: Rental) -> Rental:
