@@ -17,6 +17,7 @@ from gpurent.expected import Expected
 from gpurent.jobs import events
 from gpurent.jobs.allowance import Allowance
 from gpurent.jobs.landing import Landing
+from gpurent.jobs.premises import Traffic
 from gpurent.jobs.progress import Collected, Notice, Stage, StageMoved, StageStarted
 from gpurent.jobs.watch import Tell
 from gpurent.spi import Host
@@ -31,14 +32,6 @@ LORA_HEADER = 8 * 1024 * 1024
 """Bytes of the header of a LoRA: some thousand tensors, and metadata that repeats the words of its captions."""
 AGAIN_S = 5.0
 """Between two tries while the disk is full or the ledger out of reach."""
-
-
-@dataclass
-class Traffic:
-    """Running totals of bytes in and out of the host."""
-
-    bytes_in: int = 0
-    bytes_out: int = 0
 
 
 @dataclass

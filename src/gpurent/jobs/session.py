@@ -13,6 +13,8 @@ from gpurent.budget.events import Kind
 from gpurent.budget.ledger import Ledger
 from gpurent.budget.state import RentalState
 from gpurent.clock import Clock
+from gpurent.dataset import content
+from gpurent.dataset.content import Content
 from gpurent.dataset.job import Job
 from gpurent.errors import BadHostData, HostError, HostUnfit, HostUnreachable, JobFailed
 from gpurent.expected import Expected
@@ -24,6 +26,7 @@ from gpurent.jobs.home import Home, read_log
 from gpurent.jobs.interrupt import Stop
 from gpurent.jobs.lifecycle import Machine, Step
 from gpurent.jobs.postmortem import look_at_host
+from gpurent.jobs.premises import Premises
 from gpurent.jobs.progress import Notice, Stage, StageMoved, StageStarted, Trained
 from gpurent.jobs.replan import Replanner, shorten
 from gpurent.jobs.stall import USUAL_S, Alarm, Silence, wake
@@ -88,7 +91,10 @@ class Session:
     hubs: Hubs = field(default_factory=Hubs)
     guard: DeadMan | None = None
     replan: Replanner | None = None
+    premises: Premises = field(default_factory=Premises)
     home: Home = field(init=False)
+    _content: Content = field(init=False)
+    """Of the job that was uploaded last."""
     _lines: deque[str] = field(default_factory=deque, init=False)
     """Of the engine, not yet acted upon."""
     _stop_sent: bool = field(default=False, init=False)
@@ -104,7 +110,7 @@ class Session:
     def __post_init__(self) -> None:
         self.home = Home(
             self.host, self.folder, self.output_dir, self.run_dir, self.run_id, self.tag, self.job_id, self.ledger,
-            self.clock, self.tell, self.expected, self._mind, self.hold_s,
+            self.clock, self.tell, self.expected, self._mind, self.hold_s, self.premises.traffic,
         )  # fmt: skip
         self._silence = Silence(self.clock.monotonic(), usual_s=self.usual_silence_s)
 
@@ -114,10 +120,14 @@ class Session:
         return f".gpurent/jobs/{self.job_id}"
 
     def upload(self, job: Job) -> str:
-        """Send engine, dataset and, if it comes from here, the base model; return the engine's folder."""
-        files = job.upload_files()
-        total = sum(file.size for file in files)
-        self.tell(StageStarted(Stage.UPLOAD, f"{len(files)} files", total))
+        """Send engine, dataset and, if it comes from here, the base model; return the engine's folder.
+
+        What an earlier job of this rental has sent is not sent again.
+        """
+        self._content = Content.of(job, job.upload_files())
+        parcels = [one for one in self._content.parcels if one.folder not in self.premises.sent]
+        total = sum(one.size for one in parcels)
+        self.tell(StageStarted(Stage.UPLOAD, f"{sum(len(one.files) for one in parcels)} files", total))
         engine = self.host.ship_engine()
         self._begin_beside(job, self._absolute(engine))
         done = 0
@@ -129,7 +139,9 @@ class Session:
             self.tell(StageMoved(Stage.UPLOAD, done, total))
             self._mind()
 
-        self.host.put(files, self.folder, moved)
+        for parcel in parcels:
+            self.host.put(parcel.files, parcel.folder, moved)
+            self.premises.sent.add(parcel.folder)
         self.tell(StageMoved(Stage.UPLOAD, total, total))
         return engine
 
@@ -144,12 +156,12 @@ class Session:
         self._mind()
         self._base_model(job)
         self.host.put_bytes(json.dumps(self._order(job)).encode(), f"{self.folder}/job.json")
-        self.home.traffic.bytes_in += job.workload.base_download_bytes  # the host pulls it by itself
         bytes_in = self.home.traffic.bytes_in
         self.ledger.append(self.run_id, Kind.PREPARED, tag=self.tag, bytes_in=bytes_in)
         self.ledger.append(
-            self.run_id, Kind.JOB_STARTED, tag=self.tag, job_id=self.job_id, name=job.name, bytes_in=bytes_in
-        )
+            self.run_id, Kind.JOB_STARTED, tag=self.tag, job_id=self.job_id, name=job.name, bytes_in=bytes_in,
+            key=content.key(job, self._content),
+        )  # fmt: skip
         runtime = self.host.runtime()
         self.host.start_job(
             self.job_id,
@@ -170,9 +182,9 @@ class Session:
     def _begin_beside(self, job: Job, engine: str) -> None:
         """Have the host install packages and download the base model while it is sent the dataset."""
         runtime = self.host.runtime()
-        if packages.lacking(self.host, engine, runtime):
+        if not self.premises.equipped and packages.lacking(self.host, engine, runtime):
             self.host.start_job(f"{self.job_id}-install", ["sh", "-c", packages.install(engine, runtime)], {})
-        if job.base_target is None:
+        if job.base_target is None and self._downloaded(job) not in self.premises.bases:
             self._start_download(job, engine)
 
     def _start_download(self, job: Job, engine: str) -> None:
@@ -190,7 +202,7 @@ class Session:
             JobFailed: the hub does not give it to anybody, or not without a token.
             HostUnfit: this machine cannot download it.
         """
-        if job.base_target is not None:
+        if job.base_target is not None or self._downloaded(job) in self.premises.bases:
             return
         name = f"{self.job_id}-base"
         if self.host.job_status(name) is None:
@@ -198,8 +210,13 @@ class Session:
         status, said = self._ended(name, FETCH_S)
         if status != 0:
             raise basemodel.failed(status, said)
+        self.premises.bases.add(self._downloaded(job))
+        self.home.traffic.bytes_in += job.workload.base_download_bytes  # the host pulled it by itself
 
     def _environment(self, engine: str) -> None:
+        if self.premises.equipped:
+            return
+
         def announce() -> None:
             self.tell(StageStarted(Stage.PREPARE, "installing the engine's packages"))
 
@@ -208,6 +225,7 @@ class Session:
 
         if packages.prepare(self.host, self._absolute(engine), run, announce):
             self.home.traffic.bytes_in += ENVIRONMENT_BYTES
+        self.premises.equipped = True
 
     def _detached(self, job_id: str, command: str) -> tuple[int, str]:
         """Run what may take minutes; its status and last words."""
@@ -233,8 +251,10 @@ class Session:
         return {
             "protocol": events.PROTOCOL,
             "spec": job.sent_spec.to_dict(),
-            "base_model": f"{base}/{job.base_target}" if job.base_target else self._downloaded(job),
-            "data_dir": f"{base}/data",
+            "base_model": f"{self._absolute(self._content.base.folder)}/{job.base_target}"
+            if job.base_target
+            else self._downloaded(job),
+            "data_dir": f"{self._absolute(self._content.dataset.folder)}/data",
             "out_dir": f"{base}/out",
             "events": f"{base}/events.jsonl",
             "stop_file": f"{base}/stop",
