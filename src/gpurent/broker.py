@@ -1,4 +1,4 @@
-"""The verbs of gpurent: ``quote``, ``train``, ``attach``, ``stop``, ``reap``. Each reads as a story, top to bottom.
+"""The verbs of gpurent: ``quote``, ``train``, ``batch``, ``attach``, ``stop``, ``reap``. Each reads as a story.
 
 The broker knows ports only: providers and the SSH link come from the registry, or from whoever builds it.
 """
@@ -28,23 +28,37 @@ from gpurent.budget.reaper import Action, Leave, Orphan, may_surface, other_acco
 from gpurent.budget.spend import run_spent
 from gpurent.budget.state import Rental, RentalState, Run
 from gpurent.clock import Clock, SystemClock, side_by_side
+from gpurent.dataset.increments import increments
 from gpurent.dataset.job import Job
 from gpurent.errors import (
     GpurentError,
     InDoubt,
     Interrupted,
     MissingCredentials,
+    NoOffer,
     ProviderError,
     UsageError,
 )
 from gpurent.jobs import detached
 from gpurent.jobs.accounts import Accounts
 from gpurent.jobs.basemodel import Hubs
+from gpurent.jobs.batch import (
+    Batch,
+    BatchQuote,
+    JobResult,
+    ordered,
+    refuse_twins,
+    result_of,
+    results_of,
+    tasks,
+    unaffordable,
+)
 from gpurent.jobs.boot import Patience
 from gpurent.jobs.conduct import Conductor
 from gpurent.jobs.enforcer import LEAD_S, Enforcer, Target, beside
 from gpurent.jobs.interrupt import Interrupt, Stop
 from gpurent.jobs.keys import sweep_keys
+from gpurent.jobs.options import BatchOptions, RunOptions
 from gpurent.jobs.progress import Notice, Progress
 from gpurent.jobs.rental import LaunchOrder, Rentals
 from gpurent.jobs.replan import Asker, Nobody
@@ -52,10 +66,11 @@ from gpurent.jobs.session import Outcome
 from gpurent.jobs.teardown import Teardown, longer
 from gpurent.jobs.waits import OFFERS_S, STATEMENT_S
 from gpurent.jobs.watch import Halt, Tell
-from gpurent.model import Instance, Need, Offer, OnOverrun, Workload
+from gpurent.jobs.work import Work
+from gpurent.model import Instance, Need, Offer, Workload
 from gpurent.money import ZERO, Usd
 from gpurent.plan.pricetable import price_table
-from gpurent.plan.quote import Quote, QuoteRow, Source, affordable_rows, make_quote
+from gpurent.plan.quote import Quote, QuoteRow, Source, affordable_rows, apart, make_quote
 from gpurent.registry import Opened, Problem
 from gpurent.report.costs import By, CostLine, Unknown, costs, unknown, unsettled
 from gpurent.report.receipt import Receipt, make_receipt
@@ -70,6 +85,10 @@ UNSURE_S = 3600.0
 REAP_EVERY_S = 2.0
 REAP_PATIENCE_S = 120.0
 """How often, and for how long, it is asked whether a dead client's machine is gone."""
+
+
+PLAIN, USUAL = RunOptions(), BatchOptions()
+NO_MONEY = "the budget surely pays for the jobs before it only"
 
 
 def _silent(_progress: Progress) -> None: ...
@@ -93,6 +112,11 @@ class RunView:
     run: Run
     client_alive: bool
     spent: Usd
+
+
+def _require_money(budget: Usd) -> None:
+    if budget <= ZERO:
+        raise UsageError(f"a budget of {budget} pays for nothing", hint="Give an amount of dollars, e.g. --budget 10.")
 
 
 def _believe(clock: SystemClock, written: float | None) -> None:
@@ -190,12 +214,16 @@ class Broker:
         """What ``[need]`` asks for."""
         return self.settings.need.as_need()
 
-    def quote(self, job: Job | Workload, need: Need | None = None, *, budget: Usd | None = None) -> Quote:
+    def quote(
+        self, job: Job | Workload | Sequence[Job], need: Need | None = None, *, budget: Usd | None = None
+    ) -> Quote:
         """Ask all providers side by side and rank what they offer. No side effect; needs no key and no network.
+
+        Several jobs are quoted as a batch: one rental, on which they follow one another in this order.
 
         A provider that fails becomes a note. Without any, the built-in price table answers and says so.
         """
-        workload = job.workload if isinstance(job, Job) else job
+        workload = job if isinstance(job, Workload) else job.workload if isinstance(job, Job) else increments(job)
         need = need or self.need
         notes = [f"{one.name}: {one.message}. {one.hint}" for one in self.problems if not one.missing_key]
         asked, left_out = self._asked()
@@ -210,9 +238,13 @@ class Broker:
         table = price_table()
         return make_quote(workload, need, table.offers, budget, notes=notes, source="table", dated=table.dated)
 
+    def _has_ledger(self) -> bool:
+        """Whether there is one to read: a quote makes none."""
+        return self._ledger is not None or bool(ledger_url()) or (self.home / LEDGER_FILE).exists()
+
     def _avoided(self, notes: list[str]) -> Mapping[Machine, str]:
         """Machines that failed lately, by this ledger. One that cannot be read is noted: a quote needs no ledger."""
-        if self._ledger is None and not ledger_url() and not (self.home / LEDGER_FILE).exists():
+        if not self._has_ledger():
             return {}
         try:
             runs = self.ledger.runs()
@@ -250,24 +282,19 @@ class Broker:
         return offers, failed + [note for answer in answers if isinstance(answer, Offers) for note in answer.notes]
 
     def train(
-        self, job: Job, *, budget: Usd, need: Need | None = None,
+        self, job: Job, *, budget: Usd, options: RunOptions = PLAIN,
         consent: Callable[[Quote, QuoteRow], bool] | None = None, tell: Tell = _silent,
-        interrupt: Interrupt | None = None, unguarded: bool = False,
-        hold_minutes: float | None = None, max_hours: float | None = None, on_overrun: OnOverrun | None = None,
-        asker: Asker | None = None,
+        interrupt: Interrupt | None = None, asker: Asker | None = None,
     ) -> Trained:  # fmt: skip
         """Quote, rent, upload, train, collect, destroy; never spend more than ``budget``.
 
         Args:
             job: from ``Job.from_config``; already checked.
             budget: hard cap, all in.
+            options: everything else that may be said about the run.
             consent: asked once, before any money; without it the call itself is the consent.
             tell: hears everything that happens.
             interrupt: how a user's wish to stop arrives.
-            unguarded: rent even where the machine cannot end itself; then only this computer guards the budget.
-            hold_minutes: instead of ``[budget] hold_minutes``.
-            max_hours: instead of ``[budget] max_hours``.
-            on_overrun: instead of ``[budget] on_overrun``.
             asker: puts the question of ``on_overrun="ask"``; without one the answer is no.
 
         Raises:
@@ -275,45 +302,126 @@ class Broker:
             JobFailed, BudgetReached, Interrupted, HostError, ProviderError: it ended; nothing runs.
             InDoubt: something may still run; ``reap`` goes on with it.
         """
-        if budget <= ZERO:
-            raise UsageError(
-                f"a budget of {budget} pays for nothing", hint="Give an amount of dollars, e.g. --budget 10."
-            )
-        quote = self.quote(job, need, budget=budget)
+        _require_money(budget)
+        quote = self.quote(job, options.need, budget=budget)
+        self._require_providers()
+        rows = affordable_rows(quote, budget)
+        if consent is not None and not consent(quote, rows[0]):
+            raise Interrupted("Nothing was rented.")
+        return self._result(*self._run(Work.of(job), job.name, quote, rows, budget, options, tell, interrupt, asker))
+
+    def batch(
+        self, jobs: Sequence[Job], *, budget: Usd, options: RunOptions = PLAIN, batch: BatchOptions = USUAL,
+        consent: Callable[[BatchQuote, QuoteRow], bool] | None = None, tell: Tell = _silent,
+        interrupt: Interrupt | None = None, asker: Asker | None = None,
+    ) -> Batch:  # fmt: skip
+        """Train several jobs on one rental, one after the other; never spend more than ``budget`` for all of them.
+
+        A job for which an earlier run has a verified result is not trained again, so that a batch that was stopped goes
+        on when it is called again. A job that fails by its own fault is left; by its machine's, it is tried elsewhere.
+
+        Args:
+            jobs, budget, options, consent, tell, interrupt, asker: as ``train`` has them.
+            batch: what holds for a batch alone.
+
+        Raises:
+            UsageError: two jobs would write the same files; nothing was rented.
+            NoOffer: nothing fits, or the budget pays for some of the jobs only and ``batch.partial`` is not set.
+            and as ``train``, for what ended the run before any job had brought something home.
+        """
+        _require_money(budget)
+        found = self.batch_quote(jobs, options.need, budget=budget, batch=batch)
+        had = {one.name: one for one in found.had}
+        if not found.jobs:
+            return Batch(None, tuple(had[job.name] for job in jobs), stopped=False, receipt=None)
+        self._require_providers()
+        rows = affordable_rows(found.quote, budget)
+        if consent is not None and not consent(found, rows[0]):
+            raise Interrupted("Nothing was rented.")
+        work = Work(tasks(found.jobs), batch=True, on_failure=batch.on_failure)
+        name = f"{found.jobs[0].name} and {len(found.jobs) - 1} more" if len(found.jobs) > 1 else found.jobs[0].name
+        run_id, outcome = self._run(work, name, found.quote, rows, budget, options, tell, interrupt, asker)
+        run, now = self.ledger.run(run_id), self.clock.now()
+        results = {**had, **{one.name: one for one in results_of(work, run, now)}}
+        results |= {job.name: JobResult(job.name, "not begun", why=NO_MONEY) for job in found.excluded}
+        return Batch(run_id, tuple(results[job.name] for job in jobs), outcome.stopped, make_receipt(run, now))
+
+    def batch_quote(
+        self, jobs: Sequence[Job], need: Need | None = None, *, budget: Usd | None = None, batch: BatchOptions = USUAL
+    ) -> BatchQuote:
+        """What ``batch`` would train, in which order, and for how much. No side effect.
+
+        Raises:
+            UsageError: two jobs would write the same files.
+            NoOffer: as ``batch``.
+        """
+        refuse_twins(jobs)
+        runs = () if batch.again or not self._has_ledger() else self.ledger.runs()
+        made = [result_of(task, runs) for task in tasks(jobs)] if runs else [None] * len(jobs)
+        had = tuple(one for one in made if one is not None)
+        wanted = ordered(job for job, one in zip(jobs, made, strict=True) if one is None)
+        if not wanted:
+            return BatchQuote((), had, Quote((), need or self.need, ()), None)
+        quote = self.quote(wanted, need, budget=budget)
+        fitting = wanted
+        try:
+            if budget is not None:
+                affordable_rows(quote, budget)
+        except NoOffer as error:
+            fitting = self._fitting(wanted, need, quote, budget)
+            if not fitting or not batch.partial:
+                raise unaffordable(wanted, len(fitting), budget or ZERO, error) from error
+            quote = self._requote(fitting, need, quote)
+        separate = apart([job.workload for job in fitting], need or self.need, quote)
+        return BatchQuote(tuple(fitting), had, quote, separate, tuple(wanted[len(fitting) :]))
+
+    def _fitting(self, jobs: list[Job], need: Need | None, quote: Quote, budget: Usd | None) -> list[Job]:
+        """As many of the jobs, from the first on, as the budget surely pays for."""
+        for count in range(len(jobs) - 1, 0, -1):
+            rows = self._requote(jobs[:count], need, quote).rows
+            if any(budget is None or row.asks <= budget for row in rows):
+                return jobs[:count]
+        return []
+
+    def _requote(self, jobs: Sequence[Job], need: Need | None, quote: Quote) -> Quote:
+        """A quote for some of its jobs, on the offers that are known."""
+        known = make_quote(increments(jobs), need or self.need, [row.offer for row in quote.rows])
+        return replace(known, notes=quote.notes, source=quote.source, dated=quote.dated, play=quote.play)
+
+    def _require_providers(self) -> None:
         if not self.opened:
             missing = "; ".join(f"{one.name}: {one.message}" for one in self.problems)
             hint = "`gpurent doctor` says how to add a key; `gpurent sandbox up` needs none."
             raise UsageError(f"no provider can be used ({missing}).", hint=hint)
-        rows = affordable_rows(quote, budget)
-        if consent is not None and not consent(quote, rows[0]):
-            raise Interrupted("Nothing was rented.")
-        limits = self.settings.limits
-        order = replace(
-            self._order(quote.need.disk_gb, hold_minutes, unguarded, on_overrun), ram_mb=quote.need.min_ram_mb
-        )
+
+    def _run(
+        self, work: Work, name: str, quote: Quote, rows: Sequence[QuoteRow], budget: Usd, options: RunOptions,
+        tell: Tell, interrupt: Interrupt | None, asker: Asker | None,
+    ) -> tuple[str, Outcome]:  # fmt: skip
+        """Reserve the budget and conduct the run to its end."""
+        limits, first = self.settings.limits, work.tasks[0].job
+        order = replace(self._order(quote.need.disk_gb, options), ram_mb=quote.need.min_ram_mb)
         config = {
-            "play": rows[0].offer.provider in quote.play,
-            "path": str(job.config_path), "folder": str(self._folder or ""), "expected": job.expected.kept(),
-            **order.kept,
+            "play": rows[0].offer.provider in quote.play, "path": str(first.config_path),
+            "folder": str(self._folder or ""), **work.kept, **order.kept,
         }  # fmt: skip
         run_id = self.ledger.open_run(
-            job.name, budget, output_dir=job.output_dir, data_dir=job.data_dir, workload=job.workload, config=config,
+            name, budget, output_dir=first.output_dir, data_dir=first.data_dir, workload=quote.workload, config=config,
             per_day=limits.per_day, per_month=limits.per_month, place=claim(self.home).place,
             clock_offset=self.clock_offset(),
         )  # fmt: skip
         self._rouse()
         conductor = self._conductor(run_id, tell, interrupt or Interrupt(), asker)
-        hours = self.settings.budget.max_hours if max_hours is None else max_hours
-        return self._result(run_id, conductor.train(job, rows, order, hours))
+        hours = self.settings.budget.max_hours if options.max_hours is None else options.max_hours
+        return run_id, conductor.train(work, rows, order, hours)
 
-    def _order(
-        self, disk_gb: int, hold_minutes: float | None = None, unguarded: bool = False,
-        on_overrun: OnOverrun | None = None,
-    ) -> LaunchOrder:  # fmt: skip
-        hold = self.settings.budget.hold_minutes if hold_minutes is None else hold_minutes
+    def _order(self, disk_gb: int, options: RunOptions = PLAIN) -> LaunchOrder:
+        hold = self.settings.budget.hold_minutes if options.hold_minutes is None else options.hold_minutes
         hubs = Hubs.of(tuple(self.settings.job.hubs), os.environ)
-        choice = on_overrun or self.settings.budget.on_overrun
-        return LaunchOrder(self.settings.need.image, disk_gb, hold * 60, unguarded, on_overrun=choice, hubs=hubs)
+        return LaunchOrder(
+            self.settings.need.image, disk_gb, hold * 60, options.unguarded, hubs=hubs,
+            on_overrun=options.on_overrun or self.settings.budget.on_overrun,
+        )  # fmt: skip
 
     def run_dir(self, run_id: str) -> Path:
         """Keys, events and log of one run."""

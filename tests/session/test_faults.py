@@ -20,6 +20,7 @@ from gpurent.clock import SystemClock
 from gpurent.errors import HostError, InDoubt, Interrupted, JobFailed
 from gpurent.jobs.boot import Patience
 from gpurent.jobs.interrupt import Interrupt
+from gpurent.jobs.options import RunOptions
 from gpurent.jobs.progress import Notice, Progress, Spending, Stage, StageStarted, Trained
 from gpurent.model import Price
 from gpurent.sandbox.catalogue import default_machines
@@ -229,7 +230,10 @@ def test_unguarded_is_a_choice_and_is_told(cli: Cli, broker: Broker) -> None:
     told: list[Progress] = []
     with broker:
         trained = broker.train(
-            Job.from_config(make_job(cli.folder)), budget=Usd.parse("1"), unguarded=True, tell=told.append
+            Job.from_config(make_job(cli.folder)),
+            budget=Usd.parse("1"),
+            options=RunOptions(unguarded=True),
+            tell=told.append,
         )
     assert len(trained.receipt.lines) == 1
     assert any(isinstance(one, Notice) and "unguarded" in one.message for one in told)

@@ -18,6 +18,7 @@ from gpurent.budget.events import Kind
 from gpurent.clock import SystemClock
 from gpurent.errors import InDoubt
 from gpurent.jobs.boot import Patience
+from gpurent.jobs.options import RunOptions
 from gpurent.jobs.progress import Notice, Progress, Trained
 from gpurent.sandbox.faults import Fault
 from gpurent_remote import SshConnector
@@ -118,7 +119,7 @@ def test_a_ledger_that_cannot_be_written_stops_no_destroy(cli: Cli, disk: Disk) 
     with Broker(home=disk.folder / "state", patience=replace(QUICK, destroy_s=3)) as broker:
         with pytest.raises(InDoubt):
             job = Job.from_config(make_job(cli.folder, steps=40))
-            broker.train(job, budget=Usd.parse("1"), hold_minutes=0.02, tell=Listener(disk.fill))
+            broker.train(job, budget=Usd.parse("1"), options=RunOptions(hold_minutes=0.02), tell=Listener(disk.fill))
         assert cli.sandbox.truth() == []
         assert broker.ledger.open_rentals()
         disk.free()

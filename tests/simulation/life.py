@@ -26,6 +26,7 @@ from gpurent.broker import Broker
 from gpurent.dataset.job import Job
 from gpurent.errors import GpurentError, InDoubt
 from gpurent.expected import Expected
+from gpurent.jobs.options import RunOptions
 from gpurent.money import Usd
 
 AFTER_S = 600.0
@@ -140,8 +141,9 @@ class _Life:
 
         def train(broker: Broker) -> str:
             done = broker.train(
-                job, budget=budget, on_overrun="shrink" if plan.shrinks else "stop", hold_minutes=plan.hold_minutes
-            )
+                job, budget=budget,
+                options=RunOptions(on_overrun="shrink" if plan.shrinks else "stop", hold_minutes=plan.hold_minutes),
+            )  # fmt: skip
             return "budget" if done.stopped else "done"
 
         ending = self._act(process, train)

@@ -178,12 +178,21 @@ def train(
     """Rent, train, collect, destroy; never more than the budget."""
     from gpurent.cli import train as command
     from gpurent.cli.quote import NeedOptions
+    from gpurent.jobs.options import RunOptions
 
     need = NeedOptions(gpu, max_price, min_vram, trusted_only, interruptible)
     choice: Any = None if on_overrun is None else on_overrun.value
     return command.run(
         command.TrainOptions(
-            budget, config, dataset, output, need, dry_run, yes, json, hold, unguarded, max_hours, choice
+            budget,
+            config,
+            dataset,
+            output,
+            need,
+            dry_run,
+            yes,
+            json,
+            RunOptions(None, unguarded, hold, max_hours, choice),
         )
     )
 

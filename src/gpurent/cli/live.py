@@ -13,7 +13,19 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 
 from gpurent.cli import consoles
 from gpurent.cli.output import duration, print_json_line, shown
-from gpurent.jobs.progress import Collected, Gone, Notice, Rented, Spending, Stage, StageMoved, StageStarted, Trained
+from gpurent.jobs.progress import (
+    Collected,
+    Gone,
+    JobBegun,
+    JobOver,
+    Notice,
+    Rented,
+    Spending,
+    Stage,
+    StageMoved,
+    StageStarted,
+    Trained,
+)
 from gpurent.jobs.progress import Progress as Event
 from gpurent.money import Usd
 
@@ -65,6 +77,10 @@ class LiveView:
                 self._line(f"Home and verified: {path} ({size / 1e6:.2f} MB)")
             case Notice(message=message, warning=warning):
                 self._line(message, "yellow" if warning else "dim")
+            case JobBegun(name=name, number=number, of=of):
+                self._line(f"Job {number} of {of}: {name}", "bold")
+            case JobOver(name=name, state=state, why=why):
+                self._line(f"{name}: {state}{f', {why}' if why else ''}", "green" if state == "done" else "yellow")
             case Gone(ref=ref):
                 self._line(f"{ref} is destroyed and confirmed absent.", "green")
 
@@ -134,7 +150,7 @@ class JsonView:
 
 _EVENTS: dict[type[Event], str] = {
     Rented: "rented", StageStarted: "stage", StageMoved: "moved", Trained: "step", Spending: "spending",
-    Collected: "collected", Notice: "notice", Gone: "gone",
+    Collected: "collected", Notice: "notice", Gone: "gone", JobBegun: "job", JobOver: "job_over",
 }  # fmt: skip
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.text import Text
@@ -16,7 +16,7 @@ from gpurent.cli.conducting import conduct
 from gpurent.cli.quote import NeedOptions
 from gpurent.dataset.job import Job
 from gpurent.errors import UsageError
-from gpurent.model import OnOverrun
+from gpurent.jobs.options import RunOptions
 from gpurent.money import Usd
 from gpurent.plan.quote import Quote, QuoteRow, require_offer
 from gpurent.words import counted
@@ -34,10 +34,7 @@ class TrainOptions:
     dry_run: bool
     yes: bool
     as_json: bool
-    hold: float | None = None
-    unguarded: bool = False
-    max_hours: float | None = None
-    on_overrun: OnOverrun | None = None
+    run: RunOptions
 
 
 def run(options: TrainOptions) -> int:
@@ -71,14 +68,10 @@ def run(options: TrainOptions) -> int:
             lambda front: broker.train(
                 job,
                 budget=budget,
-                need=need,
+                options=replace(options.run, need=need),
                 consent=front.agreed(consent),
                 tell=front.tell,
                 interrupt=front.interrupt,
-                unguarded=options.unguarded,
-                hold_minutes=options.hold,
-                max_hours=options.max_hours,
-                on_overrun=options.on_overrun,
                 asker=Terminal() if sys.stdin.isatty() and not options.as_json else None,
             ),
             as_json=options.as_json,

@@ -1,13 +1,14 @@
-"""What decides the result of a training, as digests: what is there already is neither sent nor trained again. Pure."""
+"""What decides the result of a training, as digests: what is there already is neither sent nor trained again."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 
 from gpurent.dataset.job import Job
+from gpurent.dataset.manifest import listed
 from gpurent.spi import LocalFile
 from gpurent_engine import RESULTS
 from gpurent_engine.families.pins import revision
@@ -40,11 +41,11 @@ class Content:
     @classmethod
     def of(cls, job: Job, files: Iterable[LocalFile]) -> Content:
         """Sort what ``job.upload_files`` lists."""
-        listed = tuple(files)
+        found = tuple(files)
         targets = {source.target for source in job.base_model.sources}
         return cls(
-            Parcel(tuple(file for file in listed if file.target not in targets)),
-            Parcel(tuple(file for file in listed if file.target in targets)),
+            Parcel(tuple(file for file in found if file.target not in targets)),
+            Parcel(tuple(file for file in found if file.target in targets)),
         )
 
     @property
@@ -66,3 +67,20 @@ def key(job: Job, content: Content) -> str:
 
 def _digest(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def contents(jobs: Sequence[Job], on_bytes: Callable[[int], None] = lambda _count: None) -> tuple[Content, ...]:
+    """The files of several jobs, each read once however many of them use it.
+
+    Args:
+        jobs: in any order.
+        on_bytes: called with bytes digested since the last call.
+
+    Raises:
+        SourceChanged: a file is not any more what it was when it was checked.
+    """
+    unique = {source.path: source for job in jobs for source in job.sources}
+    known = dict(zip(unique, listed(unique.values(), on_bytes), strict=True))
+    return tuple(
+        Content.of(job, (replace(known[source.path], target=source.target) for source in job.sources)) for job in jobs
+    )

@@ -18,7 +18,7 @@ from gpurent.budget.ledger import Ledger
 from gpurent.budget.spend import run_spent
 from gpurent.budget.state import Rental, RentalState
 from gpurent.clock import Clock
-from gpurent.dataset.job import Job
+from gpurent.dataset.increments import increments
 from gpurent.errors import (
     AuthFailed,
     BadHostData,
@@ -29,12 +29,15 @@ from gpurent.errors import (
     HostUnreachable,
     InDoubt,
     Interrupted,
+    JobFailed,
     NoCapacity,
     NoCredit,
     NoOffer,
     NotAsOffered,
     OfferGone,
+    ProviderError,
     RateLimited,
+    SourceChanged,
     TransferFailed,
 )
 from gpurent.expected import Expected
@@ -46,16 +49,19 @@ from gpurent.jobs.enforcer import Enforce, Target, nobody_enforces
 from gpurent.jobs.interrupt import Interrupt, Stop
 from gpurent.jobs.keys import forget_keys
 from gpurent.jobs.meter import Meter
-from gpurent.jobs.progress import Notice, Progress, Stage, StageStarted
+from gpurent.jobs.premises import Premises
+from gpurent.jobs.progress import JobBegun, JobOver, Notice, Progress, Stage, StageStarted
 from gpurent.jobs.rental import LaunchOrder, Rentals
 from gpurent.jobs.replan import Asker, Nobody, Replanner
 from gpurent.jobs.session import Outcome, Session
 from gpurent.jobs.watch import Halt, Tell, Watch
+from gpurent.jobs.work import MOST_TRIES, Task, TaskState, Work, names, planned
 from gpurent.localfiles import private_folder
 from gpurent.model import Offer, Price
 from gpurent.money import ZERO, Usd
-from gpurent.plan import needs
+from gpurent.plan import needs, together
 from gpurent.plan.cost import traffic
+from gpurent.plan.pace import Pace
 from gpurent.plan.quote import QuoteRow
 from gpurent.spi import Facts, Host
 from gpurent.tasks import Overdue, minding
@@ -93,15 +99,23 @@ class Conductor:
         """Keys, events and log of the run."""
         return self.rentals.run_dir
 
-    def train(self, job: Job, rows: Sequence[QuoteRow], order: LaunchOrder, max_hours: float | None) -> Outcome:
-        """Take offers in order until one becomes a machine that SSH reaches; then train on it.
+    def train(self, work: Work, rows: Sequence[QuoteRow], order: LaunchOrder, max_hours: float | None) -> Outcome:
+        """Take offers in order until one becomes a machine that SSH reaches; then train on it, job after job.
 
         Raises:
-            as ``Broker.train``.
+            as ``Broker.train``; of a batch, what ended it before any job had brought something home.
         """
         private_folder(self.run_dir)
+
+        def act() -> Outcome:
+            self._attempts(work, rows, order, max_hours)
+            for task in work.tasks:
+                if task.state is TaskState.LEFT:
+                    self.tell(JobOver(task.job.name, task.state, task.why))
+            return work.outcome
+
         with ClientLock(self.run_dir):
-            return self._to_its_end(lambda: self._attempts(job, rows, order, max_hours))
+            return self._to_its_end(act)
 
     def take_over(self, rental: Rental, order: LaunchOrder) -> Outcome:
         """Go on with a rental whose client died.
@@ -132,8 +146,9 @@ class Conductor:
                 self._explain(error)
             raise
         stopped_by_user = outcome.stopped and self.interrupt.level >= Stop.ORDERLY
-        word = "done" if not outcome.stopped else "interrupted" if stopped_by_user else "budget"
-        self._close(word, {"done": 0, "interrupted": 130, "budget": 4}[word])
+        done = "partial" if outcome.partial else "done"
+        word = done if not outcome.stopped else "interrupted" if stopped_by_user else "budget"
+        self._close(word, {"done": 0, "partial": 1, "interrupted": 130, "budget": 4}[word])
         return outcome
 
     def _explain(self, error: GpurentError) -> None:
@@ -152,7 +167,21 @@ class Conductor:
         self.ledger.append(self.run_id, Kind.RUN_CLOSED, outcome=outcome, exit_code=exit_code)
         forget_keys(self.run_dir, self.ledger.run(self.run_id))
 
-    def _attempts(self, job: Job, rows: Sequence[QuoteRow], order: LaunchOrder, max_hours: float | None) -> Outcome:
+    def _attempts(self, work: Work, rows: Sequence[QuoteRow], order: LaunchOrder, max_hours: float | None) -> None:
+        """Rent until nothing waits any more. Of a batch, what is home stays, whatever ends it."""
+        try:
+            self._tried(work, rows, order, max_hours)
+        except Halt as halt:
+            if halt.leave or not (work.batch and work.gained):
+                raise
+            work.halt(str(halt))
+        except (BudgetError, ProviderError, HostUnreachable, HostUnfit, BadHostData, TransferFailed, NoOffer) as error:
+            if not (work.batch and work.gained):
+                raise
+            self.tell(Notice(f"The batch ends here: {error}", warning=True))
+            work.leave(str(error))
+
+    def _tried(self, work: Work, rows: Sequence[QuoteRow], order: LaunchOrder, max_hours: float | None) -> None:
         last: GpurentError = NoOffer("no offer was left to try")
         useless: set[tuple[str, str]] = set()
         closed: set[str] = set()
@@ -165,7 +194,8 @@ class Conductor:
             number += 1
             tag = f"gpurent-{self.run_id}-{number}"
             try:
-                return self._attempt(tag, job, row, order, max_hours)
+                self._attempt(tag, work, row, order, max_hours)
+                return
             except (NoCredit, AuthFailed) as error:
                 last = error
                 closed.add(provider)
@@ -175,7 +205,8 @@ class Conductor:
             except (HostError, NotAsOffered) as error:
                 rented = [one for one in self.ledger.run(self.run_id).rentals if one.tag == tag]
                 broke = self.rentals.broke(provider) if isinstance(error, HostUnreachable) else None
-                if any(one.job_id for one in rented) and not isinstance(error, HOSTS_FAULT):
+                hosts = isinstance(error, HOSTS_FAULT) or (work.batch and isinstance(error, HostUnreachable))
+                if any(one.job_id for one in rented) and not hosts:
                     raise (broke or error) from error
                 last = broke or error
                 if broke is not None:
@@ -201,11 +232,15 @@ class Conductor:
             detail = {"trait": error.trait, "image": error.image} if isinstance(error, HostUnfit) else {}
             self.ledger.append(self.run_id, Kind.MACHINE_FAILED, tag=tag, reason=str(error)[:200], detail=detail)
 
-    def _attempt(self, tag: str, job: Job, row: QuoteRow, order: LaunchOrder, max_hours: float | None) -> Outcome:
-        limits = self._limits(job, row, max_hours)
+    def _attempt(self, tag: str, work: Work, row: QuoteRow, order: LaunchOrder, max_hours: float | None) -> None:
+        limits = self._limits(work, row, max_hours)
+        if work.gained:  # on what is left of the budget, not every job may be worth a machine
+            left_s = limits.soft - self.clock.now() - row.timeline.before_training_s.mid
+            if not [one for one in work.waiting if _fits(work, one, Pace().forecast(row.jobs[one.number - 1]), left_s)]:
+                return
         watch = self._watch(limits, row.hourly, row.offer)
         watch.tick()  # who has asked to stop meanwhile wants no machine
-        offer, wanted = row.offer, self._wanted(job, row, order)
+        offer, wanted = row.offer, self._wanted(work, row, order)
         self.tell(StageStarted(Stage.RENT, f"{offer.gpu} on {offer.provider} at {row.hourly.rounded(3)}/h"))
         target = Target(self.run_id, tag, offer.provider, limits.hard)
         with self.enforce(target, self.interrupt) as enforcer, _Ending(self, tag) as ending, minding(watch.tick):
@@ -224,20 +259,76 @@ class Conductor:
                     raise HostUnreachable(f"it does not say what it is: {error}") from error
                 if (unfit := proof.verdict(found, offer, wanted)) is not None:
                     raise unfit
-                replan = self._replanner(order, limits, self.asker)
-                session = self._session(
-                    host, job.output_dir, tag, held, watch, guard, order.hold_s, job.expected, replan
-                )
-                session.hubs = order.hubs
-                session.prepare(job, session.upload(job))
-                return session.follow()
+                self._jobs(work, row, order, _Machine(host, held, watch, guard))
 
-    def _wanted(self, job: Job, row: QuoteRow, order: LaunchOrder) -> proof.Wanted:
+    def _jobs(self, work: Work, row: QuoteRow, order: LaunchOrder, machine: _Machine) -> None:
+        """Train what waits, one job after the other, each home before the next one begins.
+
+        Raises:
+            JobFailed, SourceChanged: the only job of a run gave up.
+            HostError, Halt: the machine is to end now.
+        """
+        pace = Pace()
+        for task in work.waiting:
+            estimate = row.jobs[task.number - 1]
+            left_s = machine.watch.deadlines.soft - self.clock.now()
+            if task.state is TaskState.LEFT or not _fits(work, task, pace.forecast(estimate), left_s):
+                continue
+            begun = self.clock.monotonic()
+            try:
+                self._job(work, task, order, machine)
+            except (JobFailed, SourceChanged) as error:
+                if not work.batch:
+                    raise
+                self._give_up(work, task, error)
+            else:
+                pace.took(estimate, self.clock.monotonic() - begun)
+            if work.batch:
+                self.tell(JobOver(task.job.name, task.state, task.why))
+            if task.state is TaskState.STOPPED:
+                work.leave("the run was stopped before")
+
+    def _job(self, work: Work, task: Task, order: LaunchOrder, machine: _Machine) -> None:
+        job, watch = task.job, machine.watch
+        run_dir = self.run_dir
+        if work.batch:
+            self.tell(JobBegun(job.name, task.number, len(work.tasks)))
+            run_dir = private_folder(self.run_dir / "jobs" / str(task.number))
+            watch.state = RentalState.REACHABLE  # nothing on the machine is worth saving until the engine runs
+        replan = self._replanner(order, lambda: watch.deadlines.soft, self.asker)
+        session = self._session(
+            machine.host, job.output_dir, work.job_id(machine.held.tag, task), machine.held, watch, machine.guard,
+            order.hold_s, job.expected, replan, run_dir,
+        )  # fmt: skip
+        session.hubs, session.premises = order.hubs, machine.premises
+        try:
+            session.prepare(job, session.upload(job, task.content))
+            task.done(session.follow())
+        except HOSTS_FAULT as error:
+            task.tries += 1
+            if work.batch and task.tries == MOST_TRIES:
+                self._give_up(work, task, error)
+            raise
+
+    def _give_up(self, work: Work, task: Task, error: GpurentError) -> None:
+        """A job of a batch failed by its own fault: keep what explains it, and leave it."""
+        task.failed(error)
+        if work.on_failure == "stop":
+            work.leave(f"{task.job.name} failed before, and the batch was to stop then")
+        try:
+            folder = private_folder(self.run_dir / "jobs" / str(task.number))
+            found = postmortem.write(self.ledger, self.run_id, folder, error)
+            self.tell(Notice(f"{task.job.name}: {found.cause} {found.remedy}", warning=True))
+        except (OSError, LedgerError) as unwritten:
+            self.tell(Notice(f"No report of this failure could be written: {unwritten}", warning=True))
+
+    def _wanted(self, work: Work, row: QuoteRow, order: LaunchOrder) -> proof.Wanted:
         """What a machine must show before anything is sent to it."""
-        work = job.workload
+        jobs = [task.job for task in work.waiting]
+        loads = increments(jobs)
         return proof.Wanted(
-            vram_mb=row.vram_need_mb, ram_mb=needs.ram_mb(work), disk_mb=needs.disk_mb(work),
-            names=order.hubs.names if job.base_target is None else (),
+            vram_mb=row.vram_need_mb, ram_mb=together.ram_mb(loads), disk_mb=needs.disk_mb(together.bulk(loads)),
+            names=order.hubs.names if any(job.base_target is None for job in jobs) else (),
             gpu=not self._free(row.offer.provider, row.offer.price),
         )  # fmt: skip
 
@@ -252,6 +343,9 @@ class Conductor:
     def _go_on(self, rental: Rental, order: LaunchOrder) -> Outcome:
         if rental.ref is None or rental.job_id is None:
             raise InDoubt("the rental never trained", refs=(rental.tag,), hint="`gpurent reap` ends it.")
+        run = self.ledger.run(self.run_id)
+        plan = planned(run.config, run.name, run.output_dir, rental.jobs[-1].name)
+        run_dir = private_folder(self.run_dir / "jobs" / str(plan.number)) if plan.number else self.run_dir
         identity = self.rentals.connector.load_identity(self.run_dir / "keys" / rental.tag)
         held = Held(self.run_id, rental.tag, rental.ref, rental.offer, identity)
         limits = Deadlines(rental.soft_deadline, rental.hard_deadline)
@@ -265,23 +359,29 @@ class Conductor:
             closing(self.rentals.reach(held, watch, fresh=False)) as host,
         ):  # fmt: skip
             enforcer.ref = rental.ref
-            (self.run_dir / "events.jsonl").unlink(missing_ok=True)
+            (run_dir / "events.jsonl").unlink(missing_ok=True)
             guard = self.rentals.guard(host, rental.provider, rental.hard_deadline, replace(order, unguarded=True))
-            run = self.ledger.run(self.run_id)
-            expected = Expected.of(run.config, run.name)
-            replan = self._replanner(order, limits, Nobody())
+            replan = self._replanner(order, lambda: limits.soft, Nobody())
             session = self._session(
-                host, run.output_dir, rental.job_id, held, watch, guard, order.hold_s, expected, replan
+                host, plan.output_dir, rental.job_id, held, watch, guard, order.hold_s, plan.expected, replan, run_dir
             )
             session.taken_over = True
             try:
-                return session.follow()
+                return replace(session.follow(), partial=self._unfinished())
             except HOSTS_FAULT as error:
                 self._blame(rental.tag, error)
                 raise
 
-    def _replanner(self, order: LaunchOrder, limits: Deadlines, asker: Asker) -> Replanner:
-        return Replanner(order.on_overrun, lambda: limits.soft, self.clock, self.tell, asker)
+    def _unfinished(self) -> bool:
+        """Whether jobs of a batch are not home; whoever takes it over brings home the one that was training."""
+        run = self.ledger.run(self.run_id)
+        ended = {
+            job.name for rental in run.rentals for job in rental.jobs if job.over_at is not None and not job.failed
+        }
+        return bool(names(run.config) - ended)
+
+    def _replanner(self, order: LaunchOrder, soft: Callable[[], float], asker: Asker) -> Replanner:
+        return Replanner(order.on_overrun, soft, self.clock, self.tell, asker)
 
     def _session(
         self,
@@ -294,16 +394,17 @@ class Conductor:
         hold_s: float,
         expected: Expected,
         replan: Replanner,
+        run_dir: Path,
     ) -> Session:
         return Session(
-            host, job_id, output_dir, self.run_id, held.tag, self.ledger, self.clock, watch, self.tell, self.run_dir,
+            host, job_id, output_dir, self.run_id, held.tag, self.ledger, self.clock, watch, self.tell, run_dir,
             lost_s=self.rentals.patience.lost_s, follow_s=self.rentals.patience.follow_s,
             exists=lambda: self.rentals.exists(held), hold_s=hold_s, expected=expected,
             usual_silence_s=self.rentals.patience.usual_silence_s,
             paid_gpu=self._paid_gpu(held.offer.provider, held.offer.price), guard=guard, replan=replan,
         )  # fmt: skip
 
-    def _limits(self, job: Job, row: QuoteRow, max_hours: float | None) -> Deadlines:
+    def _limits(self, work: Work, row: QuoteRow, max_hours: float | None) -> Deadlines:
         """Deadlines for what is left of the budget now; vetoes an attempt that could not reach training."""
         run, start = self.ledger.run(self.run_id), self.clock.now()
         facts = self.rentals.facts[row.offer.provider]
@@ -312,10 +413,11 @@ class Conductor:
         if row.offer.max_duration_s is not None:
             hours = max(0.0, row.offer.max_duration_s - END_S) / 3600
             max_hours = min(max_hours, hours)
+        crossing = traffic(row.offer.price, together.bulk(increments([task.job for task in work.waiting])))
         limits = deadlines(
             budget=run.budget, spent=run_spent(run, start), hourly=tolerated(row.hourly),
-            traffic=tolerated(traffic(row.offer.price, job.workload) + surge_reserve(row.offer)), start=start,
-            finish_s=row.timeline.collect_s.high + 15, teardown_s=row.timeline.destroy_s.high,
+            traffic=tolerated(crossing + surge_reserve(row.offer)), start=start,
+            finish_s=max(one.collect_s.high for one in row.jobs) + 15, teardown_s=row.timeline.destroy_s.high,
             max_hours=max_hours, granularity_s=facts.billing_granularity_s,
         )  # fmt: skip
         allow_create(
@@ -334,6 +436,25 @@ class Conductor:
             rouse=self.rentals.rouse, meter=Meter(self.ledger, self.rentals.providers, self.clock, said.put).look,
             said=said,
         )  # fmt: skip
+
+
+def _fits(work: Work, task: Task, needed_s: float, left_s: float) -> bool:
+    """Whether a job of a batch is begun; one that is not is left, and says why. A job of its own always is."""
+    if not work.batch or needed_s <= left_s:
+        return True
+    task.left(f"it needs about {needed_s:.0f} s, and the money left pays for {max(0.0, left_s):.0f} s")
+    return False
+
+
+@dataclass
+class _Machine:
+    """A rented machine that was examined and may train."""
+
+    host: Host
+    held: Held
+    watch: Watch
+    guard: DeadMan | None
+    premises: Premises = field(default_factory=Premises)
 
 
 @dataclass

@@ -91,6 +91,24 @@ class Collected:
 
 
 @dataclass(frozen=True, slots=True)
+class JobBegun:
+    """A batch goes on with its next job."""
+
+    name: str
+    number: int
+    of: int
+
+
+@dataclass(frozen=True, slots=True)
+class JobOver:
+    """A job of a batch has ended, or is not begun; ``state`` is ``done``, ``stopped``, ``failed`` or ``not begun``."""
+
+    name: str
+    state: str
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Notice:
     """Something to tell the user once."""
 
@@ -106,4 +124,4 @@ class Gone:
     tag: str
 
 
-Progress = Spending | StageStarted | StageMoved | Rented | Trained | Collected | Notice | Gone
+Progress = Spending | StageStarted | StageMoved | Rented | Trained | Collected | Notice | Gone | JobBegun | JobOver

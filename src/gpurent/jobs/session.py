@@ -13,8 +13,7 @@ from gpurent.budget.events import Kind
 from gpurent.budget.ledger import Ledger
 from gpurent.budget.state import RentalState
 from gpurent.clock import Clock
-from gpurent.dataset import content
-from gpurent.dataset.content import Content
+from gpurent.dataset.content import Content, key
 from gpurent.dataset.job import Job
 from gpurent.errors import BadHostData, HostError, HostUnfit, HostUnreachable, JobFailed
 from gpurent.expected import Expected
@@ -57,6 +56,8 @@ class Outcome:
     stopped: bool = False
     final_loss: float | None = None
     files: list[Path] = field(default_factory=list)
+    partial: bool = False
+    """Of a batch: not every job is done."""
 
 
 @dataclass
@@ -119,12 +120,12 @@ class Session:
         """Where the job lives on the host."""
         return f".gpurent/jobs/{self.job_id}"
 
-    def upload(self, job: Job) -> str:
+    def upload(self, job: Job, content: Content | None = None) -> str:
         """Send engine, dataset and, if it comes from here, the base model; return the engine's folder.
 
-        What an earlier job of this rental has sent is not sent again.
+        What an earlier job of this rental has sent is not sent again. ``content``: the job's files, if it is known.
         """
-        self._content = Content.of(job, job.upload_files())
+        self._content = content or Content.of(job, job.upload_files())
         parcels = [one for one in self._content.parcels if one.folder not in self.premises.sent]
         total = sum(one.size for one in parcels)
         self.tell(StageStarted(Stage.UPLOAD, f"{sum(len(one.files) for one in parcels)} files", total))
@@ -160,7 +161,7 @@ class Session:
         self.ledger.append(self.run_id, Kind.PREPARED, tag=self.tag, bytes_in=bytes_in)
         self.ledger.append(
             self.run_id, Kind.JOB_STARTED, tag=self.tag, job_id=self.job_id, name=job.name, bytes_in=bytes_in,
-            key=content.key(job, self._content),
+            key=key(job, self._content),
         )  # fmt: skip
         runtime = self.host.runtime()
         self.host.start_job(

@@ -11,7 +11,7 @@ from gpurent.errors import NoOffer
 from gpurent.exposure import exposure, look_every_s, risk, surge_reserve, worst_hourly
 from gpurent.model import Need, Offer, Workload
 from gpurent.money import Usd
-from gpurent.plan import needs, rank, vram
+from gpurent.plan import rank, together, vram
 from gpurent.plan.cost import Cost, session_cost
 from gpurent.plan.rank import Rejected
 from gpurent.plan.timeline import Timeline, predict
@@ -34,6 +34,8 @@ class QuoteRow:
     high: Cost
     expected: Usd
     vram_need_mb: int
+    jobs: tuple[Timeline, ...]
+    """Of each job by itself, with only what it adds to the ones before it; ``timeline`` is of all."""
 
     @property
     def surge(self) -> Usd:
@@ -55,9 +57,10 @@ class QuoteRow:
 class Quote:
     """Ranked rows, best first. ``dated`` is the day of the price table when ``source`` is ``"table"``."""
 
-    workload: Workload
+    workloads: tuple[Workload, ...]
+    """One; for a batch those of its jobs, in their order."""
     need: Need
-    """With the memory that was estimated for the workload."""
+    """With the memory that was estimated for the workloads."""
     rows: tuple[QuoteRow, ...]
     rejected: tuple[Rejected, ...] = ()
     notes: tuple[str, ...] = ()
@@ -66,16 +69,21 @@ class Quote:
     play: frozenset[str] = frozenset()
     """Providers whose offers are for play money."""
 
+    @property
+    def workload(self) -> Workload:
+        """Of all jobs together, as far as it adds up."""
+        return together.bulk(self.workloads)
+
 
 def make_quote(
-    workload: Workload, need: Need, offers: Iterable[Offer], budget: Usd | None = None, *,
+    workload: Workload | Sequence[Workload], need: Need, offers: Iterable[Offer], budget: Usd | None = None, *,
     notes: Sequence[str] = (), source: Source = "live", dated: str | None = None,
     avoid: Mapping[tuple[str, str], str] = MappingProxyType({}), play: frozenset[str] = frozenset(),
 ) -> Quote:  # fmt: skip
     """Filter by need and memory, predict, rank by expected cost to a finished LoRA.
 
     Args:
-        workload: what is to be trained.
+        workload: what is to be trained; several follow one another on one rental, each as it adds to those before it.
         need: the user's constraints; without ``min_vram_mb`` the memory is estimated from ``workload``.
         offers: from any number of providers, in any order.
         budget: only adds a note on how many rows ask for more; ``require_offer`` is what refuses.
@@ -85,12 +93,13 @@ def make_quote(
         avoid: reasons to leave machines out, by provider and machine.
         play: providers whose offers are for play money.
     """
-    memory = vram.memory(workload)
-    wanted = rank.with_memory(need, memory.need, needs.ram_mb(workload))
+    workloads = (workload,) if isinstance(workload, Workload) else tuple(workload)
+    memory = together.hungriest(workloads)
+    wanted = rank.with_memory(need, memory.need, together.ram_mb(workloads))
     rows: list[QuoteRow] = []
     rejected: list[Rejected] = []
     for offer in map(rank.with_capability, offers):
-        row = _row(workload, wanted, offer, memory.need)
+        row = _row(workloads, wanted, offer, memory.need)
         reason = rank.why_not(offer, wanted) or rank.too_short(offer, row.timeline.total_s.high)
         reason = reason or avoid.get((offer.provider, offer.machine_id), "")
         if reason:
@@ -100,17 +109,18 @@ def make_quote(
     rows.sort(key=lambda row: rank.place(row.expected, row.timeline.total_s.mid, row.offer))
     rejected.sort(key=lambda one: (one.offer.provider, one.offer.id))
     said = (*notes, *_remarks(wanted, memory, rows, budget))
-    return Quote(workload, wanted, tuple(rows), tuple(rejected), said, source, dated, play)
+    return Quote(workloads, wanted, tuple(rows), tuple(rejected), said, source, dated, play)
 
 
-def _row(workload: Workload, need: Need, offer: Offer, vram_mb: int) -> QuoteRow:
-    timeline = predict(workload, offer)
+def _row(workloads: Sequence[Workload], need: Need, offer: Offer, vram_mb: int) -> QuoteRow:
+    alone = tuple(predict(one, offer) for one in workloads)
+    timeline, sums = together.joined(alone), together.bulk(workloads)
     low, mid, high = (
-        session_cost(offer.price, need.disk_gb, seconds, workload)
+        session_cost(offer.price, need.disk_gb, seconds, sums)
         for seconds in (timeline.total_s.low, timeline.total_s.mid, timeline.total_s.high)
     )
     expected = rank.expected_cost(mid.total, offer.reliability) + risk(offer, timeline.total_s.high)
-    return QuoteRow(offer, offer.price.hourly(need.disk_gb), timeline, low, mid, high, expected, vram_mb)
+    return QuoteRow(offer, offer.price.hourly(need.disk_gb), timeline, low, mid, high, expected, vram_mb, alone)
 
 
 def _remarks(need: Need, memory: vram.Memory, rows: Sequence[QuoteRow], budget: Usd | None) -> list[str]:
@@ -153,6 +163,22 @@ def affordable_rows(quote: Quote, budget: Usd) -> tuple[QuoteRow, ...]:
         hint=f"--budget {enough} would do. Fewer epochs cost less.",
         enough=cheapest.asks.micros,
     )
+
+
+def apart(workloads: Sequence[Workload], need: Need, quote: Quote) -> Usd | None:
+    """What a rental for each job would be expected to cost, each on the best of the offers of a quote for all.
+
+    Args:
+        workloads: of the jobs, each as if there were no other.
+        need: as the user has it.
+        quote: knows the offers.
+
+    Returns:
+        None where a job fits none of them.
+    """
+    offers = [*(row.offer for row in quote.rows), *(one.offer for one in quote.rejected)]
+    rows = [make_quote(one, need, offers).rows for one in workloads]
+    return Usd.total([found[0].mid.total for found in rows]) if all(rows) else None
 
 
 def require_offer(quote: Quote, budget: Usd) -> QuoteRow:

@@ -1,0 +1,189 @@
+"""A batch before and after its rentals: what is wrong with it, what is done already, in which order, and its bill."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gpurent.budget.spend import accrued
+from gpurent.budget.state import Artefact, Rental, Run
+from gpurent.dataset.content import contents, key
+from gpurent.dataset.job import Job
+from gpurent.errors import NoOffer, UsageError
+from gpurent.jobs.work import Task, Work
+from gpurent.money import ZERO, Usd
+from gpurent.plan.quote import Quote
+from gpurent.plan.throughput import work as work_of
+from gpurent.report.receipt import Receipt
+
+
+@dataclass(frozen=True, slots=True)
+class JobResult:
+    """What became of one job of a batch."""
+
+    name: str
+    state: str
+    """``done``, ``had`` (an earlier run has its result), ``stopped``, ``failed`` or ``not begun``."""
+    files: tuple[Path, ...] = ()
+    final_loss: float | None = None
+    why: str = ""
+    setup: Usd = ZERO
+    """Its share of what the rentals cost while no engine worked: each job that was begun there bears the same."""
+    training: Usd = ZERO
+    """Cost of the time from its engine's start to its end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What ``Broker.batch`` returns: every job with its files and its share of the bill."""
+
+    run_id: str | None
+    """None where every job had a result already, so that nothing was rented."""
+    jobs: tuple[JobResult, ...]
+    stopped: bool
+    """The budget or the user ended it early."""
+    receipt: Receipt | None
+
+    @property
+    def complete(self) -> bool:
+        """Whether every job has its result."""
+        return all(one.state in ("done", "had") for one in self.jobs)
+
+
+@dataclass(frozen=True, slots=True)
+class BatchQuote:
+    """One quote for all jobs that are to be trained."""
+
+    jobs: tuple[Job, ...]
+    """In the order in which they are trained."""
+    had: tuple[JobResult, ...]
+    """Those that have their result already."""
+    quote: Quote
+    apart: Usd | None
+    """What a rental for each would be expected to cost; None where a job fits no offer by itself."""
+    excluded: tuple[Job, ...] = ()
+    """Those that the budget surely does not pay for: they are not begun."""
+
+
+def refuse_twins(jobs: Sequence[Job]) -> None:
+    """Every job needs a name and files of its own. Raises UsageError naming all that do not have them."""
+    if not jobs:
+        raise UsageError("There is no job in this batch.", hint="Name configurations, or a file that lists jobs.")
+    wrong = [f"two jobs are called {name}" for name, count in Counter(job.name for job in jobs).items() if count > 1]
+    owners: dict[Path, str] = {}
+    for job in jobs:
+        for file in sorted(job.expected.planned):
+            first = owners.setdefault(job.output_dir / file, job.name)
+            if first != job.name:
+                wrong.append(f"{first} and {job.name} would both write {job.output_dir / file}")
+    if wrong:
+        raise UsageError(
+            f"{'; '.join(dict.fromkeys(wrong))}.", hint="Give each job an output_name of its own: `name` in its table."
+        )
+
+
+def ordered(jobs: Iterable[Job]) -> list[Job]:
+    """Jobs of one base model together, the least work first: when money ends, as many as possible are home."""
+    listed = list(jobs)
+    bases: dict[str, float] = {}
+    for job in listed:
+        bases[_base(job)] = min(bases.get(_base(job), float("inf")), _effort(job))
+    return sorted(listed, key=lambda job: (bases[_base(job)], _base(job), _effort(job)))
+
+
+def _base(job: Job) -> str:
+    return str(getattr(job.base_model, "path", job.base_model_id))
+
+
+def _effort(job: Job) -> float:
+    one = job.workload
+    return one.steps * one.batch_size * work_of(one)
+
+
+def tasks(jobs: Sequence[Job]) -> tuple[Task, ...]:
+    """Jobs with their numbers and digests. Raises SourceChanged."""
+    found = contents(jobs)
+    return tuple(Task(job, number, content) for number, (job, content) in enumerate(zip(jobs, found, strict=True), 1))
+
+
+def result_of(task: Task, runs: Iterable[Run]) -> JobResult | None:
+    """The verified result that an earlier run has brought home for exactly this job, if its file is still there."""
+    assert task.content is not None
+    wanted = key(task.job, task.content)
+    for run in runs:
+        ids = {job.id for rental in run.rentals for job in rental.jobs if job.key == wanted}
+        for one in run.artefacts:
+            if one.final and one.job_id in ids and _intact(one):
+                return JobResult(task.job.name, "had", (one.path,), why=f"run {run.id} has trained it")
+    return None
+
+
+def _intact(one: Artefact) -> bool:
+    try:
+        with one.path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == one.sha256
+    except OSError:
+        return False
+
+
+def unaffordable(jobs: Sequence[Job], fitting: int, budget: Usd, error: NoOffer) -> NoOffer:
+    """Why a budget is refused that pays for some of the jobs only, or for none."""
+    if not fitting or error.enough is None:
+        return error
+    first, rest = (", ".join(job.name for job in part) for part in (jobs[:fitting], jobs[fitting:]))
+    enough = f"{Usd(error.enough).decimal():.2f}"
+    return NoOffer(
+        f"{budget} surely pays for {fitting} of {len(jobs)} jobs: {first}. It may not be enough for {rest}.",
+        hint=f"--budget {enough} is enough for all. --partial begins, and trains as many as the money pays for.",
+        enough=error.enough,
+    )
+
+
+def shares(run: Run, now: float) -> Mapping[str, tuple[Usd, Usd]]:
+    """What each job cost, as set-up and as training, by its name. All shares of a run add up to what it cost.
+
+    Rentals on which no job was begun are set-up of all jobs that were begun elsewhere.
+    """
+    found: dict[str, tuple[Usd, Usd]] = {}
+    names = [job.name for rental in run.rentals for job in rental.jobs]
+    for rental in run.rentals:
+        begun = [job.name for job in rental.jobs] or names
+        total = accrued(rental, now)
+        whole = max(1, round(_span(rental, now)))
+        training = {name: total.scaled(round(span), whole) for name, span in _trained(rental, now).items()}
+        rest = max(ZERO, total - Usd.total(list(training.values())))
+        for index, name in enumerate(begun):
+            setup, trained = found.get(name, (ZERO, ZERO))
+            part = Usd(rest.micros // len(begun) + (index < rest.micros % len(begun)))
+            found[name] = setup + part, trained + training.get(name, ZERO)
+    return found
+
+
+def _span(rental: Rental, now: float) -> float:
+    """Milliseconds."""
+    return 1000 * max(0.0, (now if rental.gone_at is None else rental.gone_at) - rental.intent_at)
+
+
+def _trained(rental: Rental, now: float) -> dict[str, float]:
+    """Milliseconds in which each job was training."""
+    end = now if rental.gone_at is None else rental.gone_at
+    return {
+        job.name: 1000 * max(0.0, min(end, end if job.over_at is None else job.over_at) - job.started_at)
+        for job in rental.jobs
+    }
+
+
+def results_of(work: Work, run: Run, now: float) -> list[JobResult]:
+    """What became of the jobs of a run, each with its share of the bill."""
+    parts = shares(run, now)
+    found = []
+    for task in work.tasks:
+        ids = {job.id for rental in run.rentals for job in rental.jobs if job.name == task.job.name}
+        files = tuple(one.path for one in run.artefacts if one.job_id in ids)
+        loss = None if task.outcome is None else task.outcome.final_loss
+        setup, training = parts.get(task.job.name, (ZERO, ZERO))
+        found.append(JobResult(task.job.name, str(task.state), files, loss, task.why, setup, training))
+    return found

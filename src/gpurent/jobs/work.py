@@ -1,0 +1,164 @@
+"""The jobs of one run and what has become of each. A run of one job is a batch of one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+from pydantic import JsonValue
+
+from gpurent.dataset.content import Content
+from gpurent.dataset.job import Job
+from gpurent.errors import GpurentError
+from gpurent.expected import Expected
+from gpurent.jobs.options import OnFailure
+from gpurent.jobs.session import Outcome
+
+MOST_TRIES = 2
+"""Machines on which a job may fail, as if by their fault, before it is believed to be its own."""
+
+
+class TaskState(StrEnum):
+    """Where a job stands."""
+
+    WAITING = "waiting"
+    DONE = "done"
+    STOPPED = "stopped"
+    """Ended early by the budget or by the user; what it had made is at home."""
+    FAILED = "failed"
+    LEFT = "not begun"
+
+
+@dataclass
+class Task:
+    """One job of a run."""
+
+    job: Job
+    number: int
+    """From 1, in the order in which they are trained."""
+    content: Content | None = None
+    """Its files, if they were digested beforehand."""
+    state: TaskState = TaskState.WAITING
+    outcome: Outcome | None = None
+    error: GpurentError | None = None
+    why: str = ""
+    tries: int = 0
+
+    def done(self, outcome: Outcome) -> None:
+        """The engine came to its end."""
+        self.outcome = outcome
+        self.state = TaskState.STOPPED if outcome.stopped else TaskState.DONE
+
+    def failed(self, error: GpurentError) -> None:
+        """It is not tried again in this run."""
+        self.state, self.error, self.why = TaskState.FAILED, error, str(error)
+
+    def left(self, why: str) -> None:
+        """It is not begun in this run."""
+        self.state, self.why = TaskState.LEFT, why
+
+
+@dataclass
+class Work:
+    """What a run is to do."""
+
+    tasks: Sequence[Task]
+    batch: bool = False
+    """Whether its jobs stand apart: one that fails, or no longer fits, leaves the others alone."""
+    on_failure: OnFailure = "continue"
+    halted: bool = field(default=False, init=False)
+    """The budget or the user ended it while no job was training."""
+
+    @classmethod
+    def of(cls, job: Job) -> Work:
+        """A run of one job."""
+        return cls((Task(job, 1),))
+
+    @property
+    def waiting(self) -> tuple[Task, ...]:
+        """What is still to be trained, in order."""
+        return tuple(one for one in self.tasks if one.state is TaskState.WAITING)
+
+    @property
+    def gained(self) -> bool:
+        """Whether any job has brought something home."""
+        return any(one.state in (TaskState.DONE, TaskState.STOPPED) for one in self.tasks)
+
+    def job_id(self, tag: str, task: Task) -> str:
+        """Name of a job on the machine of a rental."""
+        return f"{tag}-{task.number}" if self.batch else tag
+
+    def leave(self, why: str) -> None:
+        """Begin nothing more."""
+        for task in self.waiting:
+            task.left(why)
+
+    def halt(self, why: str) -> None:
+        """The budget or the user ends it between two jobs."""
+        self.halted = True
+        self.leave(why)
+
+    @property
+    def outcome(self) -> Outcome:
+        """How it all ended. Only asked for when nothing waits."""
+        if not self.batch:
+            (task,) = self.tasks
+            assert task.outcome is not None
+            return task.outcome
+        made = [one.outcome for one in self.tasks if one.outcome is not None]
+        return Outcome(
+            finished=True,
+            stopped=self.halted or any(one.stopped for one in made),
+            files=[path for one in made for path in one.files],
+            partial=any(one.state is not TaskState.DONE for one in self.tasks),
+        )
+
+    @property
+    def kept(self) -> dict[str, JsonValue]:
+        """What somebody who takes the run over has to know of its jobs."""
+        if not self.batch:
+            return {"expected": self.tasks[0].job.expected.kept()}
+        return {"jobs": {one.job.name: _kept(one) for one in self.tasks}}
+
+
+def _kept(task: Task) -> JsonValue:
+    return {
+        "number": task.number,
+        "output_dir": str(task.job.output_dir),
+        "config": str(task.job.config_path),
+        "expected": task.job.expected.kept(),
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """What the ledger says of one job of a run."""
+
+    number: int
+    output_dir: Path
+    expected: Expected
+
+
+def planned(config: Mapping[str, JsonValue], name: str, output_dir: Path, job: str) -> Planned:
+    """Read what ``Work.kept`` wrote into a run's configuration.
+
+    Args:
+        config, name, output_dir: of the run.
+        job: name of the job; that of a run of one job is the run's own.
+    """
+    jobs = config.get("jobs")
+    found = jobs.get(job) if isinstance(jobs, dict) else None
+    if not isinstance(found, dict):
+        return Planned(0, output_dir, Expected.of(config, name))
+    number = found.get("number")
+    return Planned(
+        number if isinstance(number, int) else 0, Path(str(found.get("output_dir"))), Expected.of(found, job)
+    )
+
+
+def names(config: Mapping[str, JsonValue]) -> frozenset[str]:
+    """Names of the jobs of a batch; empty for a run of one job."""
+    jobs = config.get("jobs")
+    return frozenset(jobs) if isinstance(jobs, dict) else frozenset()

@@ -1,0 +1,47 @@
+"""Several jobs on one rental: what they share is waited and paid for once. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from gpurent.model import Workload
+from gpurent.plan import needs, vram
+from gpurent.plan.timeline import Timeline
+
+
+def bulk(workloads: Sequence[Workload]) -> Workload:
+    """Several as one, for what only adds up: bytes, pictures and steps. It says nothing about time or memory."""
+    return replace(
+        workloads[0],
+        images=sum(one.images for one in workloads),
+        steps=sum(one.steps for one in workloads),
+        checkpoints=sum(one.checkpoints for one in workloads),
+        checkpoint_bytes=sum(one.checkpoint_bytes for one in workloads),
+        upload_bytes=sum(one.upload_bytes for one in workloads),
+        base_download_bytes=sum(one.base_download_bytes for one in workloads),
+    )
+
+
+def hungriest(workloads: Sequence[Workload]) -> vram.Memory:
+    """GPU memory of the job that needs most of it."""
+    return max((vram.memory(one) for one in workloads), key=lambda memory: memory.need)
+
+
+def ram_mb(workloads: Sequence[Workload]) -> int:
+    """MiB of main memory of the job that needs most of it."""
+    return max(needs.ram_mb(one) for one in workloads)
+
+
+def joined(timelines: Sequence[Timeline]) -> Timeline:
+    """The stages of jobs that follow one another on one machine.
+
+    It boots, is equipped and is destroyed once. What later jobs send and download, which is only what earlier ones have
+    not, counts as a part of training: the first engine has started by then.
+    """
+    first, *later = timelines
+    train, collect = first.train_s, first.collect_s
+    for one in later:
+        train = train + one.upload_s + one.base_model_s + one.train_s
+        collect = collect + one.collect_s
+    return replace(first, train_s=train, collect_s=collect)
