@@ -20,16 +20,27 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import IO, TypeAlias
 
-from tests.warm.nursery import Order
+from tests.warm.nursery import PRELOADED, Order
 
 ROOT = Path(__file__).parents[2]
 EARLY = ("LANG", "LC_ALL", "PYTHONIOENCODING", "PYTHONPATH", "PYTHONUTF8", "PYTHONWARNINGS")
 """Variables that Python itself reads as it starts: a command has them as this process has them."""
+
+
+@dataclass(frozen=True)
+class Nest:
+    """What commands are forked from: a Python, and what it has imported."""
+
+    python: str = sys.executable
+    preloaded: tuple[str, ...] = PRELOADED
+
+
+OURS = Nest()
 
 
 class Command:
@@ -102,7 +113,7 @@ Process: TypeAlias = "Command | subprocess.Popen[str]"
 def start(
     argv: Sequence[str], *, cwd: Path, env: Mapping[str, str], main: str = "gpurent.cli.app:main",
     stdin: int | None = None, stdout: int | None = None, stderr: int | None = None,
-    start_new_session: bool = False, terminal: bool = False,
+    start_new_session: bool = False, terminal: bool = False, nest: Nest = OURS,
 ) -> Command:  # fmt: skip
     """Start a command; ``stdin`` to ``stderr`` as for ``subprocess.Popen``, a pipe for standard output only."""
     assert all(env.get(name) == os.environ.get(name) for name in EARLY), "start it anew"
@@ -128,7 +139,7 @@ def start(
     order = Order(argv, str(cwd), dict(env), main, start_new_session, terminal)
     try:
         text = json.dumps(asdict(order)).encode()
-        server = _server()
+        server = _server(nest)
         socket.send_fds(server, [len(text).to_bytes(4, "big")], [*streams, tell])
         server.sendall(text)
     finally:
@@ -139,7 +150,7 @@ def start(
 
 def run(
     argv: Sequence[str], *, cwd: Path, env: Mapping[str, str], main: str = "gpurent.cli.app:main", typed: str = "",
-    timeout: float,
+    timeout: float, nest: Nest = OURS,
 ) -> subprocess.CompletedProcess[str]:  # fmt: skip
     """Run a command to its end, with ``typed`` as its standard input; both of its outputs are captured."""
     with ExitStack() as stack:
@@ -147,7 +158,7 @@ def run(
         given.write(typed.encode())
         given.seek(0)
         command = start(
-            argv, cwd=cwd, env=env, main=main, stdin=given.fileno(), stdout=out.fileno(), stderr=err.fileno()
+            argv, cwd=cwd, env=env, main=main, stdin=given.fileno(), stdout=out.fileno(), stderr=err.fileno(), nest=nest
         )
         try:
             status = command.wait(timeout)
@@ -158,12 +169,12 @@ def run(
 
 
 @cache
-def _server() -> socket.socket:
+def _server(nest: Nest) -> socket.socket:
     """Started with the first command of a test process, and ended with it."""
     ours, theirs = socket.socketpair()
-    program = "from tests.warm.nursery import wait_for_orders; wait_for_orders()"
+    program = f"from tests.warm.nursery import wait_for_orders; wait_for_orders({nest.preloaded!r})"
     server = subprocess.Popen(
-        [sys.executable, "-c", program], stdin=theirs.fileno(), cwd=ROOT, start_new_session=True
+        [nest.python, "-c", program], stdin=theirs.fileno(), cwd=ROOT, start_new_session=True
     )  # fmt: skip
     theirs.close()
 

@@ -120,14 +120,14 @@ def _text(number: int, mode: str, *, lines: bool = False, errors: str = "strict"
     return cast(TextIO, open(number, mode, 1 if lines else -1, "utf-8", errors, closefd=False))
 
 
-def wait_for_orders() -> None:
+def wait_for_orders(preloaded: Sequence[str] = PRELOADED) -> None:
     """Be the process that forks, and then what was ordered."""
     sys.path[0] = str(ROOT)  # it was the working folder, which will be another one
-    for name in PRELOADED:
+    for name in preloaded:
         importlib.import_module(name)
     gc.freeze()
     ordered = Nursery(socket.socket(fileno=os.dup(0))).serve()
     if ordered is not None:
         become(*ordered)
         module, _, function = ordered[0].main.partition(":")
-        getattr(importlib.import_module(module), function)()
+        sys.exit(getattr(importlib.import_module(module), function)())
