@@ -6,27 +6,39 @@ Below ``train_data_dir`` each folder ``<repeats>_<concept>`` holds images and, b
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gpurent_engine import encodings, pictures
+from gpurent_engine import captionfile, encodings, pictures
 from gpurent_engine.spec import Subset, TrainSpec
 
 SUFFIXES = pictures.SUFFIXES
-CAPTION_SUFFIXES = (".txt", ".caption")
-_FOLDER = re.compile(r"(\d+)_(.*)")
+_FOLDER = re.compile(r"(\d+)_(.*)", re.DOTALL)
+OF_SYSTEMS = frozenset(("thumbs.db", "ehthumbs.db", "desktop.ini", ".ds_store", "__macosx", ".directory"))
+"""Names, in lower case, of what operating systems leave in folders."""
 
 
 class DataError(Exception):
-    """The dataset cannot be trained on; ``path`` names the culprit, ``hint`` the remedy."""
+    """The dataset cannot be trained on; ``path`` names the culprit, ``hint`` the remedy.
 
-    def __init__(self, path: Path, message: str, hint: str = "") -> None:
-        super().__init__(f"{path}: {message}")
+    ``others`` are the further errors of the same dataset.
+    """
+
+    def __init__(self, path: Path, message: str, hint: str = "", others: tuple[DataError, ...] = ()) -> None:
+        rest = f" So {'is' if len(others) == 1 else 'are'} {len(others)} more." if others else ""
+        super().__init__(f"{path}: {message}{rest}")
         self.path = path
         self.message = message
         self.hint = hint
+        self.others = others
+
+
+def together(errors: Sequence[DataError]) -> DataError:
+    """The first error, with the others in it."""
+    first = errors[0]
+    return DataError(first.path, first.message, first.hint, tuple(errors[1:]))
 
 
 @dataclass(frozen=True)
@@ -39,6 +51,8 @@ class ImageItem:
     caption: str
     caption_path: Path | None
     mask_path: Path | None = None
+    caption_notes: tuple[str, ...] = ()
+    """What is odd about the caption's file, each a phrase that follows its name."""
 
 
 @dataclass(frozen=True)
@@ -116,62 +130,129 @@ def balanced(repeats: Sequence[int], wanted: int) -> list[int]:
     return found
 
 
-def scan(root: Path, caption_extension: str = "", spec: TrainSpec | None = None) -> Dataset:
+def scan(
+    root: Path, caption_extension: str = "", spec: TrainSpec | None = None, wrong: list[DataError] | None = None
+) -> Dataset:  # fmt: skip
     """Read the layout, sizes and captions.
 
     Args:
         root: the parent of the ``<repeats>_<concept>`` folders.
         caption_extension: kohya's key; empty tries ``.txt``, then ``.caption``.
         spec: the training, where it names its folders or reads captions of several lines.
+        wrong: takes the errors of single files and folders, which are then left out; without it they are raised.
 
     Raises:
-        DataError: no folder, no image, an image that cannot be opened, or no caption and no concept name.
+        DataError: no folder, no image, an image that cannot be opened, or no caption and no concept name; ``others``
+            has the further errors.
     """
-    layout = "Expected folders such as 10_my_concept/ with images and captions in it."
+    errors: list[DataError] = []
     if spec is not None and spec.subsets:
-        return Dataset(root, tuple(_subset(root, one, spec) for one in spec.subsets), by_name=False)
+        folders = [_subset(root, one, spec, errors) for one in spec.subsets]
+        found = Dataset(root, tuple(one for one in folders if one is not None), by_name=False)
+    else:
+        found = _by_names(root, caption_extension, spec, errors)
+    if errors and wrong is None:
+        raise together(errors)
+    if wrong is not None:
+        wrong += errors
+    return found
+
+
+def _by_names(root: Path, extension: str, spec: TrainSpec | None, wrong: list[DataError]) -> Dataset:
+    layout = "Expected folders such as 10_my_concept/ with images and captions in it."
     if not root.is_dir():
         raise DataError(root, "the dataset folder does not exist." if not root.exists() else "is not a folder.", layout)
     folders, skipped = [], []
     for path in sorted(root.iterdir()):
-        match = _FOLDER.fullmatch(path.name)
-        if path.is_dir() and match and int(match[1]) > 0:
-            found = Folder(path.name, int(match[1]), match[2], (), path)
-            folders.append(replace(found, images=_images(found, caption_extension, spec)))
-        elif path.is_dir() or path.suffix.lower() in SUFFIXES:
+        if path.is_dir() and repeats_of(path.name):
+            found = Folder(path.name, repeats_of(path.name), concept_of(path.name), (), path)
+            folders.append(replace(found, images=_images(found, extension, spec, wrong)))
+        elif not junk(path) and (path.is_dir() or path.suffix.lower() in SUFFIXES):
             skipped.append(path.name)
     if not folders:
         extra = f" Found instead: {', '.join(skipped[:5])}." if skipped else ""
-        raise DataError(root, f"holds no folder named <repeats>_<concept>.{extra}", layout)
+        raise DataError(root, f"holds no folder named <repeats>_<concept>.{extra}", _level(root, skipped) or layout)
     return Dataset(root, tuple(folders), tuple(skipped))
 
 
-def _subset(root: Path, subset: Subset, spec: TrainSpec) -> Folder:
+def _level(root: Path, skipped: Sequence[str]) -> str:
+    """What to do where the folders are there, one level higher or lower."""
+    if repeats_of(root.name) and any(Path(one).suffix.lower() in SUFFIXES for one in skipped):
+        return f"Name its parent instead: {root.parent}"
+    for name in skipped:
+        inner = root / name
+        if inner.is_dir() and any(one.is_dir() and repeats_of(one.name) for one in inner.iterdir()):
+            return f"Name {inner} instead, which holds such folders."
+    if any(Path(one).suffix.lower() in SUFFIXES for one in skipped):
+        return "Put the images into a folder such as 10_my_concept/ in it: 10 is how often an epoch shows each."
+    return ""
+
+
+def repeats_of(name: str) -> int:
+    """Repeats in the name of a folder; 0 where it is not named so, or says 0, which leaves it out as in kohya."""
+    match = _FOLDER.fullmatch(name)
+    return int(match[1]) if match else 0
+
+
+def concept_of(name: str) -> str:
+    """What the name of such a folder says after its repeats."""
+    return name.partition("_")[2]
+
+
+def why_skipped(name: str) -> str:
+    """Why something beside the folders of a dataset is not used."""
+    if _FOLDER.fullmatch(name):
+        return "its name says 0 repeats"
+    return "it is not in a folder named <repeats>_<concept>"
+
+
+def junk(path: Path) -> bool:
+    """Whether an operating system left it there: ``._a.png`` of macOS, ``Thumbs.db`` of Windows."""
+    return path.name.lower() in OF_SYSTEMS or path.name.startswith("._")
+
+
+def _subset(root: Path, subset: Subset, spec: TrainSpec, wrong: list[DataError]) -> Folder | None:
     path = root / subset.folder
-    if not path.is_dir():
-        raise DataError(path, "is not a folder.", "Name an existing folder as image_dir; it starts at the file's own.")
     own = spec.of(subset.settings)
     found = Folder(
         subset.name, subset.repeats, subset.concept, (), path, subset.regular, subset.group, subset.settings
     )  # fmt: skip
+    if not path.is_dir():
+        hint = "Name an existing folder as image_dir; it starts at the file's own."
+        wrong.append(DataError(path, "is not a folder.", hint))
+        return None
     masks = root / subset.mask_folder if subset.mask_folder else None
-    return replace(found, images=_images(found, own.caption_extension, own, masks))
+    return replace(found, images=_images(found, own.caption_extension, own, wrong, masks))
 
 
 def _images(
-    folder: Folder, extension: str, spec: TrainSpec | None, masks: Path | None = None
+    folder: Folder, extension: str, spec: TrainSpec | None, wrong: list[DataError], masks: Path | None = None
 ) -> tuple[ImageItem, ...]:  # fmt: skip
     path = folder.path
-    pictures = sorted(file for file in path.iterdir() if _is_picture(file))
+    files = sorted(path.iterdir())
+    pictures = [file for file in files if _is_picture(file)]
     if not pictures:
-        raise DataError(path, "holds no image.", f"Put images ({', '.join(sorted(SUFFIXES))}) into it or remove it.")
+        hint = f"Put images ({', '.join(sorted(SUFFIXES))}) into it or remove it."
+        wrong.append(DataError(path, "holds no image.", hint))
     stems: dict[str, Path] = {}
+    found = []
+    beside = captionfile.names(files)
     for picture in pictures:
-        if picture.stem in stems:
-            raise DataError(picture, f"shares its caption with {stems[picture.stem].name}.", "Rename one of the two.")
-        stems[picture.stem] = picture
-    lines = spec is not None and spec.enable_wildcard
-    return tuple(_image(picture, folder.concept, extension, masks, lines=lines) for picture in pictures)
+        first = stems.setdefault(picture.stem, picture)
+        if first != picture:
+            wrong.append(DataError(picture, f"shares its caption with {first.name}.", "Rename one of the two."))
+            continue
+        image = _tried(lambda: _image(picture, folder.concept, extension, beside, masks, spec), wrong)  # noqa: B023
+        found += [image] if image is not None else []
+    return tuple(found)
+
+
+def _tried(act: Callable[[], ImageItem], wrong: list[DataError]) -> ImageItem | None:
+    try:
+        return act()
+    except DataError as error:
+        wrong.append(error)
+        return None
 
 
 def _is_picture(file: Path) -> bool:
@@ -179,10 +260,14 @@ def _is_picture(file: Path) -> bool:
     return file.suffix.lower() in SUFFIXES and not file.name.startswith(".") and file.is_file()
 
 
-def _image(path: Path, concept: str, extension: str, masks: Path | None, *, lines: bool) -> ImageItem:
+def _image(
+    path: Path, concept: str, extension: str, beside: captionfile.Names, masks: Path | None, spec: TrainSpec | None
+) -> ImageItem:  # fmt: skip
     width, height = _size(path)
-    caption, source = _caption(path, concept, extension, lines=lines)
-    return ImageItem(path, width, height, caption, source, _mask(path, masks) if masks is not None else None)
+    source = captionfile.find(path, extension, beside)
+    text = _default(path, concept, extension) if source is None else _read(source, spec)
+    mask = _mask(path, masks) if masks is not None else None
+    return ImageItem(path, width, height, text.text, source, mask, text.notes)
 
 
 def _mask(path: Path, masks: Path) -> Path:
@@ -200,29 +285,23 @@ def _size(path: Path) -> tuple[int, int]:
         raise DataError(path, f"{error}.", "Replace it or take it out.") from error
 
 
-def caption_suffixes(extension: str) -> tuple[str, ...]:
-    """What captions end in, by kohya's ``caption_extension``; in the order in which they are looked for."""
-    if not extension:
-        return CAPTION_SUFFIXES
-    return (extension if extension.startswith(".") else f".{extension}",)
-
-
-def _caption(path: Path, concept: str, extension: str, *, lines: bool) -> tuple[str, Path | None]:
-    suffixes = caption_suffixes(extension)
-    for suffix in suffixes:
-        file = path.with_suffix(suffix)
-        if file.is_file():
-            try:
-                text = encodings.utf8(file.read_bytes()).strip()
-            except UnicodeDecodeError as error:
-                hint = f"Convert the captions of its folder: {encodings.conversion(error.reason, suffix)}"
-                raise DataError(file, f"is {error.reason} text, not UTF-8.", hint) from error
-            if not text:
-                raise DataError(file, "is empty.", "Describe the image in it, or remove it to use the folder's name.")
-            found = [line.strip() for line in text.splitlines() if line.strip()]
-            return "\n".join(found) if lines else found[0], file
+def _default(path: Path, concept: str, extension: str) -> captionfile.Text:
     fallback = concept.replace("_", " ").strip()
     if not fallback:
-        wanted = " or ".join(path.with_suffix(suffix).name for suffix in suffixes)
+        wanted = " or ".join(path.with_suffix(suffix).name for suffix in captionfile.suffixes(extension))
         raise DataError(path, "has no caption, and its folder's name gives none.", f"Write {wanted} beside it.")
-    return fallback, None
+    return captionfile.Text(fallback)
+
+
+def _read(file: Path, spec: TrainSpec | None) -> captionfile.Text:
+    lines, separator = (False, ",") if spec is None else (spec.enable_wildcard, spec.caption_separator)
+    try:
+        found = captionfile.read(file.read_bytes(), lines=lines, separator=separator)
+    except UnicodeDecodeError as error:
+        hint = f"Convert the captions of its folder: {encodings.conversion(error.reason, file.suffix)}"
+        raise DataError(file, f"is {error.reason} text, not UTF-8.", hint) from error
+    except OSError as error:
+        raise DataError(file, f"cannot be read ({error.strerror or error}).", "Check who may read it.") from error
+    if not found.text:
+        raise DataError(file, "is empty.", "Describe the image in it, or remove it to use the folder's name.")
+    return found

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import unicodedata
+
+_TURNS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 LONGEST = 200
 """Bytes of a LoRA's name; file systems take 255 for all of a file's name."""
 
@@ -21,7 +24,13 @@ def step_name(name: str, step: int) -> str:
     return f"{name}-step{step:08d}.safetensors"
 
 
+def meant(name: str) -> bool:
+    """Whether a name can be sent and shown as it is: no control characters, no turns of the writing direction, and
+    nothing that is no Unicode. Spaces of any script and the joiners inside emoji are fine."""
+    return not any(unicodedata.category(one) in ("Cc", "Cs", "Zl", "Zp") or one in _TURNS for one in name)
+
+
 def good_name(name: str) -> bool:
     """Whether a LoRA may be called so: a plain file name, on every system and in every terminal."""
-    plain = name.isprintable() and name == name.strip() and not name.startswith(".")
+    plain = meant(name) and name == name.strip() and not name.startswith(".")
     return plain and 0 < len(name.encode()) <= LONGEST and not set(name) & set('/\\:*?"<>|')

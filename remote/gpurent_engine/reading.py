@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gpurent_engine import formats, limits
+from gpurent_engine import encodings, formats, limits
 from gpurent_engine.formats import datasets
 from gpurent_engine.keys import (
     ALIASES,
@@ -29,6 +29,7 @@ from gpurent_engine.keys import (
 )  # fmt: skip
 from gpurent_engine.spec import TYPES, SpecError, TrainSpec, problem, together
 
+SUFFIX = ".safetensors"
 BASE = "pretrained_model_name_or_path"
 _NAMES = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a string"}
 
@@ -50,8 +51,10 @@ def read_document(path: Path) -> dict[str, Any]:
         SpecError: it is neither, or another encoding than UTF-8.
         OSError: the file cannot be read.
     """
-    text = path.read_text(encoding="utf-8-sig")
-    if path.suffix != ".json":
+    text = _text(path)
+    if path.suffix.lower() in (".yaml", ".yml"):
+        raise SpecError(path.name, "is YAML, as ai-toolkit writes it; `gpurent init --from FILE` converts it.")
+    if path.suffix.lower() != ".json":
         return read_toml(path.name, text)
     try:
         document = json.loads(text)
@@ -60,6 +63,16 @@ def read_document(path: Path) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise SpecError(path.name, "must hold a JSON object.")
     return document
+
+
+def _text(path: Path) -> str:
+    data = path.read_bytes()
+    try:
+        return encodings.utf8(data)
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        way = f"save it as UTF-8 in your editor, or run: iconv -f {error.reason} -t UTF-8 {path.name}"
+        raise SpecError(path.name, f"is {error.reason} text from line {line} on, not UTF-8; {way}.") from error
 
 
 def read_toml(name: str, text: str) -> dict[str, Any]:
@@ -88,6 +101,18 @@ def parse_spec(document: Mapping[str, Any]) -> TrainSpec:
     Raises:
         SpecError: naming the key, what was expected and the nearest known spelling; ``others`` has the further errors.
     """
+    spec, wrong = attempt(document)
+    if wrong:
+        raise together(wrong)
+    return spec
+
+
+def attempt(document: Mapping[str, Any]) -> tuple[TrainSpec, list[SpecError]]:
+    """What can be made of a configuration, with defaults in the place of what is wrong; and everything that is wrong.
+
+    Raises:
+        SpecError: nothing can be made of it: it was written for another trainer, say.
+    """
     flat, notes = formats.flatten(document)
     tables = flat.pop("datasets", None)
     general = flat.pop("general", {}) if tables else {}
@@ -99,18 +124,20 @@ def parse_spec(document: Mapping[str, Any]) -> TrainSpec:
         wrong += [error] if error else []
     _epochs_of_gui(flat, values, warnings)
     if not values.get(BASE):
-        missing = SpecError(BASE, "is missing: a diffusers folder, a .safetensors file or a hub id.")
+        dialect = "".join(f" This file was {text}" for key, text in notes if key == formats.DIALECT)
+        missing = SpecError(BASE, f"is missing: a diffusers folder, a .safetensors file or a hub id.{dialect}")
         wrong = [missing, *(one for one in wrong if one.key != BASE)]
     spec = TrainSpec(**{BASE: "?", **values})
     if spec.network_alpha == 0:
         spec = replace(spec, network_alpha=float(spec.network_dim))  # as kohya's network reads 0
     seen = {one.key for one in wrong}
     wrong += [one for one in limits.errors(spec) if ALIASES.get(one.key, one.key) not in seen]
-    if wrong:
-        raise together(wrong)
     if tables:
-        spec = datasets.apply(spec, {"general": general, "datasets": tables})
-    return replace(spec, warnings=(*warnings, *limits.doubts(spec)))
+        try:
+            spec = datasets.apply(spec, {"general": general, "datasets": tables})
+        except SpecError as error:
+            wrong += [error, *error.others]
+    return replace(spec, warnings=(*warnings, *limits.doubts(spec))), wrong
 
 
 def _take(
@@ -130,6 +157,9 @@ def _take(
     elif key in TYPES:
         if not (value in (None, "") or (key in ZERO_IS_UNSET and value == 0)):
             values[key] = typed(given, key, value)
+        if key == "output_name" and str(value).lower().endswith(SUFFIX):
+            values[key] = values[key][: -len(SUFFIX)]
+            warnings.append((key, f"output_name: {SUFFIX} is added by itself, so the file is called {value}."))
     elif key in ("use_8bit_adam", "use_lion_optimizer"):
         if value:
             values.setdefault("optimizer_type", "AdamW8bit" if key == "use_8bit_adam" else "Lion")

@@ -11,7 +11,19 @@ from pathlib import Path
 
 import torch
 
-from gpurent_engine import buckets, data, device, latents, networkargs, networks, optim, schedule, starting, states
+from gpurent_engine import (
+    buckets,
+    data,
+    device,
+    latents,
+    networkargs,
+    networks,
+    optim,
+    schedule,
+    starting,
+    states,
+    suited,
+)
 from gpurent_engine.basefile import BaseHashes
 from gpurent_engine.checkpoint import Position
 from gpurent_engine.diffusion import Diffusion, diffusion
@@ -23,7 +35,7 @@ from gpurent_engine.fitting import FittingStepper
 from gpurent_engine.metadata import RunFacts
 from gpurent_engine.networks.plan import UNET, Plan
 from gpurent_engine.plain import PlainStepper
-from gpurent_engine.spec import SpecError, TrainSpec
+from gpurent_engine.spec import TrainSpec, together
 from gpurent_engine.step.build import UnsupportedError
 from gpurent_engine.step.choose import fast_stepper
 from gpurent_engine.step.switches import PLAIN
@@ -191,7 +203,7 @@ def _load(order: Order, choice: device.Choice, out: EventWriter) -> Loaded:
     spec = order.spec
     found = data.scan(order.data_dir, spec.caption_extension, spec)
     for name in found.skipped:
-        out.emit("warning", key="train_data_dir", message=f"{name} is left out: no <repeats>_<concept>.")
+        out.emit("warning", key="train_data_dir", message=f"{name} is left out: {data.why_skipped(name)}.")
     hashes = BaseHashes(order.base_model)
     vae = str(starting.located(order.data_dir, spec.vae)) if spec.vae else ""
     parts = loading.load(
@@ -200,11 +212,14 @@ def _load(order: Order, choice: device.Choice, out: EventWriter) -> Loaded:
     agreed = detect.agree(parts.found, spec)
     for key, message in agreed.notes:
         out.emit("warning", key=key, message=message)
-    _check_clip_skip(parts, spec)
+    placements = suited.placed(found, spec)
+    depth = min(len(encoder.inner.encoder.layers) for encoder in parts.text_encoders)
+    wrong = [*suited.layers(spec, depth), *suited.sizes(placements, spec, parts.vae_factor)]
+    if wrong:
+        raise together(wrong)
+    if bad := suited.errors(found, placements, parts.vae_factor):
+        raise data.together(bad)
     sizes = [(image.width, image.height) for image in found.images]
-    placements = buckets.place_all(sizes, spec, found.kinds)
-    if any(side % parts.vae_factor for one in placements for side in one.bucket):
-        raise SpecError("resolution", f"sizes must be multiples of {parts.vae_factor} for this base model.")
     length = buckets.length(spec, sizes, found.repeats, found.kinds)
     return Loaded(found, placements, length, parts, agreed, hashes)
 
@@ -274,12 +289,6 @@ def _facts(loaded: Loaded, course: Course, optimizer: str) -> RunFacts:
         session_id=str(uuid.uuid4().int % 2**32),
         base=loaded.hashes,
     )
-
-
-def _check_clip_skip(parts: Parts, spec: TrainSpec) -> None:
-    layers = min(len(encoder.inner.encoder.layers) for encoder in parts.text_encoders)
-    if spec.clip_skip is not None and spec.clip_skip > layers:
-        raise SpecError("clip_skip", f"is {spec.clip_skip}, but the base's text encoder has {layers} layers.")
 
 
 def _place(parts: Parts, choice: device.Choice) -> None:

@@ -249,6 +249,13 @@ def _changed(spec: TrainSpec, settings: tuple[tuple[str, Any], ...]) -> TrainSpe
     return replace(spec, **changes)
 
 
+def parse_spec(document: Mapping[str, Any]) -> TrainSpec:
+    """``reading.parse_spec``, where earlier versions had it."""
+    from gpurent_engine.reading import parse_spec
+
+    return parse_spec(document)
+
+
 TYPES: dict[str, str] = {
     one.name: str(one.type) for one in fields(TrainSpec) if one.name not in ("warnings", "subsets")
 }

@@ -15,10 +15,8 @@ import torch
 
 from gpurent_engine import emphasis
 from gpurent_engine.device import sent
+from gpurent_engine.families.bpe import BODY
 from gpurent_engine.families.parts import Encoder
-
-BODY = 75
-"""Tokens of a caption that one run of CLIP takes, beside start and end."""
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,14 @@ class GpurentError(Exception):
 
 
 class UsageError(GpurentError):
-    """The request cannot be carried out as given; nothing was rented."""
+    """The request cannot be carried out as given; nothing was rented.
+
+    ``parts`` are the mistakes one by one where there are several, most important first.
+    """
+
+    def __init__(self, message: str, *, hint: str = "", parts: Sequence[UsageError] = ()) -> None:
+        super().__init__(message, hint=hint)
+        self.parts = tuple(parts)
 
 
 class ConfigError(UsageError):
@@ -65,6 +72,16 @@ class ConfigError(UsageError):
 
 class DatasetError(UsageError):
     """The dataset cannot be trained on."""
+
+
+def all_of(errors: Sequence[UsageError]) -> UsageError:
+    """One error for all of them: the only one itself, or the first one's kind with all in it."""
+    flat = [part for error in errors for part in (error.parts or (error,))]
+    if len(flat) == 1:
+        return flat[0]
+    numbered = " ".join(f"({number}) {one}" for number, one in enumerate(flat, start=1))
+    kind = DatasetError if isinstance(flat[0], DatasetError) else ConfigError
+    return kind(f"{len(flat)} things are wrong. {numbered}", hint=flat[0].hint, parts=flat)
 
 
 class SourceChanged(GpurentError):

@@ -52,8 +52,8 @@ def test_the_report_tells_what_was_found(tmp_path: Path) -> None:
     assert (report.smallest, report.largest) == ((640, 512), (2000, 1000))
     assert (report.epochs, report.steps, report.base_model) == (10, 1020, HUB)
     assert report.warnings == (
-        "save_model_as has no effect here: files are always safetensors.",
         "1 image without a caption: the folder's name is used for large.jpg.",
+        "save_model_as has no effect here: files are always safetensors.",
     )
 
 
@@ -143,12 +143,14 @@ def test_progress_counts_every_picture(tmp_path: Path) -> None:
 )
 def test_a_wrong_configuration_names_file_key_and_remedy(tmp_path: Path, text: str, message: str, hint: str) -> None:
     """The nearest spelling where there is one."""
+    dataset(tmp_path / "training_data", 2)
     start = config(tmp_path, text.replace("{model}", HUB))
     with pytest.raises(ConfigError) as caught:
         Job.from_config(start)
-    assert str(caught.value).startswith(f"{start}")
-    assert message in str(caught.value)
-    assert hint in caught.value.hint
+    first = (*caught.value.parts, caught.value)[0]
+    assert str(first).startswith(f"{start}")
+    assert message in str(first)
+    assert hint in first.hint
 
 
 def test_a_missing_configuration_is_named(tmp_path: Path) -> None:
@@ -294,7 +296,8 @@ def test_folders_that_are_not_used_are_remarked_on(tmp_path: Path) -> None:
     """A misnamed folder would otherwise be missing silently."""
     working_folder(tmp_path)
     dataset(tmp_path / "training_data", 2, "more cats")
-    assert warnings(tmp_path) == ["Not used, because not in a <repeats>_<concept> folder: more cats."]
+    unused = "1 folder left out, because it is not in a folder named <repeats>_<concept>: training_data/more cats"
+    assert warnings(tmp_path) == [f"{unused} (2 pictures)."]
 
 
 def test_float32_is_remarked_on_and_priced(tmp_path: Path) -> None:
@@ -381,5 +384,7 @@ def test_checking_and_quoting_load_neither_torch_nor_an_adapter() -> None:
         "gpurent_engine.formats", "gpurent_engine.formats.datasets", "gpurent_engine.formats.easy",
         "gpurent_engine.formats.gui", "gpurent_engine.keys", "gpurent_engine.limits", "gpurent_engine.networkargs",
         "gpurent_engine.pictures", "gpurent_engine.reading", "gpurent_engine.spec", "gpurent_engine.step",
-        "gpurent_engine.step.heeded", "gpurent_engine.thumbnail",
+        "gpurent_engine.step.heeded", "gpurent_engine.thumbnail", "gpurent_engine.captionfile",
+        "gpurent_engine.captions", "gpurent_engine.emphasis", "gpurent_engine.families.bpe", "gpurent_engine.schedule",
+        "gpurent_engine.suited",
     }  # fmt: skip

@@ -30,20 +30,36 @@ def pictures(tmp_path: Path) -> Path:
 
 def test_files_that_are_left_out_are_named_with_the_reason(tmp_path: Path, pictures: Path) -> None:
     """Formats that are not read, hidden files, captions without a picture, folders in folders, anything else."""
-    for name in ("cat.HEIC", "dog.heic", "old.psd", "._image000.png", "lonely.txt", "notes.pdf", "Thumbs.db"):
+    for name in (
+        "cat.HEIC",
+        "dog.heic",
+        "old.psd",
+        "._image000.png",
+        "lonely.txt",
+        "notes.pdf",
+        "Thumbs.db",
+        ".hidden.png",
+        "image001.tags",
+    ):
         (pictures / name).write_bytes(b"x")
     (pictures / "more").mkdir()
+    dataset(tmp_path / "training_data", 2, "0_dog")
+    (pictures.parent / "loose.png").write_bytes(b"x")
+    (pictures.parent / "__MACOSX").mkdir()
     said = "\n".join(job(tmp_path).warnings)
     for words in (
         "2 images left out, because HEIC is not read: 10_sks_cat/cat.HEIC, 10_sks_cat/dog.heic. Convert to PNG or JPEG",
         "1 image left out, because Photoshop is not read: 10_sks_cat/old.psd.",
-        "1 hidden file left out, because macOS writes such beside every picture: 10_sks_cat/._image000.png.",
+        "1 hidden file left out, because its name begins with a dot: 10_sks_cat/.hidden.png.",
+        "1 caption left out, because .tags is not looked for: 10_sks_cat/image001.tags. Set caption_extension",
+        "1 image left out, because it is not in a folder named <repeats>_<concept>: training_data/loose.png.",
+        "1 folder left out, because its name says 0 repeats: training_data/0_dog (2 pictures).",
         "1 caption left out, because there is no picture of that name: 10_sks_cat/lonely.txt.",
         "1 file left out, because it is neither picture nor caption: 10_sks_cat/notes.pdf.",
         "1 folder left out, because only files directly in a <repeats>_<concept> folder are used: 10_sks_cat/more.",
     ):
         assert words in said
-    assert "Thumbs.db" not in said
+    assert not any(junk in said for junk in ("Thumbs.db", "._image000.png", "__MACOSX"))
 
 
 def test_a_complete_dataset_says_nothing_of_the_kind(tmp_path: Path, pictures: Path) -> None:

@@ -25,7 +25,7 @@ def test_folders_give_repeats_and_concept(tmp_path: Path) -> None:
     put(tmp_path / "2_dog" / "b.JPG", (32, 80))
     found = scan(tmp_path)
     cat, dog = found.folders
-    assert (cat.repeats, cat.concept, cat.images[0].caption) == (10, "my cat", "my cat, sitting")
+    assert (cat.repeats, cat.concept, cat.images[0].caption) == (10, "my cat", "my cat, sitting, second line")
     assert (dog.images[0].width, dog.images[0].height, dog.images[0].caption) == (32, 80, "dog")
     assert found.repeats == (10, 2)
 

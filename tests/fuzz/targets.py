@@ -21,7 +21,7 @@ from gpurent.budget.errors import LedgerError
 from gpurent.clock import ManualClock
 from gpurent.dataset import base, secrets
 from gpurent.dataset.bounds import Bounds
-from gpurent.dataset.job import read_spec
+from gpurent.dataset.configfile import read_spec
 from gpurent.errors import BadHostData, BadReply, ConfigError, GpurentError, MissingCredentials
 from gpurent.hosts import load_hosts
 from gpurent.jobs import events, follow, postmortem

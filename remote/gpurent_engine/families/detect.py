@@ -43,6 +43,8 @@ _WEIGHTS = re.compile(r"(diffusion_pytorch_model|model)(?P<variant>\.fp16)?(-\d+
 TRAINED = ", ".join(family.title for family in (SD15, SD2, SDXL))
 
 
+FACTOR = 8
+"""Pixels for each value of a latent, along one side, of every real Stable Diffusion model."""
 SMALL = 256
 """Pixels below which a model is small on purpose, and no advice on its resolution is wanted."""
 
@@ -59,6 +61,15 @@ class Detected:
     prediction: Prediction | None
     """None where it does not say."""
     zero_terminal_snr: bool = False
+    factor: int = FACTOR
+    """Pixels of a picture for each value of a latent, along one side."""
+    depth: int = 0
+    """Layers of the text encoder with the fewest; 0 for the family's usual number."""
+
+    @property
+    def layers(self) -> int:
+        """Layers that ``clip_skip`` can choose from."""
+        return self.depth or min(one.layers for one in self.family.text_encoders)
 
 
 @dataclass(frozen=True)
@@ -122,7 +133,16 @@ def folder(path: Path, read: Callable[[Path], Mapping[str, Any]] | None = None) 
     said = scheduler.get("prediction_type", "epsilon")
     if said not in family.predictions:
         raise NotTrainable(f"predicts {said!r}; this version trains {' and '.join(family.predictions)}")
-    return Detected(family, said, bool(scheduler.get("rescale_betas_zero_snr")))
+    return Detected(family, said, bool(scheduler.get("rescale_betas_zero_snr")), *_shape(path, family, read))
+
+
+def _shape(path: Path, family: Family, read: Callable[[Path], Mapping[str, Any]]) -> tuple[int, int]:
+    """``Detected.factor`` and ``depth`` as the parts of a folder say; a part that is not there is named elsewhere."""
+    widths = read(path / "vae" / "config.json").get("block_out_channels") if (path / "vae").is_dir() else None
+    factor = 2 ** (len(widths) - 1) if isinstance(widths, list) and 0 < len(widths) < 8 else FACTOR
+    files = [path / one.folder / "config.json" for one in family.text_encoders]
+    depths = [read(file).get("num_hidden_layers") for file in files if file.parent.is_dir()]
+    return factor, min((one for one in depths if isinstance(one, int) and one > 0), default=0)
 
 
 def single_file(shapes: Shapes) -> Detected:

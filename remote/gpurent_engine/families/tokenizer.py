@@ -15,6 +15,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from gpurent_engine.families import bpe
 from gpurent_engine.families.parts import ModelError
 
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -57,7 +58,7 @@ def openai(pad: int | None) -> Tokenizer:
     """
     packed = files("gpurent_engine.families").joinpath("clip_merges.txt.gz").read_bytes()
     merges = [tuple(line.split(" ")) for line in gzip.decompress(packed).decode("utf-8").splitlines()]
-    letters = byte_letters()
+    letters = bpe.byte_letters().values()
     tokens = [*letters, *(f"{one}</w>" for one in letters), *("".join(pair) for pair in merges), START, END]
     vocabulary = {token: i for i, token in enumerate(tokens)}
     end = vocabulary[END]
@@ -133,10 +134,3 @@ def _backend(vocabulary: dict[str, int], merges: list[Any]) -> Any:
     )
     backend.add_special_tokens([token for token in (START, END) if token in vocabulary])
     return backend
-
-
-def byte_letters() -> list[str]:
-    """A printable letter for each byte: those that print stand for themselves, the rest follow from 256 on."""
-    plain = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    rest = [byte for byte in range(256) if byte not in plain]
-    return [chr(byte) for byte in plain] + [chr(256 + i) for i in range(len(rest))]

@@ -21,6 +21,7 @@ def _diffusion_pipe(document: Mapping[str, Any]) -> bool:
     return isinstance(document.get("adapter"), Mapping) and isinstance(document.get("model"), Mapping)
 
 
+DIALECT = easy.NOTE
 FOREIGN = {"ai-toolkit": _ai_toolkit, "OneTrainer": _one_trainer, "diffusion-pipe": _diffusion_pipe}
 """Programs whose files are told by what stands in them."""
 

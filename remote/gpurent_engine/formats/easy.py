@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+NOTE = "args"
+"""Key of the note that says whose file it was."""
 _ARGUMENTS = ("args", "dataset")
 _LISTS = ("network_args", "optimizer_args", "lr_scheduler_args")
 _IDLE = frozenset((
@@ -36,7 +38,7 @@ def convert(document: Mapping[str, Any]) -> tuple[dict[str, Any], list[tuple[str
             flat[key] = [f"{name}={value}" for name, value in flat[key].items() if value not in (None, "")]
     if isinstance(flat.get("resolution"), list):
         flat["resolution"] = ",".join(str(one) for one in flat["resolution"])
-    notes = [("args", "read as a file of LoRA_Easy_Training_Scripts.")]
+    notes = [(NOTE, "read as a file of LoRA_Easy_Training_Scripts.")]
     for key in _IDLE & set(flat):
         del flat[key]
     if "warmup_ratio" in flat:

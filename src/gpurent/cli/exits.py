@@ -89,13 +89,20 @@ def _say(error: GpurentError, as_json: bool) -> None:
     if as_json:
         record = {"error": type(error).__name__, "message": str(error), "hint": error.hint, "exit_code": code_of(error)}
         enough = getattr(error, "enough", None)
-        print(json.dumps(record | ({"enough_micros": enough} if enough is not None else {})), file=sys.stderr)
+        parts = error.parts if isinstance(error, UsageError) else ()
+        record |= {"enough_micros": enough} if enough is not None else {}
+        record |= {"errors": [{"message": str(one), "hint": one.hint} for one in parts]} if parts else {}
+        print(json.dumps(record), file=sys.stderr)
         return
     from rich.text import Text
 
     from gpurent.cli import consoles
 
     console = consoles.make(stderr=True)
+    if isinstance(error, UsageError) and error.parts:
+        for one in error.parts:
+            console.print(Text.assemble(("error: ", "bold red"), str(one), (f" {one.hint}", "dim")))
+        return
     console.print(Text.assemble(("error: ", "bold red"), str(error)))
     for ref in getattr(error, "refs", ()):
         console.print(Text(f"  may still run: {ref}"))

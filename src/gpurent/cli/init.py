@@ -82,7 +82,7 @@ def _files(folder: Path, source: Path | None) -> tuple[dict[Path, str], list[str
 
 def _export(folder: Path, config: Path, *, force: bool) -> int:
     from gpurent.convert.kohya import export
-    from gpurent.dataset.job import read_spec
+    from gpurent.dataset.configfile import read_spec
 
     text, lost = export(read_spec(config))
     target = folder / f"{config.stem}-kohya.toml"

@@ -18,7 +18,7 @@ from gpurent.errors import ConfigError
 from gpurent.localfiles import read_text
 from gpurent.tensorfile import tensor_shapes
 from gpurent.untrusted.data import parse
-from gpurent_engine.families import FAMILIES, SD2, SD15, SDXL, Family, detect
+from gpurent_engine.families import FAMILIES, SD2, SD15, SDXL, Family, bpe, detect
 from gpurent_engine.families.detect import Detected, NotTrainable
 
 KEY = "pretrained_model_name_or_path"
@@ -135,6 +135,17 @@ def resolve(name: str, here: Path, config: Path, *, half: bool = True) -> BaseMo
     raise _wrong(
         config, f"{path} does not exist.", f"Name a diffusers folder, a .safetensors file, or a hub id such as {USUAL}."
     )
+
+
+def counter(model: BaseModel | None) -> bpe.Counter:
+    """Counts tokens as the base's tokenizer does; by CLIP's own vocabulary where it brings none that can be read."""
+    if isinstance(model, LocalFolder):
+        path = model.path / model.found.family.text_encoders[0].tokenizer / "merges.txt"
+        try:
+            return bpe.Counter(bpe.read_merges(read_text(path, MAX_JSON).splitlines()))
+        except (OSError, ValueError):
+            pass  # only newer releases write it into tokenizer.json
+    return bpe.openai()
 
 
 def _wrong(config: Path, message: str, hint: str) -> ConfigError:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gpurent.dataset.job import Job, Progressed, read_spec
+from gpurent.dataset.configfile import try_spec
+from gpurent.dataset.job import Job, Progressed
+from gpurent.dataset.survey import Survey, survey
 from gpurent.errors import UsageError
 from gpurent.settings import FILE, JobSection, Settings, load_settings
 
@@ -13,6 +15,20 @@ def find_job(
     folder: Path, *, settings: Settings | None = None, config: Path | None = None, dataset: Path | None = None,
     output: Path | None = None, on_checked: Progressed = lambda _done, _total: None,
 ) -> Job:  # fmt: skip
+    """The job of a folder, if nothing is wrong with it. Arguments and errors are those of ``look``, and:
+
+    Raises:
+        ConfigError, DatasetError: as ``Job.from_config``.
+    """
+    return look(
+        folder, settings=settings, config=config, dataset=dataset, output=output, on_checked=on_checked
+    ).result()  # fmt: skip
+
+
+def look(
+    folder: Path, *, settings: Settings | None = None, config: Path | None = None, dataset: Path | None = None,
+    output: Path | None = None, on_checked: Progressed = lambda _done, _total: None,
+) -> Survey:  # fmt: skip
     """Check the job that ``gpurent.toml`` in ``folder`` names, or else ``training_config.toml`` there.
 
     Args:
@@ -23,7 +39,6 @@ def find_job(
 
     Raises:
         UsageError: configuration or dataset is not there: says where each was looked for.
-        ConfigError, DatasetError: as ``Job.from_config``.
     """
     wanted = (settings or load_settings(folder)).job
     file = folder / (config or Path(wanted.config)).expanduser()
@@ -42,7 +57,7 @@ def find_job(
     if missing:
         raise UsageError(_sentence(missing), hint=" ".join(hints))
     target = _under(folder, output, wanted.output)
-    return Job.from_config(file, dataset=given, output=target, name=wanted.name or None, on_checked=on_checked)
+    return survey(file, dataset=given, output=target, name=wanted.name or None, on_checked=on_checked)
 
 
 def _under(folder: Path, given: Path | None, wanted: str) -> Path | None:
@@ -56,7 +71,7 @@ def _source(folder: Path, from_toml: bool) -> str:
 
 
 def _named_dataset(config: Path, folder: Path) -> Path:
-    spec = read_spec(config) if config.is_file() else None
+    spec = try_spec(config)[0] if config.is_file() else None
     if spec is not None and (spec.dataset_config or spec.subsets):
         return config.parent  # its folders are looked for one by one
     named = spec.train_data_dir if spec is not None else ""

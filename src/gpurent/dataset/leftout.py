@@ -2,83 +2,127 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from gpurent.dataset.naming import listed
 from gpurent.words import counted
+from gpurent_engine import captionfile, data
 from gpurent_engine.data import Dataset
+from gpurent_engine.filenames import meant
 
-NAMED = 5
 PICTURES = {
     ".heic": "HEIC", ".heif": "HEIC", ".jxl": "JPEG XL", ".psd": "Photoshop", ".svg": "SVG",
-    ".dng": "raw", ".cr2": "raw", ".nef": "raw", ".arw": "raw", ".ico": "ICO", ".tga": "TGA",
+    ".dng": "raw", ".cr2": "raw", ".cr3": "raw", ".nef": "raw", ".arw": "raw", ".orf": "raw", ".rw2": "raw",
+    ".ico": "ICO", ".tga": "TGA", ".jp2": "JPEG 2000", ".exr": "OpenEXR", ".hdr": "Radiance", ".mp4": "video",
+    ".mov": "video", ".webm": "video",
 }  # fmt: skip
 """Pictures in formats that are not read."""
-TEXTS = frozenset((".txt", ".caption"))
-OF_SYSTEMS = frozenset(("thumbs.db", "desktop.ini", ".ds_store"))
+TEXTS = frozenset((".txt", ".caption", ".tags", ".cap"))
+LATENTS = frozenset((".npz",))
+MOST_LISTED = 10_000
+"""Files below a folder that are counted."""
 
 
-def left_out(dataset: Dataset) -> list[str]:
-    """One sentence for each reason why files beside the pictures are not used."""
-    used = {image.path for image in dataset.images} | {image.caption_path for image in dataset.images}
-    by_format: dict[str, list[str]] = {}
-    hidden, alone, folders, others = [], [], [], []
-    for path in _beside(dataset):
-        suffix = path.suffix.lower()
-        if path in used or path.name.lower() in OF_SYSTEMS:
-            continue
-        name = path.relative_to(path.parents[1]).as_posix()
-        if path.is_dir():
-            folders.append(name)
-        elif path.name.startswith("."):
-            hidden.append(name)
-        elif suffix in PICTURES:
-            by_format.setdefault(PICTURES[suffix], []).append(name)
-        elif suffix in TEXTS:
-            alone.append(name)
-        else:
-            others.append(name)
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A file or folder that is not used. A folder stands for all that is in it."""
+
+    path: Path
+    what: str
+    """Its kind, in the singular."""
+    why: str
+    remedy: str = ""
+    pictures: int = 0
+    """In a folder: pictures in it."""
+
+
+def left_out(dataset: Dataset) -> list[LeftOut]:
+    """What beside the pictures and captions of a dataset is not used, system junk excepted."""
+    used = {path for image in dataset.images for path in (image.path, image.caption_path, image.mask_path)}
+    folders = {one.path for one in dataset.folders} | {path.parent for path in used if path is not None}
+    found: list[LeftOut] = []
+    if dataset.by_name:
+        found += [_above(path) for path in sorted(dataset.root.iterdir()) if not (path in folders or data.junk(path))]
+    for folder in sorted(folders):
+        stems = {captionfile.folded(path.stem) for path in used if path is not None and path.parent == folder}
+        for path in sorted(folder.iterdir()):
+            if path not in used and path not in folders and not data.junk(path):
+                found.append(_in_folder(path, stems))
+    return found
+
+
+def told(found: Sequence[LeftOut]) -> list[str]:
+    """One sentence for each reason."""
+    groups: dict[tuple[str, str, str], list[str]] = {}
+    for one in found:
+        name = f"{one.path.parent.name}/{one.path.name}"
+        if one.pictures:
+            name += f" ({counted(one.pictures, 'picture')})"
+        groups.setdefault((one.what, one.why, one.remedy), []).append(name)
     return [
-        *(
-            _sentence(names, "image", f"{kind} is not read", "Convert to PNG or JPEG to use.")
-            for kind, names in sorted(by_format.items())
-        ),
-        *_told(hidden, "hidden file", "macOS writes such beside every picture"),
-        *_told(alone, "caption", "there is no picture of that name"),
-        *_told(folders, "folder", "only files directly in a <repeats>_<concept> folder are used"),
-        *_told(others, "file", "it is neither picture nor caption"),
+        f"{counted(len(names), what)} left out, because {why}: {listed(names)}. {remedy}".rstrip()
+        for (what, why, remedy), names in groups.items()
     ]
+
+
+def _above(path: Path) -> LeftOut:
+    """Beside the folders of a dataset."""
+    if path.is_dir():
+        return LeftOut(path, "folder", data.why_skipped(path.name), pictures=_pictures_below(path))
+    if path.suffix.lower() in data.SUFFIXES and not path.name.startswith("."):
+        return LeftOut(path, "image", data.why_skipped(path.name), "Move it into such a folder to use it.")
+    return _in_folder(path, set())
+
+
+def _in_folder(path: Path, stems: set[str]) -> LeftOut:
+    suffix = path.suffix.lower()
+    if path.is_dir():
+        why = "only files directly in a <repeats>_<concept> folder are used"
+        return LeftOut(path, "folder", why, pictures=_pictures_below(path))
+    if path.name.startswith("."):
+        return LeftOut(path, "hidden file", "its name begins with a dot")
+    if suffix in PICTURES:
+        return LeftOut(path, "image", f"{PICTURES[suffix]} is not read", "Convert to PNG or JPEG to use.")
+    if suffix in data.SUFFIXES:
+        return LeftOut(path, "image", "it is no file, or a mask without a picture")
+    if suffix in TEXTS:
+        return _text(path, stems)
+    if suffix in LATENTS:
+        return LeftOut(path, "file", "latents that another trainer cached are not read")
+    return LeftOut(path, "file", "it is neither picture nor caption")
+
+
+def _text(path: Path, stems: set[str]) -> LeftOut:
+    """A caption that belongs to no picture, or that another one comes before."""
+    if captionfile.folded(path.stem) not in stems:
+        return LeftOut(path, "caption", "there is no picture of that name")
+    if path.suffix.lower() in captionfile.SUFFIXES:
+        return LeftOut(path, "caption", "its picture has another one")
+    return LeftOut(path, "caption", f"{path.suffix} is not looked for", f'Set caption_extension = "{path.suffix}".')
+
+
+def _pictures_below(folder: Path) -> int:
+    count = 0
+    for seen, (_, _, names) in enumerate(os.walk(folder)):
+        count += sum(Path(name).suffix.lower() in data.SUFFIXES for name in names)
+        if seen > MOST_LISTED:
+            break
+    return count
 
 
 def unsendable(dataset: Dataset) -> list[str]:
     """Files whose names another computer would read otherwise: backslashes, control characters, no Unicode."""
-    files = [path for one in dataset.images for path in (one.path, one.caption_path) if path is not None]
+    images = [path for one in dataset.images for path in (one.path, one.caption_path, one.mask_path)]
     folders = [one.path for one in dataset.folders]
-    return [repr(path.name)[1:-1] for path in (*folders, *files) if _odd(path.name)]
+    return [repr(path.name)[1:-1] for path in _once((*folders, *images)) if _odd(path.name)]
+
+
+def _once(paths: Iterable[Path | None]) -> Iterator[Path]:
+    yield from dict.fromkeys(path for path in paths if path is not None)
 
 
 def _odd(name: str) -> bool:
-    return "\\" in name or not name.isprintable() or not _encodable(name)
-
-
-def _encodable(name: str) -> bool:
-    try:
-        name.encode("utf-8")
-    except UnicodeEncodeError:  # bytes that are no UTF-8, as the file system gives them
-        return False
-    return True
-
-
-def _beside(dataset: Dataset) -> Iterator[Path]:
-    for folder in dataset.folders:
-        yield from sorted(folder.path.iterdir())
-
-
-def _told(names: list[str], what: str, why: str) -> Iterable[str]:
-    return [_sentence(names, what, why, "")] if names else []
-
-
-def _sentence(names: list[str], what: str, why: str, remedy: str) -> str:
-    rest = len(names) - NAMED
-    listed = ", ".join(names[:NAMED]) + (f" and {rest} more" if rest > 0 else "")
-    return f"{counted(len(names), what)} left out, because {why}: {listed}. {remedy}".rstrip()
+    return "\\" in name or not meant(name)

@@ -3,58 +3,59 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from gpurent.dataset import twins
 from gpurent.dataset.bounds import Bounds
-from gpurent.errors import DatasetError
+from gpurent.dataset.naming import listed
 from gpurent.tasks import parallel
-from gpurent.words import counted
 from gpurent_engine import pictures
-from gpurent_engine.data import Dataset, Folder
-from gpurent_engine.spec import TrainSpec
+from gpurent_engine.data import DataError, Dataset, Folder
 
-FEW = 15
-"""Below this a simple concept is rarely learnt."""
-SMALL = 0.8
-"""Share of the training area below which enlarging shows."""
-NAMED = 5
+HINT = "Replace or remove it: the file is damaged or is no picture."
 
 
 @dataclass(frozen=True, slots=True)
-class _Decoded:
+class Decoded:
+    """A picture that was decoded; ``error`` says why it could not be."""
+
     path: Path
     digest: str
+    look: twins.Look | None = None
     error: str = ""
     notes: tuple[str, ...] = ()
 
 
-def check(dataset: Dataset, spec: TrainSpec, on_checked: Callable[[int, int], None]) -> list[str]:
-    """Decode all pictures side by side and return warnings.
+def decode(dataset: Dataset, on_checked: Callable[[int, int], None]) -> list[Decoded]:
+    """Decode all pictures side by side.
 
     Args:
         dataset: as scanned.
-        spec: for the resolution.
         on_checked: called from this thread with pictures done so far and in all.
-
-    Raises:
-        DatasetError: naming every picture that cannot be decoded.
     """
     owners = {folder.path: bounds_of(dataset, folder) for folder in dataset.folders}
     tasks = [(image.path, owners[folder.path]) for folder in dataset.folders for image in folder.images]
-    decoded: list[_Decoded] = []
+    decoded: list[Decoded] = []
     for one in parallel(lambda task: _decode(*task), tasks):
         decoded.append(one)
         on_checked(len(decoded), len(tasks))
-    bad = [one for one in decoded if one.error]
-    if bad:
-        raise DatasetError(
-            f"{_named([str(one.path) for one in bad])} {bad[0].error}.",
-            hint="Replace or remove it: the file is damaged or is no picture.",
-        )
-    return [*_twins(decoded), *_noted(decoded), *_advice(dataset, spec)]
+    return decoded
+
+
+def errors(decoded: Sequence[Decoded]) -> list[DataError]:
+    """Those that cannot be decoded."""
+    return [DataError(one.path, f"{one.error}.", HINT) for one in decoded if one.error]
+
+
+def remarks(decoded: Sequence[Decoded]) -> list[str]:
+    """One sentence for each thing that is odd about some pictures, twins first."""
+    by_note: dict[str, list[str]] = {}
+    for one in decoded:
+        for note in one.notes:
+            by_note.setdefault(note, []).append(place(one.path))
+    return [*_twins(decoded), *(f"{listed(names)} {note}." for note, names in by_note.items())]
 
 
 def bounds_of(dataset: Dataset, folder: Folder) -> Bounds:
@@ -62,7 +63,12 @@ def bounds_of(dataset: Dataset, folder: Folder) -> Bounds:
     return Bounds.around(dataset.root if dataset.by_name else folder.path)
 
 
-def _decode(path: Path, bounds: Bounds) -> _Decoded:
+def place(path: Path) -> str:
+    """A file with its folder, for people."""
+    return f"{path.parent.name}/{path.name}"
+
+
+def _decode(path: Path, bounds: Bounds) -> Decoded:
     try:
         with bounds.open(bounds.real(path)) as file:
             pictures.verify(file)
@@ -71,63 +77,22 @@ def _decode(path: Path, bounds: Bounds) -> _Decoded:
             file.seek(0)
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except (pictures.Unreadable, OSError) as error:
-        return _Decoded(path, "", str(error).rstrip("."))
-    return _Decoded(path, digest, notes=opened.notes)
+        return Decoded(path, "", error=str(error).rstrip("."))
+    return Decoded(path, digest, twins.look(opened.image), notes=opened.notes)
 
 
-def _noted(decoded: list[_Decoded]) -> list[str]:
-    """One sentence for each thing that is odd about some pictures."""
-    by_note: dict[str, list[str]] = {}
+def _twins(decoded: Sequence[Decoded]) -> list[str]:
+    seen: dict[str, Decoded] = {}
+    same: list[str] = []
     for one in decoded:
-        for note in one.notes:
-            by_note.setdefault(note, []).append(f"{one.path.parent.name}/{one.path.name}")
-    return [f"{_named(names)} {note}." for note, names in by_note.items()]
-
-
-def _named(names: list[str]) -> str:
-    rest = len(names) - NAMED
-    return ", ".join(names[:NAMED]) + (f" and {rest} more" if rest > 0 else "")
-
-
-def _twins(decoded: list[_Decoded]) -> list[str]:
-    seen: dict[str, Path] = {}
-    twins = []
-    for one in decoded:
-        first = seen.setdefault(one.digest, one.path)
-        if first != one.path:
-            twins.append(
-                f"{one.path.parent.name}/{one.path.name} is the same picture as {first.parent.name}/{first.name}."
-            )
-    return twins
-
-
-def _advice(dataset: Dataset, spec: TrainSpec) -> list[str]:
-    images, advice = dataset.images, []
-    if len(images) < FEW:
-        advice.append(f"Only {counted(len(images), 'image')}: 20 to 40 are usual for a simple concept.")
-    width, height = spec.resolution
-    small = [one.path.name for one in images if one.width * one.height < width * height * SMALL]
-    if small and not (spec.enable_bucket and spec.bucket_no_upscale):
-        verb = "is" if len(small) == 1 else "are"
-        advice.append(
-            f"{counted(len(small), 'image')} {verb} smaller than {width}×{height} and will look soft: {_named(small)}."
-        )
-    bare = [one.path.name for one in images if one.caption_path is None]
-    if bare:
-        advice.append(f"{counted(len(bare), 'image')} without a caption: the folder's name is used for {_named(bare)}.")
-    advice += [missing for folder in dataset.folders for missing in _without_trigger(folder)]
-    if dataset.skipped:
-        advice.append(f"Not used, because not in a <repeats>_<concept> folder: {_named(list(dataset.skipped))}.")
-    return advice
-
-
-def _without_trigger(folder: Folder) -> list[str]:
-    """The phrase before the first comma that most captions begin with is taken for the trigger."""
-    firsts = [image.caption.split(",")[0].strip() for image in folder.images]
-    counts = Counter(firsts)
-    trigger = max(sorted(counts), key=counts.__getitem__)
-    lacking = [image.path.name for image in folder.images if trigger not in image.caption]
-    if not lacking or counts[trigger] * 2 <= len(firsts):
-        return []
-    count = counted(len(lacking), "caption")
-    return [f"The trigger phrase {trigger!r} is missing from {count} of {folder.name}: {_named(lacking)}."]
+        first = one.digest and seen.setdefault(one.digest, one)
+        if isinstance(first, Decoded) and first is not one:
+            same.append(f"{place(one.path)} is the same picture as {place(first.path)}.")
+    single = [one for one in seen.values() if one.look is not None]
+    alike = [
+        f"{place(single[late].path)} and {place(single[early].path)}"
+        for early, late in twins.pairs([one.look for one in single if one.look is not None])
+    ]  # fmt: skip
+    if alike:
+        same.append(f"Look the same, so that they count twice: {listed(alike)}.")
+    return same
