@@ -65,11 +65,7 @@ def _read(path: Path) -> pictures.Opened:
 
 
 def _fitted(picture: Image.Image, placement: Placement, interpolation: str) -> Image.Image:
-    if picture.size != placement.resized:
-        picture = picture.resize(placement.resized, pictures.resampling(interpolation))
-    width, height = placement.bucket
-    left, top = placement.crop
-    return picture.crop((left, top, left + width, top + height))
+    return pictures.fitted(picture, placement.resized, placement.crop, placement.bucket, interpolation)
 
 
 @torch.no_grad()

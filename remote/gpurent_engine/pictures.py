@@ -103,7 +103,7 @@ def read(source: Path | IO[bytes]) -> Opened:
             notes.append("is wholly transparent")
         picture = Image.composite(picture, Image.new("RGB", picture.size, "white"), alpha)
     if _blank(picture):
-        notes.append("is blank: it has one colour throughout")
+        notes.append("is blank, of one colour throughout")
     return Opened(picture, alpha, tuple(notes))
 
 
@@ -181,6 +181,16 @@ def _in_srgb(picture: Images.Image, profile: bytes | None, notes: list[str]) -> 
 
 def _blank(picture: Images.Image) -> bool:
     return all(high - low <= SAME for low, high in picture.getextrema())  # type: ignore[misc]
+
+
+def fitted(
+    picture: Images.Image, resized: tuple[int, int], crop: tuple[int, int], size: tuple[int, int], interpolation: str
+) -> Images.Image:  # fmt: skip
+    """Scaled to ``resized``, then cut to ``size`` from ``crop`` (left, top) on."""
+    if picture.size != resized:
+        picture = picture.resize(resized, resampling(interpolation))
+    (left, top), (width, height) = crop, size
+    return picture.crop((left, top, left + width, top + height))
 
 
 def resampling(name: str) -> Any:

@@ -157,10 +157,11 @@ def test_captions_of_all_kinds_are_read_or_named(
 
 def test_a_caption_is_found_under_its_name_in_other_unicode(tmp_path: Path, pictures: Path) -> None:
     """macOS parts letters from accents and Hangul into its sounds; pictures may have come another way."""
-    for form, other in (("NFC", "NFD"), ("NFD", "NFC")):
-        stem = f"고양이 café {form}"
-        picture(pictures / f"{unicodedata.normalize(form, stem)}.png", shade=77 if form == "NFC" else 99)
-        (pictures / f"{unicodedata.normalize(other, stem)}.txt").write_text(f"sks cat, {form}")
+    for form in ("NFC", "NFD"):
+        joined, parted = (unicodedata.normalize(one, f"고양이 café {form}") for one in ("NFC", "NFD"))
+        stem, other = (joined, parted) if form == "NFC" else (parted, joined)
+        picture(pictures / f"{stem}.png", shade=77 if form == "NFC" else 99)
+        (pictures / f"{other}.txt").write_text(f"sks cat, {form}")
     looked = found(tmp_path)
     assert looked.dataset is not None and not looked.left_out
     assert {"sks cat, NFC", "sks cat, NFD"} <= {one.caption for one in looked.dataset.images}

@@ -122,6 +122,24 @@ def gpurent(
 
 
 @app.command()
+def check(
+    config: Annotated[
+        Path | None,
+        typer.Argument(help="kohya training_config.toml, or a folder with one; default: the one in this folder."),
+    ] = None,
+    dataset: Dataset = None,
+    sheet: Annotated[
+        Path | None, typer.Option(help="Also draw every picture as it is trained on, with its caption, into this file.")
+    ] = None,
+    json: Json = False,
+) -> int:
+    """Say everything about configuration, base model and dataset. Spends nothing; 2 if it cannot be trained."""
+    from gpurent.cli import check as command
+
+    return command.run(command.CheckOptions(config, dataset, sheet, json))
+
+
+@app.command()
 def quote(
     gpu: Gpu = None,
     images: Annotated[int | None, typer.Option(min=1, help="Quote a typical job of so many images.")] = None,

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from gpurent.broker import Broker
 from gpurent.budget.folding import Kept
 from gpurent.cli import consoles
 from gpurent.dataset.find import find_job
-from gpurent.dataset.job import Job
+from gpurent.dataset.job import Job, Progressed
 from gpurent.errors import UsageError
 from gpurent.sandbox.address import discover
 from gpurent.settings import LEDGER_FILE, Settings, ledger_url, load_settings, state_dir
@@ -39,15 +40,21 @@ def open_broker(folder: Path | None = None) -> Broker:
 
 def read_job(broker: Broker, config: Path | None, dataset: Path | None, output: Path | None, *, quiet: bool) -> Job:
     """Check configuration and dataset, with a progress bar over the pictures."""
+    with checking(quiet=quiet) as progress:
+        return find_job(
+            Path.cwd(), settings=broker.settings, config=config, dataset=dataset, output=output, on_checked=progress
+        )  # fmt: skip
+
+
+@contextmanager
+def checking(*, quiet: bool) -> Iterator[Progressed]:
+    """A progress bar over pictures that are checked."""
     from rich.progress import Progress
 
     console = consoles.make(stderr=True)
     with Progress(console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
         task = bar.add_task("Checking images", total=None)
-        return find_job(
-            Path.cwd(), settings=broker.settings, config=config, dataset=dataset, output=output,
-            on_checked=lambda done, total: bar.update(task, completed=done, total=total),
-        )  # fmt: skip
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def latest_run(broker: Broker, run_id: str | None) -> str:

@@ -15,6 +15,7 @@ from gpurent.money import Usd
 from gpurent.plan.quote import require_offer
 from gpurent.plan.typical import typical_workload
 from gpurent.settings import vram_mb
+from gpurent.words import counted
 
 
 @dataclass(frozen=True)
@@ -57,10 +58,13 @@ class QuoteOptions:
 def run(options: QuoteOptions) -> int:
     """Quote, show, and with a budget say whether it suffices."""
     with open_broker() as broker:
-        found = broker.quote(_job(broker, options), options.need.over(broker.need), budget=options.budget)
+        job = _job(broker, options)
+        found = broker.quote(job, options.need.over(broker.need), budget=options.budget)
         if options.as_json:
             output.print_json(output.quote_dict(found, options.limit))
         else:
+            if isinstance(job, Job) and job.warnings:
+                output.console.print(f"{counted(len(job.warnings), 'remark')}: `gpurent check` shows them", style="dim")
             output.print_quote(found, options.limit)
             if options.why_not:
                 output.print_rejected(found)

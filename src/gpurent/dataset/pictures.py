@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gpurent.dataset import twins
 from gpurent.dataset.bounds import Bounds
-from gpurent.dataset.naming import listed
+from gpurent.dataset.naming import listed, noted
 from gpurent.tasks import parallel
 from gpurent_engine import pictures
 from gpurent_engine.data import DataError, Dataset, Folder
@@ -55,7 +55,7 @@ def remarks(decoded: Sequence[Decoded]) -> list[str]:
     for one in decoded:
         for note in one.notes:
             by_note.setdefault(note, []).append(place(one.path))
-    return [*_twins(decoded), *(f"{listed(names)} {note}." for note, names in by_note.items())]
+    return [*_twins(decoded), *(noted(names, note) for note, names in by_note.items())]
 
 
 def bounds_of(dataset: Dataset, folder: Folder) -> Bounds:

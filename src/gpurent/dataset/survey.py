@@ -66,10 +66,13 @@ def survey(
     config = Path(config_path).absolute()
     look = _Look(config, on_checked)
     spec = look.configuration(name, dataset)
-    if spec is None:
-        return Survey(config, tuple(look.errors), ())
-    here = config.parent
-    spec, files = look.tried(lambda: extras.named(spec, here, config)) or (spec, ())
+    return Survey(config, tuple(look.errors), ()) if spec is None else _all_of(look, spec, output)
+
+
+def _all_of(look: _Look, given: TrainSpec, output: str | Path | None) -> Survey:
+    config, here = look.config, look.config.parent
+    named = look.tried(lambda: extras.named(given, here, config))
+    spec, files = named or (given, ())
     half = spec.mixed_precision != "no"
     model = look.tried(lambda: base.resolve(spec.pretrained_model_name_or_path, here, config, half=half))
     found = look.pictures(spec)
@@ -116,13 +119,13 @@ class _Look:
 
     def configuration(self, name: str | None, dataset: str | Path | None) -> TrainSpec | None:
         """The training, its folders named where a dataset configuration names them."""
-        spec, wrong = configfile.try_spec(self.config)
+        read, wrong = configfile.try_spec(self.config)
         self.errors += wrong
-        if spec is None:
+        if read is None:
             return None
         here = self.config.parent
-        spec = self.tried(lambda: _named(spec, name)) or spec
-        spec = self.tried(lambda: thumbnail.embed(spec, here)) or spec
+        named = self.tried(lambda: _named(read, name)) or read
+        spec = self.tried(lambda: thumbnail.embed(named, here)) or named
         if dataset:
             return replace(spec, train_data_dir=str(Path(dataset).absolute()), dataset_config="", subsets=())
         return self.tried(lambda: datasets.resolve(spec, here)) or spec
@@ -136,7 +139,9 @@ class _Look:
             return None
         here = self.config.parent
         root = here if spec.subsets else (here / Path(spec.train_data_dir).expanduser()).absolute()
-        if self.tried(lambda: _refuse_strays(root, spec) or True) is None:
+        before = len(self.errors)
+        self.tried(lambda: _refuse_strays(root, spec))
+        if len(self.errors) > before:
             return None
         wrong: list[data.DataError] = []
         try:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gpurent.dataset.naming import listed
+from gpurent.dataset.naming import listed, noted
 from gpurent.words import counted
 from gpurent_engine import captions, emphasis
 from gpurent_engine.data import Folder, ImageItem
@@ -130,7 +130,7 @@ def _odd_files(images: Sequence[ImageItem]) -> list[str]:
     for image in images:
         for note in image.caption_notes if image.caption_path else ():
             by_note.setdefault(note, []).append(f"{image.path.parent.name}/{image.caption_path.name}")  # type: ignore[union-attr]
-    return [f"{listed(names)} {note}." for note, names in by_note.items()]
+    return [noted(names, note) for note, names in by_note.items()]
 
 
 def _too_long(images: Sequence[ImageItem], spec: TrainSpec, counter: Counter) -> list[str]:
