@@ -107,13 +107,20 @@ def parse_spec(document: Mapping[str, Any]) -> TrainSpec:
     return spec
 
 
-def attempt(document: Mapping[str, Any]) -> tuple[TrainSpec, list[SpecError]]:
+def attempt(
+    document: Mapping[str, Any], changes: Mapping[str, Any] | None = None
+) -> tuple[TrainSpec, list[SpecError]]:
     """What can be made of a configuration, with defaults in the place of what is wrong; and everything that is wrong.
+
+    Args:
+        document: the tables.
+        changes: keys that win over all of them, however they are spelled there.
 
     Raises:
         SpecError: nothing can be made of it: it was written for another trainer, say.
     """
     flat, notes = formats.flatten(document)
+    flat = _changed(flat, changes or {})
     tables = flat.pop("datasets", None)
     general = flat.pop("general", {}) if tables else {}
     values: dict[str, Any] = {}
@@ -138,6 +145,18 @@ def attempt(document: Mapping[str, Any]) -> tuple[TrainSpec, list[SpecError]]:
         except SpecError as error:
             wrong += [error, *error.others]
     return replace(spec, warnings=(*warnings, *limits.doubts(spec))), wrong
+
+
+LENGTHS = frozenset({"max_train_steps", "max_train_epochs", "epoch"})
+"""Keys that say how long a training is; epochs win where there are several."""
+
+
+def _changed(flat: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """``flat`` with other values; whoever changes the length of a training does not mean the old one to win."""
+    gone = {ALIASES.get(key, key) for key in changes}
+    if gone & LENGTHS:
+        gone |= LENGTHS
+    return {key: value for key, value in flat.items() if ALIASES.get(key, key) not in gone} | dict(changes)
 
 
 def _take(

@@ -359,7 +359,8 @@ class Broker:
         runs = () if batch.again or not self._has_ledger() else self.ledger.runs()
         made = [result_of(task, runs) for task in tasks(jobs)] if runs else [None] * len(jobs)
         had = tuple(one for one in made if one is not None)
-        wanted = ordered(job for job, one in zip(jobs, made, strict=True) if one is None)
+        new = [job for job, one in zip(jobs, made, strict=True) if one is None]
+        wanted = new if batch.in_order else ordered(new)
         if not wanted:
             return BatchQuote((), had, Quote((), need or self.need, ()), None)
         quote = self.quote(wanted, need, budget=budget)

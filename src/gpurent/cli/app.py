@@ -99,6 +99,19 @@ class Overrun(StrEnum):
     ASK = "ask"
 
 
+Hold = Annotated[
+    float | None,
+    typer.Option(min=1, max=1440, metavar="MINUTES", help="Keep results on the machine so long if we vanish."),
+]
+MaxHours = Annotated[
+    float | None, typer.Option(min=0.001, metavar="HOURS", help="End a rental after so long, whatever the budget.")
+]
+OnOverrun = Annotated[
+    Overrun | None,
+    typer.Option(help="If it will not fit: stop at the deadline, shrink to fewer epochs, or ask. Default: stop."),
+]
+Unguarded = Annotated[bool, typer.Option("--unguarded", help="Rent even where the machine cannot end itself.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Check and quote only; rent nothing.")]
 Config = Annotated[Path | None, typer.Option(help="kohya training_config.toml; default: the one in this folder.")]
 Dataset = Annotated[Path | None, typer.Option(help="Folder of <repeats>_<concept> folders.")]
 RunId = Annotated[str | None, typer.Argument(help="Run; default: the latest.")]
@@ -175,21 +188,11 @@ def train(
     min_vram: MinVram = None,
     trusted_only: TrustedOnly = False,
     interruptible: Interruptible = False,
-    hold: Annotated[
-        float | None,
-        typer.Option(min=1, max=1440, metavar="MINUTES", help="Keep results on the machine so long if we vanish."),
-    ] = None,
-    max_hours: Annotated[
-        float | None, typer.Option(min=0.001, metavar="HOURS", help="End a rental after so long, whatever the budget.")
-    ] = None,
-    on_overrun: Annotated[
-        Overrun | None,
-        typer.Option(help="If it will not fit: stop at the deadline, shrink to fewer epochs, or ask. Default: stop."),
-    ] = None,
-    unguarded: Annotated[
-        bool, typer.Option("--unguarded", help="Rent even where the machine cannot end itself.")
-    ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and quote only; rent nothing.")] = False,
+    hold: Hold = None,
+    max_hours: MaxHours = None,
+    on_overrun: OnOverrun = None,
+    unguarded: Unguarded = False,
+    dry_run: DryRun = False,
     yes: Yes = False,
     json: Json = False,
 ) -> int:
@@ -213,6 +216,59 @@ def train(
             RunOptions(None, unguarded, hold, max_hours, choice),
         )
     )
+
+
+class OnFailure(StrEnum):
+    """Values of ``--on-failure``."""
+
+    CONTINUE = "continue"
+    STOP = "stop"
+
+
+@app.command()
+def batch(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(metavar="FILE|FOLDER|CONFIG...", help="Batch files, configurations, folders of them."),
+    ],
+    budget: Budget = None,
+    gpu: Gpu = None,
+    max_price: MaxPrice = None,
+    min_vram: MinVram = None,
+    trusted_only: TrustedOnly = False,
+    interruptible: Interruptible = False,
+    on_failure: Annotated[
+        OnFailure, typer.Option(help="When a job fails by its own fault: continue with the next, or stop.")
+    ] = OnFailure.CONTINUE,
+    again: Annotated[bool, typer.Option("--again", help="Train what has a verified result already.")] = False,
+    in_order: Annotated[
+        bool, typer.Option("--in-order", help="As given, instead of by base model and the shortest first.")
+    ] = False,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Begin although the budget surely pays for the first jobs only.")
+    ] = False,
+    hold: Hold = None,
+    max_hours: MaxHours = None,
+    on_overrun: OnOverrun = None,
+    unguarded: Unguarded = False,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    json: Json = False,
+) -> int:
+    """Train several LoRAs on one rental, under one budget. Done is done: run it again, and it goes on."""
+    from gpurent.cli import batch as command
+    from gpurent.cli.quote import NeedOptions
+    from gpurent.jobs.options import BatchOptions, RunOptions
+
+    need = NeedOptions(gpu, max_price, min_vram, trusted_only, interruptible)
+    choice: Any = None if on_overrun is None else on_overrun.value
+    failing: Any = on_failure.value
+    return command.run(
+        command.Options(
+            tuple(paths), budget, need, dry_run, yes, json, RunOptions(None, unguarded, hold, max_hours, choice),
+            BatchOptions(failing, again, in_order, partial),
+        )
+    )  # fmt: skip
 
 
 @app.command()

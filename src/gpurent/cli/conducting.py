@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 from gpurent.broker import Broker, Trained
 from gpurent.cli import consoles, output
@@ -18,9 +19,12 @@ from gpurent.errors import GpurentError
 from gpurent.jobs.interrupt import Interrupt, Stop
 from gpurent.jobs.progress import Progress
 from gpurent.jobs.watch import Tell
-from gpurent.plan.quote import Quote, QuoteRow
+from gpurent.plan.quote import QuoteRow
 from gpurent.tasks import STEP_S, Overdue
 
+T = TypeVar("T")
+Q = TypeVar("Q")
+"""A quote for a job, or for a batch."""
 _WORDS = {
     Stop.ORDERLY: "Stopping: saving, collecting, destroying. Ctrl-C again destroys at once.",
     Stop.NOW: "Destroying at once. Ctrl-C again leaves the rental to its guards.",
@@ -43,10 +47,10 @@ class Foreground:
     begin: Callable[[], None]
     """From now on signals are wishes, and the view is shown."""
 
-    def agreed(self, consent: Callable[[Quote, QuoteRow], bool]) -> Callable[[Quote, QuoteRow], bool]:
+    def agreed(self, consent: Callable[[Q, QuoteRow], bool]) -> Callable[[Q, QuoteRow], bool]:
         """``consent``, after which the run begins."""
 
-        def ask(quote: Quote, best: QuoteRow) -> bool:
+        def ask(quote: Q, best: QuoteRow) -> bool:
             if not consent(quote, best):
                 return False
             self.begin()
@@ -148,6 +152,20 @@ def conduct(
         as_json: events as JSON lines.
         asks_first: ``act`` calls ``begin`` itself, once the user has agreed.
     """
+    trained, level = begun(broker, act, as_json=as_json, asks_first=asks_first)
+    if trained is None:
+        return 0
+    if as_json:
+        output.print_json_line("receipt", output.trained_dict(trained))
+    else:
+        output.print_receipt(trained.receipt)
+    if not trained.stopped:
+        return 0
+    return 130 if level >= Stop.ORDERLY else 4
+
+
+def begun(broker: Broker, act: Callable[[Foreground], T], *, as_json: bool, asks_first: bool = False) -> tuple[T, Stop]:
+    """Run ``act`` under a view; what it returned, and how far the user's wish to stop had gone. See ``conduct``."""
     clock = broker.clock
     interrupt = Interrupt(clock if isinstance(clock, SystemClock) else None)
     view = JsonView() if as_json else LiveView()
@@ -159,13 +177,4 @@ def conduct(
 
         if not asks_first:
             begin()
-        trained = act(Foreground(_Listener(view, interrupt), interrupt, begin))
-    if trained is None:
-        return 0
-    if as_json:
-        output.print_json_line("receipt", output.trained_dict(trained))
-    else:
-        output.print_receipt(trained.receipt)
-    if not trained.stopped:
-        return 0
-    return 130 if interrupt.level >= Stop.ORDERLY else 4
+        return act(Foreground(_Listener(view, interrupt), interrupt, begin)), interrupt.level

@@ -86,7 +86,8 @@ class Terminal:
         self._answer: str | None = None
 
     def ask(self, question: str) -> None:
-        """Put the question while the training goes on."""
+        """Put the question while the training goes on; an earlier answer was to an earlier job's."""
+        self._answer = None
         output.notes.print(question, style="bold yellow")
         threading.Thread(target=self._read, daemon=True).start()
 

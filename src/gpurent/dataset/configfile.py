@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from gpurent.errors import ConfigError, all_of
 from gpurent.localfiles import open_regular
@@ -13,6 +14,7 @@ from gpurent_engine.reading import attempt, read_document
 from gpurent_engine.spec import SpecError, TrainSpec
 
 MOST = 1024 * 1024
+NO_CHANGES: Mapping[str, object] = MappingProxyType({})
 HINT = "See docs/reference/training-config.md."
 
 
@@ -24,13 +26,18 @@ def read_spec(config: Path) -> TrainSpec:
     return spec
 
 
-def try_spec(config: Path) -> tuple[TrainSpec | None, list[ConfigError]]:
-    """What can be made of a configuration, with defaults in the place of what is wrong; and all mistakes in it."""
+def try_spec(
+    config: Path, changes: Mapping[str, object] = NO_CHANGES
+) -> tuple[TrainSpec | None, list[ConfigError]]:
+    """What can be made of a configuration, with defaults in the place of what is wrong; and all mistakes in it.
+
+    ``changes`` win over what the file says.
+    """
     try:
         with open_regular(config) as file:  # a pipe is not waited for, and nothing endless is read
             if len(file.read(MOST + 1)) > MOST:
                 raise OSError(f"it is larger than {MOST} bytes")
-        spec, wrong = attempt(read_document(config))
+        spec, wrong = attempt(read_document(config), changes)
     except SpecError as error:
         return None, refused(config, [error])
     except OSError as error:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 from gpurent.dataset import base, pictures
 from gpurent.dataset.bounds import Bounds
+from gpurent.dataset.configfile import NO_CHANGES
 from gpurent.dataset.manifest import Source, listed
 from gpurent.expected import MIB, Expected
 from gpurent.model import Workload
@@ -64,7 +65,7 @@ class Job:
     @staticmethod
     def from_config(
         config_path: str | Path, *, dataset: str | Path | None = None, output: str | Path | None = None,
-        name: str | None = None, on_checked: Progressed = _quiet,
+        name: str | None = None, changes: Mapping[str, object] = NO_CHANGES, on_checked: Progressed = _quiet,
     ) -> Job:  # fmt: skip
         """Read and check everything. Relative paths in the file start at the file's folder.
 
@@ -73,6 +74,7 @@ class Job:
             dataset: instead of ``train_data_dir``.
             output: instead of ``output_dir``.
             name: instead of ``output_name``.
+            changes: keys of the configuration with other values than in the file.
             on_checked: called with pictures decoded so far and in all.
 
         Raises:
@@ -81,7 +83,9 @@ class Job:
         """
         from gpurent.dataset.survey import survey  # it makes jobs of what it finds
 
-        return survey(config_path, dataset=dataset, output=output, name=name, on_checked=on_checked).result()
+        return survey(
+            config_path, dataset=dataset, output=output, name=name, changes=changes, on_checked=on_checked
+        ).result()
 
     @property
     def data_dir(self) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -60,12 +60,13 @@ class Survey:
 
 def survey(
     config_path: str | Path, *, dataset: str | Path | None = None, output: str | Path | None = None,
-    name: str | None = None, on_checked: Progressed = lambda _done, _total: None,
+    name: str | None = None, changes: Mapping[str, object] = configfile.NO_CHANGES,
+    on_checked: Progressed = lambda _done, _total: None,
 ) -> Survey:  # fmt: skip
     """Check a configuration, its base and its dataset. Arguments are those of ``Job.from_config``."""
     config = Path(config_path).absolute()
     look = _Look(config, on_checked)
-    spec = look.configuration(name, dataset)
+    spec = look.configuration(name, dataset, changes)
     return Survey(config, tuple(look.errors), ()) if spec is None else _all_of(look, spec, output)
 
 
@@ -117,9 +118,11 @@ class _Look:
             self.errors += configfile.refused(self.config, [error])
         return None
 
-    def configuration(self, name: str | None, dataset: str | Path | None) -> TrainSpec | None:
+    def configuration(
+        self, name: str | None, dataset: str | Path | None, changes: Mapping[str, object]
+    ) -> TrainSpec | None:
         """The training, its folders named where a dataset configuration names them."""
-        read, wrong = configfile.try_spec(self.config)
+        read, wrong = configfile.try_spec(self.config, changes)
         self.errors += wrong
         if read is None:
             return None

@@ -34,5 +34,7 @@ class BatchOptions:
     on_failure: OnFailure = "continue"
     again: bool = False
     """Train what has a verified result already."""
+    in_order: bool = False
+    """As given, instead of by base model and the shortest first."""
     partial: bool = False
     """Begin although the budget surely pays for the first jobs only."""

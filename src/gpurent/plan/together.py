@@ -14,6 +14,7 @@ def bulk(workloads: Sequence[Workload]) -> Workload:
     """Several as one, for what only adds up: bytes, pictures and steps. It says nothing about time or memory."""
     return replace(
         workloads[0],
+        name=workloads[0].name if len(workloads) == 1 else f"{len(workloads)} jobs",
         images=sum(one.images for one in workloads),
         steps=sum(one.steps for one in workloads),
         checkpoints=sum(one.checkpoints for one in workloads),
