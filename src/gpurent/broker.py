@@ -339,8 +339,7 @@ class Broker:
         if consent is not None and not consent(found, rows[0]):
             raise Interrupted("Nothing was rented.")
         work = Work(tasks(found.jobs), batch=True, on_failure=batch.on_failure)
-        name = f"{found.jobs[0].name} and {len(found.jobs) - 1} more" if len(found.jobs) > 1 else found.jobs[0].name
-        run_id, outcome = self._run(work, name, found.quote, rows, budget, options, tell, interrupt, asker)
+        run_id, outcome = self._run(work, work.title, found.quote, rows, budget, options, tell, interrupt, asker)
         run, now = self.ledger.run(run_id), self.clock.now()
         results = {**had, **{one.name: one for one in results_of(work, run, now)}}
         results |= {job.name: JobResult(job.name, "not begun", why=NO_MONEY) for job in found.excluded}
@@ -356,7 +355,7 @@ class Broker:
             NoOffer: as ``batch``.
         """
         refuse_twins(jobs)
-        runs = () if batch.again or not self._has_ledger() else self.ledger.runs()
+        runs: Sequence[Run] = () if batch.again or not self._has_ledger() else self.ledger.runs()
         made = [result_of(task, runs) for task in tasks(jobs)] if runs else [None] * len(jobs)
         had = tuple(one for one in made if one is not None)
         new = [job for job, one in zip(jobs, made, strict=True) if one is None]

@@ -77,6 +77,12 @@ class Work:
         return cls((Task(job, 1),))
 
     @property
+    def title(self) -> str:
+        """Name of the run."""
+        first, *others = (one.job.name for one in self.tasks)
+        return f"{first} and {len(others)} more" if others else first
+
+    @property
     def waiting(self) -> tuple[Task, ...]:
         """What is still to be trained, in order."""
         return tuple(one for one in self.tasks if one.state is TaskState.WAITING)
