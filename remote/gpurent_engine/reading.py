@@ -107,9 +107,7 @@ def parse_spec(document: Mapping[str, Any]) -> TrainSpec:
     return spec
 
 
-def attempt(
-    document: Mapping[str, Any], changes: Mapping[str, Any] | None = None
-) -> tuple[TrainSpec, list[SpecError]]:
+def attempt(document: Mapping[str, Any], changes: Mapping[str, Any] | None = None) -> tuple[TrainSpec, list[SpecError]]:
     """What can be made of a configuration, with defaults in the place of what is wrong; and everything that is wrong.
 
     Args:

@@ -26,9 +26,7 @@ def read_spec(config: Path) -> TrainSpec:
     return spec
 
 
-def try_spec(
-    config: Path, changes: Mapping[str, object] = NO_CHANGES
-) -> tuple[TrainSpec | None, list[ConfigError]]:
+def try_spec(config: Path, changes: Mapping[str, object] = NO_CHANGES) -> tuple[TrainSpec | None, list[ConfigError]]:
     """What can be made of a configuration, with defaults in the place of what is wrong; and all mistakes in it.
 
     ``changes`` win over what the file says.
