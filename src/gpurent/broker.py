@@ -82,6 +82,8 @@ FOREIGN_LEAD_S = 30.0
 """What a client on another computer is given after its hard deadline."""
 UNSURE_S = 3600.0
 """So much longer a client is believed alive whose clock differs too much."""
+PLAYED = Patience(poll_s=0.3, confirm_every_s=0.3, boot_s=120, address_s=3)
+"""With the sandbox's machines, which boot in seconds."""
 REAP_EVERY_S = 2.0
 REAP_PATIENCE_S = 120.0
 """How often, and for how long, it is asked whether a dead client's machine is gone."""
@@ -435,7 +437,7 @@ class Broker:
     def _conductor(self, run_id: str, tell: Tell, interrupt: Interrupt, asker: Asker | None = None) -> Conductor:
         facts = {name: opened.facts for name, opened in self.opened.items()}
         play = all(one.play_money for one in facts.values())
-        patience = self._patience or (Patience(poll_s=0.3, confirm_every_s=0.3, boot_s=120) if play else Patience())
+        patience = self._patience or (PLAYED if play else Patience())
         rentals = Rentals(
             self.ledger, self.providers, facts, self.connector, self.clock, self.run_dir(run_id), tell, patience,
             self.accounts, lambda provider: self._guards(provider, tell), self._rouse,

@@ -211,6 +211,8 @@ class Instance:
     """What the provider has counted as received traffic so far, whoever caused it; None where it does not tell."""
     bytes_out: int | None = None
     """The same of what was sent."""
+    hidden: bool = False
+    """It runs, and its provider shows no address at which SSH could answer: often for good, in private homes."""
 
 
 @dataclass(frozen=True, slots=True)

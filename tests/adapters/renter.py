@@ -25,7 +25,7 @@ from gpurent_providers.runpod import PLUGIN as runpod
 from gpurent_providers.vastai import PLUGIN as vastai
 
 QUICK = Patience(
-    boot_s=25, poll_s=0.1, connect_s=6, appear_s=3, search_s=2, destroy_s=20, confirm_every_s=0.1, lost_s=5
+    boot_s=25, poll_s=0.1, connect_s=6, appear_s=3, search_s=2, destroy_s=20, confirm_every_s=0.1, lost_s=5, address_s=2
 )
 POLICY = Policy(connect_s=2.0, answer_s=2.0, total_s=3.0, destroy_s=2.0, attempts=3, wait_s=0.1)
 SERVICES: dict[str, type[AlikeHarness]] = {"runpod": RunPodHarness, "vastai": VastHarness}

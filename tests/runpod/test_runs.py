@@ -19,7 +19,8 @@ from gpurent.sandbox.address import SandboxAddress
 from gpurent.sandbox.faults import Fault
 from gpurent.sandbox.server import Sandbox
 
-QUICK = Patience(boot_s=12, poll_s=0.2, connect_s=6, search_s=3, destroy_s=30, confirm_every_s=0.2)
+NOWHERE = "at runpod runs, but has no public address for SSH."
+QUICK = Patience(boot_s=12, poll_s=0.2, connect_s=6, search_s=3, destroy_s=30, confirm_every_s=0.2, address_s=1)
 
 
 def test_a_taken_offer_and_a_deaf_pod_are_followed_by_one_that_trains(
@@ -45,6 +46,25 @@ def test_a_taken_offer_and_a_deaf_pod_are_followed_by_one_that_trains(
         most = billed.scaled(100 + PRICE_TOLERANCE_PERCENT, 100) + Usd.parse("0.001")
         assert Usd(0) < trained.receipt.total <= min(most, Usd.parse("1"))
         assert [path.name for path in trained.files] == ["swatch.safetensors"]
+        obeyed(sandbox)
+
+
+def test_a_pod_that_nobody_can_reach_is_followed_by_a_data_centre(
+    tmp_path: Path, stub: StubEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Usual in the community cloud: it is given back soon, and what costs more but has an address comes first then."""
+    with Sandbox(boot_s=0.2, seed=7, engine=stub.command) as sandbox:
+        for name, value in sandbox.address.runpod_env().items():
+            monkeypatch.setenv(name, value)
+        with Broker(home=tmp_path / "state", patience=QUICK) as broker:
+            trained = broker.train(Job.from_config(make_job(tmp_path)), budget=Usd.parse("1"))
+        first, second = sandbox.market.history("runpod")
+        assert not first.machine.open_ports and not first.machine.trusted and second.machine.trusted
+        assert [(one.failed, one.cause) for one in trained.receipt.lines] == [
+            (True, f"{first.machine.gpu} {NOWHERE}"),
+            (False, ""),
+        ]
+        assert sandbox.truth() == []
         obeyed(sandbox)
 
 

@@ -98,6 +98,23 @@ def test_a_running_pod_answers_at_its_public_port() -> None:
 
 
 @pytest.mark.parametrize(
+    ("status", "runtime", "hidden"),
+    [
+        ("RUNNING", {"uptime": 9, "ports": []}, True),
+        ("RUNNING", {"uptime": 0, "ports": []}, False),  # its container has not come up: an image may be on its way
+        ("STARTING", {"uptime": 9, "ports": []}, False),
+        ("RUNNING", {"uptime": 9, "ports": [{"private": 22, "public": 9, "type": "tcp", "ip": "1.2.3.4"}]}, False),
+    ],
+)
+def test_a_pod_that_runs_without_an_address_is_told_from_one_that_comes_up(
+    status: str, runtime: dict[str, object], hidden: bool
+) -> None:
+    """Usual in the community cloud, and not waited for as long as a boot takes."""
+    pod = wire.instance(changed("pod", status=status, ssh={"proxy": None, "direct": None}, runtime=runtime))
+    assert pod.hidden == hidden and ("no public address" in pod.message) == hidden
+
+
+@pytest.mark.parametrize(
     ("status", "phase"),
     [("EXITED", Phase.STOPPED), ("ERROR", Phase.STOPPED), ("STARTING", Phase.STARTING), ("DREAMING", Phase.STARTING)],
 )
@@ -180,6 +197,7 @@ def test_a_create_asks_for_exactly_what_was_offered() -> None:
         "ports": ["22/tcp"],
         "env": {"PUBLIC_KEY": "ssh-ed25519 AAAA me"},
         "args": "args",
+        "startSsh": True,
     }
     floor = wire.create_body(place, replace(LAUNCH, min_ram_mb=6500), "args")["gpu"]
     assert isinstance(floor, dict) and floor["minRamPerGpu"] == 7

@@ -14,6 +14,7 @@ from tests.runpod_official.mcp import Answer, McpServer
 from tests.session.world import wait_for
 
 from gpurent.sandbox.faults import Fault
+from gpurent.sandbox.held import Order
 from gpurent.sandbox.journal import Entry
 from gpurent.sandbox.server import Sandbox
 
@@ -54,7 +55,10 @@ def session(server: McpServer, sandbox: Sandbox) -> Session:
     call("list-pods")
     call("get-pod", id=pod)
     call("pod-action-stop", "pod-action", id=pod, body={"action": "stop"})
+    machine = sandbox.market.history("runpod")[0].machine.id
+    taken = sandbox.market.create(Order(machine, "somebody else's", "", 10, ""))
     call("start refused", "pod-action", id=pod, body={"action": "start"})
+    sandbox.market.vanish(taken.id)
     call("list-pod-billing", bucketSize="hour", lastN=3, podId=pod)
     call("delete-pod", id=pod)
     call("get-pod after delete", "get-pod", id=pod)

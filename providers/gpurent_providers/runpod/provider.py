@@ -222,6 +222,7 @@ REFUSED = {
     402: "RunPod wants credit for at least one hour.",
     403: "The key may not create pods, or not of this kind: give it read and write access, or ask for another GPU.",
     410: "RunPod switched this API off: upgrade gpurent.",
+    413: "RunPod takes no request above 102,400 bytes, and made nothing.",
     422: "RunPod refuses what was asked for: is the image's name right?",
 }
 """Replies to create that made nothing, whoever is asked next; a hint for each."""
@@ -234,6 +235,8 @@ def _refusal(reply: Reply, problem: wire.Problem, ref: str | None) -> ProviderEr
         return reply.error()
     if ref is None and reply.status == 403 and not problem.known:
         return _closed(reply)
+    if ref is None and reply.status == 413:
+        return NoCapacity(text, provider=wire.PROVIDER, hint=REFUSED[413])
     if ref is None and problem.known:
         if reply.status == 404 or (reply.status == 400 and problem.no_capacity):
             return OfferGone(text, provider=wire.PROVIDER)

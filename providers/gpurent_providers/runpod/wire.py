@@ -173,6 +173,8 @@ def create_body(place: Place, launch: Launch, args: str) -> dict[str, object]:
         "ports": ["22/tcp"],
         "env": {**launch.env, "PUBLIC_KEY": launch.public_key.strip()},
         "args": args,
+        # A pod without it has no SSH, says one page. It brings the account's keys only where PUBLIC_KEY is not set.
+        "startSsh": True,
     }
     return body | ({"dataCenterIds": [place.center]} if place.center else {})
 
@@ -230,6 +232,10 @@ def instance(value: object) -> Instance:
     if status == "RUNNING" and runtime.get("uptime") == 0 and not runtime.get("ports"):
         message += ", and its container has not come up"
     phase, gpu, cost = PHASES.get(status, Phase.STARTING), mapping(given.get("gpu")), usd(given.get("cost"))
+    endpoint = _endpoint(given) if phase is Phase.RUNNING else None
+    up = phase is Phase.RUNNING and (whole(runtime.get("uptime")) or 0) > 0
+    if up and endpoint is None:
+        message += ", and has no public address for SSH"
     return Instance(
         provider=PROVIDER,
         ref=ref,
@@ -239,10 +245,11 @@ def instance(value: object) -> Instance:
         gpu=gpu_name(text(gpu.get("id"))),
         disk_gb=max(0, whole(given.get("disk")) or 0),
         created_at=moment(given.get("createdAt")),
-        endpoint=_endpoint(given) if phase is Phase.RUNNING else None,
+        endpoint=endpoint,
         message=message,
         gpu_count=whole(gpu.get("count")),
         region=text(given.get("dataCenterId")),
+        hidden=up and endpoint is None,
     )
 
 

@@ -8,7 +8,7 @@ from gpurent.budget.events import Kind
 from gpurent.budget.guard import tolerated
 from gpurent.budget.ledger import Ledger
 from gpurent.clock import Clock
-from gpurent.errors import HostKeyMismatch, HostUnreachable, NotAsOffered, ProviderError
+from gpurent.errors import HostKeyMismatch, HostUnfit, HostUnreachable, NotAsOffered, ProviderError
 from gpurent.jobs.lifecycle import Machine
 from gpurent.jobs.progress import Notice
 from gpurent.jobs.stall import USUAL_S
@@ -22,6 +22,8 @@ from gpurent.untrusted.text import quoted
 
 TAKE_OVER_S = 60.0
 """How long a machine that trained already may take to answer."""
+NO_ADDRESS = "no_address"
+"""The trait of a machine that runs where nobody can reach it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,8 @@ class Patience:
     """How long a new machine may answer with a host key of its own: sshd can be up before our start-up script ran."""
     follow_s: float = 0.5
     """Between two looks at a training host."""
+    address_s: float = 120.0
+    """How long a machine that runs may have no address: ports can be told a little later."""
     usual_silence_s: float = USUAL_S
     """Shortest silence of a training engine that counts as usual."""
 
@@ -75,6 +79,7 @@ class Boot:
     _admitted: bool = field(default=False, init=False)
     _booked: Usd = field(default=ZERO, init=False)
     _strange_since: float | None = field(default=None, init=False)
+    _hidden_since: float | None = field(default=None, init=False)
 
     def reach(self) -> Host:
         """Wait until SSH answers with the pinned key.
@@ -83,6 +88,7 @@ class Boot:
             HostUnreachable: not within the boot patience, or the instance ended by itself.
             NotAsOffered: it turns out to be dearer than offered, or another machine.
             HostKeyMismatch: somebody else answered.
+            HostUnfit: it runs, and has no address at which it could answer.
             Halt: the user or the budget ended it.
         """
         self._since = self.clock.monotonic()
@@ -133,12 +139,25 @@ class Boot:
             self._book(instance)
             self._admitted = self._admitted or self._admit()
         if instance.endpoint is None:
+            self._seek(instance)
             return None
+        self._hidden_since = None
         host = self.connector.connect(
             instance.endpoint, self.held.identity, timeout=self.patience.connect_s, moved=self._endpoint
         )
         self.ledger.append(self.held.run_id, Kind.REACHABLE, tag=self.held.tag, endpoint=instance.endpoint)
         return host
+
+    def _seek(self, instance: Instance) -> None:
+        """An address that is not there yet may come; one that does not is not waited for as long as a boot takes."""
+        now = self.clock.monotonic()
+        if not instance.hidden:
+            self._hidden_since = None
+        elif self._hidden_since is None:
+            self._hidden_since = now
+        elif now - self._hidden_since > self.patience.address_s:
+            offer = self.held.offer
+            raise HostUnfit(NO_ADDRESS, f"{offer.gpu} at {offer.provider} runs, but has no public address for SSH.")
 
     def _book(self, instance: Instance) -> None:
         """A price that came late, a little above the offer's, is what estimates go by from now on."""

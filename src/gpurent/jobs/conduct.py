@@ -43,7 +43,7 @@ from gpurent.errors import (
 from gpurent.expected import Expected
 from gpurent.exposure import surge_reserve
 from gpurent.jobs import postmortem, proof
-from gpurent.jobs.boot import Held
+from gpurent.jobs.boot import NO_ADDRESS, Held
 from gpurent.jobs.deadman import DeadMan
 from gpurent.jobs.enforcer import Enforce, Target, nobody_enforces
 from gpurent.jobs.interrupt import Interrupt, Stop
@@ -186,7 +186,9 @@ class Conductor:
         useless: set[tuple[str, str]] = set()
         closed: set[str] = set()
         number = images = 0
-        for row in rows:
+        left = list(rows)
+        while left:
+            row = left.pop(0)
             provider = row.offer.provider
             machine = provider, row.offer.machine_id or row.offer.id
             if number == MAX_ATTEMPTS or machine in useless or provider in closed:
@@ -214,6 +216,9 @@ class Conductor:
                 else:
                     useless.add(machine)
                     self._blame(tag, error)
+                if isinstance(error, HostUnfit) and error.trait == NO_ADDRESS:
+                    # Private homes seldom have one: the next of them would cost money and most likely lack it too.
+                    left.sort(key=lambda one: one.offer.provider == provider and not one.offer.trusted)
                 images += isinstance(error, HostUnfit) and error.image and not self.rentals.facts[provider].owned
                 if images == IMAGE_TRIES:
                     raise

@@ -10,7 +10,7 @@ ENGINE_CODES = {
     "data": "dataset", "model": "base_model", "protocol": "versions_differ", "no_packages": "no_packages",
     "no_gpu": "no_gpu", "old_driver": "driver_too_old", "capability": "driver_too_old", "no_torch": "no_packages",
     "old_python": "no_packages", "no_python": "no_packages", "cpu_torch": "no_packages", "disk": "disk_full_on_host",
-    "no_network": "download_blocked",
+    "no_network": "download_blocked", "no_address": "no_address",
 }  # fmt: skip
 """Codes of the engine's own ``error`` event, and traits of unfit machines, that name a failure below."""
 
@@ -110,6 +110,11 @@ TABLE: tuple[Failure, ...] = (
         "no_credit", r"balance .{0,60}used up|insufficient (balance|credit)|lacks credit",
         "The prepaid balance of the account is used up, so the service stopped the machine.",
         "Top it up. What was saved is at home.", "gpurent train --budget …",
+    ),
+    Failure(
+        "no_address", "", "The machine ran where nobody can reach it: it has no public address for SSH.",
+        "Try again: data centres come first then. --trusted-only rents nothing else.",
+        "gpurent train --trusted-only --budget …",
     ),
     Failure(
         "ssh_lost",

@@ -37,6 +37,8 @@ class Machine:
     ram_mb: int = 64_000
     """Main memory that goes with its GPUs."""
     cpus: int = 16
+    open_ports: bool = False
+    """Whether a machine that stands in no data centre can be reached from the internet."""
 
 
 # gpu, count, VRAM MiB, $/h, disk $/GB-month, in $/GB, out $/GB, down, up Mbit/s, reliability, region, data centre
@@ -52,10 +54,13 @@ _ROWS: tuple[tuple[str, int, int, str, str, str, str, int, int, float, str, bool
     ("RTX 5090", 1, 32607, "0.471", "0.16", "0.002", "0.003", 1500, 1100, 0.991, "US", False),
     ("RTX A6000", 1, 49140, "0.402", "0.11", "0.001", "0.001", 1200, 1000, 0.996, "GB", True),
     ("L40S", 1, 46068, "0.553", "0.10", "0", "0", 3100, 2900, 0.999, "US", True),
-    ("A100 PCIE", 1, 40960, "0.641", "0.10", "0", "0", 4200, 3900, 0.997, "NO", True),
+    ("A100 PCIE", 1, 81920, "0.641", "0.10", "0", "0", 4200, 3900, 0.997, "NO", True),
     ("A100 SXM4", 1, 81920, "0.893", "0.10", "0", "0", 5400, 5100, 0.999, "US", True),
     ("H100 SXM", 1, 81559, "1.874", "0.12", "0", "0", 7800, 7200, 0.999, "FI", True),
 )
+
+OPEN = (3, 6)
+"""Machines outside data centres that the internet reaches: two of seven."""
 
 
 def default_machines(rng: random.Random) -> tuple[Machine, ...]:
@@ -80,5 +85,6 @@ def _machine(
         region=region,
         trusted=trusted,
         boot_s=rng.randint(10, 20) / 10,
+        open_ports=number in OPEN,
         max_duration_s=(60 if trusted else rng.randint(2, 20)) * DAY_S,
     )

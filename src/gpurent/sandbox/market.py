@@ -241,6 +241,17 @@ class Market:
             if self._held[ref].active:
                 self._change(self._held[ref], stopped_at=now, message=message)
 
+    def resume(self, ref: str) -> bool:
+        """Start what was stopped, on the machine that it is tied to; False when others have taken its GPU."""
+        with self._lock:
+            now = self._settle()
+            held = self._held[ref]
+            if held.ended_at is not None or held.stopped_at is None or self._left(held.machine) < 1:
+                return False
+            idle_s = held.idle_s + now - held.stopped_at
+            self._change(held, stopped_at=None, idle_s=idle_s, port=None, message="")
+            return True
+
     # What the hosts report
 
     def wanted(self) -> list[Held]:
@@ -347,7 +358,7 @@ class Market:
             self._change(held, ended_at=held.destroy_at)
         elif held.active and not held.idle_s and held.outbid_at is not None and held.outbid_at <= now:
             self._change(held, stopped_at=held.outbid_at, message=OUTBID)
-        elif held.active and held.stops_at is not None and held.stops_at <= now:
+        elif held.active and not held.idle_s and held.stops_at is not None and held.stops_at <= now:
             self._change(held, stopped_at=held.stops_at, message="stopped by the host")
         elif held.stopped_at is not None and held.back_at is not None and held.back_at <= now:
             # Its host boots anew, and the GPU was not billed meanwhile.

@@ -1,12 +1,10 @@
-"""RunPod's REST API v2 and the one GraphQL query that it cannot replace, over the sandbox's market."""
+"""RunPod's REST API v2 over the sandbox's market; GraphQL has a module of its own."""
 
 from __future__ import annotations
 
 import json
-import re
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from starlette.applications import Starlette
@@ -17,12 +15,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gpurent.sandbox.api import Context, bearer
 from gpurent.sandbox.faults import Fault
-from gpurent.sandbox.held import MAIN_ACCOUNT, OTHER_ACCOUNT, Held, Refusal
+from gpurent.sandbox.held import MAIN_ACCOUNT, Held, Refusal
 from gpurent.sandbox.journal import OWN_REPLY
 from gpurent.sandbox.runpod import billing, catalogue, document, pods
 from gpurent.sandbox.runpod.catalogue import Wanted
+from gpurent.sandbox.runpod.graphql import GraphQL
+from gpurent.sandbox.runpod.placing import Placing
 from gpurent.sandbox.runpod.problems import NO_INSTANCES, Problem, RateLimits, respond
-from gpurent.sandbox.wire import lose_reply, note_violation
+from gpurent.sandbox.runpod.shelf import KINDS, Kind, Shelf, new_id
+from gpurent.sandbox.wire import note_violation
 
 PREFIXES = ("/v2/", "/graphql")
 PAGE = 10
@@ -30,15 +31,15 @@ NO_GPU = "gpu.count: 0 is less than the minimum"
 """A pod without its GPU: the document knows of none, and the service was seen to make them."""
 SPOILED = "gpurent.spoiled"
 BLOCKED_AGENT = "Python-urllib"
-NOT_STARTED = "There are not enough free GPUs on the host machine to start this pod."
+MAX_BODY = 102_400
+"""Bytes of a request's body; what is larger makes nothing."""
 FILTERS = ("product", "count", "cloud", "countryCodes", "cudaVersions", "minCudaVersion")
-USERS = {MAIN_ACCOUNT: "user_sandbox", OTHER_ACCOUNT: "user_other"}
-ACCOUNT = {"email": "sandbox@localhost", "spendLimit": 80}
 
 
 def build(context: Context) -> ASGIApp:
     """The ASGI application for ``PREFIXES``."""
-    api = _Api(context)
+    placing = Placing(context)
+    api = _Api(context, placing)
     routes = [
         Route("/v2/catalog/gpus", api.gpus, methods=["GET"]),
         Route("/v2/catalog/gpus/{id}", api.gpu, methods=["GET"]),
@@ -49,8 +50,12 @@ def build(context: Context) -> ASGIApp:
         Route("/v2/pods/{id}", api.delete, methods=["DELETE"]),
         Route("/v2/pods/{id}/action", api.act, methods=["POST"]),
         Route("/v2/billing/pods", api.bills, methods=["GET"]),
-        Route("/v2/account/ssh-keys", api.ssh_keys, methods=["GET"]),
-        Route("/graphql", api.graphql, methods=["POST"]),
+        Route("/v2/account/ssh-keys", api.ssh_keys, methods=["GET", "PUT"]),
+        *(Route(f"/v2/{kind}", api.belongings, methods=["GET"]) for kind in KINDS),
+        *(Route(f"/v2/{kind}", api.make, methods=["POST"]) for kind in KINDS),
+        *(Route(f"/v2/{kind}/{{id}}", api.belonging, methods=["GET"]) for kind in KINDS),
+        *(Route(f"/v2/{kind}/{{id}}", api.drop, methods=["DELETE"]) for kind in KINDS),
+        Route("/graphql", GraphQL(context, placing), methods=["POST"]),
     ]
     handlers: dict[Any, Any] = {Problem: _problem, Refusal: _refused, 404: _unknown_path, 405: _unknown_method}
     return _FrontDoor(Starlette(routes=routes, exception_handlers=handlers), context)
@@ -106,11 +111,11 @@ def _judge_reply(scope: Scope, sent: Sequence[Message]) -> None:
 
 
 class _Api:
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, placing: Placing) -> None:
         self._market = context.market
         self._faults = context.faults
         self._keys = context.keys
-        self._kill_host = context.kill_host
+        self._placing = placing
 
     # Catalogue
 
@@ -147,28 +152,7 @@ class _Api:
     async def create(self, request: Request) -> Response:
         """Rent a machine."""
         await self._judged(request)
-        account = self._account(request)
-        body: dict[str, Any] = json.loads(await request.body())
-        if (broken := pods.check_rules(body)) is not None:
-            note_violation(request.scope, broken)
-            raise Problem(400, broken)
-        if (rule := self._faults.take(Fault.CREATE_REFUSED)) is not None:
-            raise pods.refusal(int(rule.amount))
-        if self._faults.take(Fault.BAD_IMAGE):
-            raise Problem(422, f"image {body['image']} was not found in the registry")
-        machine = pods.choose(self._market.offers(), body)
-        if self._faults.take(Fault.NO_CAPACITY, pods.place(machine)):
-            raise Problem(400, NO_INSTANCES)
-        price = catalogue.pod_price(self._market.machines(), machine)
-        order = replace(pods.order(body, machine, price), account=account)
-        if self._market.balance(account) < price.hourly(order.disk_gb):
-            raise Problem(402, "insufficient balance: a pod needs credit for an hour")
-        held = self._market.create(order)
-        self._market.inject(held.id, pods.injected(held))
-        if self._faults.take(Fault.CREATE_REPLY_LOST):
-            lose_reply(request.scope)
-        if self._faults.take(Fault.CREATE_ERROR_BUT_CREATED):
-            raise Problem(500, f"pod {pods.pod_id(held)} was created but its start could not be confirmed")
+        held = self._placing.place(json.loads(await request.body()), self._account(request), request.scope)
         return JSONResponse(pods.pod_json(held, self._market.now()), 201)
 
     async def pods(self, request: Request) -> Response:
@@ -190,41 +174,76 @@ class _Api:
     async def pod(self, request: Request) -> Response:
         """One pod."""
         await self._judged(request, own_key=True)
-        return JSONResponse(pods.pod_json(self._find(request), self._market.now()))
+        return self._shown(self._placing.find(*self._asked_for(request)))
 
     async def delete(self, request: Request) -> Response:
         """Terminate a pod."""
         await self._judged(request, own_key=True)
-        return await self._terminate(request)
+        await self._placing.terminate(*self._asked_for(request))
+        return Response(status_code=204)
 
     async def act(self, request: Request) -> Response:
         """Start, stop, restart or terminate a pod."""
         await self._judged(request, own_key=True)
         action = json.loads(await request.body())["action"]
         if action == "terminate":
-            return await self._terminate(request)
-        held = self._find(request)
-        word = pods.status(held, self._market.now())
-        if action not in pods.ACTIONS[word]:
-            raise Problem(409, f"cannot {action} a pod that is {word}")
-        if action == "start":
-            raise Problem(400, NOT_STARTED)
-        if action == "stop":
-            self._market.stop(held.id)
-        return JSONResponse(pods.pod_json(self._find(request), self._market.now()))
+            await self._placing.terminate(*self._asked_for(request))
+            return Response(status_code=204)
+        act = {"start": self._placing.start, "stop": self._placing.stop, "restart": self._placing.restart}[action]
+        return self._shown(act(*self._asked_for(request)))
 
-    def _find(self, request: Request) -> Held:
-        held = self._market.get(pods.ref_of(request.path_params["id"]), self._keys.opens(bearer(request)))
-        if held.order.api != pods.API:
-            raise Problem(404, "pod not found")
-        return held
+    def _asked_for(self, request: Request) -> tuple[str, str | None]:
+        """The pod, and the account that asks; None is the pod itself."""
+        return request.path_params["id"], self._keys.opens(bearer(request))
 
-    async def _terminate(self, request: Request) -> Response:
-        ref = pods.ref_of(request.path_params["id"])
-        if self._market.end(ref, self._keys.opens(bearer(request))):
-            await self._kill_host(ref)
-            self._market.forget(ref)
+    def _shown(self, held: Held) -> Response:
+        return JSONResponse(pods.pod_json(held, self._market.now()))
+
+    # What an account keeps
+
+    async def belongings(self, request: Request) -> Response:
+        """All templates, network volumes or registries."""
+        await self._judged(request)
+        kind, shelf = self._kind(request)
+        return JSONResponse({kind.listed_as: list(kind.rows(shelf).values())})
+
+    async def make(self, request: Request) -> Response:
+        """A new one of them."""
+        await self._judged(request)
+        kind, shelf = self._kind(request)
+        made = {"id": new_id(), **kind.made(json.loads(await request.body()))}
+        known = {catalogue.data_center(machine) for machine in self._market.machines()}
+        if made.get("dataCenter", next(iter(known))) not in known:
+            raise Problem(400, f"there is no data center {made['dataCenter']}")
+        kind.rows(shelf)[made["id"]] = made
+        return JSONResponse(made, 201)
+
+    async def belonging(self, request: Request) -> Response:
+        """One of them."""
+        await self._judged(request)
+        kind, shelf = self._kind(request)
+        found = kind.rows(shelf).get(request.path_params["id"])
+        if found is None:
+            raise Problem(404, f"{kind.name} not found")
+        return JSONResponse(found)
+
+    async def drop(self, request: Request) -> Response:
+        """Delete one of them, unless a pod needs it."""
+        await self._judged(request)
+        kind, shelf = self._kind(request)
+        key = request.path_params["id"]
+        if key not in kind.rows(shelf):
+            raise Problem(404, f"{kind.name} not found")
+        mine = self._market.instances(pods.API, self._account(request))
+        if any(one.order.shown.get(kind.name) == key for one in mine):
+            raise Problem(400, f"{kind.name} is in use by a pod")
+        del kind.rows(shelf)[key]
+        for template in shelf.templates.values():
+            template["registry"] = None if template["registry"] == key else template["registry"]
         return Response(status_code=204)
+
+    def _kind(self, request: Request) -> tuple[Kind, Shelf]:
+        return KINDS[request.url.path.split("/")[2]], self._placing.shelves[self._account(request)]
 
     # Account
 
@@ -237,47 +256,24 @@ class _Api:
         return JSONResponse(billing.billing_json(held, billing.span(query, now), query.get("podId"), now))
 
     async def ssh_keys(self, request: Request) -> Response:
-        """The account has registered none."""
+        """The keys that the account has registered, for pods that are made with ``startSsh``."""
         await self._judged(request)
-        return JSONResponse({"keys": []})
-
-    async def graphql(self, request: Request) -> Response:
-        """``query { myself { … } }``, flat; nothing else is left of GraphQL here."""
-        account = self._keys.opens(bearer(request))
-        if account is None:
-            return JSONResponse({"errors": [{"message": "Unauthorized"}]}, 401)
-        values = {
-            **ACCOUNT,
-            "id": USERS[account],
-            "clientBalance": float(self._market.balance(account).decimal()),
-            "currentSpendPerHr": self._rate(account),
-        }
-        try:
-            query = json.loads(await request.body())["query"]
-            fields = re.fullmatch(r"\s*query\s*\w*\s*{\s*myself\s*{([\w\s]*)}\s*}\s*", query)
-            wanted = fields[1].split() if fields else [""]
-        except (ValueError, KeyError, TypeError):
-            wanted = [""]
-        unknown = [name for name in wanted if name not in values]
-        if unknown:
-            note_violation(request.scope, f"GraphQL: no field {unknown[0]!r}")
-            return JSONResponse({"errors": [{"message": f"Cannot query field {unknown[0]!r}"}]}, 400)
-        return JSONResponse({"data": {"myself": {name: values[name] for name in wanted}}})
+        shelf = self._placing.shelves[self._account(request)]
+        if request.method == "PUT":
+            shelf.ssh_keys = json.loads(await request.body())["keys"]
+        return JSONResponse({"keys": shelf.ssh_keys})
 
     def _account(self, request: Request) -> str:
         return self._keys.opens(bearer(request)) or MAIN_ACCOUNT
-
-    def _rate(self, account: str) -> float:
-        return sum(
-            float(held.price.hourly(held.order.disk_gb).decimal())
-            for held in self._market.instances(pods.API, account) if held.active
-        )  # fmt: skip
 
     # Admission
 
     async def _judged(self, request: Request, *, own_key: bool = False) -> Mapping[str, str]:
         """Check key and request; the query as the document allows it. ``own_key``: the pod's own key will do."""
         self._allow(request, request.path_params["id"] if own_key else None)
+        if len(await request.body()) > MAX_BODY:
+            note_violation(request.scope, f"a body of more than {MAX_BODY} bytes")
+            raise Problem(413, f"request body exceeds {MAX_BODY} bytes")
         template = document.template_of(request.url.path)
         assert template is not None, request.url.path
         found = document.judge(template, request.method, request.query_params.multi_items(), await request.body())

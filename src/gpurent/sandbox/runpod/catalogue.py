@@ -13,7 +13,11 @@ DISK_GB_MONTH = Usd.parse("0.10")
 CUDA = "12.8"
 """What every host reports."""
 SIZES_GB = (6, 8, 10, 11, 12, 16, 20, 24, 32, 40, 48, 80, 94, 96, 141, 180, 192, 288)
-_IDS = {"A100 SXM4": "NVIDIA A100-SXM4-80GB", "H100 SXM": "NVIDIA H100 80GB HBM3"}
+_IDS = {
+    "A100 PCIE": "NVIDIA A100 80GB PCIe",
+    "A100 SXM4": "NVIDIA A100-SXM4-80GB",
+    "H100 SXM": "NVIDIA H100 80GB HBM3",
+}
 _EUROPE = frozenset({"BG", "CZ", "DE", "FI", "FR", "GB", "IS", "NL", "NO", "PL", "RO", "SE"})
 
 
@@ -26,6 +30,11 @@ def gpu_id(name: str) -> str:
 def cloud_of(machine: Machine) -> str:
     """Data centres are the secure cloud, private hosts the community's."""
     return "SECURE" if machine.trusted else "COMMUNITY"
+
+
+def has_address(machine: Machine) -> bool:
+    """Whether its ports are open to the internet: always in a data centre, and seldom in a private home."""
+    return machine.trusted or machine.open_ports
 
 
 def data_center(machine: Machine) -> str:
@@ -128,12 +137,13 @@ def _availability(free: Sequence[Machine], wanted: Wanted) -> dict[str, object]:
 def data_centers(machines: Sequence[Machine], free: Sequence[Machine], *, gpus: bool) -> list[dict[str, object]]:
     """All data centres; with ``gpus`` also what each has of which GPU."""
     places = {data_center(one): one.region for one in machines}
+    storing = {data_center(one) for one in machines if one.trusted}
     return [
         {
             "id": place,
             "name": place,
             "region": "EUROPE" if region in _EUROPE else "NORTH_AMERICA" if region in ("US", "CA") else "UNKNOWN",
-            "networkVolumeTypes": [],
+            "networkVolumeTypes": ["STANDARD"] if place in storing else [],
             "compliance": [],
             "globalNetwork": False,
             **({"gpuAvailability": _gpus_at(machines, free, place)} if gpus else {}),
