@@ -18,15 +18,16 @@ MONTH_S = 30 * 24 * HOUR_S
 """Seconds in a billing month. Vast.ai and RunPod both quote storage per GB and month; 30 days is the dearer reading."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class Usd:
     """An amount of US dollars as integer micro-dollars."""
 
     micros: int
 
-    def __post_init__(self) -> None:
-        if type(self.micros) is not int:
-            raise TypeError(f"micro-dollars are an int, not {type(self.micros).__name__}")
+    def __init__(self, micros: int) -> None:
+        if type(micros) is not int:
+            raise TypeError(f"micro-dollars are an int, not {type(micros).__name__}")
+        object.__setattr__(self, "micros", micros)
 
     @classmethod
     def parse(cls, text: str | int | Decimal) -> Usd:

@@ -10,7 +10,6 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from contextvars import Context, ContextVar
 from queue import Empty, SimpleQueue
 from typing import Generic, Protocol, TypeVar, cast
@@ -164,18 +163,23 @@ def parallel(act: Callable[[A], T], items: Iterable[A]) -> Iterator[T]:
 _minds: ContextVar[tuple[Callable[[], object], ...]] = ContextVar("minds", default=())
 
 
-@contextmanager
-def minding(mind: Callable[[], object]) -> Iterator[None]:
+class minding:  # noqa: N801  used as a function is: `with minding(act):`
     """While this block runs, every wait of this thread calls ``mind`` several times a second, and ends if it raises.
 
     A wait inside ``mind`` itself minds only what was there before it.
     """
-    before = _minds.get()
-    _minds.set((*before, mind))
-    try:
-        yield
-    finally:
-        _minds.set(before)
+
+    __slots__ = ("_before", "_mind")
+
+    def __init__(self, mind: Callable[[], object]) -> None:
+        self._mind = mind
+
+    def __enter__(self) -> None:
+        self._before = _minds.get()
+        _minds.set((*self._before, self._mind))
+
+    def __exit__(self, *_: object) -> None:
+        _minds.set(self._before)
 
 
 def mind() -> None:

@@ -26,7 +26,9 @@ class VirtualClock:
 
     def __init__(self) -> None:
         self._now = START
-        self._due: list[_Entry] = []
+        self._due: list[tuple[float, int, Entry]] = []
+        self._fresh: list[Actor[Any]] = []
+        """They begin as soon as whoever acts gives way, unless somebody waits for them before."""
         self._order = count()
         self._horizon = START
         self.conductor = getcurrent()
@@ -59,31 +61,50 @@ class VirtualClock:
 
     def _give_way(self) -> None:
         """To whoever let this actor begin, if it has not waited before; to the conductor otherwise."""
+        if self._fresh:
+            self._let_begin()
         back, self._back = self._back, self.conductor
         back.switch()
 
     def _idle_until(self, moment: float) -> bool:
         """Whether nobody else has anything to do before."""
+        if self._fresh:
+            self._let_begin()
         due = self._due
-        while due and due[0].act is None:
+        while due and due[0][2].act is None:
             heapq.heappop(due)
-        return not due or due[0].moment > moment
+        return not due or due[0][0] > moment
 
-    def at(self, moment: float, act: Callable[[], object]) -> _Entry:
+    def at(self, moment: float, act: Callable[[], object]) -> Entry:
         """Do something later, which must not wait: what waits is an actor."""
-        entry = _Entry(max(moment, self._now), next(self._order), act)
-        heapq.heappush(self._due, entry)
+        entry = Entry(act)
+        now = self._now
+        heapq.heappush(self._due, (moment if moment > now else now, next(self._order), entry))
         return entry
+
+    def soon(self, actor: Actor[Any]) -> None:
+        """Let it begin at this moment, if nobody waits for it before."""
+        self._fresh.append(actor)
+
+    def _let_begin(self) -> None:
+        for actor in self._fresh:
+            if not actor.begun:
+                self.at(self._now, actor.begin)
+        self._fresh.clear()
 
     def run_until(self, moment: float, over: Callable[[], bool] = lambda: False) -> None:
         """Let time pass up to ``moment``, or until ``over`` says that nothing more is waited for."""
         before, self._horizon = self._horizon, moment
         due = self._due
         try:
-            while due and due[0].moment <= moment and not over():
-                entry = heapq.heappop(due)
+            while True:
+                if self._fresh:
+                    self._let_begin()
+                if not due or due[0][0] > moment or over():
+                    break
+                at, _, entry = heapq.heappop(due)
                 if entry.act is not None:
-                    self._now = max(self._now, entry.moment)
+                    self._now = max(self._now, at)
                     entry.act()
             if not over():
                 self._now = max(self._now, moment)
@@ -102,22 +123,20 @@ class VirtualClock:
         for actor in self._spawned:
             actor.end(error)
         self._due.clear()
+        self._fresh.clear()
 
     def begin(self, act: Callable[[], T]) -> Task[T]:
         """For the market, where nothing hangs."""
         return Inline(act)
 
 
-class _Entry:
-    """Something that falls due."""
+class Entry:
+    """Something that falls due; nothing, once its act is taken away."""
 
-    __slots__ = ("act", "moment", "order")
+    __slots__ = ("act",)
 
-    def __init__(self, moment: float, order: int, act: Callable[[], object] | None) -> None:
-        self.moment, self.order, self.act = moment, order, act
-
-    def __lt__(self, other: _Entry) -> bool:
-        return self.moment < other.moment or (self.moment == other.moment and self.order < other.order)
+    def __init__(self, act: Callable[[], object] | None) -> None:
+        self.act = act
 
 
 class Actor(Generic[T]):
@@ -129,13 +148,13 @@ class Actor(Generic[T]):
         self._value: list[T] = []
         self._error: BaseException | None = None
         self._self = greenlet(self._run, clock.conductor)
-        self._begun = False
+        self.begun = False
         self.over = False
 
     def begin(self) -> None:
         """Let it act until it waits or ends, unless it has begun."""
-        if not self._begun and not self.over:
-            self._begun = True
+        if not self.begun and not self.over:
+            self.begun = True
             self._self.switch()
 
     def _run(self) -> None:
@@ -150,7 +169,7 @@ class Actor(Generic[T]):
 
         Its end gives control straight back: most of what is waited for needs no time at all.
         """
-        if not self._begun and not self.over:
+        if not self.begun and not self.over:
             self._begin_for(getcurrent())
         if not self.over:
             me = getcurrent()
@@ -165,7 +184,7 @@ class Actor(Generic[T]):
     def _begin_for(self, waiter: greenlet) -> None:
         """Let it act until it waits or ends, and come back here at once: most needs no timer."""
         clock = self._clock
-        self._begun, self._self.parent = True, waiter
+        self.begun, self._self.parent = True, waiter
         before, clock._back = clock._back, waiter
         self._self.switch()
         clock._back = before

@@ -20,7 +20,7 @@ from gpurent.budget.errors import LedgerError
 from gpurent.budget.events import Event, Kind
 from gpurent.budget.state import Run
 from gpurent.clock import SystemClock, Uptime
-from gpurent.tasks import Abandoned, Overdue, Task, mind, minding
+from gpurent.tasks import Abandoned, Overdue, Task, mind
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -266,11 +266,11 @@ class Beside(Task[T]):
         self._process, self._clock, self._act = process, clock, act
         self._left = False
         self._actor = process.thread(self._run)
-        clock.at(clock.now(), self._actor.begin)
+        clock.soon(self._actor)
 
     def _run(self) -> T:
-        with minding(self._wanted):
-            return self._act()
+        tasks._minds.set((self._wanted,))  # a thread of its own minds nothing else
+        return self._act()
 
     def _wanted(self) -> None:
         if self._left:

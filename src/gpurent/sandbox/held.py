@@ -166,6 +166,19 @@ class Held:
         return None if after is None else self.up_at + after
 
     @property
+    def expires_at(self) -> float:
+        """When the longest rental of its machine is over."""
+        return self.created_at + self.machine.max_duration_s
+
+    @property
+    def due(self) -> tuple[float, ...]:
+        """When something happens to it by itself, of what is known now."""
+        moments = (
+            self.troubles.vanish_at, self.destroy_at, self.outbid_at, self.stops_at, self.back_at, self.expires_at,
+        )  # fmt: skip
+        return tuple(moment for moment in moments if moment is not None)
+
+    @property
     def gpu(self) -> str:
         """The GPU that it really has."""
         return self.troubles.other_gpu or self.machine.gpu

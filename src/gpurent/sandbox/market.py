@@ -48,6 +48,8 @@ class Market:
         self._held: dict[str, Held] = {}
         self._settled_at = clock.now()
         self._solvent_until = clock.now()
+        self._quiet_until = clock.now()
+        """Before that nothing falls due, unless something changes."""
         self._lock = threading.RLock()
 
     # What is for rent
@@ -114,7 +116,7 @@ class Market:
                 furnishing=merged([one for name, one in self._furnishings if name in ("*", machine.id)]),
             )
             self._held[held.id] = held
-            self._solvent_until = now
+            self._solvent_until = self._quiet_until = now
             broke = self._faults.take(Fault.CREDIT_EXHAUSTED)
             if broke is not None:
                 self._broke_at = now + broke.amount
@@ -328,17 +330,34 @@ class Market:
 
     def _settle(self) -> float:
         now = self._clock.now()
+        if now >= self._quiet_until:
+            self._quiet_until = math.inf
+            self._fall_all_due(now)
+            changed = self._quiet_until < math.inf
+            self._quiet_until = now if changed else self._next_due(now)
+        self._settled_at = now
+        return now
+
+    def _next_due(self, now: float) -> float:
+        """When something happens next, if nobody changes anything before."""
+        open_ = [held for held in self._held.values() if held.ended_at is None]
+        moments = [moment for held in open_ for moment in held.due if moment > now]
+        moments += [] if self._broke_at is None else [self._broke_at]
+        moments += [self._solvent_until] if self._paying() else []
+        return min(moments, default=math.inf)
+
+    def _paying(self) -> list[Held]:
+        """What the balance pays for."""
+        return [held for held in self._held.values() if held.active and held.order.account == MAIN_ACCOUNT]
+
+    def _fall_all_due(self, now: float) -> None:
         for held in list(self._held.values()):
             if held.ended_at is None:
                 self._fall_due(held, now)
         if self._broke_at is not None and self._broke_at <= now:
             self._deposit -= max(ZERO, self._balance(self._broke_at))
             self._broke_at, self._solvent_until = None, now
-        active = (
-            [held for held in self._held.values() if held.active and held.order.account == MAIN_ACCOUNT]
-            if now >= self._solvent_until
-            else []
-        )
+        active = self._paying() if now >= self._solvent_until else []
         if active and (left := self._balance(now)) > ZERO:
             self._solvent_until = now + self._lasts(left)
         elif active:
@@ -347,11 +366,9 @@ class Market:
                 end = "ended_at" if held.order.ends_without_credit else "stopped_at"
                 message = "stopped: the balance is used up"
                 self._change(held, message=message, **{end: max(moment, held.created_at)})
-        self._settled_at = now
-        return now
 
     def _fall_due(self, held: Held, now: float) -> None:
-        vanish_at, expiry = held.troubles.vanish_at, held.created_at + held.machine.max_duration_s
+        vanish_at, expiry = held.troubles.vanish_at, held.expires_at
         if vanish_at is not None and vanish_at <= now:
             self._change(held, ended_at=vanish_at, gone=True)
         elif held.destroy_at is not None and held.destroy_at <= now:
@@ -389,7 +406,7 @@ class Market:
     def _change(self, held: Held, **changes: object) -> None:
         current = self._held[held.id]
         self._held[held.id] = replace(current, **changes)  # type: ignore[arg-type]
-        self._solvent_until = self._settled_at
+        self._solvent_until = self._quiet_until = self._settled_at
 
 
 def _dearer(amount: Usd, rule: Rule) -> Usd:
