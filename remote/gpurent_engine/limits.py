@@ -148,16 +148,20 @@ def doubts(spec: TrainSpec) -> list[tuple[str, str]]:
     adaptive = spec.optimizer_type.lower().startswith(ADAPTIVE)
     rate = max(spec.lr_of_unet if spec.train_unet else 0, spec.lr_of_text_encoder() if spec.train_text_encoder else 0)
     relative = spec.optimizer_type.lower() == "adafactor" and "relative_step=False" not in spec.optimizer_args
+    kind = spec.optimizer_type
     if not adaptive and not relative and rate >= 0.1:
-        found.append(
-            ("learning_rate", f"a learning rate of {rate:g} is far too high for {spec.optimizer_type}; 1e-4 is usual.")
-        )
+        found.append(("learning_rate", f"learning_rate: {rate:g} is far too high for {kind}; 1e-4 is usual."))
     if adaptive and rate <= 0.1:
-        found.append(
-            ("learning_rate", f"{spec.optimizer_type} finds the rate itself; its learning_rate is a factor, usually 1.")
-        )
+        found.append(("learning_rate", f"learning_rate: {kind} finds the rate itself; this is a factor, usually 1."))
     if spec.caption_dropout_rate == 1 or spec.caption_dropout_every_n_epochs == 1:
-        found.append(("caption_dropout_rate", "every caption is left empty, so no trigger word is learnt."))
+        found.append(
+            ("caption_dropout_rate", "caption_dropout: every caption is left empty, so no trigger word is learnt.")
+        )
     if spec.min_snr_gamma is not None and spec.debiased_estimation_loss:
-        found.append(("debiased_estimation_loss", "weighs time steps a second time, beside min_snr_gamma."))
+        found.append(
+            (
+                "debiased_estimation_loss",
+                "debiased_estimation_loss weighs time steps a second time, beside min_snr_gamma.",
+            )
+        )
     return found

@@ -136,6 +136,10 @@ def _errors() -> tuple[type[Exception], ...]:
 
 
 def _said(error: Exception) -> str:
+    from PIL import UnidentifiedImageError
+
+    if isinstance(error, UnidentifiedImageError):  # its own words repeat the file's name
+        return "its content is of no format that is read"
     return str(error).rstrip(".") or type(error).__name__
 
 

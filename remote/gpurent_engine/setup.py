@@ -35,7 +35,7 @@ from gpurent_engine.fitting import FittingStepper
 from gpurent_engine.metadata import RunFacts
 from gpurent_engine.networks.plan import UNET, Plan
 from gpurent_engine.plain import PlainStepper
-from gpurent_engine.spec import TrainSpec, together
+from gpurent_engine.spec import TrainSpec
 from gpurent_engine.step.build import UnsupportedError
 from gpurent_engine.step.choose import fast_stepper
 from gpurent_engine.step.switches import PLAIN
@@ -212,13 +212,8 @@ def _load(order: Order, choice: device.Choice, out: EventWriter) -> Loaded:
     agreed = detect.agree(parts.found, spec)
     for key, message in agreed.notes:
         out.emit("warning", key=key, message=message)
-    placements = suited.placed(found, spec)
     depth = min(len(encoder.inner.encoder.layers) for encoder in parts.text_encoders)
-    wrong = [*suited.layers(spec, depth), *suited.sizes(placements, spec, parts.vae_factor)]
-    if wrong:
-        raise together(wrong)
-    if bad := suited.errors(found, placements, parts.vae_factor):
-        raise data.together(bad)
+    placements = suited.checked(found, spec, parts.vae_factor, depth)
     sizes = [(image.width, image.height) for image in found.images]
     length = buckets.length(spec, sizes, found.repeats, found.kinds)
     return Loaded(found, placements, length, parts, agreed, hashes)

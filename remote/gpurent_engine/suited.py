@@ -4,18 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from gpurent_engine import buckets
+from gpurent_engine import buckets, data
 from gpurent_engine.buckets import Length, Placement
 from gpurent_engine.data import DataError, Dataset, ImageItem
 from gpurent_engine.pictures import MOST_PIXELS
 from gpurent_engine.schedule import warmup_steps
-from gpurent_engine.spec import SpecError, TrainSpec
+from gpurent_engine.spec import SpecError, TrainSpec, together
 
 MOST_REPEATS = 10_000_000
 """Pictures an epoch, repeats included: what is listed in memory for each epoch."""
 CROP = "Crop it to what matters, or take it out."
 LOST = 0.5
 """Share of a picture that the crop takes away from which on it is worth a word."""
+
+
+def checked(found: Dataset, spec: TrainSpec, factor: int, depth: int) -> tuple[Placement, ...]:
+    """Where each picture goes, if everything suits.
+
+    Args:
+        found: as scanned.
+        spec: of the training.
+        factor: pixels of a picture for each value of a latent, along one side.
+        depth: layers of the base's text encoder.
+
+    Raises:
+        SpecError, DataError: it does not; ``others`` has the further reasons.
+    """
+    placements = placed(found, spec)
+    if wrong := [*layers(spec, depth), *sizes(placements, spec, factor)]:
+        raise together(wrong)
+    if bad := errors(found, placements, factor):
+        raise data.together(bad)
+    return placements
 
 
 def placed(found: Dataset, spec: TrainSpec) -> tuple[Placement, ...]:

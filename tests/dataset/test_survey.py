@@ -106,7 +106,7 @@ def test_values_that_are_seldom_meant_are_remarked_on(tmp_path: Path, pictures: 
     settings(tmp_path, lr_warmup_steps="1000", learning_rate="1.0", unet_lr="1.0", save_every_n_epochs="50")
     told = said(tmp_path)
     assert "the warm-up takes 1000 steps of the run's 400" in told
-    assert "a learning rate of 1 is far too high for AdamW8bit" in told
+    assert "learning_rate: 1 is far too high for AdamW8bit" in told
     assert "save_every_n_epochs is 50, but the run has 10 epochs" in told
 
 

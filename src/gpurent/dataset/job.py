@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -20,6 +21,8 @@ from gpurent_engine.spec import TrainSpec
 from gpurent_engine.step.heeded import unheeded
 
 Progressed = Callable[[int, int], None]
+LONGEST_SENT = 240
+"""Bytes of a name."""
 MASKS = ".masks"
 """End of the folder on the host that holds a subset's masks."""
 
@@ -189,6 +192,16 @@ class Job:
         )  # fmt: skip
 
 
+def _sent_as(path: Path, picture: Path) -> str:
+    """The name of a picture, its caption or its mask on the host: their own, but shorter if there were no room for the
+    ending that a file has while it is sent. File systems take 255 bytes."""
+    if max(len(path.name.encode()), len(picture.name.encode())) <= LONGEST_SENT:
+        return path.name
+    digest = hashlib.sha256(picture.name.encode()).hexdigest()[:16]
+    start = picture.stem.encode()[: LONGEST_SENT // 2].decode(errors="ignore")
+    return f"{start}-{digest}{path.suffix}"
+
+
 def _checkpoints(spec: TrainSpec, length: buckets.Length) -> int:
     by_epoch = (length.epochs - 1) // spec.save_every_n_epochs if spec.save_every_n_epochs else 0
     by_step = (length.steps - 1) // spec.save_every_n_steps if spec.save_every_n_steps else 0
@@ -203,8 +216,10 @@ def data_sources(dataset: data.Dataset, spec: TrainSpec) -> list[Source]:
         place = str(number) if spec.subsets else folder.name
         for image in folder.images:
             paths = (image.path,) if image.caption_path is None else (image.path, image.caption_path)
-            found += [Source(path, f"data/{place}/{path.name}", bounds) for path in paths]
+            found += [Source(path, f"data/{place}/{_sent_as(path, image.path)}", bounds) for path in paths]
             if image.mask_path is not None:
                 masks = Bounds.around(image.mask_path.parent)
-                found.append(Source(image.mask_path, f"data/{place}{MASKS}/{image.mask_path.name}", masks))
+                found.append(
+                    Source(image.mask_path, f"data/{place}{MASKS}/{_sent_as(image.mask_path, image.path)}", masks)
+                )
     return found
