@@ -26,7 +26,7 @@ NASTY = (
     "-rf", "\U0001f469\u200d\U0001f3a8\U0001f1f0\U0001f1f7", "全角\u3000空白", "a.b.c", "x" * LONGEST,
     "한" * (LONGEST // 3),
 )  # fmt: skip
-LETTERS = st.characters(blacklist_categories=("Cs",), max_codepoint=0x1FFFF)
+LETTERS = st.characters(exclude_categories=["Cs"], max_codepoint=0x1FFFF)
 NAMES = st.one_of(st.sampled_from(NASTY), st.text(LETTERS, min_size=1, max_size=80))
 
 
