@@ -14,6 +14,7 @@ from tests.simulation.clock import Actor, VirtualClock
 from tests.simulation.coverage import transition
 from tests.simulation.schedule import NEVER
 from tests.simulation.service import ACCOUNT
+from tests.simulation.strangers import Sight
 
 from gpurent import tasks
 from gpurent.budget.errors import LedgerError
@@ -205,18 +206,10 @@ class Process:
         return [*self.frozen, *self.computer.asleep]
 
     @property
-    def blind(self) -> bool:
-        """Whether it cannot know whose a number is: no listing was answered, or it could do nothing since one was."""
+    def sight(self) -> Sight:
+        """What it can know of whose a number is."""
         listed_at, now = self.listed_at, self._clock.now()
-        return listed_at is None or any(listed_at <= begun < now for begun, _ in self.still)
-
-    def first_awake(self, moment: float) -> float | None:
-        """The first moment from ``moment`` on at which it acts."""
-        found = max(moment, self.began)
-        for begun, over in sorted(self.still):
-            if begun <= found < over:
-                found = over
-        return None if found == NEVER or (self.ended is not None and found >= self.ended) else found
+        return Sight(listed_at, listed_at is not None and any(listed_at <= begun < now for begun, _ in self.still))
 
 
 _acting: ContextVar[Process] = ContextVar("process")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
-from tests.simulation.strangers import JSON, Answer, Strangers
+from tests.simulation.strangers import JSON, Answer, Sight, Strangers
 
 from gpurent.sandbox.api import Context, Keys, build_api
 from gpurent.sandbox.faults import Fault, Faults, Rule
@@ -25,6 +26,8 @@ from gpurent.sandbox.wire import CUT, Wire
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
+SEES_ALL = Sight(-math.inf)
+"""Of a machine's switch: it has no business with any number but its own."""
 LATENCY_S = 0.2
 UNSEEN_S = 30.0
 """What a client takes from its last listing to the line that says gone."""
@@ -110,9 +113,10 @@ class Service:
         """Hosts of this world die with their instance."""
 
     def ask(
-        self, method: str, path: str, headers: Mapping[str, str], body: bytes, query: str = "", *, blind: bool = False
-    ) -> Answer:
-        """One request and its answer; statuses below 100 are no answer at all. ``blind``: the last listing failed."""
+        self, method: str, path: str, headers: Mapping[str, str], body: bytes, query: str = "",
+        sight: Sight = SEES_ALL,
+    ) -> Answer:  # fmt: skip
+        """One request and its answer; statuses below 100 are no answer at all. ``sight``: of whoever asks."""
         self._clock.sleep(LATENCY_S)
         if self.down:
             self._struck["provider's API down"] += 1
@@ -126,7 +130,7 @@ class Service:
             return _json(401, {"error": {"code": "unauthorized", "message": "this key was revoked"}})
         if method == "POST" and self._late is not None:
             return self._later(method, path, headers, body)
-        return self._handled(method, path, headers, body, query, blind)
+        return self._handled(method, path, headers, body, query, sight)
 
     def _later(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Answer:
         """The first create fails, as far as anybody can see."""
@@ -149,9 +153,9 @@ class Service:
         return held.order.label != self._late_label or self._clock.now() > held.troubles.listed_from + UNSEEN_S
 
     def _handled(
-        self, method: str, path: str, headers: Mapping[str, str], body: bytes, query: str, blind: bool
+        self, method: str, path: str, headers: Mapping[str, str], body: bytes, query: str, sight: Sight
     ) -> Answer:  # fmt: skip
-        taken = self.strangers.took(method, path, blind=blind)
+        taken = self.strangers.took(method, path, sight)
         answer = self._drive(method, path, headers, body, query) if taken is None else taken
         if method == "GET" and path == "/v1/instances" and answer[0] == 200:
             answer = self.strangers.among(answer)

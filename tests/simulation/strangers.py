@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 REUSED_AFTER_S = 120.0
 """No number is given away sooner: an order that is repeated because its answer was lost has to hit nobody."""
+FRESH_S = 10.0
+"""From the answer of a listing to the order that follows it: a number may be given away meanwhile."""
 TURN_S = 60.0
 """Strangers come and go this often."""
 PATH = "/v1/instances"
@@ -45,6 +47,22 @@ class Stranger:
             "id": self.ref, "label": self.label, "state": "running", "machine_id": "m99", "gpu": "RTX 4090",
             "image": "", "disk_gb": 10, "price": price, "created_at": self.created_at, "ssh": None, "message": "",
         }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What a process can know of whose a number is. Who cannot know gives the order: money comes first."""
+
+    listed_at: float | None
+    """When a listing was last answered to it; None after one that was not."""
+    blind: bool = False
+    """It could do nothing since."""
+
+    def could_know(self, stranger: Stranger, now: float) -> bool:
+        """Whether a listing showed it the stranger's machine, or would have, had it looked."""
+        if self.listed_at is None or self.blind:
+            return False
+        return not self.listed_at < stranger.created_at <= now < self.listed_at + FRESH_S
 
 
 class Strangers:
@@ -91,19 +109,15 @@ class Strangers:
             value["instances"] += [one.shown() for one in present]
         return status, _sized(headers), json.dumps(value).encode()
 
-    def took(self, method: str, path: str, *, blind: bool) -> Answer | None:
-        """What becomes of a request for one of theirs; None where it is for one of ours.
-
-        To whom no listing was answered (``blind``), nobody can tell whose a number is, and the order goes to the
-        machine that had it: money comes first.
-        """
+    def took(self, method: str, path: str, sight: Sight) -> Answer | None:
+        """What becomes of a request for one of theirs; None where it is for one of ours."""
         if not self.active or not path.startswith(INSTANCES):
             return None
         ref = path.removeprefix(INSTANCES)
         found = next((one for one in self.present() if one.ref == ref), None)
         if found is None:
             return None
-        if method == "DELETE" and blind:
+        if method == "DELETE" and not sight.could_know(found, self._clock.now()):
             self._struck["an order to a number of which nobody could tell whose it was"] += 1
         elif method == "DELETE":
             self._lies.append(f"an order to destroy the stranger's machine {ref} ({found.label}) was sent")

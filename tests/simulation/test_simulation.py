@@ -14,6 +14,7 @@ from tests.simulation.kept import KEPT
 from tests.simulation.mutants import MUTANTS, shown
 from tests.simulation.schedule import ELSEWHERE, FAULTS, NEVER, Schedule, parts
 from tests.simulation.shrink import literal, shrink
+from tests.simulation.strangers import Sight, Stranger
 
 from gpurent.budget.events import Kind
 from gpurent.sandbox.faults import Fault
@@ -102,6 +103,16 @@ def test_a_seed_is_a_life(here: Stage) -> None:
 def test_what_is_left_out_for_speed_changes_no_life(here: Stage, seed: int) -> None:
     """Requests that go through httpx itself are answered alike."""
     assert here.play(draw(seed), with_httpx=True) == here.play(draw(seed))
+
+
+@pytest.mark.parametrize(
+    ("listed_at", "blind", "knows"),
+    [(None, False, False), (90.0, True, False), (99.0, False, False), (80.0, False, True), (101.0, False, True)],
+)
+def test_who_orders_a_number_to_end_has_to_know_whose_it_is(listed_at: float | None, blind: bool, knows: bool) -> None:
+    """Nobody can who was answered no listing, was frozen since, or whose number was given away right after a look."""
+    stranger = Stranger("i-1", "my-notebook", created_at=100.0)
+    assert Sight(listed_at, blind).could_know(stranger, now=102.0) == knows
 
 
 def test_a_broken_life_is_reduced_to_what_breaks_it() -> None:

@@ -33,7 +33,7 @@ class Wires:
             world.tally.faults["home's network gone"] += 1
             virtual.sleep(UNCONNECTED_S)
             raise httpx.ConnectError("no route")
-        status, headers_back, answer = world.service.ask(method, path, headers, body, query, blind=process.blind)
+        status, headers_back, answer = world.service.ask(method, path, headers, body, query, process.sight)
         if method == "GET" and path == LISTING:
             process.listed_at = virtual.now() if status == 200 else None
         world.note(process, f"{method} {path} -> {status}")
