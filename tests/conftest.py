@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from tests.session.world import end_started
 from tests.stub.control import StubEngine
 
@@ -25,7 +25,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Properties say nothing about speed, and a busy machine stalls any example. The same inputs each time: a test
 # that fails by chance tells nothing about the change at hand. ``make fuzz`` draws others.
-settings.register_profile("gpurent", deadline=None, derandomize="GPURENT_FUZZ" not in os.environ)
+settings.register_profile(
+    "gpurent", deadline=None, derandomize="GPURENT_FUZZ" not in os.environ, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("gpurent")
 
 

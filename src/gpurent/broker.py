@@ -592,10 +592,11 @@ class Broker:
         sweep_keys(self.home / "runs", [self.ledger.run(run_id)])
         return trained
 
-    def status(self) -> tuple[RunView, ...]:
-        """All runs, oldest first, with what they cost so far."""
+    def status(self, *, all_runs: bool = True) -> tuple[RunView, ...]:
+        """Runs, oldest first, with what they cost so far: all, or those that are open or may still cost money."""
         now = self.clock.now()
-        return tuple(RunView(run, self._attended(run), run_spent(run, now)) for run in self.ledger.runs())
+        runs = self.ledger.runs() if all_runs else self.ledger.open_runs()
+        return tuple(RunView(run, self._attended(run), run_spent(run, now)) for run in runs)
 
     def receipt(self, run_id: str) -> Receipt:
         """The bill of one run so far."""
@@ -625,12 +626,12 @@ class Broker:
 
     def live_runs(self) -> set[str]:
         """Runs whose client is alive, as far as can be told from here."""
-        return {run.id for run in self.ledger.runs() if run.outcome is None and self._attended(run)}
+        return {run.id for run in self.ledger.open_runs() if run.outcome is None and self._attended(run)}
 
     def own_rentals(self) -> tuple[Rental, ...]:
         """Open rentals of runs that were started on this computer, with this state folder."""
         at = here(self.home)
-        return tuple(one for run in self.ledger.runs() if not elsewhere(run, at) for one in run.open_rentals)
+        return tuple(one for run in self.ledger.open_runs() if not elsewhere(run, at) for one in run.open_rentals)
 
     def still_open(self) -> list[str]:
         """Everything that may still cost money, as ``provider:ref``."""
@@ -768,7 +769,7 @@ class Broker:
 
     def _learn_clocks(self, tell: Tell) -> None:
         """Before anything is done about other computers' runs: compare clocks, and name one that is wrong here."""
-        if any(run.open_rentals and elsewhere(run, here(self.home)) for run in self.ledger.runs()):
+        if any(run.open_rentals and elsewhere(run, here(self.home)) for run in self.ledger.open_runs()):
             self.clock_offset(ask=True)
         if said := wrong_clock(self.clock_offset()):
             tell(Notice(said, warning=True))

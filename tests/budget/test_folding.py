@@ -17,7 +17,7 @@ from tests.budget.world import Place, intend, opened
 
 from gpurent.budget.errors import LedgerError
 from gpurent.budget.events import Event, Kind, encode
-from gpurent.budget.folding import Folder, Kept, Row, event
+from gpurent.budget.folding import MANY, Folder, Kept, Row, event
 from gpurent.budget.ledger import Ledger
 from gpurent.budget.state import FROM, Run, advance
 from gpurent.clock import ManualClock, SystemClock
@@ -70,6 +70,20 @@ def plainly(lines: list[Row]) -> tuple[Run, ...]:
 def same(one: object, other: object) -> bool:
     """Equal; a number that is none is like another."""
     return repr(one) == repr(other)
+
+
+@given(lines=rows())
+def test_outlines_tell_which_runs_are_open(lines: list[Row]) -> None:
+    """What nearly all lines of a ledger say of a machine's work matters to no question of whether it still runs."""
+
+    def is_open(run: Run) -> bool:
+        return run.outcome is None or bool(run.open_rentals)
+
+    some = [row for row in lines if row[4] not in MANY]
+    seen = {row[2] for row in some}
+    assert [run.id for run in plainly(some) if is_open(run)] == [
+        run.id for run in plainly(lines) if is_open(run) and run.id in seen
+    ]
 
 
 @given(lines=rows(), reads=st.lists(st.booleans(), min_size=60, max_size=60))

@@ -23,6 +23,8 @@ T = TypeVar("T")
 Row = tuple[int, float, str, str | None, str, str]
 """One line as it lies in the database: ``seq``, ``at``, ``run_id``, ``tag``, ``kind``, ``data``."""
 
+MANY = (Kind.PROGRESS, Kind.CHECKPOINT_HOME, Kind.METERED)
+"""Lines that a rental has many of, and that neither close nor open it, nor its run."""
 _KINDS = frozenset(Kind)
 _COUNTS = frozenset({"bytes_in", "bytes_out", "step", "total", "epoch", "epochs"})
 _NUMBERS = frozenset({"loss", "avg_loss", "it_s", "peak_mem_mb", "elapsed_s"})
@@ -180,11 +182,15 @@ class Kept:
     def __init__(self) -> None:
         self._lock = Lock()
         self._cursors: dict[str | None, _Cursor] = {}
-        """By run; that of None is over all of them."""
+        """By run; that of None is over all of them, and that of the empty name over their outlines."""
 
     def runs(self, read: Read) -> tuple[Run, ...]:
         """All runs, oldest first."""
         return self._read(None, read, Folder.runs)
+
+    def outlines(self, read: Read) -> tuple[Run, ...]:
+        """All runs as far as other lines than ``MANY`` tell, which ``read`` leaves out."""
+        return self._read("", read, Folder.runs)
 
     def run(self, run_id: str, read: Read) -> Run | None:
         """One run, of which ``read`` reads the lines."""

@@ -21,7 +21,7 @@ from gpurent.budget import events as lines
 from gpurent.budget.database import Database
 from gpurent.budget.errors import BudgetError, LedgerError, TagTaken, UnknownRun
 from gpurent.budget.events import Event, Kind
-from gpurent.budget.folding import Kept, Row, event
+from gpurent.budget.folding import MANY, Kept, Row, event
 from gpurent.budget.spend import run_spent
 from gpurent.budget.state import Rental, Run
 from gpurent.clock import Clock
@@ -218,6 +218,12 @@ class Ledger:
         """All runs, oldest first. Only lines that are new since the last read are read."""
         return self.kept.runs(lambda since: self._select(_from(since)))
 
+    def open_runs(self) -> tuple[Run, ...]:
+        """Runs that are not closed or may still cost money, oldest first. Of all others, few lines are read."""
+        many = [kind.value for kind in MANY]
+        found = self.kept.outlines(lambda since: self._select(_from(since).where(_events.c.kind.not_in(many))))
+        return tuple(self.run(run.id) for run in found if run.outcome is None or run.open_rentals)
+
     def run(self, run_id: str) -> Run:
         """One run. Raises UnknownRun naming the nearest, or else the latest, when there is none."""
         found = self.kept.run(run_id, lambda since: self._select(_from(since).where(_events.c.run_id == run_id)))
@@ -270,7 +276,7 @@ class Ledger:
 
     def open_rentals(self) -> tuple[Rental, ...]:
         """Everything that may still cost money, over all runs."""
-        return tuple(rental for run in self.runs() for rental in run.open_rentals)
+        return tuple(rental for run in self.open_runs() for rental in run.open_rentals)
 
     def close(self) -> None:
         """Release file or connections."""

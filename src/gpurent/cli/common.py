@@ -61,10 +61,10 @@ def latest_run(broker: Broker, run_id: str | None) -> str:
     """The given run, or the latest. Raises UsageError when there is none."""
     if run_id is not None:
         return broker.ledger.run(run_id).id
-    runs = broker.ledger.runs()
-    if not runs:
+    latest = broker.ledger.latest_run()
+    if latest is None:
         raise UsageError("No run was ever started here.", hint="`gpurent train --budget 10` starts one.")
-    return runs[-1].id
+    return latest.id
 
 
 def warn_of_doubt(told: Collection[str] = (), *, as_json: bool = False) -> int:

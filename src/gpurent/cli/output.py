@@ -163,7 +163,7 @@ def print_receipt(receipt: Receipt) -> None:
         notes.print("Not settled: a rental of this run may still cost money. `gpurent reap` ends it.", style="yellow")
 
 
-def print_status(views: list[RunView], now: float) -> None:
+def print_status(views: Sequence[RunView], now: float) -> None:
     """One line a run, one a rental."""
     if not views:
         console.print("Nothing runs.")

@@ -9,7 +9,7 @@ from gpurent.cli.common import in_doubt, open_broker
 def run(*, all_runs: bool, as_json: bool) -> int:
     """Show runs from the ledger; what nobody looks after is named as after every command."""
     with open_broker() as broker:
-        views = [view for view in broker.status() if all_runs or view.run.outcome is None or view.run.open_rentals]
+        views = broker.status(all_runs=all_runs)
         doubtful = in_doubt(broker)
         if as_json:
             output.print_json({
