@@ -280,7 +280,8 @@ class Rentals:
         except LedgerError as error:
             if held is None:
                 raise
-            teardown.destroy(Destroy(held.offer.provider, held.ref, tag, run_id, reason))
+            if not teardown.taken(held.offer.provider, tag, held.ref):
+                teardown.destroy(Destroy(held.offer.provider, held.ref, tag, run_id, reason))
             raise InDoubt(
                 f"{held.ref} was told to end, and its end is not confirmed: {error}",
                 refs=(f"{held.offer.provider}:{held.ref}",),

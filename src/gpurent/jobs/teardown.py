@@ -214,10 +214,10 @@ class Teardown:
         """The rental as the ledger has it. Raises LedgerError, after ``NOTE_S`` at the latest."""
         return next((one for one in self._run(run_id).rentals if one.tag == tag), None)
 
-    def away(self, provider: str, tag: str, ref: str) -> bool:
-        """Whether a quick and complete listing does not show a machine, for whoever cannot ask the ledger about it.
+    def taken(self, provider: str, tag: str, ref: str) -> bool:
+        """Whether a quick listing shows somebody else's machine under this ref, for whoever cannot ask the ledger.
 
-        By what the ledger last said of it; where that was nothing, a machine of another name is not ours.
+        By what the ledger last said of ours; where that was nothing, a machine of another name is not ours.
         """
         try:
             found = self.clock.begin(lambda: survey(self.providers[provider], [ref])).result(PRESSING_S)
@@ -225,7 +225,7 @@ class Teardown:
             return False
         known = self._known.get(tag)
         created_at = -math.inf if known is None else asked_at(known)
-        return not found.silent and not any(is_ours(one, tag, ref, created_at) for one in found.instances)
+        return any(one.ref == ref and not is_ours(one, tag, ref, created_at) for one in found.instances)
 
     def destroy(self, order: Destroy) -> bool:
         """Send one order to destroy, whatever the ledger does. What came of it is recorded and told, never raised.
