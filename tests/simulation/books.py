@@ -90,6 +90,9 @@ class MemoryLedger(Ledger):
     def runs(self) -> tuple[Run, ...]:
         return tuple(self.books.runs.values())
 
+    def open_runs(self) -> tuple[Run, ...]:
+        return tuple(one for one in self.runs() if one.outcome is None or one.open_rentals)
+
     def run(self, run_id: str) -> Run:
         if run_id not in self.books.runs:
             raise UnknownRun(f"There is no run {run_id!r} in the ledger.")

@@ -54,7 +54,7 @@ def _play(ledger: Ledger, lines: list[tuple[Kind, int, int]], budgets: list[int]
             ledger.append(run_id, kind, tag=None if of_run else f"gpurent-{tag}", **DATA.get(kind, {}))
         except LedgerError as error:
             refused.append(f"{number}: {type(error).__name__}")
-    found = [_timeless(run) for run in (*ledger.runs(), *(ledger.run(run) for run in runs))]
+    found = [_timeless(run) for run in (*ledger.runs(), *ledger.open_runs(), *(ledger.run(run) for run in runs))]
     events = [(one.seq, one.at, one.run_id, one.tag, one.kind, {**one.data, "client": ""}) for one in ledger.events()]
     latest = ledger.latest()
     ledger.close()
