@@ -40,6 +40,7 @@ test: lint  ## Lint, type-check and test everything
 
 simulate: $(READY)  ## Thirty thousand lives of the broker with everything failing, and the guarantees taken out one by one
 	$(BIN)/python -m tests.simulation
+	$(BIN)/python -m tests.simulation --lives 2000 --batch 3
 	$(BIN)/python -m tests.simulation --mutants
 
 fuzz: $(READY)  ## A million inputs, almost right, for every parser of text from outside

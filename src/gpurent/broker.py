@@ -66,7 +66,7 @@ from gpurent.jobs.session import Outcome
 from gpurent.jobs.teardown import Teardown, longer
 from gpurent.jobs.waits import OFFERS_S, STATEMENT_S
 from gpurent.jobs.watch import Halt, Tell
-from gpurent.jobs.work import Work
+from gpurent.jobs.work import Task, Work
 from gpurent.model import Instance, Need, Offer, Workload
 from gpurent.money import ZERO, Usd
 from gpurent.plan.pricetable import price_table
@@ -340,10 +340,15 @@ class Broker:
         rows = affordable_rows(found.quote, budget)
         if consent is not None and not consent(found, rows[0]):
             raise Interrupted("Nothing was rented.")
-        work = Work(tasks(found.jobs), batch=True, on_failure=batch.on_failure)
+
+        def home(task: Task) -> str:
+            other = None if batch.again else result_of(task, self.ledger.runs())
+            return "" if other is None else other.why
+
+        work = Work(tasks(found.jobs), batch=True, on_failure=batch.on_failure, home=home)
         run_id, outcome = self._run(work, work.title, found.quote, rows, budget, options, tell, interrupt, asker)
         run, now = self.ledger.run(run_id), self.clock.now()
-        results = {**had, **{one.name: one for one in results_of(work, run, now)}}
+        results = {**had, **{one.name: one for one in results_of(work, run, self.ledger.runs(), now)}}
         results |= {job.name: JobResult(job.name, "not begun", why=NO_MONEY) for job in found.excluded}
         return Batch(run_id, tuple(results[job.name] for job in jobs), outcome.stopped, make_receipt(run, now))
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 
@@ -93,14 +94,14 @@ def _few_collections() -> Iterator[None]:
         gc.unfreeze()
 
 
-def play(seeds: Sequence[int], mutant: str = "", stop_at_first: bool = False) -> Findings:
-    """Play these seeds in this process."""
+def play(seeds: Sequence[int], mutant: str = "", stop_at_first: bool = False, batch: int = 0) -> Findings:
+    """Play these seeds in this process, with ``batch`` as ``live`` has it."""
     found = Findings()
     with stage() as here:
         for seed in seeds:
             plan = draw(seed)
             with MUTANTS[mutant]() if mutant else nullcontext():
-                verdict = here.play(plan)
+                verdict = here.play(plan, batch=batch)
             found.lives += 1
             found.tally.add(verdict.tally)
             if verdict.violations and mutant and here.breaks(plan):
@@ -112,11 +113,13 @@ def play(seeds: Sequence[int], mutant: str = "", stop_at_first: bool = False) ->
     return found
 
 
-def campaign(first: int, lives: int, processes: int, told: Callable[[Findings], None] = lambda _: None) -> Findings:
+def campaign(
+    first: int, lives: int, processes: int, told: Callable[[Findings], None] = lambda _: None, *, batch: int = 0
+) -> Findings:
     """Play ``lives`` seeds from ``first`` on, in several processes; ``told`` hears of everything so far."""
     found = Findings()
     with ProcessPoolExecutor(processes) as pool:
-        for part in pool.map(play, list(_batches(first, lives))):
+        for part in pool.map(partial(play, batch=batch), list(_batches(first, lives))):
             found.add(part)
             told(found)
     return found

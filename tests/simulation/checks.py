@@ -11,6 +11,7 @@ from tests.simulation.able import Guardians, handless
 from tests.simulation.schedule import UNSEEN
 
 from gpurent.budget.bills import REACH_S, SHORT_AT_MOST, SHORT_PERCENT
+from gpurent.budget.events import Kind
 from gpurent.budget.spend import accrued, run_spent
 from gpurent.budget.state import Rental, RentalState, Run
 from gpurent.money import ZERO, Usd
@@ -182,7 +183,7 @@ def results(world: World, violations: list[str]) -> None:
         return  # a clock that is set forward, here or there, is believed: it ends the run early
     for run, rental, machine in _trained(world):
         home = {path.name for path in run.output_dir.iterdir()}
-        for name, (_, at) in machine.engine.files.items() if machine.engine is not None else ():
+        for name, (_, at) in (item for engine in machine.engines.values() for item in engine.files.items()):
             if at <= rental.soft_deadline and _fetchable(world, run, rental, machine, at):
                 world.tally.checked["finished files looked for at home"] += 1
                 if name not in home:
@@ -194,7 +195,7 @@ def _trained(world: World) -> list[tuple[Run, Rental, Machine]]:
     return [
         (*known[machine.held.order.label], machine)
         for machine in world.network.machines.values()
-        if machine.engine is not None and machine.held.order.label in known
+        if machine.engines and machine.held.order.label in known
     ]
 
 
@@ -247,4 +248,23 @@ def switches(world: World, violations: list[str]) -> None:
                 violations.append(f"the switch ended {machine.held.id} at work {early:.0f} s before its deadline")
 
 
-ALL: tuple[Callable[[World, list[str]], None], ...] = (money, books, results, switches)
+def once(world: World, violations: list[str]) -> None:
+    """What is home is not trained again, and every job of a batch that is done is home."""
+    if not world.batch:
+        return
+    home: set[str] = set()
+    running: dict[str, str] = {}
+    for event in world.books.lines:
+        if event.kind is Kind.JOB_STARTED:
+            running[str(event.data["job_id"])] = key = str(event.data["key"])
+            world.tally.checked["jobs of batches that were begun"] += 1
+            if key in home:
+                violations.append(f"{event.data['name']} is trained again although it is home")
+        if event.kind is Kind.CHECKPOINT_HOME and event.data.get("final"):
+            home.add(running[str(event.data["job_id"])])
+    world.tally.checked["batches that were run again until they were done"] += world.complete
+    if world.complete and len(home) != world.batch:
+        violations.append(f"{len(home)} of {world.batch} jobs are home in the end")
+
+
+ALL: tuple[Callable[[World, list[str]], None], ...] = (money, books, results, switches, once)

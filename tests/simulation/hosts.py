@@ -96,7 +96,8 @@ class Machine:
     world: World
     program: Program | None = None
     files: dict[str, bytes] = field(default_factory=dict)
-    engine: Engine | None = None
+    engines: dict[str, Engine] = field(default_factory=dict)
+    """By job."""
     fired_at: float | None = None
     """When its switch decided that time is up."""
     fired_busy: bool = False
@@ -161,8 +162,8 @@ class Machine:
         return program.turn(now, wall)
 
     def busy(self) -> bool:
-        """Whether its engine is at work."""
-        return self.engine is not None and self.engine.working(self.world.clock.now())
+        """Whether an engine is at work."""
+        return any(one.working(self.world.clock.now()) for one in self.engines.values())
 
     def obey(self) -> None:
         """The client wrote an order: the program looks every second."""
@@ -172,8 +173,8 @@ class Machine:
     def restart(self, *, loses_job: bool) -> None:
         """Its container starts anew: the start-up script again, and what ran is gone or goes on."""
         self.world.tally.faults["a container starts anew" + (", its job is lost" if loses_job else "")] += 1
-        if loses_job and self.engine is not None:
-            self.engine.kill(self.world.clock.now())
+        for engine in self.engines.values() if loses_job else ():
+            engine.kill(self.world.clock.now())
         self.boot()
 
     def send(self, request: urllib.request.Request, timeout: float) -> AbstractContextManager[SimpleNamespace]:
@@ -307,6 +308,12 @@ def _listen(network: Network, clock: MortalClock) -> None:
             raise HostUnreachable(f"the host has not answered for {FROZEN_S:.0f} s") from None
 
 
+def _job(path: str) -> str:
+    """The job to whose folder a path on a machine leads."""
+    parts = path.split("/")
+    return parts[2] if parts[:2] == [".gpurent", "jobs"] else ""
+
+
 class SimHost:
     """A connection to a machine."""
 
@@ -364,18 +371,18 @@ class SimHost:
         self._moved(machine, len(data), out=False)
         if path == ORDER:
             machine.obey()
-        if path.endswith("/stop") and machine.engine is not None and machine.engine.stop_at is None:
-            machine.engine.stop_at = self._world.clock.now()
-        if path.endswith("/plan.json") and machine.engine is not None:
-            machine.engine.shorter = int(json.loads(data)["steps"])
+        engine = machine.engines.get(_job(path))
+        if path.endswith("/stop") and engine is not None and engine.stop_at is None:
+            engine.stop_at = self._world.clock.now()
+        if path.endswith("/plan.json") and engine is not None:
+            engine.shorter = int(json.loads(data)["steps"])
 
     def fetch(
         self, path: str, target: Path, *, sha256: str, size: int,
         on_bytes: Callable[[int], None] = lambda _count: None, accept: Callable[[Path], None] = lambda _path: None,
     ) -> None:  # fmt: skip
         machine = self._machine("fetch")
-        assert machine.engine is not None
-        data, _ = machine.engine.files[path.rpartition("/")[2]]
+        data, _ = machine.engines[_job(path)].files[path.rpartition("/")[2]]
         self._network.fetches += 1
         dies = self._world.schedule.cut_in_fetch
         for start in range(0, len(data), CHUNK):
@@ -398,24 +405,27 @@ class SimHost:
 
     def read(self, path: str, offset: int, limit: int) -> bytes:
         machine = self._machine("read")
-        if path.endswith("events.jsonl") and machine.engine is not None:
-            machine.engine.advance(self._world.clock.now())
-            machine.files[path] = machine.engine.log
+        engine = machine.engines.get(_job(path))
+        if path.endswith("events.jsonl") and engine is not None:
+            engine.advance(self._world.clock.now())
+            machine.files[path] = engine.log
         return machine.files.get(path, b"")[offset : offset + limit]
 
     def start_job(self, job_id: str, argv: Sequence[str], env: Mapping[str, str]) -> None:
         machine = self._machine("start_job")
-        if machine.engine is None:
-            now = self._world.clock.now()
-            machine.engine = Engine(self._world.schedule.course, "swatch", now, epochs=4)
+        if job_id not in machine.engines:
+            order = json.loads(machine.files[f".gpurent/jobs/{job_id}/job.json"])
+            now, name = self._world.clock.now(), order["spec"]["output_name"]
+            machine.engines[job_id] = Engine(self._world.course, name, now, epochs=4)
         self._process.step("started job")
 
     def job_status(self, job_id: str) -> int | None:
         machine = self._machine("job_status")
-        if machine.engine is None:
+        engine = machine.engines.get(job_id)
+        if engine is None:
             return -1
-        machine.engine.advance(self._world.clock.now())
-        return machine.engine.status()
+        engine.advance(self._world.clock.now())
+        return engine.status()
 
     def kill_job(self, job_id: str) -> None:
         self._machine("kill_job")

@@ -6,7 +6,7 @@ import shutil
 import traceback
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property, partial
 from itertools import combinations
 from pathlib import Path
@@ -26,14 +26,16 @@ from gpurent.broker import Broker
 from gpurent.dataset.job import Job
 from gpurent.errors import GpurentError, InDoubt
 from gpurent.expected import Expected
-from gpurent.jobs.options import RunOptions
+from gpurent.jobs.options import BatchOptions, RunOptions
 from gpurent.money import Usd
+from gpurent.settings import LimitsSection
 
 AFTER_S = 600.0
 """After the last deadline a switch has had its time."""
 LINGER_S = 3600.0
 """For so long after the last deadline it is watched what the watchdog does about a machine that does not end."""
 ENDLESS_S = 400_000.0
+PLENTY = Usd(10_000_000)
 
 
 @dataclass(frozen=True)
@@ -43,9 +45,12 @@ class Played(Job):
     course: Course | None = None
 
     @classmethod
-    def of(cls, job: Job, course: Course, output_dir: Path) -> Played:
-        """The same job with this course."""
+    def of(cls, job: Job, course: Course, output_dir: Path, number: int = 0) -> Played:
+        """The same job with this course; in a batch, under a name of its own."""
         given = {one.name: getattr(job, one.name) for one in fields(job)}
+        if number:
+            name = f"{job.name}{number}"
+            given |= {"name": name, "spec": replace(job.spec, output_name=name)}
         return cls(**{**given, "output_dir": output_dir}, course=course)
 
     @cached_property
@@ -65,13 +70,23 @@ class Verdict:
 
 
 def live(
-    schedule: Schedule, job: Job, folder: Path, *, with_httpx: bool = False, story: list[str] | None = None
-) -> Verdict:
-    """Play a schedule and check every invariant; ``story`` gets what happened, line by line."""
+    schedule: Schedule, job: Job, folder: Path, *, with_httpx: bool = False, story: list[str] | None = None,
+    batch: int = 0,
+) -> Verdict:  # fmt: skip
+    """Play a schedule and check every invariant.
+
+    Args:
+        schedule: what happens.
+        job: what is trained.
+        folder: for everything that is written.
+        with_httpx: as ``World`` has it.
+        story: gets what happened, line by line.
+        batch: so many jobs in a batch, instead of the one; on the good day it is run again until all are home.
+    """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     world = World(schedule, job, folder, with_httpx=with_httpx)
-    world.story = story
+    world.story, world.batch = story, batch
     life = _Life(world)
     with inside(world), ExitStack() as seams:
         seams.enter_context(swapped(Broker, "_rouse", lambda broker: life.guards.rouse(broker.clock.process.computer)))
@@ -140,6 +155,8 @@ class _Life:
         job = Played.of(world.job, plan.course, world.folder / name)
 
         def train(broker: Broker) -> str:
+            if world.batch:
+                return self._batch(broker, budget, name)
             done = broker.train(
                 job, budget=budget,
                 options=RunOptions(on_overrun="shrink" if plan.shrinks else "stop", hold_minutes=plan.hold_minutes),
@@ -153,6 +170,14 @@ class _Life:
             world.tally.endings[f"{ending} (a second run)"] += 1
         if process.dead or ending == InDoubt.__name__:
             self._somebody_comes()
+
+    def _batch(self, broker: Broker, budget: Usd, name: str) -> str:
+        """Several jobs instead of the one."""
+        world, plan = self.world, self.world.schedule
+        jobs = [Played.of(world.job, world.course, world.folder / name, number) for number in range(1, world.batch + 1)]
+        options = RunOptions(on_overrun="shrink" if plan.shrinks else "stop", hold_minutes=plan.hold_minutes)
+        done = broker.batch(jobs, budget=budget, options=options, batch=BatchOptions(partial=True))
+        return "budget" if done.stopped else "done" if done.complete else "partial"
 
     def _act(self, process: Process, act: Callable[[Broker], str]) -> str:
         """What a process does, to its end; how that was."""
@@ -227,16 +252,32 @@ class _Life:
                 world.violations.append("somebody never ends")
                 return
 
+    def _again(self, broker: Broker) -> None:
+        """Whoever ran a batch runs it again, on a day and with a budget on which everything comes to its end."""
+        need = broker.settings.need.model_copy(update={"avoid_failed_hours": 0.0})
+        broker.settings = broker.settings.model_copy(update={"limits": LimitsSection(), "need": need})
+        self.world.market._deposit += PLENTY  # somebody has paid in
+        self.world.course = Course(self.world.course.steps, 1.0, 10_000, self.world.course.size)
+        for _ in range(3):
+            try:
+                self.world.complete |= self._batch(broker, PLENTY, "out") == "done"
+            except GpurentError as error:
+                self.world.note(None, f"the batch cannot be run again: {error!r}")
+
     def _last_reap(self, process: Process) -> None:
         """Somebody comes at last, on a day on which nothing fails."""
         late = 1500.0 if self.world.schedule.jumps or self.world.shared else 120.0  # lines of clocks that ran ahead
 
         def reap(broker: Broker) -> str:
+            ran = False
             for number, pause in enumerate((*[20.0] * 40, *[late] * 12)):
                 broker.reap(same_account=number > 2)  # by then they have read that it asks for that
                 if all(run.outcome is not None and not run.open_rentals for run in broker.ledger.runs()):
                     broker.settle()
-                    return "over"
+                    if not self.world.batch or ran:
+                        return "over"
+                    ran = True
+                    self._again(broker)
                 broker.clock.sleep(pause)
             self.world.violations.append("the final reap leaves something open")
             return "open"

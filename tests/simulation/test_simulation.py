@@ -38,6 +38,14 @@ def test_no_life_breaks_an_invariant(found: Findings) -> None:
     assert found.broken == []
 
 
+def test_no_life_of_a_batch_trains_what_is_home_or_spends_more() -> None:
+    """Every run is a batch of three jobs, run again on the good day until it is done; one cap holds for all of it."""
+    found = play(range(16), batch=3)
+    assert found.broken == []
+    assert found.tally.checked["batches that were run again until they were done"] > 8
+    assert found.tally.checked["jobs of batches that were begun"] > 24
+
+
 def test_most_lives_rent_and_train(found: Findings) -> None:
     """A market in which nothing suits breaks nothing, and shows nothing. About half of the drawn lives end before
     a job starts."""

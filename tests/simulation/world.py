@@ -79,6 +79,12 @@ class World:
 
     def __init__(self, schedule: Schedule, job: Job, folder: Path, *, with_httpx: bool = False) -> None:
         self.schedule = schedule
+        self.course = schedule.course
+        """Of every training."""
+        self.batch = 0
+        """How many jobs a run has, where it is a batch."""
+        self.complete = False
+        """Whether a batch was said to be done; some machines are of no use on any day."""
         self.job = job
         self.folder = folder
         self.with_httpx = with_httpx

@@ -13,7 +13,7 @@ from gpurent.budget.state import Artefact, Rental, Run
 from gpurent.dataset.content import contents, key
 from gpurent.dataset.job import Job
 from gpurent.errors import NoOffer, UsageError
-from gpurent.jobs.work import Task, Work
+from gpurent.jobs.work import Task, TaskState, Work
 from gpurent.money import ZERO, Usd
 from gpurent.plan.quote import Quote
 from gpurent.plan.throughput import work as work_of
@@ -176,13 +176,15 @@ def _trained(rental: Rental, now: float) -> dict[str, float]:
     }
 
 
-def results_of(work: Work, run: Run, now: float) -> list[JobResult]:
+def results_of(work: Work, run: Run, runs: Iterable[Run], now: float) -> list[JobResult]:
     """What became of the jobs of a run, each with its share of the bill."""
     parts = shares(run, now)
     found = []
     for task in work.tasks:
         ids = {job.id for rental in run.rentals for job in rental.jobs if job.name == task.job.name}
         files = tuple(one.path for one in run.artefacts if one.job_id in ids)
+        if task.state is TaskState.HAD and (other := result_of(task, runs)):
+            files = other.files
         loss = None if task.outcome is None else task.outcome.final_loss
         setup, training = parts.get(task.job.name, (ZERO, ZERO))
         found.append(JobResult(task.job.name, str(task.state), files, loss, task.why, setup, training))

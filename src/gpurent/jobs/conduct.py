@@ -279,6 +279,10 @@ class Conductor:
             left_s = machine.watch.deadlines.soft - self.clock.now()
             if task.state is TaskState.LEFT or not _fits(work, task, pace.forecast(estimate), left_s):
                 continue
+            if why := work.home(task):
+                task.state, task.why = TaskState.HAD, why
+                self.tell(JobOver(task.job.name, task.state, why))
+                continue
             begun = self.clock.monotonic()
             try:
                 self._job(work, task, order, machine)

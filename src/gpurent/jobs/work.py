@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -25,6 +25,8 @@ class TaskState(StrEnum):
 
     WAITING = "waiting"
     DONE = "done"
+    HAD = "had"
+    """Another run brought its result home while this one was under way."""
     STOPPED = "stopped"
     """Ended early by the budget or by the user; what it had made is at home."""
     FAILED = "failed"
@@ -68,6 +70,8 @@ class Work:
     batch: bool = False
     """Whether its jobs stand apart: one that fails, or no longer fits, leaves the others alone."""
     on_failure: OnFailure = "continue"
+    home: Callable[[Task], str] = lambda _task: ""
+    """Why a job need not be trained: another run may have done it meanwhile. Empty where it has to be."""
     halted: bool = field(default=False, init=False)
     """The budget or the user ended it while no job was training."""
 
@@ -118,7 +122,7 @@ class Work:
             finished=True,
             stopped=self.halted or any(one.stopped for one in made),
             files=[path for one in made for path in one.files],
-            partial=any(one.state is not TaskState.DONE for one in self.tasks),
+            partial=any(one.state not in (TaskState.DONE, TaskState.HAD) for one in self.tasks),
         )
 
     @property
