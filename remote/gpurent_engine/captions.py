@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import random
 import re
+from typing import Any
 
 from gpurent_engine.spec import TrainSpec
 
@@ -39,6 +40,22 @@ def draw(caption: str, spec: TrainSpec, epoch: int, place: int, step: int = 0, s
     if spec.shuffle_caption or spec.token_warmup_step or spec.caption_tag_dropout_rate:
         text = _tags(text, spec, chooser, step, steps)
     return _joined(text, spec)
+
+
+def whole(caption: str, spec: TrainSpec) -> str:
+    """A caption with nothing drawn: its first line, the first of alternatives, all tags in their order."""
+    text = " ".join(part for part in (spec.caption_prefix, caption, spec.caption_suffix) if part)
+    if spec.enable_wildcard:
+        text = wildcards(text.partition("\n")[0], First())
+    return _joined(text, spec)
+
+
+class First(random.Random):
+    """Always chooses the first."""
+
+    def choice(self, seq: Any) -> Any:
+        """The first."""
+        return seq[0]
 
 
 def varies(spec: TrainSpec) -> bool:

@@ -84,20 +84,28 @@ class Feed:
             epoch, first = epoch + 1, 0
 
     def _batch(self, members: Sequence[int], epoch: int, index: int, step: int) -> Batch:
-        spec, draw = self.spec, self.generator
         place = index * max(one[-1] for one in self.bins)
         chosen = [self._view(i, epoch, place + k) for k, i in enumerate(members)]
+        words = [
+            captions.draw(self.images[i].caption, self.specs[i], epoch, place + k, step, self.steps_in_all)
+            for k, i in enumerate(members)
+        ]
+        return self._drawn(members, chosen, words, self.generator)
+
+    def _drawn(
+        self, members: Sequence[int], chosen: Sequence[Posterior], words: Sequence[str], draw: torch.Generator,
+        times: torch.Tensor | None = None,
+    ) -> Batch:  # fmt: skip
+        """A batch of these views and captions; time steps are drawn where none are given."""
+        spec = self.spec
         mean = torch.stack([one.mean for one in chosen])
         std = torch.stack([one.std for one in chosen])
         jitter = torch.randn(mean.shape, generator=draw)
         # noise may depend on the latent itself (adaptive_noise_scale); it is drawn on the CPU
         clean = (mean.cpu() + std.cpu() * jitter) * self.vae_scale if spec.adaptive_noise_scale else jitter
         drawn = noise.draw(clean, spec, draw)
-        times = torch.randint(spec.min_timestep, spec.max_timestep, (len(members),), generator=draw)
-        words = [
-            captions.draw(self.images[i].caption, self.specs[i], epoch, place + k, step, self.steps_in_all)
-            for k, i in enumerate(members)
-        ]
+        if times is None:
+            times = torch.randint(spec.min_timestep, spec.max_timestep, (len(members),), generator=draw)
         on_device, prior = device.sent(times, self.device), device.sent(self.prior[list(members)], self.device)
         masks = [one.mask for one in chosen]
         mask = torch.stack([one for one in masks if one is not None]) if all(one is not None for one in masks) else None
@@ -108,6 +116,28 @@ class Feed:
             added=None if drawn.added is drawn.target else device.sent(drawn.added, self.device), mask=mask,
             seed=int(torch.randint(2**62, (), generator=draw)) if self.random_network else 0,
         )  # fmt: skip
+
+    def exam(self, times: Sequence[int], most: int | None = None) -> Iterator[Batch]:
+        """Every picture once at each of these time steps, unmirrored, with its whole caption; the same each time.
+
+        Args:
+            times: the time steps.
+            most: batches of pictures at most.
+        """
+        spec = self.spec
+        draw = torch.Generator().manual_seed(spec.seed if spec.validation_seed is None else spec.validation_seed)
+        groups: dict[buckets.Bin, list[int]] = {}
+        for index, one in enumerate(self.bins):
+            groups.setdefault(one, []).append(index)
+        batches = [
+            group[at : at + one[-1]] for one, group in sorted(groups.items()) for at in range(0, len(group), one[-1])
+        ]
+        for members in batches[:most]:
+            chosen = [self.posteriors[i] for i in members]
+            words = [captions.whole(self.images[i].caption, self.specs[i]) for i in members]
+            for time in times:
+                drawn = torch.full((len(members),), time, dtype=torch.int64)
+                yield self._drawn(members, chosen, words, draw, drawn)
 
     def _view(self, index: int, epoch: int, place: int) -> Posterior:
         """A picture, or its mirror image."""

@@ -67,6 +67,23 @@ class FittingStepper:
             f"One picture of this size does not fit into memory: {done}. That takes longer; the result is the same."
         )
 
+    def examine(self, batches: Sequence[Batch]) -> torch.Tensor:
+        """See ``Stepper.examine``.
+
+        Raises:
+            NoMemory: a single picture does not fit, whatever is done.
+        """
+        while True:
+            pieces, owners = cut(batches, self._most)
+            try:
+                losses = self.inner.examine(pieces)
+            except NoMemory as error:
+                said = str(error)
+            else:
+                return losses if len(pieces) == len(batches) else gathered(losses, owners)
+            del pieces
+            self._give_way(max(len(batch.mean) for batch in batches), said)
+
     def lighten(self) -> str:
         """See ``Stepper.lighten``."""
         return self.inner.lighten()

@@ -40,7 +40,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
 
 ZERO_IS_UNSET = frozenset((
     "save_every_n_epochs", "save_every_n_steps", "clip_skip", "min_snr_gamma", "max_timestep", "vae_batch_size",
-    "max_token_length", "lr_scheduler_timescale",
+    "max_token_length", "lr_scheduler_timescale", "validate_every_n_steps", "validate_every_n_epochs",
+    "max_validation_steps",
 ))  # fmt: skip
 """A GUI writes 0 for what is switched off."""
 
@@ -112,9 +113,6 @@ NO_EFFECT: dict[str, str] = {
     ), _FLOW), "train_double_block_indices": _FLOW, "train_single_block_indices": _FLOW,
 }  # fmt: skip
 
-DEFAULTS: dict[str, object] = {"validation_split": 0.0}
-"""Keys of REFUSED whose value here is what is done anyway (a GUI writes them all)."""
-
 _LATER = "it would change the result, and this version does not do it"
 REFUSED: dict[str, str] = {
     "in_json": "captions are read from the files beside the pictures",
@@ -124,19 +122,11 @@ REFUSED: dict[str, str] = {
     "resume": "a stopped run is resumed with `gpurent attach`; to go on from a LoRA file, use network_weights",
     "resume_from_huggingface": "a stopped run is resumed with `gpurent attach`",
     "initial_epoch": _LATER, "initial_step": _LATER, "skip_until_initial_step": _LATER,
-    "validation_split": _LATER, "validation_seed": "validation_split is not done", "validate_every_n_steps": _LATER,
-    "validate_every_n_epochs": _LATER, "max_validation_steps": _LATER,
     "color_aug": "pictures are encoded once, before training", "face_crop_aug_range": _LATER,
     "random_crop": "pictures are encoded once, before training, with the crop in the middle",
     "optimizer_schedulefree_wrapper": _LATER, "schedulefree_wrapper_args": _LATER,
     "train_inpainting": "inpainting bases cannot be trained", "custom_attributes": _LATER,
 }  # fmt: skip
-
-GATED: dict[str, str] = {
-    "validation_seed": "validation_split", "validate_every_n_steps": "validation_split",
-    "validate_every_n_epochs": "validation_split", "max_validation_steps": "validation_split",
-}  # fmt: skip
-"""Keys that mean nothing while another one is off."""
 
 MEANING: dict[str, str] = {
     "pretrained_model_name_or_path": "base model: a diffusers folder, a `.safetensors` file or a hub id",
@@ -222,6 +212,11 @@ MEANING: dict[str, str] = {
     "multires_noise_discount": "share of each coarser size in the one before",
     "ip_noise_gamma": "disturb the input by this much more noise",
     "ip_noise_gamma_random_strength": "draw the strength between 0 and `ip_noise_gamma`",
+    "validation_split": "share of each folder's pictures that is not trained on; its loss is told",
+    "validation_seed": "which pictures are held out, and their noise; empty: as `seed`",
+    "validate_every_n_steps": "take the loss of held-out pictures this often, besides the end of epochs",
+    "validate_every_n_epochs": "likewise, in epochs; empty: after each",
+    "max_validation_steps": "batches of held-out pictures at most",
     "vae_batch_size": "pictures encoded at once before training", "training_comment": "goes into the file",
     "metadata_title": "goes into the file", "metadata_author": "goes into the file",
     "metadata_description": "goes into the file", "metadata_license": "goes into the file",

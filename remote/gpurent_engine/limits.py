@@ -44,7 +44,9 @@ RANGES: dict[str, Range] = {
     "huber_c": Range(1e-9, 1e6), "huber_scale": Range(1e-9, 1e6), "prior_loss_weight": Range(0, 1e6),
     "min_timestep": Range(0, 999), "max_timestep": Range(1, 1000), "noise_offset": Range(0, 10),
     "adaptive_noise_scale": Range(-10, 10), "multires_noise_iterations": Range(0, 64),
-    "multires_noise_discount": Range(0, 1), "ip_noise_gamma": Range(0, 10),
+    "validation_split": Range(0, 0.9, "the rest would not be worth training on"),
+    "validation_seed": Range(0, 2**63 - 1), "validate_every_n_steps": Range(1), "validate_every_n_epochs": Range(1),
+    "max_validation_steps": Range(1), "multires_noise_discount": Range(0, 1), "ip_noise_gamma": Range(0, 10),
 }  # fmt: skip
 
 
@@ -97,6 +99,8 @@ def _contradictions(spec: TrainSpec) -> Iterator[SpecError]:
         yield SpecError("masked_loss", "needs masks: alpha_mask = true, or conditioning_data_dir.")
     if spec.v_pred_like_loss and spec.v_parameterization:
         yield SpecError("v_pred_like_loss", "is for bases that predict noise, and v_parameterization is set.")
+    if _plus(spec) and (spec.optimizer_type.lower().startswith(ADAPTIVE) or _relative(spec)):
+        yield SpecError("network_args", f"loraplus_lr_ratio: {spec.optimizer_type} takes one learning rate for all.")
     for error in (
         problem(lambda: literals("optimizer_args", spec.optimizer_args)),
         problem(lambda: literals("lr_scheduler_args", spec.lr_scheduler_args)),
@@ -104,6 +108,19 @@ def _contradictions(spec: TrainSpec) -> Iterator[SpecError]:
     ):
         if error and "for this base" not in error.message:  # how many blocks there are is known with the base only
             yield error
+
+
+def _plus(spec: TrainSpec) -> bool:
+    """Whether LoRA+ asks for a second rate; what is wrong in the arguments is said elsewhere."""
+    if problem(lambda: networkargs.read(spec)):
+        return False
+    found = networkargs.read(spec)
+    return (found.plus_unet, found.plus_text) != (1.0, 1.0)
+
+
+def _relative(spec: TrainSpec) -> bool:
+    """Whether Adafactor finds the rate itself."""
+    return spec.optimizer_type.lower() == "adafactor" and "relative_step=False" not in spec.optimizer_args
 
 
 def _subset_masks(spec: TrainSpec) -> bool:
@@ -147,7 +164,7 @@ def doubts(spec: TrainSpec) -> list[tuple[str, str]]:
     found = []
     adaptive = spec.optimizer_type.lower().startswith(ADAPTIVE)
     rate = max(spec.lr_of_unet if spec.train_unet else 0, spec.lr_of_text_encoder() if spec.train_text_encoder else 0)
-    relative = spec.optimizer_type.lower() == "adafactor" and "relative_step=False" not in spec.optimizer_args
+    relative = _relative(spec)
     kind = spec.optimizer_type
     if not adaptive and not relative and rate >= 0.1:
         found.append(("learning_rate", f"learning_rate: {rate:g} is far too high for {kind}; 1e-4 is usual."))
@@ -164,4 +181,7 @@ def doubts(spec: TrainSpec) -> list[tuple[str, str]]:
                 "debiased_estimation_loss weighs time steps a second time, beside min_snr_gamma.",
             )
         )
-    return found
+    held = spec.validation_split or any(dict(one.settings).get("validation_split") for one in spec.subsets)
+    idle = ("validation_seed", "validate_every_n_steps", "validate_every_n_epochs", "max_validation_steps")
+    set_in_vain = [key for key in idle if getattr(spec, key) is not None and not held]
+    return [*found, *((key, f"{key} has no effect here: validation_split is off.") for key in set_in_vain)]

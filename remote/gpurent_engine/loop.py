@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from gpurent_engine import checkpoint, device
+from gpurent_engine import checkpoint, device, validation
 from gpurent_engine.checkpoint import Position
 from gpurent_engine.events import EventWriter
 from gpurent_engine.saving import Saver
@@ -88,6 +88,9 @@ def _steps(run: Run, out: EventWriter, saver: Saver, stop: threading.Event, star
             report(run, out, meter, rates)
             if meter.bad >= MAX_BAD_LOSSES:
                 raise NotANumber(f"the loss is not a number at step {step}")
+        if run.held is not None and validation.due(spec, step, run.epoch, ended=run.position.batch == 0):
+            meter.fetch(run)
+            look(run, out)
         if ending:
             break
 
@@ -132,6 +135,13 @@ class Meter:
         run.losses.extend(fresh)
         for one in fresh:
             self.bad = 0 if math.isfinite(one) else self.bad + 1
+
+
+def look(run: Run, out: EventWriter) -> None:
+    """Say how far off the training is on the pictures that are held out."""
+    assert run.held is not None
+    found = validation.loss(run.held, run.stepper)
+    out.emit("validation", step=run.position.step, epoch=run.epoch, loss=found, images=len(run.held.images))
 
 
 def report(run: Run, out: EventWriter, meter: Meter, rates: Sequence[float]) -> None:

@@ -19,10 +19,8 @@ from gpurent_engine.families import Family
 from gpurent_engine.families.detect import Agreed
 from gpurent_engine.spec import TrainSpec
 
-_NONE = (
-    "face_crop_aug_range", "sd_scripts_commit_hash", "validation_seed", "max_validation_steps",
-    "validate_every_n_epochs", "validate_every_n_steps",
-)  # fmt: skip
+_NONE = ("face_crop_aug_range", "sd_scripts_commit_hash")
+_HELD = ("validation_seed", "max_validation_steps", "validate_every_n_epochs", "validate_every_n_steps")
 _OFF = ("fp8_base", "fp8_base_unet", "full_fp16", "lowram", "color_aug", "random_crop")
 _ASIS = (
     "learning_rate", "unet_lr", "lr_scheduler", "gradient_checkpointing", "gradient_accumulation_steps",
@@ -53,6 +51,8 @@ class RunFacts:
     started_at: float
     session_id: str
     base: BaseHashes
+    held: int = 0
+    """Pictures that are not trained on."""
 
 
 def kohya_metadata(spec: TrainSpec, facts: RunFacts, *, step: int, epoch: int, finished_at: float) -> dict[str, str]:
@@ -71,7 +71,7 @@ def kohya_metadata(spec: TrainSpec, facts: RunFacts, *, step: int, epoch: int, f
         **{key: getattr(spec, key) or None for key in _OR_NONE},
         "num_train_images": sum(count for count, one in zip(repeats, owners, strict=True) if not one.regular),
         "num_reg_images": sum(one.repeats for one in owners if one.regular),
-        "num_validation_images": 0,
+        "num_validation_images": facts.held,
         "num_batches_per_epoch": facts.length.batches_per_epoch,
         "num_epochs": facts.length.epochs,
         "epoch": epoch,
@@ -86,10 +86,11 @@ def kohya_metadata(spec: TrainSpec, facts: RunFacts, *, step: int, epoch: int, f
         "base_model_version": facts.family.base_model_version + (facts.family.v_suffix if predicts_v(facts) else ""),
         "cache_latents": True,
         **dict.fromkeys(_NONE),
+        **{key: getattr(spec, key) if facts.held else None for key in _HELD},
         **dict.fromkeys(_OFF, False),
         "zero_terminal_snr": facts.agreed.zero_terminal_snr,
         "optimizer": facts.optimizer,
-        "validation_split": 0.0,
+        "validation_split": spec.validation_split,
         "sd_model_name": base.name,
         "sd_model_hash": base.legacy_hash,
         "new_sd_model_hash": base.sha256,

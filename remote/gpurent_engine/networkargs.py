@@ -22,14 +22,14 @@ PRESETS = ("full", "full-lin", "attn-mlp", "attn-only", "unet-only", "unet-trans
 _KNOWN = (
     "algo", "preset", "conv_dim", "conv_alpha", "rank_dropout", "module_dropout", "dropout", "dora_wd", "wd_on_output",
     "factor", "decompose_both", "block_dims", "block_alphas", "conv_block_dims", "conv_block_alphas", "down_lr_weight",
-    "mid_lr_weight", "up_lr_weight", "block_lr_zero_threshold",
+    "mid_lr_weight", "up_lr_weight", "block_lr_zero_threshold", "loraplus_lr_ratio", "loraplus_unet_lr_ratio",
+    "loraplus_text_encoder_lr_ratio",
 )  # fmt: skip
 _IDLE = {
     "train_norm": "norms are not trained", "use_tucker": "", "use_cp": "", "use_scalar": "", "rank_dropout_scale": "",
     "bypass_mode": "it only changes how the same is computed", "full_matrix": "", "unbalanced_factorization": "",
     "rs_lora": "", "train_on_input": "it belongs to IA³", "block_size": "it belongs to DyLoRA",
-    "constraint": "it belongs to OFT", "rescaled": "it belongs to OFT", "loraplus_lr_ratio": "",
-    "loraplus_unet_lr_ratio": "", "loraplus_text_encoder_lr_ratio": "", "disable_conv_cp": "",
+    "constraint": "it belongs to OFT", "rescaled": "it belongs to OFT", "disable_conv_cp": "",
 }  # fmt: skip
 """Arguments that LyCORIS knows: fine while they are off. With a reason, they mean nothing for our kinds."""
 _OFF = ("", "false", "none", "0", "0.0")
@@ -61,6 +61,9 @@ class NetworkArgs:
     conv_block_alphas: tuple[float, ...] = ()
     block_rates: tuple[float, ...] = ()
     """Factors of the learning rate for each block, counted as kohya does."""
+    plus_unet: float = 1.0
+    """LoRA+ (Hayou et al. 2024): rate of the up matrices ÷ rate of the down matrices."""
+    plus_text: float = 1.0
 
     @property
     def convolutions(self) -> bool:
@@ -103,6 +106,7 @@ def read(spec: TrainSpec, sdxl: bool = False) -> NetworkArgs:
     if lycoris:
         conv_dim = 0 if preset in ("full-lin", "attn-mlp", "attn-only", "unet-transformer-only") else conv_dim
     blocks = _blocks(spec, given, sdxl, alpha)
+    plus = [_plus(given, part, algo) for part in ("unet", "text_encoder")]
     return NetworkArgs(
         algo=algo,
         lycoris=lycoris,
@@ -116,6 +120,8 @@ def read(spec: TrainSpec, sdxl: bool = False) -> NetworkArgs:
         dora_on_output=_flag(given, "wd_on_output", True),
         factor=_whole(given, "factor", -1),
         decompose_both=_flag(given, "decompose_both"),
+        plus_unet=plus[0],
+        plus_text=plus[1],
         **blocks,
     )
 
@@ -137,6 +143,17 @@ def equivalent_rank(spec: TrainSpec) -> int:
         factor = args.factor if args.factor > 0 else 8
         return min(total, 2 * FULL // factor**2 + 16)
     return total
+
+
+def _plus(given: dict[str, str], part: str, algo: Algo) -> float:
+    """LoRA+'s ratio for a part; its own argument goes before that for all."""
+    for name in (f"loraplus_{part}_lr_ratio", "loraplus_lr_ratio"):
+        if given.get(name, "").lower() not in _OFF:
+            found = _number(given, name, 1.0)
+            if found != 1 and algo != "lora":
+                raise SpecError(KEY, f"{name} is for LoRA layers; {algo} has no up matrices.")
+            return found
+    return 1.0
 
 
 def _counted_by_block(spec: TrainSpec) -> bool:
@@ -181,7 +198,7 @@ def _check_known(name: str, value: str) -> None:
     if name in _KNOWN:
         return
     if name in _IDLE:
-        if _IDLE[name] or value.lower() in _OFF or (name.startswith("loraplus") and value in ("1", "1.0")):
+        if _IDLE[name] or value.lower() in _OFF:
             return
         raise SpecError(KEY, f"{name}={value} would change the result, and this version does not do it.")
     raise _wrong(name, "is not a known argument", name, (*_KNOWN, *_IDLE))

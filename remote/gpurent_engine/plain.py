@@ -28,6 +28,7 @@ class PlainStepper:
     ) -> None:  # fmt: skip
         self._parts = parts
         self._network = network
+        self._shares = network.shares()
         self._raw = optimizer
         self._optimizer = accelerator.prepare(optimizer)
         self._diffusion = diffusion
@@ -53,13 +54,18 @@ class PlainStepper:
             self._network.mode.training = False
         if self._max_grad_norm:
             accelerator.clip_grad_norm_(list(self._network.parameters.values()), self._max_grad_norm)
-        for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate
+        for group, share in zip(optimizer.param_groups, self._shares, strict=True):
+            group["lr"] = rates[share.group] * share.factor
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         if self._spec.scale_weight_norms:
             limit_norms(self._network, self._spec.scale_weight_norms)
         return torch.stack(found)
+
+    def examine(self, batches: Sequence[Batch]) -> torch.Tensor:
+        """See ``Stepper.examine``."""
+        with torch.no_grad(), undoing(lambda: None):
+            return torch.stack([self.loss(batch) for batch in batches])
 
     def loss(self, batch: Batch) -> torch.Tensor:
         """Weighted mean of the pictures' losses: noise the latents, predict, compare."""

@@ -19,8 +19,6 @@ from gpurent_engine.formats import datasets
 from gpurent_engine.keys import (
     ALIASES,
     CHOICES,
-    DEFAULTS,
-    GATED,
     NO_EFFECT,
     OPTIMISER_MODULES,
     REFUSED,
@@ -125,7 +123,7 @@ def attempt(document: Mapping[str, Any], changes: Mapping[str, Any] | None = Non
     warnings: list[tuple[str, str]] = [*notes]
     wrong: list[SpecError] = []
     for given, value in flat.items():
-        error = problem(lambda: _take(given, value, flat, values, warnings))  # noqa: B023 - called at once
+        error = problem(lambda: _take(given, value, values, warnings))  # noqa: B023 - called at once
         wrong += [error] if error else []
     _epochs_of_gui(flat, values, warnings)
     if not values.get(BASE):
@@ -157,19 +155,14 @@ def _changed(flat: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
     return {key: value for key, value in flat.items() if ALIASES.get(key, key) not in gone} | dict(changes)
 
 
-def _take(
-    given: str, value: Any, flat: Mapping[str, Any], values: dict[str, Any], warnings: list[tuple[str, str]]
-) -> None:  # fmt: skip
+def _take(given: str, value: Any, values: dict[str, Any], warnings: list[tuple[str, str]]) -> None:
     key = ALIASES.get(given, given)
     unset = value in (None, "", False, 0) or value == []
     if key in NO_EFFECT:
         if not unset:
             warnings.append((given, f"{given} has no effect here: {NO_EFFECT[key]}."))
     elif key in REFUSED:
-        off = key in GATED and not flat.get(GATED[key])
-        if off and not unset:
-            warnings.append((given, f"{given} has no effect here: {GATED[key]} is off."))
-        elif not (unset or value == DEFAULTS.get(key)):
+        if not unset:
             raise SpecError(given, f"is not supported: {REFUSED[key]}.")
     elif key in TYPES:
         if not (value in (None, "") or (key in ZERO_IS_UNSET and value == 0)):

@@ -8,7 +8,6 @@ from gpurent_engine import networkargs
 from gpurent_engine.keys import (
     ALIASES,
     CHOICES,
-    DEFAULTS,
     MEANING,
     NO_EFFECT,
     OPTIMISER_MODULES,
@@ -31,6 +30,8 @@ _ARGUMENTS = {
     "dropout, rank_dropout, module_dropout": "shares from 0 to 1",
     "dora_wd, wd_on_output": "DoRA, and whether lengths are taken for each output", "factor, decompose_both": "of LoKr",
     "block_dims, block_alphas, conv_block_dims, conv_block_alphas": "25 numbers (SD 1.x, 2.x) or 23 (SDXL)",
+    "loraplus_lr_ratio, loraplus_unet_lr_ratio, loraplus_text_encoder_lr_ratio": "LoRA+: rate of up matrices ÷ rate of "
+    "down matrices; 16 is usual",
     "down_lr_weight, mid_lr_weight, up_lr_weight, block_lr_zero_threshold": "factors of the rate for each block, or a "
     "curve: `sine`, `cosine`, `linear`, `reverse_linear`, `zeros`, each also with `+0.25`",
 }  # fmt: skip
@@ -69,7 +70,7 @@ def describe() -> str:
     rows += [f"- `{key}`: {why}" for key, why in NO_EFFECT.items()]
     rows += ["", "## Refused when set", ""]
     for key, why in REFUSED.items():
-        rows.append(f"- `{key}`: {why}" + (f" (`{DEFAULTS[key]!r}` is fine)" if DEFAULTS.get(key) else ""))
+        rows.append(f"- `{key}`: {why}")
     return "\n".join(rows) + "\n"
 
 

@@ -23,6 +23,7 @@ from gpurent_engine import (
     starting,
     states,
     suited,
+    validation,
 )
 from gpurent_engine.basefile import BaseHashes
 from gpurent_engine.checkpoint import Position
@@ -105,6 +106,8 @@ class Run:
     """The epoch under way, or the last one finished, counted from 1 as kohya's trainer does."""
     losses: deque[float]
     """Of the last epoch's length."""
+    held: Feed | None
+    """Of the pictures that are not trained on; None where there are none."""
     facts: RunFacts
     identity: dict[str, str]
     """What a saved state must have been made with."""
@@ -115,12 +118,28 @@ class Run:
 class Loaded:
     """Dataset and base, and what they come to together."""
 
-    dataset: data.Dataset
-    placements: tuple[buckets.Placement, ...]
+    whole: data.Dataset
+    """All pictures."""
+    everywhere: tuple[buckets.Placement, ...]
+    """Where each of them goes."""
+    trained: list[int]
+    """Positions of those that are trained on."""
+    held: list[int]
+    """Positions of those that are not: see ``validation``."""
     length: buckets.Length
     parts: Parts
     agreed: detect.Agreed
     hashes: BaseHashes
+
+    @property
+    def dataset(self) -> data.Dataset:
+        """What is trained on."""
+        return validation.only(self.whole, self.trained)
+
+    @property
+    def placements(self) -> tuple[buckets.Placement, ...]:
+        """Of its pictures."""
+        return tuple(self.everywhere[i] for i in self.trained)
 
 
 def prepare(order: Order, out: EventWriter) -> Run:
@@ -140,8 +159,8 @@ def prepare(order: Order, out: EventWriter) -> Run:
     out.emit("phase", name="cache")
     parts.vae.to(choice.device)
     posteriors = latents.encode_all(
-        parts.vae, loaded.dataset.images, loaded.placements, choice.device, spec.vae_batch_size,
-        specs=[spec.of(folder.settings) for folder in loaded.dataset.owners], masked=spec.masks,
+        parts.vae, loaded.whole.images, loaded.everywhere, choice.device, spec.vae_batch_size,
+        specs=[spec.of(folder.settings) for folder in loaded.whole.owners], masked=spec.masks,
     )  # fmt: skip
     parts.vae.to("cpu")
 
@@ -158,18 +177,15 @@ def prepare(order: Order, out: EventWriter) -> Run:
         schedule.warmup_steps(spec.lr_warmup_steps, length.steps),
     )  # fmt: skip
     generator = torch.Generator().manual_seed(spec.seed)
-    run = Run(
-        order=order,
-        parts=parts,
-        plan=plan,
-        diffusion=process,
-        course=course,
-        feed=Feed(
+    conditioner = _conditioner(parts, plan, spec, choice)
+
+    def feed(positions: list[int]) -> Feed:
+        return Feed(
             spec=spec,
-            dataset=loaded.dataset,
-            placements=loaded.placements,
-            posteriors=posteriors,
-            conditioner=_conditioner(parts, plan, spec, choice),
+            dataset=validation.only(loaded.whole, positions),
+            placements=tuple(loaded.everywhere[i] for i in positions),
+            posteriors=[posteriors[i] for i in positions],
+            conditioner=conditioner,
             diffusion=process,
             generator=generator,
             device=choice.device,
@@ -177,7 +193,16 @@ def prepare(order: Order, out: EventWriter) -> Run:
             vae_scale=parts.vae_scale,
             steps_in_all=length.steps,
             random_network=not networkargs.read(spec, parts.family.sgm_names).quiet,
-        ),
+        )
+
+    run = Run(
+        order=order,
+        parts=parts,
+        plan=plan,
+        diffusion=process,
+        course=course,
+        feed=feed(loaded.trained),
+        held=feed(loaded.held) if loaded.held else None,
         stepper=stepper,
         position=Position(0, 0, 0),
         randomness=generator.get_state(),
@@ -214,9 +239,9 @@ def _load(order: Order, choice: device.Choice, out: EventWriter) -> Loaded:
         out.emit("warning", key=key, message=message)
     depth = min(len(encoder.inner.encoder.layers) for encoder in parts.text_encoders)
     placements = suited.checked(found, spec, parts.vae_factor, depth)
-    sizes = [(image.width, image.height) for image in found.images]
-    length = buckets.length(spec, sizes, found.repeats, found.kinds)
-    return Loaded(found, placements, length, parts, agreed, hashes)
+    trained, held = validation.split(found, spec)
+    length = validation.length(found, trained, spec)
+    return Loaded(found, placements, trained, held, length, parts, agreed, hashes)
 
 
 def _stepper(
@@ -262,7 +287,7 @@ def _plain(
     if spec.network_weights:
         for note in starting.go_on(network, plan, loaded.parts, spec, order.data_dir):
             out.emit("warning", key="network_weights", message=note)
-    groups = [(network.of_group(i), group.rate) for i, group in enumerate(plan.groups)]
+    groups = [(one.parameters, plan.groups[one.group].rate * one.factor) for one in network.shares()]
     optimizer, note = optim.make(spec, groups, choice.device)
     if note:
         out.emit("warning", key="optimizer_type", message=note)
@@ -283,6 +308,7 @@ def _facts(loaded: Loaded, course: Course, optimizer: str) -> RunFacts:
         started_at=time.time(),
         session_id=str(uuid.uuid4().int % 2**32),
         base=loaded.hashes,
+        held=len(loaded.held),
     )
 
 

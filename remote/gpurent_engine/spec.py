@@ -161,6 +161,11 @@ class TrainSpec:
     multires_noise_discount: float = 0.3
     ip_noise_gamma: float = 0.0
     ip_noise_gamma_random_strength: bool = False
+    validation_split: float = 0.0
+    validation_seed: int | None = None
+    validate_every_n_steps: int | None = None
+    validate_every_n_epochs: int | None = None
+    max_validation_steps: int | None = None
     vae_batch_size: int = 4
     training_comment: str = ""
     metadata_title: str = ""

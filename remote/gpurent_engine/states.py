@@ -45,7 +45,7 @@ FREE = frozenset((
     "gradient_checkpointing", "vae_batch_size", "training_comment", "metadata_title", "metadata_author",
     "metadata_description", "metadata_license", "metadata_tags", "metadata_trigger_phrase", "metadata_usage_hint",
     "metadata_thumbnail", "metadata_merged_from", "metadata_preprocessor", "metadata_is_negative_embedding", "warnings",
-    "pretrained_model_name_or_path",
+    "pretrained_model_name_or_path", "validate_every_n_steps", "validate_every_n_epochs", "max_validation_steps",
 ))  # fmt: skip
 """Keys that may differ. The base is compared by its weights, not by its path."""
 

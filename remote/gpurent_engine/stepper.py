@@ -100,6 +100,14 @@ class Stepper(Protocol):
         """
         ...
 
+    def examine(self, batches: Sequence[Batch]) -> torch.Tensor:
+        """Losses as ``step`` gives them, with nothing learnt and nothing changed.
+
+        Raises:
+            NoMemory: a micro-batch does not fit.
+        """
+        ...
+
     def lighten(self) -> str:
         """Need less memory from now on, at the price of time.
 

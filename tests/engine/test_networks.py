@@ -18,6 +18,7 @@ from gpurent_engine.networkargs import NetworkArgs, block_of
 from gpurent_engine.networks import weights
 from gpurent_engine.networks.network import Mode
 from gpurent_engine.networks.plan import Layer
+from gpurent_engine.spec import SpecError
 
 DATA = Path(__file__).parent / "data"
 LYCORIS = "lycoris.kohya"
@@ -227,6 +228,35 @@ def test_every_kind_trains_resumes_exactly_and_is_proven(
     assert rest.losses == whole.losses[-len(rest.losses) :]
     first, second = (load_file(tmp_path / folder / "disc.safetensors") for folder in ("whole", "parts"))
     assert all(torch.equal(first[name], second[name]) for name in first) and first.keys() == second.keys()
+
+
+def test_lora_plus_gives_up_matrices_a_rate_of_their_own(base_model: Path, pictures: Path, tmp_path: Path) -> None:
+    """One step of plain gradient descent changes them by the ratio more (Hayou et al. 2024, "LoRA+")."""
+    keys: dict[str, Any] = {"optimizer_type": "torch.optim.SGD", "max_train_epochs": None, "max_train_steps": 1,
+                            "max_grad_norm": 0.0}  # fmt: skip
+    plus = ["loraplus_lr_ratio=16", "loraplus_text_encoder_lr_ratio=4"]
+    files = []
+    for name, arguments in (("plain", []), ("plus", plus)):
+        run(spec(**keys, network_args=arguments), base_model, pictures, tmp_path / name)
+        files.append(load_file(tmp_path / name / "disc.safetensors"))
+    for key, plain in files[0].items():
+        if key.endswith("lora_up.weight"):
+            assert torch.allclose(files[1][key], plain * (4 if key.startswith("lora_te") else 16), rtol=1e-5)
+        else:
+            assert torch.equal(files[1][key], plain)
+
+
+@pytest.mark.parametrize(
+    ("keys", "says"),
+    [
+        ({"optimizer_type": "Prodigy", "network_args": ["loraplus_lr_ratio=4"]}, "takes one learning rate for all"),
+        ({"network_module": LYCORIS, "network_args": ["algo=loha", "loraplus_lr_ratio=4"]}, "has no up matrices"),
+    ],
+)
+def test_lora_plus_without_rates_or_up_matrices_is_refused(keys: dict[str, Any], says: str) -> None:
+    """Before money is spent."""
+    with pytest.raises(SpecError, match=says):
+        spec(**keys)
 
 
 def test_a_lokr_of_two_full_matrices_says_that_it_is_not_scaled() -> None:

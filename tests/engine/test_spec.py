@@ -19,7 +19,9 @@ from gpurent_engine.spec import TYPES, SpecError, TrainSpec
 
 NEEDED: dict[str, dict[str, object]] = {
     "dim_from_weights": {"network_weights": "w.safetensors"}, "masked_loss": {"alpha_mask": True},
-    "validation_seed": {"validation_split": 0.0}, "base_weights_multiplier": {"base_weights": ["a"]},
+    "base_weights_multiplier": {"base_weights": ["a"]},
+    "validation_seed": {"validation_split": 0.1}, "validate_every_n_steps": {"validation_split": 0.1},
+    "validate_every_n_epochs": {"validation_split": 0.1}, "max_validation_steps": {"validation_split": 0.1},
 }  # fmt: skip
 """Keys that mean something beside another one only."""
 GUIDE = Path(__file__).parent / "data" / "training_config.toml"

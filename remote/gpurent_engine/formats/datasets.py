@@ -34,9 +34,10 @@ _FIELDS = frozenset((
     "secondary_separator", "caption_separator", "enable_wildcard", "caption_prefix", "caption_suffix",
     "caption_dropout_rate", "caption_dropout_every_n_epochs", "caption_tag_dropout_rate", "token_warmup_min",
     "token_warmup_step", "flip_aug", "resize_interpolation", "alpha_mask",
+    "validation_split", "validation_seed",
 ))  # fmt: skip
 """Fields of TrainSpec that may differ between subsets."""
-_OFF = ("color_aug", "face_crop_aug_range", "random_crop", "custom_attributes", "metadata_file", "validation_split")
+_OFF = ("color_aug", "face_crop_aug_range", "random_crop", "custom_attributes", "metadata_file")
 """Refused while they are set."""
 FOLDER = re.compile(r"(\d+)_(.*)")
 

@@ -137,6 +137,9 @@ def _network(document: Mapping[str, Any]) -> tuple[str, list[str]]:
         arguments = [
             f"{one}={document[one]}" for one in ("conv_dim", "conv_alpha") if document.get(one) not in (None, "")
         ]
+    if algo in ("", "locon"):
+        plus = ("loraplus_lr_ratio", "loraplus_unet_lr_ratio", "loraplus_text_encoder_lr_ratio")
+        arguments += [f"{one}={document[one]}" for one in plus if not _is_zero(document.get(one) or 0)]
     if module == "networks.lora":
         arguments += [f"{one}={document[one]}" for one in (*_BLOCKS, *_BLOCK_DIMS) if document.get(one)]
     drops = ("rank_dropout", "module_dropout")

@@ -49,6 +49,8 @@ class Group:
     part: str
     rate: float
     layers: tuple[Layer, ...]
+    plus: float = 1.0
+    """Rate of the up matrices ÷ ``rate`` (LoRA+)."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,7 @@ def plan(parts: Parts, spec: TrainSpec, known: Mapping[str, tuple[int, float]] |
             for path in names.text_sites(len(encoder.inner.encoder.layers))
             if args.preset != "attn-only" or ".self_attn." in path
         ]  # fmt: skip
-        groups.append(Group(encoder.facts.folder, rate, tuple(_known(layers, known))))
+        groups.append(Group(encoder.facts.folder, rate, tuple(_known(layers, known)), args.plus_text))
     found = Plan(tuple(group for group in groups if group.layers))
     if not found.groups:
         raise SpecError("network_args", "leave no layer to train.")
@@ -151,7 +153,7 @@ def _of_unet(
         if rank:
             factor = args.block_rates[block] if args.block_rates and known is None else 1.0
             by_rate.setdefault(factor, []).append(Layer(UNET, site.module, key, rank, alpha, args.algo, args.dora))
-    return [Group(UNET, spec.lr_of_unet * factor, tuple(layers)) for factor, layers in by_rate.items()]
+    return [Group(UNET, spec.lr_of_unet * factor, tuple(layers), args.plus_unet) for factor, layers in by_rate.items()]
 
 
 def _dimension(site: names.Site, block: int, spec: TrainSpec, args: NetworkArgs) -> tuple[int, float]:

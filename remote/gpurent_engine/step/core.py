@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -131,6 +131,12 @@ class Core:
         graph.replay()
         return losses.clone()
 
+    @torch.no_grad()
+    def examine(self, inputs: Inputs) -> torch.Tensor:
+        """The losses that ``micro`` would return; no gradients, no graph."""
+        with self.recorder.aside() if self.recorder is not None else nullcontext():
+            return self._losses(inputs)
+
     def _record(self, inputs: Tensors) -> tuple[torch.cuda.CUDAGraph, Static, torch.Tensor]:
         assert self.recorder is not None
         static, losses = Static(inputs), torch.zeros(self.bank.adapters, device=self.device)
@@ -142,17 +148,21 @@ class Core:
 
     def _run(self, x: Inputs) -> torch.Tensor:
         with kernels(self.switches.kernels), self._attention():
-            noisy, target = self.objective.noisy(x)
-            text, pooled = self._text(x)
-            predicted = self.unet(noisy.to(self.dtype).contiguous(), x["times"], text, pooled, x.get("sizes"))
-            each: torch.Tensor = self.objective.losses(predicted, target, x).unflatten(0, (self.bank.adapters, -1))
-            losses = each.mean(1)
+            losses = self._losses(x)
             total = losses.sum() * self.share
             if self.updater.scale is not None:
                 total = total * self.updater.scale.scale
             total.backward()
             self.updater.gather()
         return losses.detach()
+
+    def _losses(self, x: Inputs) -> torch.Tensor:
+        with kernels(self.switches.kernels), self._attention():
+            noisy, target = self.objective.noisy(x)
+            text, pooled = self._text(x)
+            predicted = self.unet(noisy.to(self.dtype).contiguous(), x["times"], text, pooled, x.get("sizes"))
+            each: torch.Tensor = self.objective.losses(predicted, target, x).unflatten(0, (self.bank.adapters, -1))
+            return each.mean(1)
 
     def _text(self, x: Inputs) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Hidden states and pooled text: given, or from the encoders that train."""

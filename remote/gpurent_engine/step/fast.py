@@ -84,6 +84,11 @@ class FastStepper:
         core.update([rates])
         return torch.cat(losses)
 
+    def examine(self, batches: Sequence[Batch]) -> torch.Tensor:
+        """See ``Stepper.examine``."""
+        with undoing(self.core.forget):
+            return torch.cat([self.core.examine(self._inputs(batch)) for batch in batches])
+
     def lighten(self) -> str:
         """See ``Stepper.lighten``."""
         levels = CHECKPOINTS[CHECKPOINTS.index(self.core.recompute.what) + 1 :]

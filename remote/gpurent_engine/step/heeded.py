@@ -28,7 +28,8 @@ OUTSIDE = frozenset((
     "scale_v_pred_loss_like_noise_pred", "v_pred_like_loss", "huber_schedule", "huber_c", "huber_scale",
     "prior_loss_weight", "min_timestep", "max_timestep", "noise_offset", "noise_offset_random_strength",
     "adaptive_noise_scale", "multires_noise_iterations", "multires_noise_discount", "ip_noise_gamma_random_strength",
-    "vae_batch_size", "training_comment", "metadata_title", "metadata_author", "metadata_description",
+    "vae_batch_size", "validation_split", "validation_seed", "validate_every_n_steps", "validate_every_n_epochs",
+    "max_validation_steps", "training_comment", "metadata_title", "metadata_author", "metadata_description",
     "metadata_license", "metadata_tags", "metadata_trigger_phrase", "metadata_usage_hint", "metadata_thumbnail",
     "metadata_merged_from", "metadata_preprocessor", "metadata_is_negative_embedding",
 ))  # fmt: skip
@@ -52,6 +53,8 @@ def unheeded(spec: TrainSpec, *, sdxl: bool) -> str:
         if getattr(spec, key) != getattr(plain, key):
             return f"{key} = {getattr(spec, key)!r}"
     network = networkargs.read(spec, sdxl)
+    if (network.plus_unet, network.plus_text) != (1.0, 1.0):
+        return "network_args with LoRA+"
     if not network.plain:
         return "network_args with dropouts" if not network.quiet else f"{network.algo}{' with DoRA' * network.dora}"
     for subset in spec.subsets:

@@ -15,7 +15,7 @@ from gpurent.dataset.manifest import Source, listed
 from gpurent.expected import MIB, Expected
 from gpurent.model import Workload
 from gpurent.spi import LocalFile
-from gpurent_engine import buckets, data, networkargs
+from gpurent_engine import buckets, data, networkargs, validation
 from gpurent_engine.families import SDXL
 from gpurent_engine.spec import TrainSpec
 from gpurent_engine.step.heeded import unheeded
@@ -108,8 +108,8 @@ class Job:
     @cached_property
     def length(self) -> buckets.Length:
         """Batches, epochs and optimiser steps."""
-        sizes = [(one.width, one.height) for one in self.dataset.images]
-        return buckets.length(self.spec, sizes, self.dataset.repeats, self.dataset.kinds)
+        trained, _ = validation.split(self.dataset, self.spec)
+        return validation.length(self.dataset, trained, self.spec)
 
     @cached_property
     def sources(self) -> tuple[Source, ...]:

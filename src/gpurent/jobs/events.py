@@ -134,6 +134,22 @@ class Proof(_Event):
         return f"{text}."
 
 
+class Validation(_Event):
+    """How far off the training is on pictures that it does not learn from."""
+
+    event: Literal["validation"]
+    step: Count
+    epoch: Count = 0
+    loss: float | None = None
+    images: Count = 0
+
+    @property
+    def sentence(self) -> str:
+        """For the user."""
+        loss = "is not a number" if self.loss is None else f"{self.loss:.4f}"
+        return f"Step {self.step}: loss of {counted(self.images, 'held-out picture')} {loss}."
+
+
 class EngineWarning(_Event):
     """Something the user ought to know."""
 
@@ -161,9 +177,9 @@ class Done(_Event):
     final_loss: float | None = None
 
 
-EngineEvent = Hello | PhaseStarted | Plan | Step | Checkpoint | Proof | EngineWarning | EngineFault | Done
+EngineEvent = Hello | PhaseStarted | Plan | Step | Checkpoint | Proof | Validation | EngineWarning | EngineFault | Done
 _ADAPTER: TypeAdapter[EngineEvent] = TypeAdapter(Annotated[EngineEvent, Field(discriminator="event")])
-_KNOWN = frozenset(("hello", "phase", "plan", "step", "checkpoint", "proof", "warning", "error", "done"))
+_KNOWN = frozenset(("hello", "phase", "plan", "step", "checkpoint", "proof", "validation", "warning", "error", "done"))
 
 
 def parse(line: str) -> EngineEvent | None:

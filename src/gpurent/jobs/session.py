@@ -428,6 +428,8 @@ class Session:
             case events.Proof() as proof:
                 if proof.ok:  # what is wrong comes as a warning
                     self.tell(Notice(proof.sentence))
+            case events.Validation() as look:
+                self.tell(Notice(look.sentence))
             case events.EngineWarning() as warning:
                 self.tell(Notice(f"The engine warns: {quoted(warning.message, 1000)}", warning=True))
             case events.EngineFault() as fault:
