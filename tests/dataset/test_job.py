@@ -386,5 +386,5 @@ def test_checking_and_quoting_load_neither_torch_nor_an_adapter() -> None:
         "gpurent_engine.pictures", "gpurent_engine.reading", "gpurent_engine.spec", "gpurent_engine.step",
         "gpurent_engine.step.heeded", "gpurent_engine.thumbnail", "gpurent_engine.captionfile",
         "gpurent_engine.captions", "gpurent_engine.emphasis", "gpurent_engine.families.bpe", "gpurent_engine.schedule",
-        "gpurent_engine.suited",
+        "gpurent_engine.suited", "gpurent_engine.validation",
     }  # fmt: skip

@@ -108,7 +108,7 @@ class Spoiled:
         self._inner = inner
         self._left = good
         self.adapters, self.state, self.restore = inner.adapters, inner.state, inner.restore
-        self.release, self.lighten = inner.release, inner.lighten
+        self.release, self.lighten, self.examine = inner.release, inner.lighten, inner.examine
 
     def step(self, batches: Sequence[Batch], rates: Sequence[float]) -> torch.Tensor:
         self._left -= 1
