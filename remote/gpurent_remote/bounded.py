@@ -56,10 +56,12 @@ class _Packetizer(Packetizer):
 class BoundedTransport(paramiko.Transport):
     """A transport that ends when its server sends more than it may."""
 
-    def __init__(self, link: Any, **options: Any) -> None:
-        super().__init__(link, **{**options, "packetizer_class": _Packetizer})
+    def __init__(self, link: Any, **given: Any) -> None:
+        super().__init__(link, **{**given, "packetizer_class": _Packetizer})
         if isinstance(self.packetizer, _Packetizer):
             self.packetizer.metered.trusted = self.is_authenticated
+        wanted: Any = self.get_security_options()
+        wanted.ciphers = sorted(wanted.ciphers, key=lambda name: "gcm" not in name)  # half the work of CTR and HMAC
 
     def open_channel(self, *arguments: Any, **options: Any) -> paramiko.Channel:
         """As paramiko's; what nobody reads is bounded."""

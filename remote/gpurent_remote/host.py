@@ -19,11 +19,13 @@ from gpurent.spi import Completed, Host, LocalFile, Runtime
 from gpurent.tasks import Overdue, minding
 from gpurent.untrusted.data import Malformed, whole
 from gpurent.untrusted.text import quoted
-from gpurent_remote import bundle, job, runtime, shell
+from gpurent_remote import bundle, job, receiver, runtime, shell
 from gpurent_remote import files as transfer
 from gpurent_remote.channel import execute
 from gpurent_remote.edge import translated
+from gpurent_remote.lanes import Lane, StreamBroken
 from gpurent_remote.link import Link, Pulse
+from gpurent_remote.upload import Upload
 
 T = TypeVar("T")
 MAX_OUTPUT = 1024 * 1024
@@ -108,22 +110,30 @@ class SshHost:
     def put(
         self, files: Sequence[LocalFile], folder: str, on_bytes: Callable[[int], None] = lambda _count: None
     ) -> None:
-        """Send files; after a cut only what is missing."""
+        """Send files; after a cut only what is missing, and over SFTP where lanes break."""
         total = sum(file.size for file in files)
         waits = self._waits
         self.runtime()
 
         def act(link: Link, pulse: Pulse) -> None:
-            def python(script: str, stdin: bytes, most: int) -> bytes:
-                within = waits.digest_s(total) + waits.transfer_s(len(stdin))
+            def lane() -> Lane:
+                mark = shell.marker()
+                return Lane(link.transport, shell.marked(_with_python(receiver.PROGRAM), mark), mark)
+
+            def once(orders: bytes, most: int) -> bytes:
+                within = waits.digest_s(total)
                 pulse.allow(within)
                 try:
-                    return self._digests(link, script, stdin, within, most)
+                    return self._receive(link, orders, within, most)
                 finally:
                     pulse.allow(waits.silence_s)
 
-            with link.sftp() as sftp:
-                transfer.put(sftp, python, files, folder, pulse.moved, self._clock.monotonic)
+            told = _Highest(pulse.moved)
+            try:
+                Upload.to(folder, files, told.restart(), self._clock).over_lanes(lane)
+            except StreamBroken:
+                with link.sftp() as sftp:
+                    Upload.to(folder, files, told.restart(), self._clock).over_sftp(sftp, once)
 
         within = 2 * waits.digest_s(total) + waits.transfer_s(total)
         self._insist("sending files", act, within, on_bytes)
@@ -215,9 +225,9 @@ class SshHost:
         status, out, err = execute(link.transport, command, stdin, timeout=timeout, most=most, clock=self._clock)
         return Completed(status, out.decode("utf-8", "replace"), err.decode("utf-8", "replace"))
 
-    def _digests(self, link: Link, script: str, stdin: bytes, timeout: float, most: int) -> bytes:
-        """Run a program that looks at many files, and may answer more than a command may."""
-        ended = self._run(link, _with_python(script), stdin, timeout, most)
+    def _receive(self, link: Link, orders: bytes, timeout: float, most: int) -> bytes:
+        """Run the receiver for what needs no lane; it may answer more than a command may."""
+        ended = self._run(link, _with_python(receiver.PROGRAM), orders, timeout, most)
         if ended.status != 0:
             raise CommandFailed("a program on the host failed", status=ended.status, stderr=ended.stderr[-4000:])
         return ended.stdout.encode()
@@ -298,7 +308,7 @@ def _with_python(source: str) -> str:
 
 
 class _Highest:
-    """Passes on only bytes beyond what an earlier attempt had reported, so that progress never runs backwards."""
+    """Counts only bytes beyond what an earlier attempt had reported, so that progress never runs backwards."""
 
     def __init__(self, tell: Callable[[int], None]) -> None:
         self._tell = tell
@@ -311,9 +321,9 @@ class _Highest:
         def moved(count: int) -> None:
             nonlocal here
             here += count
-            if here > self._best:
-                new, self._best = here - self._best, here
-                self._tell(new)
+            new = max(0, here - self._best)
+            self._best += new
+            self._tell(new)
 
         return moved
 

@@ -308,8 +308,9 @@ class Host(Protocol):
         ...
 
     def put(self, files: Sequence[LocalFile], folder: str, on_bytes: Callable[[int], None] = ...) -> None:
-        """Send files over SFTP as ``.part``, verify sha256 on the host, rename. Files already there with the right
-        digest are not sent again; a partial file is resumed. ``on_bytes`` gets increments, skipped bytes included."""
+        """Send files as ``.part``, verify sha256 on the host, rename. Files already there with the right digest are not
+        sent again; a partial file is resumed. ``on_bytes`` gets increments, skipped bytes included, and 0 for a sign of
+        life while nothing moves."""
         ...
 
     def put_bytes(self, data: bytes, path: str, mode: int = 0o600) -> None:

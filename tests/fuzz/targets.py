@@ -43,7 +43,7 @@ from gpurent_providers.sshhost.lease import Lease
 from gpurent_providers.vastai import keyfile as vast_keyfile
 from gpurent_providers.vastai import wire as vast
 from gpurent_providers.vastai.provider import VastProvider
-from gpurent_remote import files
+from gpurent_remote import upload
 
 RUNPOD: dict[str, Any] = json.loads((Path(__file__).parents[1] / "runpod" / "data" / "replies.json").read_text())
 NOW = 1_800_000_000.0
@@ -238,7 +238,7 @@ def _reply(body: bytes, _folder: Path) -> object:
 
 
 def _survey(body: bytes, _folder: Path) -> object:
-    return files._answer(files._Surveyed, body)
+    return upload.Upload({}, print, ManualClock())._missing(body)
 
 
 def _switch(value: Any, _folder: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from contextlib import closing
 from pathlib import Path
 
@@ -13,7 +12,15 @@ from tests.hostile.server import Answer, Lie, Orders
 from tests.memory import at_most
 from tests.untrusted.test_text import ATTACKS
 
-from gpurent.errors import BadHostData, CommandFailed, GpurentError, HostError, HostUnfit, HostUnreachable
+from gpurent.errors import (
+    BadHostData,
+    CommandFailed,
+    GpurentError,
+    HostError,
+    HostUnfit,
+    HostUnreachable,
+    TransferFailed,
+)
 from gpurent.jobs.events import Checkpoint
 from gpurent.jobs.home import read_log
 from gpurent.spi import Host, LocalFile
@@ -133,15 +140,33 @@ def test_an_error_of_sftp_speaks_in_quotation_marks(lying: Lying, host: Host, at
         assert safe(error) and '"' in str(error)
 
 
+DIGEST = b"0" * 64
+
+
 @pytest.mark.parametrize(
-    "answer",
+    "survey",
     [b"", b"[]", b"{", b"null", b"\xff", b"[" * 100_000, b'{"a": NaN}', b'{"a": [["0", 1], null]}', b'{"a": 1}',
-     b'{"a": [["' + b"0" * 64 + b'", -1], null]}', b'{"a": [["' + b"0" * 64 + b'", 1e999], null]}',
-     b'{"a": [["' + b"0" * 64 + b'", 1' + b"0" * 400 + b"], null]}", b'"\\ud800"'],
+     b'{"a": ["' + DIGEST + b'", [1]]}', b'{"a": ["' + DIGEST + b'", ["x"]]}', b'{"a": ["0", []]}', b'"\\ud800"'],
 )  # fmt: skip
-def test_a_survey_of_files_is_read_strictly(lying: Lying, host: Host, local: LocalFile, answer: bytes) -> None:
-    """Whatever comes instead of digests and lengths."""
-    lying.order(Orders((Answer("GPURENT_PYTHON.*hashlib", answer),)))
+@pytest.mark.parametrize("announced", [b"", b"found "])
+def test_a_survey_of_files_is_read_strictly(
+    lying: Lying, host: Host, local: LocalFile, survey: bytes, announced: bytes
+) -> None:
+    """Whatever comes instead of digests."""
+    lying.order(Orders((Answer("GPURENT_PYTHON.*hashlib", announced + survey + b"\nend\n"),)))
+    with pytest.raises(BadHostData) as caught:
+        host.put([local], "folder")
+    assert safe(caught.value)
+
+
+@pytest.mark.parametrize(
+    "word", ["7", "99999999999999999", "-1", "1e3", "bad 1", "bad -1", "fine", "\ud800", BOAST[:1000]]
+)
+def test_a_receiver_that_says_what_cannot_be_is_not_believed(
+    lying: Lying, host: Host, local: LocalFile, word: str
+) -> None:
+    """More bytes than were sent, files that were not, and words that it does not have."""
+    lying.order(Orders((Answer("GPURENT_PYTHON.*hashlib", word.encode("utf-8", "surrogatepass") + b"\n"),)))
     with pytest.raises(BadHostData) as caught:
         host.put([local], "folder")
     assert safe(caught.value)
@@ -150,14 +175,22 @@ def test_a_survey_of_files_is_read_strictly(lying: Lying, host: Host, local: Loc
 def test_a_survey_without_end_is_ended(lying: Lying, host: Host, local: LocalFile) -> None:
     """Its length follows from the number of files."""
     lying.order(Orders((Answer("GPURENT_PYTHON.*hashlib", flood="stdout"),)))
-    with at_most(8), pytest.raises(BadHostData, match="more than"):
+    with at_most(8), pytest.raises(BadHostData, match="more of our files than there is to say"):
         host.put([local], "folder")
 
 
-def test_a_verdict_on_files_is_quoted(lying: Lying, host: Host, local: LocalFile) -> None:
-    """It names files that were damaged on the way."""
-    lying.order(Orders((Answer("os.replace", json.dumps([BOAST[:1000]]).encode()),)))
-    with pytest.raises(HostError, match="arrived damaged") as caught:
+def test_a_file_that_arrives_damaged_is_named(lying: Lying, host: Host, local: LocalFile) -> None:
+    """By its name here; the host only gives the number of an order."""
+    lying.order(Orders((Answer("GPURENT_PYTHON.*hashlib", b"bad 0\n"),)))
+    with pytest.raises(TransferFailed, match="arrived damaged") as caught:
+        host.put([local], "folder")
+    assert safe(caught.value)
+
+
+def test_errors_of_a_receiver_are_bounded_and_quoted(lying: Lying, host: Host, local: LocalFile) -> None:
+    """They are the machine's own words."""
+    lying.order(Orders((Answer("GPURENT_PYTHON.*hashlib", stderr=BOAST[:900_000].encode(), status=90),)))
+    with at_most(8), pytest.raises(CommandFailed, match="could not write a file") as caught:
         host.put([local], "folder")
     assert safe(caught.value)
 

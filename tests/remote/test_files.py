@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -13,10 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.remote.conftest import Rented
 
-from gpurent.errors import HostError, SourceChanged, TransferFailed
+from gpurent.errors import CommandFailed, HostError, SourceChanged, TransferFailed
 from gpurent.sandbox.faults import Fault
 from gpurent.spi import Host, LocalFile
 from gpurent_remote.files import check_target
+from gpurent_remote.lanes import BLOCK, LANES, SMALL, lanes_for
+from gpurent_remote.receiver import Heard
 
 MIB = 1024 * 1024
 
@@ -55,21 +58,82 @@ def test_what_is_there_already_is_not_sent_again(host: Host, tmp_path: Path) -> 
     assert sum(told) == file.size
 
 
-@pytest.mark.parametrize("left", ["half of it", "something else", "more than it"])
-def test_a_partial_file_is_continued_only_if_it_is_ours(host: Host, tmp_path: Path, left: str) -> None:
-    """What an earlier attempt left is used if its digest is that of our beginning, and replaced otherwise."""
-    data = os.urandom(400_000)
-    before = {"half of it": data[:200_000], "something else": b"x" * 200_000, "more than it": data + b"x"}[left]
-    host.put_bytes(before, f"parts/{left.replace(' ', '-')}.part")
+LARGE = SMALL + 3 * BLOCK + 17
+LEFT: dict[str, Callable[[bytes], bytes]] = {
+    "half of it": lambda data: data[: 5 * BLOCK],
+    "its end": lambda data: bytes(5 * BLOCK) + data[5 * BLOCK :],
+    "something else": lambda _data: b"x" * 200_000,
+    "more than it": lambda data: data[: LARGE // 2] + b"x" * LARGE,
+    "all of it": lambda data: data,
+}
+
+
+@pytest.mark.parametrize("left", LEFT)
+def test_of_a_partial_file_only_what_is_ours_is_used(host: Host, tmp_path: Path, left: str) -> None:
+    """Blocks that an earlier attempt left are used if their digests are those of our own, and replaced otherwise."""
+    data = os.urandom(LARGE)
     file = local(tmp_path, left.replace(" ", "-"), data)
-    host.put([file], "parts")
+    host.put_bytes(LEFT[left](data), f"parts/{file.target}.part")
+    told: list[int] = []
+    host.put([file], "parts", told.append)
     assert digest(host, f"parts/{file.target}") == file.sha256
+    assert sum(told) == file.size
+    assert host.run(f"ls parts/{file.target}*").stdout.split() == [f"parts/{file.target}"]
+    host.run("rm -r parts")
+
+
+def test_a_file_that_cannot_be_written_is_an_error_that_says_why(host: Host, tmp_path: Path) -> None:
+    """A folder is in its place; no other way to send it is tried."""
+    file = local(tmp_path, "taken", b"x")
+    host.run("mkdir -p full/taken")
+    with pytest.raises(CommandFailed, match=r"could not write a file.*Is a directory"):
+        host.put([file], "full")
+
+
+@pytest.mark.cuts_links
+def test_files_travel_over_sftp_where_the_receiver_breaks(rented: Rented, tmp_path: Path) -> None:
+    """It ends in the middle, as one that is killed for its memory does: what it has written already counts."""
+    files = [local(tmp_path, "small", b"small"), local(tmp_path, "large", os.urandom(LARGE))]
+    with closing(rented.host()) as host:
+        python = host.runtime().python
+        host.put_bytes(b"import os\nos.replace = lambda *_: os.kill(os.getpid(), 9)\n", "mortal/sitecustomize.py")
+        once = "[ -e sftp/once ] || { mkdir sftp; : > sftp/once; export PYTHONPATH=$PWD/mortal; }"
+        host.put_bytes(f'#!/bin/sh\n{once}\nexec {python} "$@"\n'.encode(), "mortal/python", mode=0o700)
+        host.run('cp .gpurent/enter enter.before; echo "GPURENT_PYTHON=$PWD/mortal/python" >> .gpurent/enter')
+        told: list[int] = []
+        try:
+            host.put(files, "sftp", told.append)
+        finally:
+            host.run("mv enter.before .gpurent/enter")
+        assert sum(told) == sum(file.size for file in files)
+        assert [digest(host, f"sftp/{file.target}") for file in files] == [file.sha256 for file in files]
+        assert "large.part" not in host.run("ls sftp").stdout
+
+
+@given(st.floats(0, 1e12), st.floats(0, 1e12))
+def test_a_faster_line_gets_no_fewer_lanes(one: float, other: float) -> None:
+    """At least the first, at most all."""
+    slow, fast = sorted((one, other))
+    assert 1 <= lanes_for(slow) <= lanes_for(fast) <= LANES
+
+
+@given(st.lists(st.integers(1, 50), max_size=20), st.integers(0, 5))
+def test_what_a_receiver_says_may_come_in_any_pieces(cuts: list[int], noise: int) -> None:
+    """Lines are whole only at their end, and what a login shell says before ours is not read."""
+    said = b"hello\n" * noise + b"mark\n0\nfound {}\n12\nbad 3\n700\nend\n"
+    heard = Heard(b"mark")
+    for cut in cuts:
+        heard.feed(said[:cut])
+        said = said[cut:]
+    heard.feed(said)
+    assert (heard.done, heard.found, heard.bad, heard.ended, heard.lines) == (700, b"{}", 3, True, 6)
 
 
 @pytest.mark.cuts_links
 def test_an_upload_goes_on_after_the_link_was_cut(rented: Rented, host: Host, tmp_path: Path) -> None:
     """The connection dies in the middle; the files arrive, and no byte is reported twice."""
-    files = [local(tmp_path, f"f{number}", os.urandom(2 * MIB)) for number in range(3)]
+    sizes = 1 * MIB, 5 * MIB, 0
+    files = [local(tmp_path, f"f{number}", os.urandom(size)) for number, size in enumerate(sizes)]
     rented.sandbox.faults.set(Fault.DROP_SSH, value=3 * MIB)
     told: list[int] = []
     host.put(files, "cut", told.append)
