@@ -13,6 +13,9 @@ S = RentalState
 _MET = (S.TRAINING, S.DESTROYING)
 _BY_ATTACH = "only a client that reached the machine writes it, and `attach` reaches one that trained"
 _NO_LISTING_LIES = "a listing shows it under another number: no fault of this market does that (budget/test_reaper.py)"
+_ANSWERED = (Kind.CREATED, Kind.CREATE_UNCLEAR)
+_ON_ITS_WAY = (Kind.PREPARED, Kind.JOB_STARTED, Kind.REPLANNED)
+_REACHED = (Kind.REACHABLE, Kind.METERED, Kind.CHECKPOINT_HOME, Kind.PROGRESS, Kind.JOB_DONE, Kind.JOB_FAILED)
 _ORDER_LOST = "only where the order to destroy went out and its line did not"
 HERE: Mapping[Kind, tuple[Collection[RentalState], str]] = {
     Kind.CREATED: ((S.INTENT,), "an answer that was unclear once is searched for, and adopted"),
@@ -68,15 +71,23 @@ RARE: Mapping[str, str] = {
         "only where two are at it at the same time, or a client slept before it sent create",
     ),
     **dict.fromkeys(
-        (f"{S.GONE} -> {kind}" for kind in (Kind.REACHABLE, Kind.METERED, Kind.CHECKPOINT_HOME)),
+        (
+            *(f"{S.GONE} -> {kind}" for kind in (*_ON_ITS_WAY, *_REACHED)),
+            *(f"{S.DESTROYING} -> {kind}" for kind in (*_ANSWERED, *_ON_ITS_WAY)),
+        ),
         "only where a client slept or was frozen while others ended its machine, and writes what it had just seen",
     ),
     **dict.fromkeys(
-        (f"{S.CREATED} -> {kind}" for kind in (Kind.CREATED, Kind.CREATE_UNCLEAR)),
+        (f"{S.CREATED} -> {kind}" for kind in _ANSWERED),
         "only where others found it before a client that slept wrote down what create had answered",
     ),
+    f"{CLOSED} -> {Kind.RUN_CLOSED}": "only where a client that others held for gone comes to its end after all",
+    f"{CLOSED} -> {Kind.STOP_REQUESTED}": "only where a machine surfaces after its run was closed, and that is stopped",
     f"{S.DESTROYING} -> {Kind.MACHINE_FAILED}": "only where others ordered its end before its client gave it back",
-    f"{S.TRAINING} -> {Kind.ADOPTED}": "only where whoever comes later is the first to see it in a listing",
+    **dict.fromkeys(
+        (f"{state} -> {Kind.ADOPTED}" for state in (S.REACHABLE, S.TRAINING)),
+        "only where whoever comes later is the first to see it in a listing",
+    ),
     f"{S.REFUSED} -> {Kind.CREATE_UNCLEAR}": "only where others closed it before a client that slept heard no answer",
     **dict.fromkeys(
         (f"{state} -> {Kind.CHARGED}" for state in (S.CREATED, S.REACHABLE, S.TRAINING)),
