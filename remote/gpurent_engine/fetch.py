@@ -45,6 +45,7 @@ TRIES = 6
 PAUSE_S, LONGEST_PAUSE_S, TIMEOUT_S = 1.0, 60.0, 30.0
 BLOCK = 2**20
 MAX_LISTING = 32 * 2**20
+MAX_SMALL = 8 * 2**20
 PLACES = ("/workspace/models", "/runpod-volume/models", "~/models", "models")
 """Where images and volumes keep models: a diffusers folder with the repository's name, or a cache of the hub."""
 GATED, MISSING, DAMAGED, UNREACHABLE = 3, 4, 5, 1
@@ -156,6 +157,26 @@ def listing(order: Order) -> list[File]:
                 last = error
         time.sleep(_pause(last, attempt))
     raise FetchError(f"{order.repository} cannot be listed: {last}")
+
+
+def glance(endpoint: str, order: Order, paths: Sequence[str]) -> tuple[list[File], dict[str, bytes]]:
+    """What ``listing`` gives and the content of a few small files, from one hub at the first attempt.
+
+    Raises:
+        FetchError: it answers that this cannot be loaded.
+        OSError, HTTPException, ValueError: there is no answer, or none that can be read.
+    """
+    try:
+        found = _listed(endpoint, order)
+        known = {file.path for file in found}
+        contents = {}
+        for path in known & set(paths):
+            url = f"{endpoint}/{order.repository}/resolve/{order.revision}/{urllib.parse.quote(path)}"
+            with _open(url, order.token) as answer:
+                contents[path] = answer.read(MAX_SMALL)
+    except urllib.error.HTTPError as error:
+        raise (_refused(error, order) or error) from error
+    return found, contents
 
 
 def _listed(endpoint: str, order: Order) -> list[File]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ from gpurent.dataset import base, sheet
 from gpurent.dataset.find import look
 from gpurent.dataset.job import Job
 from gpurent.dataset.survey import Survey
+from gpurent.errors import ConfigError
+from gpurent.jobs import hublook
+from gpurent.jobs.basemodel import Hubs
 from gpurent.plan.vram import memory
 from gpurent.settings import load_settings
 from gpurent.words import counted
@@ -39,16 +43,27 @@ def run(options: CheckOptions) -> int:
     folder, config = Path.cwd(), options.config
     if config is not None and config.is_dir():
         folder, config = config.absolute(), None
+    settings = load_settings(folder)
     with checking(quiet=options.as_json) as progress:
-        found = look(
-            folder, settings=load_settings(folder), config=config, dataset=options.dataset, on_checked=progress
-        )  # fmt: skip
+        found = look(folder, settings=settings, config=config, dataset=options.dataset, on_checked=progress)
+    found = _looked_up(found, Hubs.of(tuple(settings.job.hubs), os.environ))
     drawn = sheet.write(found, options.sheet) if options.sheet and found.dataset and found.dataset.images else None
     if options.as_json:
         output.print_json(document(found) | ({"sheet": str(drawn.path)} if drawn else {}))
     else:
         _print(found, drawn)
     return 2 if found.errors else 0
+
+
+def _looked_up(found: Survey, hubs: Hubs) -> Survey:
+    """With what the hub says of a base that a host would download."""
+    if found.job is None:
+        return found
+    try:
+        job = hublook.look(found.job, hubs)
+    except ConfigError as error:
+        return replace(found, job=None, errors=(error,))
+    return replace(found, job=job, warnings=job.warnings)
 
 
 def document(found: Survey) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from dataclasses import dataclass, replace
@@ -16,6 +17,8 @@ from gpurent.cli.conducting import conduct
 from gpurent.cli.quote import NeedOptions
 from gpurent.dataset.job import Job
 from gpurent.errors import UsageError
+from gpurent.jobs import hublook
+from gpurent.jobs.basemodel import Hubs
 from gpurent.jobs.options import RunOptions
 from gpurent.money import Usd
 from gpurent.plan.quote import Quote, QuoteRow, require_offer
@@ -47,6 +50,7 @@ def run(options: TrainOptions) -> int:
                 hint="Say what you would spend at most: `gpurent train --budget 10`, or `max` in gpurent.toml.",
             )
         job = read_job(broker, options.config, options.dataset, options.output, quiet=options.as_json)
+        job = hublook.look(job, Hubs.of(tuple(broker.settings.job.hubs), os.environ))
         if not options.as_json:
             describe(job)
         need = options.need.over(broker.need)
