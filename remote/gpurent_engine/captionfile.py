@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gpurent_engine import encodings
+from gpurent_engine.pictures import SUFFIXES as PICTURES
 
 SUFFIXES = (".txt", ".caption")
 JOINED = "has several lines, which are joined (kohya's trainer uses the first only)"
@@ -65,6 +66,26 @@ def find(picture: Path, extension: str, beside: Names) -> Path | None:
             if files:
                 return min(files, key=lambda one: (one.name != wanted, one.name))
     return None
+
+
+def from_metadata(file: Path) -> dict[str, Text]:
+    """Captions by the ``folded`` name of their picture without its suffix, from the JSON of kohya's tools for tagging:
+    ``{"folder/a.png": {"caption": "…", "tags": "…"}}``. Of both, tags follow the caption.
+
+    Raises:
+        OSError, ValueError: it cannot be read, or is something else.
+    """
+    document: Any = json.loads(encodings.utf8(file.read_bytes()))
+    if not isinstance(document, dict):
+        raise ValueError("it holds no JSON object")
+    found = {}
+    for key, entry in document.items():
+        given = entry if isinstance(entry, dict) else {}
+        parts = [one.strip() for one in (given.get("caption"), given.get("tags")) if isinstance(one, str)]
+        name = key.replace("\\", "/").rpartition("/")[2]
+        stem = name.rpartition(".")[0] if Path(name).suffix.lower() in PICTURES else name
+        found[folded(stem)] = Text(", ".join(part for part in parts if part))
+    return found
 
 
 def read(data: bytes, *, lines: bool, separator: str = ",") -> Text:

@@ -6,7 +6,7 @@ Below ``train_data_dir`` each folder ``<repeats>_<concept>`` holds images and, b
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,8 @@ class Folder:
     """Regularisation images: see ``spec.Subset``, as for the next two."""
     group: int = 0
     settings: tuple[tuple[str, Any], ...] = ()
+    captions: Path | None = None
+    """JSON that has the captions of all of its pictures."""
 
 
 @dataclass(frozen=True)
@@ -222,11 +224,21 @@ def _subset(root: Path, subset: Subset, spec: TrainSpec, wrong: list[DataError])
         wrong.append(DataError(path, "is not a folder.", hint))
         return None
     masks = root / subset.mask_folder if subset.mask_folder else None
-    return replace(found, images=_images(found, own.caption_extension, own, wrong, masks))
+    listed = file = None
+    if subset.metadata_file:
+        file = root / subset.metadata_file
+        try:
+            listed = captionfile.from_metadata(file)
+        except (OSError, ValueError, RecursionError) as error:
+            wrong.append(DataError(file, f"cannot be read as captions ({error}).", "Name the JSON of a tagger."))
+            return None
+    images = _images(replace(found, captions=file), own.caption_extension, own, wrong, masks, listed)
+    return replace(found, images=images, captions=file)
 
 
 def _images(
-    folder: Folder, extension: str, spec: TrainSpec | None, wrong: list[DataError], masks: Path | None = None
+    folder: Folder, extension: str, spec: TrainSpec | None, wrong: list[DataError], masks: Path | None = None,
+    listed: Mapping[str, captionfile.Text] | None = None,
 ) -> tuple[ImageItem, ...]:  # fmt: skip
     path = folder.path
     files = sorted(path.iterdir())
@@ -242,7 +254,10 @@ def _images(
         if first != picture:
             wrong.append(DataError(picture, f"shares its caption with {first.name}.", "Rename one of the two."))
             continue
-        image = _tried(lambda: _image(picture, folder.concept, extension, beside, masks, spec), wrong)  # noqa: B023
+        if listed is None:
+            image = _tried(lambda: _image(picture, folder.concept, extension, beside, masks, spec), wrong)  # noqa: B023
+        else:
+            image = _tried(lambda: _of_list(picture, folder.captions, listed, masks), wrong)  # noqa: B023
         found += [image] if image is not None else []
     return tuple(found)
 
@@ -268,6 +283,16 @@ def _image(
     text = _default(path, concept, extension) if source is None else _read(source, spec)
     mask = _mask(path, masks) if masks is not None else None
     return ImageItem(path, width, height, text.text, source, mask, text.notes)
+
+
+def _of_list(
+    path: Path, source: Path | None, listed: Mapping[str, captionfile.Text], masks: Path | None
+) -> ImageItem:  # fmt: skip
+    width, height = _size(path)
+    text = listed.get(captionfile.folded(path.stem), captionfile.Text("")).text
+    if not text:
+        raise DataError(path, "has no caption in the JSON.", "Tag it, or move it out of the folder.")
+    return ImageItem(path, width, height, text, source, _mask(path, masks) if masks is not None else None)
 
 
 def _mask(path: Path, masks: Path) -> Path:

@@ -86,7 +86,6 @@ NO_EFFECT: dict[str, str] = {
     "save_n_epoch_ratio": "use save_every_n_epochs",
     "sample_every_n_epochs": _GRIDS, "sample_every_n_steps": _GRIDS, "sample_at_first": _GRIDS,
     "sample_prompts": _GRIDS, "sample_sampler": _GRIDS,
-    "dataset_repeats": "repeats are the number before the folder's name",
     "no_metadata": "metadata is what makes the file usable elsewhere",
     "dynamo_backend": "the step is compiled as the GPU needs it", "torch_compile": "the step is compiled as needed",
     "output_config": "nothing is written beside the model", "config_file": "this is the file",
@@ -115,8 +114,7 @@ NO_EFFECT: dict[str, str] = {
 
 _LATER = "it would change the result, and this version does not do it"
 REFUSED: dict[str, str] = {
-    "in_json": "captions are read from the files beside the pictures",
-    "metadata_file": "captions are read from the files beside the pictures",
+    "metadata_file": "it belongs into a [[datasets.subsets]]; beside train_data_dir the key is in_json",
     "dataset_class": "it runs code of its own",
     "debug_dataset": "`gpurent train --dry-run` shows the dataset",
     "resume": "a stopped run is resumed with `gpurent attach`; to go on from a LoRA file, use network_weights",
@@ -136,6 +134,8 @@ MEANING: dict[str, str] = {
     "zero_terminal_snr": "rescale the noise schedule so that the last step is pure noise; for v-prediction",
     "train_data_dir": "parent of the `<repeats>_<concept>` folders",
     "reg_data_dir": "likewise, of regularisation images: what the model shall not forget",
+    "in_json": "JSON with a caption, tags or both for each picture of `train_data_dir`, which then holds the pictures "
+    "themselves", "dataset_repeats": "with `in_json`: repeats",
     "dataset_config": "a dataset TOML with `[[datasets]]`, instead of the two keys above",
     "resolution": "training size, `512` or `\"512,768\"` (width, height); with buckets its area is the limit",
     "resize_interpolation": "how pictures are scaled; empty is `lanczos`",

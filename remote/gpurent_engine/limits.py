@@ -44,7 +44,7 @@ RANGES: dict[str, Range] = {
     "huber_c": Range(1e-9, 1e6), "huber_scale": Range(1e-9, 1e6), "prior_loss_weight": Range(0, 1e6),
     "min_timestep": Range(0, 999), "max_timestep": Range(1, 1000), "noise_offset": Range(0, 10),
     "adaptive_noise_scale": Range(-10, 10), "multires_noise_iterations": Range(0, 64),
-    "validation_split": Range(0, 0.9, "the rest would not be worth training on"),
+    "dataset_repeats": Range(1, 100_000), "validation_split": Range(0, 0.9, "the rest would not be worth training on"),
     "validation_seed": Range(0, 2**63 - 1), "validate_every_n_steps": Range(1), "validate_every_n_epochs": Range(1),
     "max_validation_steps": Range(1), "multires_noise_discount": Range(0, 1), "ip_noise_gamma": Range(0, 10),
 }  # fmt: skip
@@ -182,6 +182,9 @@ def doubts(spec: TrainSpec) -> list[tuple[str, str]]:
             )
         )
     held = spec.validation_split or any(dict(one.settings).get("validation_split") for one in spec.subsets)
+    if spec.dataset_repeats > 1 and not spec.in_json:
+        said = "dataset_repeats has no effect here: repeats are the number before the folder's name."
+        found.append(("dataset_repeats", said))
     idle = ("validation_seed", "validate_every_n_steps", "validate_every_n_epochs", "max_validation_steps")
     set_in_vain = [key for key in idle if getattr(spec, key) is not None and not held]
     return [*found, *((key, f"{key} has no effect here: validation_split is off.") for key in set_in_vain)]

@@ -57,6 +57,8 @@ class Subset:
     """Which ``[[datasets]]`` it belongs to; pictures of different ones are never in one batch."""
     mask_folder: str = ""
     """Masks of the same stems (``conditioning_data_dir``)."""
+    metadata_file: str = ""
+    """JSON with captions by picture, instead of files beside them."""
     settings: tuple[tuple[str, Any], ...] = ()
     """Fields of ``TrainSpec`` that are different here."""
 
@@ -72,6 +74,8 @@ class TrainSpec:
     zero_terminal_snr: bool = False
     train_data_dir: str = ""
     reg_data_dir: str = ""
+    in_json: str = ""
+    dataset_repeats: int = 1
     dataset_config: str = ""
     resolution: tuple[int, int] = (512, 512)
     resize_interpolation: str = ""

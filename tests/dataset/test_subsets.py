@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 from PIL import Image
-from tests.dataset.world import config, dataset
+from tests.dataset.world import config, dataset, picture
 
 from gpurent.dataset.find import find_job
 from gpurent.dataset.job import Job
@@ -124,3 +125,32 @@ def test_keys_without_effect_share_a_line(tmp_path: Path) -> None:
     (one,) = [warning for warning in warnings if "no effect" in warning]
     assert "4 keys" in one and "save_model_as, xformers, lowram, log_with" in one
     assert any("no trigger word is learnt" in warning for warning in warnings)
+
+
+def test_captions_may_stand_in_one_json(tmp_path: Path) -> None:
+    """As kohya's tagging tools write it, with whatever paths; the host reads the same, and a picture without an entry
+    is named."""
+    folder = tmp_path / "pictures"
+    for number in range(3):
+        picture(folder / f"a{number}.png", (64, 64), number * 40)
+    entries = {
+        "C:\\me\\pictures\\a0.png": {"caption": "a cat", "tags": "red, small"}, "/other/a1": {"tags": "red"},
+        "a2.png": {"caption": "a hat", "train_resolution": [64, 64]},
+    }  # fmt: skip
+    (tmp_path / "meta.json").write_text(json.dumps(entries), encoding="utf-8")
+    text = 'train_data_dir = "pictures"\nin_json = "meta.json"\ndataset_repeats = 4\nresolution = 64\n'
+    start = config(tmp_path, f'pretrained_model_name_or_path = "someone/model"\n{text}')
+    job = Job.from_config(start)
+    for file in job.upload_files():
+        (tmp_path / "host" / file.target).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file.source, tmp_path / "host" / file.target)
+    there = data.scan(tmp_path / "host" / "data", "", job.sent_spec)
+    for found in (job.dataset, there):
+        assert [one.caption for one in found.images] == ["a cat, red, small", "red", "a hat"]
+        assert found.repeats == (4, 4, 4)
+    picture(folder / "b.png", (64, 64), 200)
+    with pytest.raises(DatasetError, match=r"b\.png: has no caption in the JSON"):
+        Job.from_config(start)
+    (tmp_path / "meta.json").write_text("[]", encoding="utf-8")
+    with pytest.raises(DatasetError, match="cannot be read as captions"):
+        Job.from_config(start)

@@ -147,7 +147,7 @@ def test_no_field_of_the_guis_presets_is_unknown(key: str) -> None:
         ({"datasets": [{"subsets": [{"image_dir": "a", "num_repeats": "3"}]}]}, "num_repeats", "whole number"),
         ({"datasets": [{"subsets": [{"image_dir": "a", "is_reg": True}]}]}, "is_reg", "nothing to learn"),
         ({"datasets": [{"subsets": [{"image_dir": "a", "random_crop": True}]}]}, "random_crop", "not supported"),
-        ({"datasets": [{"subsets": [{"image_dir": "a", "metadata_file": "m"}]}]}, "metadata_file", "not supported"),
+        ({"datasets": [{"subsets": [{"image_dir": "a", "metadata_file": 3}]}]}, "metadata_file", "must be a string"),
         ({"datasets": [{"resolution": "wide", "subsets": [{"image_dir": "a"}]}]}, "resolution", "512,768"),
         ({"datasets": [{}]}, "datasets", "no [[datasets.subsets]]"),
         ({"general": {}}, "datasets", "at least one"),
@@ -163,10 +163,10 @@ def test_a_wrong_dataset_configuration_names_place_and_key(document: dict[str, A
 def test_all_errors_come_at_once_the_most_important_first() -> None:
     """A missing base, a mistyped key, a wrong type and a value out of range are told in one go."""
     with pytest.raises(SpecError) as caught:
-        parse_spec({"netwrok_dim": 8, "learning_rate": "1e-4", "clip_skip": 50, "in_json": "m.json", "xformers": True})
+        parse_spec({"netwrok_dim": 8, "learning_rate": "1e-4", "clip_skip": 50, "resume": "s", "xformers": True})
     found = [caught.value, *caught.value.others]
     assert [one.key for one in found] == [
-        "pretrained_model_name_or_path", "netwrok_dim", "learning_rate", "in_json", "clip_skip",
+        "pretrained_model_name_or_path", "netwrok_dim", "learning_rate", "resume", "clip_skip",
     ]  # fmt: skip
     assert found[1].suggestion == "network_dim"
 

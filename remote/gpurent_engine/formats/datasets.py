@@ -37,7 +37,7 @@ _FIELDS = frozenset((
     "validation_split", "validation_seed",
 ))  # fmt: skip
 """Fields of TrainSpec that may differ between subsets."""
-_OFF = ("color_aug", "face_crop_aug_range", "random_crop", "custom_attributes", "metadata_file")
+_OFF = ("color_aug", "face_crop_aug_range", "random_crop", "custom_attributes")
 """Refused while they are set."""
 FOLDER = re.compile(r"(\d+)_(.*)")
 
@@ -63,6 +63,10 @@ def resolve(spec: TrainSpec, here: Path) -> TrainSpec:
         except SpecError as error:
             raise SpecError("dataset_config", f"{path} {error.message}") from error
         return apply(spec, document, path.parent)
+    if spec.in_json and not spec.subsets:
+        folder, captions = (str(here / Path(one).expanduser()) for one in (spec.train_data_dir, spec.in_json))
+        name = Path(folder).name
+        return replace(spec, subsets=(Subset(folder, name, spec.dataset_repeats, metadata_file=captions),))
     if spec.reg_data_dir and not spec.subsets:
         found = [*_by_names(spec.train_data_dir, here, "train_data_dir", regular=False)]
         return replace(spec, subsets=(*found, *_by_names(spec.reg_data_dir, here, "reg_data_dir", regular=True)))
@@ -159,7 +163,7 @@ def _subset(
                 settings[name] = fresh
     _sane(spec, settings, where)
     base = here or Path()
-    masks = own.get("conditioning_data_dir", "")
+    masks, captions = (_typed(own, key, str, "", where) for key in ("conditioning_data_dir", "metadata_file"))
     repeats = _typed(merged, "num_repeats", int, 1, where)
     if repeats < 1:
         raise SpecError("num_repeats", f"in {where} must be at least 1.")
@@ -171,6 +175,7 @@ def _subset(
         regular=_typed(merged, "is_reg", bool, False, where),
         group=group,
         mask_folder=str(base / Path(masks).expanduser()) if masks else "",
+        metadata_file=str(base / Path(captions).expanduser()) if captions else "",
         settings=tuple(sorted(settings.items())),
     )
 

@@ -15,7 +15,8 @@ HEEDED = frozenset((
 """Keys that the fast step itself computes by, or that are looked at below."""
 OUTSIDE = frozenset((
     "pretrained_model_name_or_path", "vae", "v2", "v_parameterization", "zero_terminal_snr", "train_data_dir",
-    "reg_data_dir", "dataset_config", "resolution", "resize_interpolation", "train_batch_size", "enable_bucket",
+    "reg_data_dir", "dataset_config", "in_json",
+    "dataset_repeats", "resolution", "resize_interpolation", "train_batch_size", "enable_bucket",
     "min_bucket_reso", "max_bucket_reso", "bucket_reso_steps", "bucket_no_upscale", "flip_aug", "caption_extension",
     "caption_separator", "shuffle_caption", "keep_tokens", "keep_tokens_separator", "secondary_separator",
     "enable_wildcard", "caption_prefix", "caption_suffix", "caption_dropout_rate", "caption_dropout_every_n_epochs",

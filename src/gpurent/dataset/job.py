@@ -23,6 +23,7 @@ from gpurent_engine.step.heeded import unheeded
 Progressed = Callable[[int, int], None]
 LONGEST_SENT = 240
 """Bytes of a name."""
+CAPTIONS = ".captions.json"
 MASKS = ".masks"
 """End of the folder on the host that holds a subset's masks."""
 
@@ -120,10 +121,16 @@ class Job:
     def sent_spec(self) -> TrainSpec:
         """The training as the host reads it: with its own paths instead of this computer's."""
         subsets = tuple(
-            replace(one, folder=str(number), mask_folder=f"{number}{MASKS}" if one.mask_folder else "")
+            replace(
+                one,
+                folder=str(number),
+                mask_folder=f"{number}{MASKS}" if one.mask_folder else "",
+                metadata_file=f"{number}{CAPTIONS}" if one.metadata_file else "",
+            )
             for number, one in enumerate(self.spec.subsets)
         )
         empty = {"train_data_dir": "", "reg_data_dir": "", "dataset_config": "", "conditioning_data_dir": ""}
+        empty["in_json"] = ""
         name = self.base_model.name
         return replace(
             self.spec, subsets=subsets, output_dir="output", pretrained_model_name_or_path=name, **empty  # type: ignore[arg-type]
@@ -214,8 +221,11 @@ def data_sources(dataset: data.Dataset, spec: TrainSpec) -> list[Source]:
     for number, folder in enumerate(dataset.folders):
         bounds = pictures.bounds_of(dataset, folder)
         place = str(number) if spec.subsets else folder.name
+        if folder.captions is not None:
+            found.append(Source(folder.captions, f"data/{place}{CAPTIONS}", Bounds.around(folder.captions.parent)))
         for image in folder.images:
-            paths = (image.path,) if image.caption_path is None else (image.path, image.caption_path)
+            beside = image.caption_path if folder.captions is None else None
+            paths = (image.path,) if beside is None else (image.path, beside)
             found += [Source(path, f"data/{place}/{_sent_as(path, image.path)}", bounds) for path in paths]
             if image.mask_path is not None:
                 masks = Bounds.around(image.mask_path.parent)

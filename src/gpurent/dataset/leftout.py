@@ -42,7 +42,8 @@ class LeftOut:
 def left_out(dataset: Dataset) -> list[LeftOut]:
     """What beside the pictures and captions of a dataset is not used, system junk excepted."""
     used = {path for image in dataset.images for path in (image.path, image.caption_path, image.mask_path)}
-    folders = {one.path for one in dataset.folders} | {path.parent for path in used if path is not None}
+    masks = {image.mask_path.parent for image in dataset.images if image.mask_path is not None}
+    folders = {one.path for one in dataset.folders} | masks
     found: list[LeftOut] = []
     if dataset.by_name:
         found += [_above(path) for path in sorted(dataset.root.iterdir()) if not (path in folders or data.junk(path))]
