@@ -64,7 +64,7 @@ def _plain(seed: int, rng: random.Random) -> Schedule:
         aftermath=rng.choice(tuple(Aftermath)),
         delay_s=rng.choice((1.0, 60.0, 1000.0, 10_000.0)) * rng.uniform(0.5, 1.5),
         later_crashes=tuple(rng.randint(1, 60) for _ in range(rng.randint(1, 2))),
-        boot_s=rng.uniform(5, 200), shrinks=rng.random() < 0.4, follow_s=rng.choice((4.0, 15.0, 15.0)),
+        boot_s=rng.uniform(5, 200), shrinks=rng.random() < 0.4, follow_s=rng.choice((4.0, 15.0, 15.0)), poll_s=10.0,
         hold_minutes=rng.choice((None, None, 1.0, 5.0, 60.0)), unit_s=unit_s, minimum_s=minimum_s,
     )  # fmt: skip
 

@@ -82,6 +82,8 @@ class Schedule:
     """A job that will not fit is shortened."""
     follow_s: float = 15.0
     """Between two looks of a client at its training."""
+    poll_s: float = 5.0
+    """Between two looks at a machine that boots."""
     hold_minutes: float | None = None
     second: Second | None = None
     per_day: Usd | None = None

@@ -203,7 +203,7 @@ class World:
     def open(self, process: Process) -> Broker:
         """What a process of gpurent works with."""
         clock = MortalClock(process)
-        patience = Patience(poll_s=5, confirm_every_s=5, follow_s=self.schedule.follow_s)
+        patience = Patience(poll_s=self.schedule.poll_s, confirm_every_s=5, follow_s=self.schedule.follow_s)
         facts = Facts(self.schedule.unit_s, self.schedule.minimum_s, boot_s=60, play_money=True)
         return Broker(
             settings=Settings(
