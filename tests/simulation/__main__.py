@@ -38,7 +38,7 @@ def main() -> int:
     options = parser.parse_args()
     if options.seed is not None:
         return _one(options.seed, options.batch)
-    first = int(time.time()) if options.first is None else options.first
+    first = int(time.time() * 1000) if options.first is None else options.first  # the next campaign plays others
     console.print(f"first seed {first}: `--first {first}` plays the same lives again")
     if options.mutants or options.without:
         names = [options.without] if options.without else sorted(MUTANTS)
