@@ -27,9 +27,9 @@ SHRUNK = 5
 def main() -> int:
     """Parse, play, print; 1 when an invariant was broken or something was never tried."""
     parser = argparse.ArgumentParser(prog="python -m tests.simulation")
-    parser.add_argument("--lives", type=int, default=30_000)
+    parser.add_argument("--lives", type=_positive, default=30_000)
     parser.add_argument("--first", type=int, help="first seed; from the clock when left out, and printed")
-    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--processes", type=_positive, default=os.cpu_count() or 1)
     parser.add_argument("--seed", type=int, help="play this one life, tell its story, and reduce it if it breaks")
     parser.add_argument("--without", choices=sorted(MUTANTS), help="take one guarantee out; find a seed that shows it")
     parser.add_argument("--mutants", action="store_true", help="do that for every guarantee")
@@ -51,7 +51,7 @@ def main() -> int:
         def heard(so_far: Findings) -> None:
             nonlocal known
             for seed, violations in so_far.broken[known:]:
-                bar.console.print(f"seed {seed}: {'; '.join(violations)}", style="red", markup=False, soft_wrap=True)
+                bar.console.print(f"seed {seed}: {_told(violations)}", style="red", markup=False, soft_wrap=True)
             known = len(so_far.broken)
             bar.update(task, completed=so_far.lives)
             if not console.is_terminal and so_far.lives % 1000 == 0:
@@ -66,6 +66,17 @@ def main() -> int:
         f"{found.lives} lives in {seconds:.0f} s on {options.processes} processes: {found.lives / seconds:.0f}/s"
     )
     return status
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+    return int(text)
+
+
+def _told(violations: list[str]) -> str:
+    """Each once: what goes on is broken again and again."""
+    return "; ".join(dict.fromkeys(violations))
 
 
 def _one(seed: int, batch: int) -> int:
@@ -85,7 +96,7 @@ def _one(seed: int, batch: int) -> int:
 def _reduce(seed: int) -> None:
     with stage() as here:
         fewest = shrink(draw(seed), here.breaks)
-        said = "; ".join(here.play(fewest).violations)
+        said = _told(here.play(fewest).violations)
     console.print(f"seed {seed} breaks with no more than this: {said}", style="red", markup=False, soft_wrap=True)
     console.print(literal(fewest), markup=False, soft_wrap=True)
 
@@ -103,7 +114,7 @@ def _report(found: Findings, *, batch: bool) -> int:
     for fault, why in ELSEWHERE.items():
         console.print(f"not here: {fault.value}: {why}")
     for seed, violations in found.broken:
-        console.print(f"seed {seed}: {'; '.join(violations)}", style="red", markup=False)
+        console.print(f"seed {seed}: {_told(violations)}", style="red", markup=False)
     _explain("no life takes", possible()[1])
     pairs, apart = found.together
     console.print(f"{pairs - len(apart)} of {pairs} pairs of faults struck in the same life; never: {_named(apart)}")
@@ -140,9 +151,7 @@ def _mutants(names: list[str], first: int, lives: int, *, keeps: bool) -> int:
         known = [shown()[name]] if keeps and name in shown() else []
         found = play([*known, *range(first, first + lives)], name, stop_at_first=True)
         for seed, violations in found.broken:
-            console.print(
-                f"without {name}: seed {seed} after {found.lives} lives: {'; '.join(violations)}", markup=False
-            )
+            console.print(f"without {name}: seed {seed} after {found.lives} lives: {_told(violations)}", markup=False)
             if keeps:
                 keep({name: seed})
         if not found.broken:
