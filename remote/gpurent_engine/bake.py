@@ -33,7 +33,7 @@ def write(base: Path, loras: Sequence[tuple[Path, float]], out: Path, family: st
         ModelError: the base is no single file that is known.
         NotALora: a layer that the base does not have, or of another shape or kind.
     """
-    if base.suffix != ".safetensors" or not base.is_file():
+    if base.suffix.lower() != ".safetensors" or not base.is_file():
         raise ModelError(f"{base} is no single .safetensors file; a LoRA is baked into such a file only")
     try:
         with safe_open(base, framework="pt") as file:

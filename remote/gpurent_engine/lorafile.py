@@ -141,7 +141,7 @@ def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         NotALora: it is no safetensors file, or is damaged.
         OSError: it cannot be read.
     """
-    if path.suffix != ".safetensors":
+    if path.suffix.lower() != ".safetensors":
         raise NotALora(f"{path.name} is not a .safetensors file; a pickle (.pt, .ckpt) can run code and is not opened")
     try:
         with safe_open(path, framework="pt") as file:

@@ -217,6 +217,12 @@ def test_a_download_that_broke_off_is_found(tmp_path: Path) -> None:
     assert "damaged" in str(refused("model.safetensors", tmp_path))
 
 
+def test_a_suffix_in_capitals_is_the_same(tmp_path: Path) -> None:
+    """As cameras and some Windows programs write it."""
+    safetensors(tmp_path / "MODEL.SAFETENSORS", COMPLETE)
+    assert isinstance(resolve("MODEL.SAFETENSORS", tmp_path, CONFIG), LocalCheckpoint)
+
+
 @pytest.mark.parametrize("name", ["model.ckpt", "model.pt", "model.bin"])
 def test_a_pickle_is_refused(tmp_path: Path, name: str) -> None:
     """It could run code on the host."""

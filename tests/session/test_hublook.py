@@ -88,6 +88,14 @@ def test_without_an_answer_nothing_changes(hub: Hub, job: Job) -> None:
     assert hublook.look(local, Hubs(("http://127.0.0.1:9",))) is local
 
 
+def test_jobs_with_one_base_ask_once(hub: Hub, job: Job) -> None:
+    """A batch of variants looks its base up as one job does."""
+    hublook.look(job, Hubs((hub.url,)))
+    once = len(hub.requests)
+    assert all(found.workload.family == SDXL.name for found in hublook.look_all([job] * 3, Hubs((hub.url,))))
+    assert len(hub.requests) == 2 * once
+
+
 def test_a_host_that_is_refused_says_the_same() -> None:
     """Where the licence was withdrawn in between, say."""
     said = basemodel.failed(fetch.GATED, json.dumps("someone/model is gated or private"))

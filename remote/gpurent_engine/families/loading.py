@@ -71,7 +71,7 @@ def _from_folder(path: Path, dtype: torch.dtype, *, half: bool) -> Parts:
 
 
 def _from_file(path: Path, dtype: torch.dtype) -> Parts:
-    if path.suffix in (".ckpt", ".pt", ".bin"):
+    if path.suffix.lower() in (".ckpt", ".pt", ".bin"):
         raise NotTrainable("is a pickle, which can run code when it is loaded; convert it to .safetensors first")
     with _opened([path]) as tensors:
         shapes = {name: shape for name, (shape, _) in tensors.items()}
@@ -272,7 +272,7 @@ def _other_vae(path: Path, family: Family) -> Any:
         vae = _vae(detect.read_json(inside / "config.json"))
         _fill_from(vae, inside, torch.float32, half=False)
         return vae
-    if path.suffix != ".safetensors":
+    if path.suffix.lower() != ".safetensors":
         raise NotTrainable(f"cannot take the VAE {path.name}: it is not a .safetensors file")
     with _opened([path]) as tensors:
         shapes = {name: shape for name, (shape, _) in tensors.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,6 +21,8 @@ from gpurent.cli.train import Terminal
 from gpurent.dataset.batchfile import checked, wanted
 from gpurent.dataset.job import Job
 from gpurent.errors import UsageError
+from gpurent.jobs import hublook
+from gpurent.jobs.basemodel import Hubs
 from gpurent.jobs.batch import Batch, BatchQuote, JobResult
 from gpurent.jobs.interrupt import Stop
 from gpurent.jobs.options import BatchOptions, RunOptions
@@ -55,7 +58,7 @@ def run(options: Options) -> int:
                 "No budget was given.",
                 hint="Say what all jobs may cost together: `gpurent batch … --budget 10`, or `max` in gpurent.toml.",
             )
-        jobs = _read(options)
+        jobs = hublook.look_all(_read(options), Hubs.of(tuple(broker.settings.job.hubs), os.environ))
         need = options.need.over(broker.need)
         if not options.as_json:
             _describe(jobs)

@@ -10,7 +10,7 @@ from gpurent.settings import TEMPLATE
 from gpurent_engine.reference import OURS
 
 TRAINING = """\
-# kohya's keys; see docs/reference/training-config.md. Check it with: gpurent train --budget 10 --dry-run
+# kohya's keys; see docs/reference/training-config.md. Check it with: gpurent check
 
 [model]
 pretrained_model_name_or_path = "stable-diffusion-v1-5/stable-diffusion-v1-5"
@@ -58,14 +58,12 @@ def run(folder: Path, *, force: bool, source: Path | None = None, export: Path |
     for note in notes:
         output.console.print(f"not carried over: {note}", markup=False)
     if source is not None:
-        output.console.print("Next: look through training_config.toml, then `gpurent train --budget 10 --dry-run`.")
+        output.console.print("Next: look through training_config.toml, then `gpurent check`.")
         return 0
     output.console.print(
         "Where kohya's trainer has other defaults: " + "; ".join(f"{key} ({its} there)" for key, its in OURS.items())
     )
-    output.console.print(
-        "Next: put images into training_data/10_my_concept/, then `gpurent train --budget 10 --dry-run`."
-    )
+    output.console.print("Next: put images into training_data/10_my_concept/, then `gpurent check`.")
     return 0
 
 

@@ -125,10 +125,10 @@ def resolve(name: str, here: Path, config: Path, *, half: bool = True) -> BaseMo
         return _folder(path.absolute(), config, half)
     if path.is_file():
         return _file(path.absolute(), config)
-    local = name.startswith((".", "/", "~")) or path.suffix in CHECKPOINTS
+    local = name.startswith((".", "/", "~")) or path.suffix.lower() in CHECKPOINTS
     if _HUB_ID.fullmatch(name) and not local:
         return _hub(name, config, half)
-    if path.suffix in CHECKPOINTS and path.stem in BY_FILE:
+    if path.suffix.lower() in CHECKPOINTS and path.stem in BY_FILE:
         found = _hub(BY_FILE[path.stem], config, half)
         remark = f"{name} is not on this computer; the host downloads the same model, {found.name}, from the hub."
         return replace(found, remark=remark)
@@ -178,7 +178,7 @@ def _inside(bounds: Bounds, path: Path, config: Path) -> Path:
 
 
 def _file(path: Path, config: Path) -> LocalCheckpoint:
-    if path.suffix != ".safetensors":
+    if path.suffix.lower() != ".safetensors":
         hint = "Checkpoints that are pickles can run code when they are loaded; convert it to safetensors first."
         raise _wrong(config, f"{path.name} is not a .safetensors file.", hint)
     bounds = Bounds.around(path.parent)

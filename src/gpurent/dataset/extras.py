@@ -45,7 +45,7 @@ def named(spec: TrainSpec, here: Path, config: Path) -> tuple[TrainSpec, tuple[S
 
 
 def _source(key: str, path: Path, target: str, config: Path) -> Source:
-    if path.suffix != ".safetensors":
+    if path.suffix.lower() != ".safetensors":
         raise ConfigError(
             f"{config}: {key}: {path} is not a .safetensors file.",
             hint="Pickles (.pt, .ckpt) can run code when they are loaded; convert it to safetensors first.",

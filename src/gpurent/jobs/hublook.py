@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,17 @@ _HINTS = {
 }
 
 
-def look(job: Job, hubs: Hubs, within_s: float = WITHIN_S) -> Job:
+Answer = tuple[list[fetch.File], dict[str, bytes]]
+"""Files that would be loaded, and the content of small ones."""
+
+
+def look_all(jobs: Sequence[Job], hubs: Hubs) -> list[Job]:
+    """``look`` for several jobs; a base that several have is asked for once."""
+    known: dict[fetch.Order, Answer | None] = {}
+    return [look(job, hubs, known) for job in jobs]
+
+
+def look(job: Job, hubs: Hubs, known: dict[fetch.Order, Answer | None] | None = None) -> Job:
     """The job with what the hub says of its base, where that is one from a hub and a hub answers in time.
 
     Raises:
@@ -43,10 +53,13 @@ def look(job: Job, hubs: Hubs, within_s: float = WITHIN_S) -> Job:
     order = fetch.Order(
         model.name, Path(), revision(model.name) or "main", half_precision(job), hubs.endpoints, hubs.token
     )  # fmt: skip
-    try:
-        answer = Beside(lambda: _answer(order)).result(within_s)
-    except Overdue:
-        return job
+    known = {} if known is None else known
+    if order not in known:
+        try:
+            known[order] = Beside(lambda: _answer(order)).result(WITHIN_S)
+        except Overdue:
+            known[order] = None
+    answer = known[order]
     if answer is None:
         return job
     files, contents = answer
@@ -62,7 +75,7 @@ def look(job: Job, hubs: Hubs, within_s: float = WITHIN_S) -> Job:
     return replace(job, base_model=fresh, warnings=(*said, *kept))
 
 
-def _answer(order: fetch.Order) -> tuple[list[fetch.File], dict[str, bytes]] | None:
+def _answer(order: fetch.Order) -> Answer | None:
     """Of the first hub that has the model; None where none can be asked.
 
     Raises:
