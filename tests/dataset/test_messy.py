@@ -132,13 +132,11 @@ def passed_over(found: Survey, root: Path) -> list[Path]:
     assert found.dataset is not None
     used = {path for one in found.dataset.images for path in (one.path, one.caption_path)}
     told = {one.path for one in found.left_out}
-    errors = " ".join(str(one) for one in found.errors)
     return [
         path for path in below(root)
         if path not in used
         and not {path, *path.parents} & told
         and not any(data.junk(one) for one in (path, *path.parents))
-        and path.name not in errors
     ]  # fmt: skip
 
 

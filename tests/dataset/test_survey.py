@@ -63,6 +63,9 @@ def test_all_mistakes_of_configuration_base_and_dataset_are_told_at_once(tmp_pat
         assert words in told[at]
     assert "So are image001.png, image002.png, image003.png, image004.png, image005.png and 1 more." in told[4]
     assert "image007.txt: is empty." in told[5] and len(told) == 6
+    named = {one.path.name for one in found(tmp_path).left_out}
+    assert {f"image{number:03d}.png" for number in range(8)} <= named
+    assert "1 image left out, because its caption cannot be used: 10_sks_cat/image007.png." in said(tmp_path)
     with pytest.raises(ConfigError, match="6 things are wrong") as caught:
         found(tmp_path).result()
     assert [str(one) for one in caught.value.parts] == told

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,7 @@ PICTURES = {
 """Pictures in formats that are not read."""
 TEXTS = frozenset((".txt", ".caption", ".tags", ".cap"))
 LATENTS = frozenset((".npz",))
+AN_ERROR = "an error says why"
 MOST_LISTED = 10_000
 """Files below a folder that are counted."""
 
@@ -39,8 +40,14 @@ class LeftOut:
     """In a folder: pictures in it."""
 
 
-def left_out(dataset: Dataset) -> list[LeftOut]:
-    """What beside the pictures and captions of a dataset is not used, system junk excepted."""
+def left_out(dataset: Dataset, wrong: Collection[Path] = ()) -> list[LeftOut]:
+    """What beside the pictures and captions of a dataset is not used, system junk excepted.
+
+    Args:
+        dataset: as scanned.
+        wrong: files that errors name already.
+    """
+    bad = {(path.parent, captionfile.folded(path.stem)) for path in wrong}
     used = {path for image in dataset.images for path in (image.path, image.caption_path, image.mask_path)}
     masks = {image.mask_path.parent for image in dataset.images if image.mask_path is not None}
     folders = {one.path for one in dataset.folders} | masks
@@ -50,7 +57,15 @@ def left_out(dataset: Dataset) -> list[LeftOut]:
     for folder in sorted(folders):
         stems = {captionfile.folded(path.stem) for path in used if path is not None and path.parent == folder}
         for path in sorted(folder.iterdir()):
-            if path not in used and path not in folders and not data.junk(path):
+            if path in used or path in folders or data.junk(path):
+                continue
+            if path in wrong:
+                found.append(LeftOut(path, "file", AN_ERROR))
+            elif (folder, captionfile.folded(path.stem)) in bad and path.suffix.lower() in TEXTS:
+                found.append(LeftOut(path, "caption", "its picture cannot be used"))
+            elif (folder, captionfile.folded(path.stem)) in bad and path.suffix.lower() in data.SUFFIXES:
+                found.append(LeftOut(path, "image", "its caption cannot be used"))
+            else:
                 found.append(_in_folder(path, stems))
     return found
 
@@ -59,6 +74,8 @@ def told(found: Sequence[LeftOut]) -> list[str]:
     """One sentence for each reason."""
     groups: dict[tuple[str, str, str], list[str]] = {}
     for one in found:
+        if one.why == AN_ERROR:
+            continue
         name = f"{one.path.parent.name}/{one.path.name}"
         if one.pictures:
             name += f" ({counted(one.pictures, 'picture')})"

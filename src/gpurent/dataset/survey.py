@@ -106,6 +106,10 @@ class _Look:
         self.errors: list[UsageError] = []
         self.warnings: list[str] = []
         self.left_out: list[LeftOut] = []
+        self._wrong: set[Path] = set()
+        """Files that errors name."""
+        self._guessed = False
+        """Whether defaults stand in for values that are wrong."""
         self._on_checked = on_checked
 
     def tried(self, act: Callable[[], T]) -> T | None:
@@ -124,6 +128,7 @@ class _Look:
         """The training, its folders named where a dataset configuration names them."""
         read, wrong = configfile.try_spec(self.config, changes)
         self.errors += wrong
+        self._guessed = bool(wrong)
         if read is None:
             return None
         here = self.config.parent
@@ -163,7 +168,9 @@ class _Look:
             said = f"{root}: these names cannot be sent to another computer: {listed(names)}"
             self.errors.append(DatasetError(said, hint=hint))
         decoded = pictures.decode(found, self._on_checked)
-        self.errors += grouped([*wrong, *pictures.errors(decoded)])
+        wrong += pictures.errors(decoded)
+        self.errors += grouped(wrong)
+        self._wrong = {one.path for one in wrong}
         self.warnings += pictures.remarks(decoded)
         return found
 
@@ -190,7 +197,7 @@ class _Look:
         self, found: data.Dataset, spec: TrainSpec, placements: Sequence[Placement], counter: bpe.Counter
     ) -> None:
         """Remarks on captions, on what is left out and on sizes, before those on single pictures."""
-        self.left_out = leftout.left_out(found)
+        self.left_out = leftout.left_out(found, self._wrong)
         bare = [one.path.name for one in found.images if one.caption_path is None]
         said = []
         if bare:
@@ -198,7 +205,7 @@ class _Look:
             said.append(f"{count} without a caption: the folder's name is used for {listed(bare)}.")
         said += wording.remarks(found.folders, spec, counter)
         said += leftout.told(self.left_out)
-        self.warnings = [*said, *self.warnings, *_sizes(found, spec, placements)]
+        self.warnings = [*said, *self.warnings, *([] if self._guessed else _sizes(found, spec, placements))]
 
     def of_configuration(
         self, spec: TrainSpec, agreed: tuple[tuple[str, str], ...], model: base.BaseModel | None
