@@ -7,7 +7,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export HF_HUB_OFFLINE := 1
 # Tests start a thousand processes of the project; without their bytecode each would compile it again.
 unexport PYTHONDONTWRITEBYTECODE
-CHECKS := pyright mypy mypy-3.10 ruff format contracts pages
+CHECKS := pyright mypy mypy-3.10 mypy-windows ruff format contracts pages
 
 .PHONY: demo oldest test simulate fuzz lint docs bench wheel clean $(CHECKS:%=check-%)
 .DEFAULT_GOAL := help
@@ -20,7 +20,7 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "gpurent needs Python 3.11 or newer")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt torch
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[engine,sandbox,dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[engine,sandbox,heic,dev]'
 	@touch $@
 
 OLDEST := .venv-oldest
@@ -55,6 +55,8 @@ check-format:
 	$(BIN)/ruff format --check src providers remote tests tools bench
 check-mypy:
 	$(BIN)/mypy
+check-mypy-windows:
+	$(BIN)/mypy --platform win32 src/gpurent providers remote/gpurent_remote
 check-mypy-3.10:
 	$(BIN)/mypy --python-version 3.10 remote/gpurent_deadman
 check-pyright:

@@ -19,6 +19,7 @@ import signal
 import sys
 import threading
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from gpurent_engine.bench import options as bench_options
 from gpurent_engine.data import DataError
 from gpurent_engine.events import EventWriter
 from gpurent_engine.formats import datasets
+from gpurent_engine.pictures import HEIC_PACKAGE
 from gpurent_engine.reading import load_spec
 from gpurent_engine.spec import SpecError, TrainSpec
 from gpurent_engine.step.switches import PLAIN, Switches
@@ -38,6 +40,8 @@ LEAST: dict[str, tuple[int, ...]] = {
 """The oldest releases that the engine runs on. transformers 5.23 ignores a torch before 2.6."""
 LEAST_WITH_CUDA: dict[str, tuple[int, ...]] = {"bitsandbytes": (0, 45)}
 """What it asks for besides where torch is built for CUDA."""
+LEAST_ON_DEMAND: dict[str, tuple[int, ...]] = {HEIC_PACKAGE: (1, 0)}
+"""What only some datasets need."""
 OOM_REMEDY = (
     "Use a smaller train_batch_size, gradient_checkpointing = true, a lower resolution, or a GPU with more memory "
     "(--min-vram)."
@@ -77,6 +81,9 @@ def _parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser("doctor", help="say whether this machine can train")
     doctor.add_argument("--json", action="store_true")
     doctor.add_argument("--quick", action="store_true", help="only whether the packages are there; imports nothing")
+    doctor.add_argument(
+        "--also", action="append", default=[], choices=sorted(LEAST_ON_DEMAND), help="a package that this dataset needs"
+    )
     doctor.set_defaults(run=_doctor)
     loracli.add(commands)
     grid = commands.add_parser("grid", help="draw base and LoRA side by side")
@@ -195,9 +202,10 @@ def _diagnose(error: Exception) -> tuple[str, str, str]:
     return "internal", f"{type(error).__name__}: {error}", "The engine's log has the details."
 
 
-def _lacking() -> list[str]:
+def _lacking(also: Sequence[str] = ()) -> list[str]:
     """What is not installed, or only in an older version; imports nothing, which would take long."""
     least_of = LEAST if _without_cuda() else LEAST | LEAST_WITH_CUDA
+    least_of = least_of | {name: LEAST_ON_DEMAND[name] for name in also}
     wanted = {name: ".".join(map(str, least)) for name, least in least_of.items() if _version(name) < least}
     return [f"{name}>={least}" for name, least in wanted.items()]
 
@@ -225,7 +233,7 @@ def _numbers(version: str) -> tuple[int, ...]:
 def _doctor(options: argparse.Namespace) -> int:
     facts: dict[str, Any] = {"engine": __version__, "protocol": PROTOCOL, "python": platform.python_version()}
     if options.quick:
-        lacking = _lacking()
+        lacking = _lacking(options.also)
         print(f"not installed: {', '.join(lacking)}" if lacking else "all packages are there")
         return 1 if lacking else 0
     try:

@@ -9,15 +9,20 @@ from __future__ import annotations
 import io
 import warnings
 from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from PIL import Image as Images
 
+HEIC = frozenset((".heic", ".heif"))
+HEIC_PACKAGE = "pillow-heif"
+"""What reads HEIC, as phones write it; Pillow itself does not. A dataset without such files does not need it."""
 SUFFIXES = frozenset((
     ".png", ".jpg", ".jpeg", ".jfif", ".jpe", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif",
-))  # fmt: skip
+)) | (HEIC if find_spec("pillow_heif") else frozenset())  # fmt: skip
 MOST_PIXELS = 400_000_000
 """Of one picture; 400 megapixels take 1.2 GB of memory when they are decoded."""
 WHITE_16 = 65535
@@ -115,6 +120,7 @@ def _opened(source: Path | IO[bytes]) -> Any:
     # It warns of odd EXIF entries on stderr, which names no file; what they say is not used. What is used, and cannot
     # be decoded, is an error.
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+    _with_heic()
     try:
         picture = Image.open(source)
     except _errors() as error:
@@ -126,12 +132,21 @@ def _opened(source: Path | IO[bytes]) -> Any:
     return picture
 
 
+@cache
+def _with_heic() -> None:
+    """Let Pillow read HEIC, where the package for it is installed. It turns such pictures upright by itself."""
+    if find_spec("pillow_heif"):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+
+
 def _errors() -> tuple[type[Exception], ...]:
     from PIL import Image, UnidentifiedImageError
 
     return (
         UnidentifiedImageError, OSError, ValueError, SyntaxError, EOFError, KeyError, IndexError, TypeError,
-        MemoryError, Image.DecompressionBombError, Image.DecompressionBombWarning,
+        RuntimeError, MemoryError, Image.DecompressionBombError, Image.DecompressionBombWarning,
     )  # fmt: skip
 
 

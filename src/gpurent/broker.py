@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -63,6 +63,7 @@ from gpurent.jobs.progress import Notice, Progress
 from gpurent.jobs.rental import LaunchOrder, Rentals
 from gpurent.jobs.replan import Asker, Nobody
 from gpurent.jobs.session import Outcome
+from gpurent.jobs.signals import pressed_in_a_program
 from gpurent.jobs.teardown import Teardown, longer
 from gpurent.jobs.waits import OFFERS_S, STATEMENT_S
 from gpurent.jobs.watch import Halt, Tell
@@ -296,7 +297,8 @@ class Broker:
             options: everything else that may be said about the run.
             consent: asked once, before any money; without it the call itself is the consent.
             tell: hears everything that happens.
-            interrupt: how a user's wish to stop arrives.
+            interrupt: how a user's wish to stop arrives; without it, by Ctrl-C in the main thread of a program that has
+                no handler of its own. Once saves, collects and returns with ``stopped``, twice destroys at once.
             asker: puts the question of ``on_overrun="ask"``; without one the answer is no.
 
         Raises:
@@ -418,9 +420,16 @@ class Broker:
             clock_offset=self.clock_offset(),
         )  # fmt: skip
         self._rouse()
-        conductor = self._conductor(run_id, tell, interrupt or Interrupt(), asker)
         hours = self.settings.budget.max_hours if options.max_hours is None else options.max_hours
-        return run_id, conductor.train(work, rows, order, hours)
+        with self._heeding(interrupt) as wish:
+            return run_id, self._conductor(run_id, tell, wish, asker).train(work, rows, order, hours)
+
+    @contextmanager
+    def _heeding(self, given: Interrupt | None) -> Iterator[Interrupt]:
+        """How a user's wish to stop arrives: as the caller says, else by Ctrl-C, which saves and collects first."""
+        wish = given or Interrupt(self.clock if isinstance(self.clock, SystemClock) else None)
+        with nullcontext() if given is not None else pressed_in_a_program(wish):
+            yield wish
 
     def _order(self, disk_gb: int, options: RunOptions = PLAIN) -> LaunchOrder:
         hold = self.settings.budget.hold_minutes if options.hold_minutes is None else options.hold_minutes
@@ -513,9 +522,9 @@ class Broker:
             state = "is over" if not run.open_rentals else "had not begun to train"
             raise UsageError(f"run {run_id} {state}; there is nothing to attach to", hint="`gpurent reap` cleans up.")
         self._require_account(rental)
-        conductor = self._conductor(run_id, tell, interrupt or Interrupt())
         order = self._order(rental.disk_gb).as_kept(run.config)
-        return self._result(run_id, conductor.take_over(rental, order))
+        with self._heeding(interrupt) as wish:
+            return self._result(run_id, self._conductor(run_id, tell, wish).take_over(rental, order))
 
     def _require_account(self, rental: Rental) -> None:
         """Refuse to look for a rental with the key of an account that did not make it: its machine would seem gone."""

@@ -31,8 +31,8 @@ def pictures(tmp_path: Path) -> Path:
 def test_files_that_are_left_out_are_named_with_the_reason(tmp_path: Path, pictures: Path) -> None:
     """Formats that are not read, hidden files, captions without a picture, folders in folders, anything else."""
     for name in (
-        "cat.HEIC",
-        "dog.heic",
+        "cat.JXL",
+        "dog.jxl",
         "old.psd",
         "._image000.png",
         "lonely.txt",
@@ -48,7 +48,7 @@ def test_files_that_are_left_out_are_named_with_the_reason(tmp_path: Path, pictu
     (pictures.parent / "__MACOSX").mkdir()
     said = "\n".join(job(tmp_path).warnings)
     for words in (
-        "2 images left out, because HEIC is not read: 10_sks_cat/cat.HEIC, 10_sks_cat/dog.heic. Convert to PNG or JPEG",
+        "2 images left out, because JPEG XL is not read: 10_sks_cat/cat.JXL, 10_sks_cat/dog.jxl. Convert",
         "1 image left out, because Photoshop is not read: 10_sks_cat/old.psd.",
         "1 hidden file left out, because its name begins with a dot: 10_sks_cat/.hidden.png.",
         "1 caption left out, because .tags is not looked for: 10_sks_cat/image001.tags. Set caption_extension",

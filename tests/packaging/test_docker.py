@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
+
+import pytest
+from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 from gpurent.model import capabilities_of, cuda_of
 from gpurent.settings import DEFAULT_IMAGE
+from gpurent_engine.__main__ import LEAST, LEAST_ON_DEMAND, LEAST_WITH_CUDA
 
 
 def instructions(repository: Path) -> list[tuple[str, str]]:
@@ -35,6 +43,33 @@ def test_it_installs_what_a_host_installs_and_as_a_host_does(repository: Path) -
     assert copied == ["remote/gpurent_engine/requirements.lock /tmp/requirements.lock"]
     lock = (repository / "remote/gpurent_engine/requirements.lock").read_text(encoding="utf-8")
     assert not re.search(r"^(torch|triton|nvidia-)", lock, re.MULTILINE)
+
+
+def test_a_linter_has_nothing_against_it(repository: Path) -> None:
+    """hadolint, with every rule; what is allowed all the same is allowed where it stands, with the reason."""
+    program = shutil.which("hadolint", path=Path(sys.executable).parent)
+    if program is None:
+        pytest.skip("its wheels are for Linux on x86-64")
+    ended = subprocess.run(
+        [program, "--failure-threshold", "style", "--no-color", "docker/Dockerfile"], cwd=repository,
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert (ended.returncode, ended.stdout) == (0, "")
+
+
+def test_what_it_installs_is_what_the_engine_asks_for(repository: Path) -> None:
+    """Every package that ``doctor`` looks for is in the lock or the base image, and new enough there."""
+    lock = (repository / "remote/gpurent_engine/requirements.lock").read_text(encoding="utf-8")
+    pinned: dict[str, list[str]] = {}
+    for name, version in re.findall(r"^([\w.-]+)==(\S+) ;", lock, re.MULTILINE):
+        pinned.setdefault(canonicalize_name(name), []).append(version)
+    torch = re.search(r":(\d+\.\d+\.\d+)-", DEFAULT_IMAGE)
+    assert torch is not None
+    pinned["torch"] = [torch[1]]
+    for name, least in (LEAST | LEAST_WITH_CUDA | LEAST_ON_DEMAND).items():
+        assert name in pinned, f"{name} is not in the image"
+        for version in pinned[name]:
+            assert Version(version).release >= least, f"{name} {version}"
 
 
 def test_it_leaves_no_key_and_no_cache(repository: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from gpurent.cli import exits, lora
+from gpurent.cli import exits, lora, streams
 from gpurent.money import ZERO, Usd
 
 _EXIT_STATUS = "\n\n".join(f"{code}  {meaning}" for code, meaning in exits.CODES)
@@ -569,6 +569,7 @@ def watchdog_tend(run_id: Annotated[str, typer.Argument()], folder: Annotated[Pa
 
 def main() -> None:
     """Entry point: parse, run, exit."""
+    streams.forgive()
     app()
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
-import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,8 +14,10 @@ from gpurent.cli import consoles, output
 from gpurent.cli.live import JsonView, LiveView
 from gpurent.clock import SystemClock
 from gpurent.errors import GpurentError
+from gpurent.jobs import signals
 from gpurent.jobs.interrupt import Interrupt, Stop
 from gpurent.jobs.progress import Progress
+from gpurent.jobs.signals import say
 from gpurent.jobs.watch import Tell
 from gpurent.plan.quote import QuoteRow
 from gpurent.tasks import STEP_S, Overdue
@@ -25,13 +25,6 @@ from gpurent.tasks import STEP_S, Overdue
 T = TypeVar("T")
 Q = TypeVar("Q")
 """A quote for a job, or for a batch."""
-_WORDS = {
-    Stop.ORDERLY: "Stopping: saving, collecting, destroying. Ctrl-C again destroys at once.",
-    Stop.NOW: "Destroying at once. Ctrl-C again leaves the rental to its guards.",
-    Stop.LEAVE: "Leaving the rental as it is.",
-}
-
-
 LEAVE_S = 1.2
 """What a command has to end in order after the user's wish to leave."""
 TELL_S = 0.3
@@ -72,24 +65,11 @@ def heeded(interrupt: Interrupt, broker: Broker, *, leaves: bool = False) -> Ite
     """
     over = threading.Event()
     threading.Thread(target=_see_off, args=(interrupt, broker, over), daemon=True).start()
-
-    def pressed(number: int, _frame: object) -> None:
-        level = Stop.ORDERLY if number == signal.SIGHUP else interrupt.press()
-        level = Stop.LEAVE if leaves else level
-        interrupt.request(level)
-        _say(_WORDS[level])
-
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    former = {number: signal.getsignal(number) for number in numbers}
-    heard = [number for number, handler in former.items() if handler is not signal.SIG_IGN]
-    for number in heard:
-        signal.signal(number, pressed)
     try:
-        yield
+        with signals.heeded(interrupt, leaves=leaves, gone=consoles.silence):
+            yield
     finally:
         over.set()
-        for number in heard:
-            signal.signal(number, former[number])
 
 
 def _see_off(interrupt: Interrupt, broker: Broker, over: threading.Event) -> None:
@@ -106,24 +86,10 @@ def _see_off(interrupt: Interrupt, broker: Broker, over: threading.Event) -> Non
     try:
         refs = broker.clock.begin(broker.still_open).result(TELL_S)
     except (GpurentError, Overdue):
-        _say("The ledger does not answer.")
+        say("The ledger does not answer.", consoles.silence)
     runs = "".join(f"  may still run: {ref}\r\n" for ref in refs)
-    _say(f"{runs}`gpurent status` shows what runs, `gpurent reap` ends it.")
+    say(f"{runs}`gpurent status` shows what runs, `gpurent reap` ends it.", consoles.silence)
     os._exit(5)
-
-
-def _say(text: str) -> None:
-    """Say it from inside a signal handler, where Python's buffers may be in the middle of something.
-
-    A terminal that was stopped, or a pipe that nobody reads, takes nothing just now and is not waited for.
-    """
-    poll = select.poll()
-    poll.register(2, select.POLLOUT)
-    try:
-        if poll.poll(0):
-            os.write(2, f"\r\n{text}\r\n".encode())
-    except OSError:
-        consoles.silence()  # the terminal is gone
 
 
 @dataclass

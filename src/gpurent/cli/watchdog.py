@@ -13,13 +13,15 @@ from gpurent.cli.common import in_doubt, open_broker
 from gpurent.clock import SystemClock
 from gpurent.jobs import tending
 from gpurent.jobs.detached import guarding
+from gpurent.jobs.signals import HANGUP
 from gpurent.settings import state_dir
 from gpurent.watchdog import Watchdog, tend, with_settings
 
 
 def run() -> int:
     """Guard in the foreground; a terminal that closes does not end it."""
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    if HANGUP is not None:
+        signal.signal(HANGUP, signal.SIG_IGN)
     home = state_dir()
     if not Watchdog(home, open_broker, SystemClock(), partial(tending.Process, home)).run():
         output.notes.print("Another watchdog guards this computer's rentals.")

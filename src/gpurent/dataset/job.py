@@ -17,6 +17,7 @@ from gpurent.model import Workload
 from gpurent.spi import LocalFile
 from gpurent_engine import buckets, data, networkargs, validation
 from gpurent_engine.families import SDXL
+from gpurent_engine.pictures import HEIC, HEIC_PACKAGE
 from gpurent_engine.spec import TrainSpec
 from gpurent_engine.step.heeded import unheeded
 
@@ -95,6 +96,12 @@ class Job:
     def data_dir(self) -> Path:
         """The parent of the ``<repeats>_<concept>`` folders."""
         return self.dataset.root
+
+    @property
+    def packages(self) -> frozenset[str]:
+        """What its pictures need on a host besides the engine's own packages."""
+        phones = any(image.path.suffix.lower() in HEIC for image in self.dataset.images)
+        return frozenset((HEIC_PACKAGE,)) if phones else frozenset()
 
     @property
     def base_target(self) -> str | None:

@@ -12,14 +12,16 @@ from gpurent.words import counted
 from gpurent_engine import captionfile, data
 from gpurent_engine.data import Dataset
 from gpurent_engine.filenames import meant
+from gpurent_engine.pictures import HEIC
 
 PICTURES = {
-    ".heic": "HEIC", ".heif": "HEIC", ".jxl": "JPEG XL", ".psd": "Photoshop", ".svg": "SVG",
+    ".jxl": "JPEG XL", ".psd": "Photoshop", ".svg": "SVG",
     ".dng": "raw", ".cr2": "raw", ".cr3": "raw", ".nef": "raw", ".arw": "raw", ".orf": "raw", ".rw2": "raw",
     ".ico": "ICO", ".tga": "TGA", ".jp2": "JPEG 2000", ".exr": "OpenEXR", ".hdr": "Radiance", ".mp4": "video",
     ".mov": "video", ".webm": "video",
 }  # fmt: skip
 """Pictures in formats that are not read."""
+HEIC_REMEDY = "`pip install 'gpurent[heic]'` adds it; or convert to PNG or JPEG."
 TEXTS = frozenset((".txt", ".caption", ".tags", ".cap"))
 LATENTS = frozenset((".npz",))
 AN_ERROR = "an error says why"
@@ -102,6 +104,8 @@ def _in_folder(path: Path, stems: set[str]) -> LeftOut:
         return LeftOut(path, "folder", why, pictures=_pictures_below(path))
     if path.name.startswith("."):
         return LeftOut(path, "hidden file", "its name begins with a dot")
+    if suffix in HEIC and suffix not in data.SUFFIXES:
+        return LeftOut(path, "image", "HEIC is read with pillow-heif only", HEIC_REMEDY)
     if suffix in PICTURES:
         return LeftOut(path, "image", f"{PICTURES[suffix]} is not read", "Convert to PNG or JPEG to use.")
     if suffix in data.SUFFIXES:

@@ -21,6 +21,11 @@ HANG_S = 180.0
 """A watchdog that has taken no turn for so long hangs: a turn comes every ten seconds, and none waits for a host."""
 END_S = 5.0
 """For a process that was killed to be gone."""
+if sys.platform == "win32":
+    APART = subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.DETACHED_PROCESS
+else:
+    APART = 0
+"""What lets a process outlive a console of Windows; elsewhere a session of its own does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,12 +111,21 @@ class Rouser:
 
     def _end(self, pid: int) -> None:
         """SIGKILL: it may be stopped. Its workers end with it, and the next one takes over what it guarded."""
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+        _kill(pid)
         until = self.clock.monotonic() + END_S
         while guarding(self.home) is not None and self.clock.monotonic() < until:
             self.clock.sleep(0.1)
         (self.home / STATE).unlink(missing_ok=True)  # what it said is not to be taken for its successor's words
+
+
+def _kill(pid: int) -> None:
+    """End a process at once; one that is gone already is none."""
+    if sys.platform == "win32":  # any signal ends a process there, and a number that nobody has is a wrong argument
+        with suppress(OSError):
+            os.kill(pid, signal.SIGTERM)
+    else:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def _start(home: Path) -> subprocess.Popen[bytes]:
@@ -121,6 +135,6 @@ def _start(home: Path) -> subprocess.Popen[bytes]:
     with (home / LOG).open("ab") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "gpurent.cli.app", "watchdog", "run"],
-            stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+            stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, creationflags=APART,
             env={**os.environ, "GPURENT_STATE_DIR": str(home)}, cwd=home,
         )  # fmt: skip

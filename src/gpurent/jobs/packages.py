@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import posixpath
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from gpurent.errors import HostUnfit
 from gpurent.spi import Host, Runtime
@@ -49,9 +49,11 @@ NO_PIP = 91
 """Exit status of the script where there is none."""
 
 
-def check(engine: str, runtime: Runtime) -> str:
-    """A command that succeeds if nothing is lacking, and else names what is."""
-    return f"PYTHONPATH={shlex.quote(engine)} {shlex.quote(runtime.python)} -m gpurent_engine doctor --quick"
+def check(engine: str, runtime: Runtime, also: Collection[str] = ()) -> str:
+    """A command that succeeds if nothing is lacking, and else names what is; ``also`` is what a dataset needs."""
+    words = [runtime.python, "-m", "gpurent_engine", "doctor", "--quick"]
+    words += [word for name in sorted(also) for word in ("--also", name)]
+    return f"PYTHONPATH={shlex.quote(engine)} {shlex.join(words)}"
 
 
 def install(engine: str, runtime: Runtime) -> str:
@@ -85,31 +87,38 @@ def unfit(status: int, said: str) -> HostUnfit:
     return HostUnfit("packages", f"the engine's packages could not be installed; the machine says {tail}")
 
 
-def lacking(host: Host, engine: str, runtime: Runtime) -> bool:
+def lacking(host: Host, engine: str, runtime: Runtime, also: Collection[str] = ()) -> bool:
     """Whether a package is missing or too old."""
-    return host.run(check(engine, runtime), timeout=CHECK_S).status != 0
+    return host.run(check(engine, runtime, also), timeout=CHECK_S).status != 0
 
 
-def prepare(host: Host, engine: str, run: Callable[[str], tuple[int, str]], announce: Callable[[], None]) -> bool:
+def prepare(
+    host: Host,
+    engine: str,
+    run: Callable[[str], tuple[int, str]],
+    announce: Callable[[], None],
+    also: Collection[str] = (),
+) -> bool:
     """See that the host can run the engine, installing what its image lacks; True if anything was installed.
 
     Args:
         engine: folder of the engine, absolute.
         run: runs a script detached, minding what is to be minded; its status and last words.
         announce: told before an installation.
+        also: packages that the dataset needs.
 
     Raises:
         HostUnfit: a package is lacking and cannot be installed.
     """
     runtime = host.runtime()
-    if not lacking(host, engine, runtime):
+    if not lacking(host, engine, runtime, also):
         return False
     announce()
     status, said = run(install(engine, runtime))
     if status != 0:
         raise unfit(status, said)
     runtime = host.runtime(again=True)
-    ended = host.run(check(engine, runtime), timeout=CHECK_S)
+    ended = host.run(check(engine, runtime, also), timeout=CHECK_S)
     if ended.status != 0:
         why = f"the engine's packages were installed and are not found; the machine says {quoted(ended.stdout)}"
         raise HostUnfit("packages", why, image=True)

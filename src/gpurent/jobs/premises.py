@@ -20,7 +20,11 @@ class Premises:
     traffic: Traffic = field(default_factory=Traffic)
     sent: set[str] = field(default_factory=set)
     """Folders of ``dataset.content`` that are complete there."""
-    equipped: bool = False
-    """The engine's packages are there."""
+    packages: frozenset[str] | None = None
+    """The engine's packages are there, and these that some datasets need; None: nobody has looked yet."""
     bases: set[str] = field(default_factory=set)
     """Base models that it has downloaded."""
+
+    def equipped(self, also: frozenset[str]) -> bool:
+        """Whether the engine's packages are there, and those that a dataset needs besides."""
+        return self.packages is not None and also <= self.packages

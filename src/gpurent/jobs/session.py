@@ -153,7 +153,7 @@ class Session:
             CommandFailed: Python or a package is missing and cannot be installed.
         """
         self.tell(StageStarted(Stage.PREPARE, "checking the host's environment"))
-        self._environment(engine)
+        self._environment(engine, job.packages)
         self._mind()
         self._base_model(job)
         self.host.put_bytes(json.dumps(self._order(job)).encode(), f"{self.folder}/job.json")
@@ -183,7 +183,7 @@ class Session:
     def _begin_beside(self, job: Job, engine: str) -> None:
         """Have the host install packages and download the base model while it is sent the dataset."""
         runtime = self.host.runtime()
-        if not self.premises.equipped and packages.lacking(self.host, engine, runtime):
+        if not self.premises.equipped(job.packages) and packages.lacking(self.host, engine, runtime, job.packages):
             self.host.start_job(f"{self.job_id}-install", ["sh", "-c", packages.install(engine, runtime)], {})
         if job.base_target is None and self._downloaded(job) not in self.premises.bases:
             self._start_download(job, engine)
@@ -214,8 +214,8 @@ class Session:
         self.premises.bases.add(self._downloaded(job))
         self.home.traffic.bytes_in += job.workload.base_download_bytes  # the host pulled it by itself
 
-    def _environment(self, engine: str) -> None:
-        if self.premises.equipped:
+    def _environment(self, engine: str, also: frozenset[str] = frozenset()) -> None:
+        if self.premises.equipped(also):
             return
 
         def announce() -> None:
@@ -224,9 +224,9 @@ class Session:
         def run(script: str) -> tuple[int, str]:
             return self._detached(f"{self.job_id}-install", script)
 
-        if packages.prepare(self.host, self._absolute(engine), run, announce):
+        if packages.prepare(self.host, self._absolute(engine), run, announce, also):
             self.home.traffic.bytes_in += ENVIRONMENT_BYTES
-        self.premises.equipped = True
+        self.premises.packages = (self.premises.packages or frozenset()) | also
 
     def _detached(self, job_id: str, command: str) -> tuple[int, str]:
         """Run what may take minutes; its status and last words."""

@@ -100,5 +100,6 @@ class Door:
         for text in wrong:
             note_violation(request.scope, text)
         if wrong:
-            raise Problem(400, "invalid_args", "; ".join(wrong))
+            code = "invalid_price" if wrong[0].startswith("price:") else "invalid_args"
+            raise Problem(400, code, "; ".join(wrong))
         return value

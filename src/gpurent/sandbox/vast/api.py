@@ -40,6 +40,7 @@ def build(context: Context) -> ASGIApp:
         ("PUT", "/api/v0/search/asks/", search.new_search),
         ("GET", "/api/v0/gpu_names/unique/", search.gpu_names),
         ("PUT", "/api/v0/asks/{ask:int}/", search.create),
+        ("PUT", "/api/v0/asks/{ask:int}", search.create),
         ("PUT", "/api/v0/launch_instance/", search.launch),
         ("GET", "/api/v1/instances/", rented.listing),
         ("GET", "/api/v0/instances/", rented.old_listing),

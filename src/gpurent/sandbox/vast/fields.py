@@ -11,6 +11,8 @@ from typing import Any
 
 from jsonschema import Draft202012Validator
 
+from gpurent.sandbox.vast import ports
+
 Schema = Mapping[str, Any]
 
 ARGS_LIMIT = 16_384
@@ -143,6 +145,8 @@ def judge_order(body: Mapping[str, Any]) -> tuple[list[str], list[str]]:
         return ["this sandbox has no virtual machines or volumes"], []
     if sum(len(key) + len(value) for key, value in (body.get("env") or {}).items()) > 32_768:
         return ["env is longer than 32768 characters"], []
+    if (text := ports.wrong(body.get("env") or {})) is not None:
+        return [text], []
     length = sum(map(len, (*(body.get("args") or ()), body.get("args_str") or "", body.get("onstart") or "")))
     if length > ARGS_LIMIT:
         return ["error 400/3471: Invalid args: len(image) > 1024, or len(args) > 16384, or len(label) > 256"], []

@@ -12,6 +12,8 @@ from gpurent.money import Usd
 from gpurent.sandbox.held import OUTBID, Held, Order, State
 from gpurent.sandbox.vast import offers
 from gpurent.sandbox.vast.offers import Ask
+from gpurent.sandbox.vast.ports import Mapped, mapped, variables
+from gpurent.sandbox.vast.ports import shown as listed
 
 API = "vast"
 STOPPED = "stopped by its owner"
@@ -79,6 +81,7 @@ def injected(held: Held, keys: Sequence[str]) -> dict[str, str]:
         "GPU_COUNT": str(held.gpu_count),
         "DATA_DIRECTORY": "/workspace",
         "SSH_PUBLIC_KEY": "\n".join(keys),
+        **variables(mapped(held.order.shown["env"], number(held))),
     }
 
 
@@ -191,9 +194,11 @@ def _address(held: Held, ask: Ask, *, running: bool, ports: bool) -> dict[str, A
         "direct_port_end": -1,
     }
     if running:
-        direct = known and ports and held.order.shown["direct"] and held.port is not None
-        both = [{"HostIp": address, "HostPort": str(held.port)} for address in ("0.0.0.0", "::")]  # noqa: S104
-        shown["ports"] = {"22/tcp": both} if direct else {}
+        direct = known and ports and held.order.shown["direct"]
+        reachable = known and ports and offers.hardware(ask)["direct_port_count"]
+        opened = mapped(held.order.shown["env"], number(held)) if reachable else []
+        ssh = [Mapped(22, 22, held.port, "tcp")] if direct and held.port is not None else []
+        shown["ports"] = listed([*ssh, *opened])
     return shown
 
 

@@ -64,7 +64,7 @@ class Limit:
 
 _ID = r"/api/v0/instances/\d+/"
 LIMITS = (
-    Limit("PUT", r"/api/v0/asks/\d+/", 4.5, penalty_s=12.0),
+    Limit("PUT", r"/api/v0/asks/\d+/?", 4.5, penalty_s=12.0),
     Limit("PUT", r"/api/v0/launch_instance/", 5.0),
     Limit("DELETE", _ID, 3.0),
     Limit("GET", _ID, 2.0),
