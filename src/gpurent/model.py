@@ -255,8 +255,7 @@ class Fuse:
     after_s: int
     """From the start of the switch; no later order goes beyond it."""
     at: int
-    """Unix second of the same moment by the service's time: the switch starts later than the bill. Wrong if the host's
-    clock is."""
+    """Unix second of the same moment: the switch starts later than the bill. Wrong if the host's clock is, or ours."""
     first_s: int
     """As ``after_s``, until a client has proven it and set it; where the clock is right it counts from creation too."""
     hold_s: int

@@ -17,12 +17,10 @@ from tests.budget.world import Place, intend, listed, opened
 from gpurent import Broker
 from gpurent.budget.clocks import APART_S, OtherClock, compared, wrong_clock
 from gpurent.budget.events import Kind
-from gpurent.budget.guard import Deadlines
 from gpurent.budget.reaper import Destroy, Leave, reconcile
 from gpurent.clock import ManualClock
-from gpurent.jobs.deadman import fuse
 from gpurent.jobs.progress import Notice, Progress
-from gpurent.model import Launch, Need, SelfDestruct
+from gpurent.model import Launch, Need
 from gpurent.money import Usd
 from gpurent.offset import Offset, measured
 from gpurent.registry import Opened
@@ -30,9 +28,7 @@ from gpurent.sandbox.faults import Fault
 from gpurent.sandbox.server import Sandbox
 from gpurent.settings import Settings
 from gpurent.spi import Facts
-from gpurent_deadman import deadman
 from gpurent_providers.sandbox.provider import SandboxProvider
-from gpurent_remote.startup import arguments
 
 HOUR = 3600.0
 moments = st.floats(1_700_000_000, 1_900_000_000)
@@ -202,13 +198,3 @@ def test_the_clock_of_a_shared_database_counts_where_no_service_tells_the_time(p
     clock = ManualClock()
     offset = place.open(clock).clock_offset()
     assert offset is None if place.url.startswith("sqlite") else offset is not None and offset < -1e6
-
-
-@pytest.mark.parametrize("behind_s", [0.0, 90.0, 2 * HOUR])
-def test_a_computer_whose_clock_is_behind_rents_machines_that_live_as_long(behind_s: float) -> None:
-    """Their own clocks are right: by its deadline they would end too early, or as soon as they have booted."""
-    here, boots = 1_800_000_000.0, 60.0
-    burning = fuse(Deadlines(here + HOUR, here + HOUR), here, hold_s=HOUR, boot_s=600.0, behind_s=behind_s)
-    options = deadman.parse(arguments(SelfDestruct("DELETE", "http://market.invalid/", ()), burning))
-    switch = deadman.begin(options, 0.0, here + behind_s + boots, None)
-    assert switch.cap == HOUR - boots and switch.end == burning.first_s - boots

@@ -237,12 +237,15 @@ def _troubles(world: World) -> list[tuple[float, float, float]]:
 
 
 def switches(world: World, violations: list[str]) -> None:
-    """A switch ends no machine at work before the time that its budget pays for: its client set it."""
+    """A switch ends no machine at work before the time that its budget pays for: its client set it.
+
+    By a clock that is behind that time is over sooner, and machines are told no other.
+    """
     if world.schedule.jumps or world.schedule.host_skew:
         return
     for _, rental, machine in _trained(world):
         if machine.fired_at is not None and machine.fired_busy:
-            early = rental.hard_deadline - world.offset_at[rental.tag] - machine.fired_at
+            early = rental.hard_deadline - max(0.0, world.offset_at[rental.tag]) - machine.fired_at
             world.tally.checked["switches that ended a machine at work"] += 1
             if early > 60.0:
                 violations.append(f"the switch ended {machine.held.id} at work {early:.0f} s before its deadline")

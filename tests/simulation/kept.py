@@ -106,9 +106,9 @@ KEPT: Mapping[str, Schedule] = {
         per_day=Usd(153_004), guard=Guard(), aftermath=Aftermath.STOP, delay_s=86.60934947538621,
         cuts=((3682.608034680688, 824.6515910831868),), reused=True, unit_s=60, boot_s=46.66090082419707,
     ),
-    "machines were told a deadline by a clock that was behind theirs": Schedule(
-        seed=1795726901, budget=Usd(535_145), course=Course(15, 153.14166499780714, every=3, size=4096),
-        second=Second(404.96595946405336, Usd(141_579), None, -83.30506137903477),
+    "a service that was wrong about the time carried out a create an hour late": Schedule(
+        seed=930001, budget=Usd(393_685), course=Course(66, 0.1763121224367938, every=33, size=65536),
+        rules=(Rule(Fault.DATE_AHEAD, p=1.0, value=5431.4),), late_create=3467.4900973217664,
     ),
     "an answer that trickled held a switch for a quarter of an hour": Schedule(
         seed=1795733449, budget=Usd(95_820), course=Course(23, 0.7814795138383462, every=7, size=65536),

@@ -35,7 +35,7 @@ class Wires:
             raise httpx.ConnectError("no route")
         status, headers_back, answer = world.service.ask(method, path, headers, body, query, process.sight)
         if method == "GET" and path == LISTING:
-            process.listed_at = virtual.now() if status == 200 else None
+            process.listed_at = virtual.now() if status == 200 and answer.startswith(b"{") else None
         world.note(process, f"{method} {path} -> {status}")
         world.network.notice()
         process.step(f"after {what}")

@@ -30,20 +30,15 @@ EARLY_S = 120.0
 """By so much its end may come before ours without being told."""
 
 
-def fuse(
-    limits: Deadlines, now: float, *, hold_s: float, boot_s: float, granularity_s: int = 1, behind_s: float = 0.0
-) -> Fuse:
+def fuse(limits: Deadlines, now: float, *, hold_s: float, boot_s: float, granularity_s: int = 1) -> Fuse:
     """The setting with which a machine starts.
-
-    Where this computer's clock is behind the service's by ``behind_s``, machines, whose clocks are right, are told the
-    moment by the service's time: by ours it would come so much too early, and at once if a clock is hours behind.
 
     Until a client has compared the real price with the agreed one and set the switch, it ends the machine after about
     half of the time: one that costs up to twice its offer stays within the budget even if no client ever comes.
     """
     span = max(1, int(limits.hard - now))
     first = min(span, unproven_s(span, DESTROY_S.high, granularity_s))
-    return Fuse(span, int(limits.hard + behind_s), first, int(max(hold_s, boot_s + PROVE_S)))
+    return Fuse(span, int(limits.hard), first, int(max(hold_s, boot_s + PROVE_S)))
 
 
 class _Alive(BaseModel):

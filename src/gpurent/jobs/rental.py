@@ -93,7 +93,7 @@ class Rentals:
         account = self._account(offer.provider)
         burning = fuse(
             deadlines, self.clock.now(), hold_s=launch.hold_s, boot_s=self.patience.boot_s,
-            granularity_s=facts.billing_granularity_s, behind_s=max(0.0, _clock_offset(provider) or 0.0),
+            granularity_s=facts.billing_granularity_s,
         )  # fmt: skip
         startup = self.connector.startup(identity, self_destruct, burning)
         announced = self.clock.now()
