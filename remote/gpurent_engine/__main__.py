@@ -172,7 +172,7 @@ def _run(job: dict[str, Any], out: EventWriter, stop: threading.Event) -> int:
     order = loop.Order(
         spec, job["base_model"], Path(job["data_dir"]), Path(job["out_dir"]),
         Path(job["stop_file"]) if job.get("stop_file") else None, bool(job.get("resume")),
-        Path(job["plan_file"]) if job.get("plan_file") else None, step,
+        Path(job["plan_file"]) if job.get("plan_file") else None, step, job.get("stop_at"),
     )  # fmt: skip
     return 4 if loop.train(order, out, stop).stopped else 0
 

@@ -81,6 +81,7 @@ def _steps(run: Run, out: EventWriter, saver: Saver, stop: threading.Event, star
         run.randomness = run.feed.generator.get_state()
 
         stopped = stop.is_set() or (order.stop_file is not None and order.stop_file.exists())
+        stopped = stopped or (order.stop_at is not None and step >= order.stop_at)
         replan(run, out, step)
         ending = stopped or step >= run.course.length.steps
         if out.step_due(step, run.course.length.steps) or ending:

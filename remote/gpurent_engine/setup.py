@@ -59,6 +59,8 @@ class Order:
     step: str = ""
     """How a step is computed: ``plain``, or a level of the fast step as ``step.switches.Switches.parse`` reads it;
     empty for the best that runs here."""
+    stop_at: int | None = None
+    """Step after which it stops as if it had been asked to: the schedule is that of the whole run."""
 
 
 @dataclass

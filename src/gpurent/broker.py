@@ -28,6 +28,8 @@ from gpurent.budget.reaper import Action, Leave, Orphan, may_surface, other_acco
 from gpurent.budget.spend import run_spent
 from gpurent.budget.state import Rental, RentalState, Run
 from gpurent.clock import Clock, SystemClock, side_by_side
+from gpurent.dataset.configfile import NO_CHANGES
+from gpurent.dataset.content import contents, key
 from gpurent.dataset.increments import increments
 from gpurent.dataset.job import Job
 from gpurent.errors import (
@@ -39,7 +41,7 @@ from gpurent.errors import (
     ProviderError,
     UsageError,
 )
-from gpurent.jobs import detached
+from gpurent.jobs import detached, statefile
 from gpurent.jobs.accounts import Accounts
 from gpurent.jobs.basemodel import Hubs
 from gpurent.jobs.batch import (
@@ -62,8 +64,10 @@ from gpurent.jobs.options import BatchOptions, RunOptions
 from gpurent.jobs.progress import Notice, Progress
 from gpurent.jobs.rental import LaunchOrder, Rentals
 from gpurent.jobs.replan import Asker, Nobody
+from gpurent.jobs.resuming import read_again, rest_of
 from gpurent.jobs.session import Outcome
 from gpurent.jobs.signals import pressed_in_a_program
+from gpurent.jobs.statefile import StateFile
 from gpurent.jobs.teardown import Teardown, longer
 from gpurent.jobs.waits import OFFERS_S, STATEMENT_S
 from gpurent.jobs.watch import Halt, Tell
@@ -105,7 +109,10 @@ class Trained:
     files: tuple[Path, ...]
     final_loss: float | None
     stopped: bool
+    """The budget or the user ended it early."""
     receipt: Receipt
+    state: Path | None = None
+    """What it can go on from: see ``Broker.resumable``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,7 +294,7 @@ class Broker:
     def train(
         self, job: Job, *, budget: Usd, options: RunOptions = PLAIN,
         consent: Callable[[Quote, QuoteRow], bool] | None = None, tell: Tell = _silent,
-        interrupt: Interrupt | None = None, asker: Asker | None = None,
+        interrupt: Interrupt | None = None, asker: Asker | None = None, resume: StateFile | None = None,
     ) -> Trained:  # fmt: skip
         """Quote, rent, upload, train, collect, destroy; never spend more than ``budget``.
 
@@ -300,6 +307,7 @@ class Broker:
             interrupt: how a user's wish to stop arrives; without it, by Ctrl-C in the main thread of a program that has
                 no handler of its own. Once saves, collects and returns with ``stopped``, twice destroys at once.
             asker: puts the question of ``on_overrun="ask"``; without one the answer is no.
+            resume: what the training goes on from: see ``resumable``.
 
         Raises:
             NoOffer, UsageError: nothing was rented.
@@ -307,12 +315,36 @@ class Broker:
             InDoubt: something may still run; ``reap`` goes on with it.
         """
         _require_money(budget)
-        quote = self.quote(job, options.need, budget=budget)
+        work = Work.of(job, resume, options.stop_at)
+        quote = self.quote(rest_of(job, resume, work.last_step(work.tasks[0])), options.need, budget=budget)
         self._require_providers()
         rows = affordable_rows(quote, budget)
         if consent is not None and not consent(quote, rows[0]):
             raise Interrupted("Nothing was rented.")
-        return self._result(*self._run(Work.of(job), job.name, quote, rows, budget, options, tell, interrupt, asker))
+        return self._result(*self._run(work, job.name, quote, rows, budget, options, tell, interrupt, asker))
+
+    def resumable(self, run_id: str, changes: Mapping[str, object] = NO_CHANGES) -> tuple[Job, StateFile]:
+        """The job of a stopped run, read again, and the state that it goes on from: both for ``train``.
+
+        Args:
+            run_id: of a run of one job.
+            changes: keys with other values, for a longer training: ``{"max_train_epochs": 12}``.
+
+        Raises:
+            UsageError: no state of it came home, or configuration, dataset or base model are not what they were.
+        """
+        run = self.ledger.run(run_id)
+        state = statefile.found(self.run_dir(run_id))
+        if state is None:
+            hint = "A run that was stopped by its budget, by --stop-at or with one Ctrl-C leaves one. Train anew."
+            raise UsageError(f"no state of run {run_id} came home, so there is nothing to go on from", hint=hint)
+        job = read_again(run)
+        if key(job, contents([job])[0]) != state.key:
+            raise UsageError(
+                f"the state of run {run_id} is of another training: configuration, pictures, captions or base model "
+                "have changed since", hint="Change them back, or train anew. --epochs makes a training longer.",
+            )  # fmt: skip
+        return (read_again(run, changes) if changes else job), state
 
     def batch(
         self, jobs: Sequence[Job], *, budget: Usd, options: RunOptions = PLAIN, batch: BatchOptions = USUAL,
@@ -446,7 +478,9 @@ class Broker:
     def _result(self, run_id: str, outcome: Outcome) -> Trained:
         run = self.ledger.run(run_id)
         files = tuple(one.path for one in run.artefacts)
-        return Trained(run_id, files, outcome.final_loss, outcome.stopped, make_receipt(run, self.clock.now()))
+        receipt = make_receipt(run, self.clock.now())
+        stopped = outcome.stopped and not outcome.paused
+        return Trained(run_id, files, outcome.final_loss, stopped, receipt, outcome.state)
 
     def _conductor(self, run_id: str, tell: Tell, interrupt: Interrupt, asker: Asker | None = None) -> Conductor:
         facts = {name: opened.facts for name, opened in self.opened.items()}

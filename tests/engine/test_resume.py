@@ -18,7 +18,7 @@ from gpurent_engine import checkpoint, states
 from gpurent_engine.buckets import Length
 from gpurent_engine.checkpoint import Position
 from gpurent_engine.events import EventWriter
-from gpurent_engine.loop import NotANumber, follow
+from gpurent_engine.loop import NotANumber, follow, train
 from gpurent_engine.setup import Order, prepare
 from gpurent_engine.states import Keeper, Snapshot, StateMismatch, carried_over
 from gpurent_engine.stepper import Batch, Stepper, StepperState
@@ -70,6 +70,23 @@ def test_stopped_at_any_step_and_resumed_it_is_the_run_left_alone(
             break
     assert losses == whole.losses and len(losses) == 9
     assert equal(tmp_path / "whole" / "disc.safetensors", tmp_path / "parts" / "disc.safetensors")
+
+
+def test_stopped_where_it_was_told_to_stop_it_goes_on_elsewhere(
+    base_model: Path, pictures: Path, tmp_path: Path
+) -> None:
+    """With text encoder, buckets and accumulation: the state alone, carried elsewhere, ends in the same file."""
+    the_spec = spec(**FEATURES)
+    run(the_spec, base_model, pictures, tmp_path / "whole")
+    order = Order(the_spec, str(base_model), pictures, tmp_path / "here", stop_at=5)
+    with EventWriter(tmp_path / "here" / "events.jsonl") as out:
+        stopped = train(order, out, threading.Event())
+    assert (stopped.stopped, stopped.steps) == (True, 5)
+    (tmp_path / "there").mkdir()
+    (tmp_path / "here" / states.FILE).rename(tmp_path / "there" / states.FILE)
+    rest = run(the_spec, base_model, pictures, tmp_path / "there", resume=True)
+    assert rest.of("plan")[0]["start_step"] == 5
+    assert equal(tmp_path / "whole" / "disc.safetensors", tmp_path / "there" / "disc.safetensors")
 
 
 @pytest.mark.parametrize("step", [2, 5, 8])

@@ -211,6 +211,7 @@ class Training:
     def _stopped(self) -> bool:
         file = self.job.get("stop_file")
         asked = self.stop or (file is not None and Path(file).exists())
+        asked = asked or (self.job.get("stop_at") is not None and self.step >= self.job["stop_at"])
         return asked and not self.orders.deaf
 
     def _replan(self) -> None:

@@ -158,6 +158,7 @@ class Run:
     """When its client wrote its last line."""
     clock_offset: float | None = None
     """The services' time minus the client's in seconds, as measured last; None where nobody recorded it."""
+    data_dir: Path | None = None
 
     @property
     def play(self) -> bool:
@@ -203,7 +204,7 @@ def _opened(event: Event) -> Run:
     data = lines.payload(event, lines.RunOpened)
     return Run(
         event.run_id, data.name, event.at, Usd(data.budget_micros), data.config, data.output_dir, data.client,
-        data.workload, clock_offset=data.client.clock_offset,
+        data.workload, clock_offset=data.client.clock_offset, data_dir=data.data_dir,
     )  # fmt: skip
 
 

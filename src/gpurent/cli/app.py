@@ -73,6 +73,16 @@ def _dollars(text: str) -> Usd:
     return amount
 
 
+def _share(text: str) -> float:
+    try:
+        percent = float(text.removesuffix("%"))
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r} is no percentage such as 60%.") from error
+    if not 0 < percent < 100:
+        raise typer.BadParameter(f"{text} is not between 0 and 100 percent.")
+    return percent / 100
+
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 Budget = Annotated[
@@ -112,6 +122,12 @@ OnOverrun = Annotated[
 ]
 Unguarded = Annotated[bool, typer.Option("--unguarded", help="Rent even where the machine cannot end itself.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check and quote only; rent nothing.")]
+StopAt = Annotated[
+    float | None,
+    typer.Option(
+        parser=_share, metavar="PERCENT", help="Train so far with the schedule of the whole; `continue` goes on."
+    ),
+]
 Config = Annotated[Path | None, typer.Option(help="kohya training_config.toml; default: the one in this folder.")]
 Dataset = Annotated[Path | None, typer.Option(help="Folder of <repeats>_<concept> folders.")]
 RunId = Annotated[str | None, typer.Argument(help="Run; default: the latest.")]
@@ -191,6 +207,7 @@ def train(
     hold: Hold = None,
     max_hours: MaxHours = None,
     on_overrun: OnOverrun = None,
+    stop_at: StopAt = None,
     unguarded: Unguarded = False,
     dry_run: DryRun = False,
     yes: Yes = False,
@@ -213,8 +230,38 @@ def train(
             dry_run,
             yes,
             json,
-            RunOptions(None, unguarded, hold, max_hours, choice),
+            RunOptions(None, unguarded, hold, max_hours, choice, stop_at),
         )
+    )
+
+
+@app.command("continue")
+def continue_(
+    run_id: RunId = None,
+    budget: Budget = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Train so many epochs in all, instead of before.")] = None,
+    gpu: Gpu = None,
+    max_price: MaxPrice = None,
+    trusted_only: TrustedOnly = False,
+    stop_at: StopAt = None,
+    hold: Hold = None,
+    max_hours: MaxHours = None,
+    on_overrun: OnOverrun = None,
+    unguarded: Unguarded = False,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    json: Json = False,
+) -> int:
+    """Go on with a run that was stopped, on any machine, exactly where it was."""
+    from gpurent.cli import train as command
+    from gpurent.cli.quote import NeedOptions
+    from gpurent.jobs.options import RunOptions
+
+    need = NeedOptions(gpu, max_price, None, trusted_only, False)
+    choice: Any = None if on_overrun is None else on_overrun.value
+    options = RunOptions(None, unguarded, hold, max_hours, choice, stop_at)
+    return command.go_on(
+        run_id, epochs, command.TrainOptions(budget, None, None, None, need, dry_run, yes, json, options)
     )
 
 

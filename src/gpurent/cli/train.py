@@ -10,9 +10,10 @@ from pathlib import Path
 
 from rich.text import Text
 
+from gpurent.broker import Broker
 from gpurent.cli import output
 from gpurent.cli.asking import confirm
-from gpurent.cli.common import in_doubt, open_broker, read_job
+from gpurent.cli.common import in_doubt, latest_run, open_broker, read_job
 from gpurent.cli.conducting import conduct
 from gpurent.cli.quote import NeedOptions
 from gpurent.dataset.job import Job
@@ -20,6 +21,9 @@ from gpurent.errors import UsageError
 from gpurent.jobs import hublook
 from gpurent.jobs.basemodel import Hubs
 from gpurent.jobs.options import RunOptions
+from gpurent.jobs.resuming import rest_of
+from gpurent.jobs.statefile import StateFile
+from gpurent.jobs.work import Work
 from gpurent.money import Usd
 from gpurent.plan.quote import Quote, QuoteRow, require_offer
 from gpurent.words import counted
@@ -43,44 +47,65 @@ class TrainOptions:
 def run(options: TrainOptions) -> int:
     """Check everything, ask, then let the broker do it."""
     with open_broker() as broker:
-        budget = options.budget or broker.settings.budget.max
-        if budget is None:
-            raise UsageError(
-                "No budget was given.",
-                hint="Say what you would spend at most: `gpurent train --budget 10`, or `max` in gpurent.toml.",
-            )
+        budget = _budget(broker, options, "train")
         job = read_job(broker, options.config, options.dataset, options.output, quiet=options.as_json)
         job = hublook.look(job, Hubs.of(tuple(broker.settings.job.hubs), os.environ))
+        return _train(broker, job, None, budget, options)
+
+
+def go_on(run_id: str | None, epochs: int | None, options: TrainOptions) -> int:
+    """``gpurent continue``."""
+    with open_broker() as broker:
+        chosen = latest_run(broker, run_id)
+        job, state = broker.resumable(chosen, {} if epochs is None else {"max_train_epochs": epochs})
         if not options.as_json:
-            describe(job)
-        need = options.need.over(broker.need)
-        if options.dry_run:
-            quote = broker.quote(job, need, budget=budget)
-            output.print_json(output.quote_dict(quote, 5)) if options.as_json else output.print_quote(quote, 5)
-            require_offer(quote, budget)
-            return 0
-        for ref in in_doubt(broker):
-            output.notes.print(
-                f"Warning: {ref} of an earlier run may still cost money; `gpurent reap` ends it.", style="yellow"
-            )
+            output.console.print(f"{chosen} goes on from step {state.step} of {job.length.steps}.")
+        return _train(broker, job, state, _budget(broker, options, "continue"), options)
 
-        def consent(quote: Quote, best: QuoteRow) -> bool:
-            return _consent(quote, best, budget, options)
 
-        return conduct(
-            broker,
-            lambda front: broker.train(
-                job,
-                budget=budget,
-                options=replace(options.run, need=need),
-                consent=front.agreed(consent),
-                tell=front.tell,
-                interrupt=front.interrupt,
-                asker=Terminal() if sys.stdin.isatty() and not options.as_json else None,
-            ),
-            as_json=options.as_json,
-            asks_first=True,
+def _budget(broker: Broker, options: TrainOptions, command: str) -> Usd:
+    budget = options.budget or broker.settings.budget.max
+    if budget is None:
+        raise UsageError(
+            "No budget was given.",
+            hint=f"Say what you would spend at most: `gpurent {command} --budget 10`, or `max` in gpurent.toml.",
         )
+    return budget
+
+
+def _train(broker: Broker, job: Job, state: StateFile | None, budget: Usd, options: TrainOptions) -> int:
+    if not options.as_json:
+        describe(job)
+    need = options.need.over(broker.need)
+    if options.dry_run:
+        work = Work.of(job, state, options.run.stop_at)
+        quote = broker.quote(rest_of(job, state, work.last_step(work.tasks[0])), need, budget=budget)
+        output.print_json(output.quote_dict(quote, 5)) if options.as_json else output.print_quote(quote, 5)
+        require_offer(quote, budget)
+        return 0
+    for ref in in_doubt(broker):
+        output.notes.print(
+            f"Warning: {ref} of an earlier run may still cost money; `gpurent reap` ends it.", style="yellow"
+        )
+
+    def consent(quote: Quote, best: QuoteRow) -> bool:
+        return _consent(quote, best, budget, options)
+
+    return conduct(
+        broker,
+        lambda front: broker.train(
+            job,
+            budget=budget,
+            options=replace(options.run, need=need),
+            consent=front.agreed(consent),
+            tell=front.tell,
+            interrupt=front.interrupt,
+            asker=Terminal() if sys.stdin.isatty() and not options.as_json else None,
+            resume=state,
+        ),
+        as_json=options.as_json,
+        asks_first=True,
+    )
 
 
 class Terminal:

@@ -60,7 +60,7 @@ from gpurent.localfiles import private_folder
 from gpurent.model import Offer, Price
 from gpurent.money import ZERO, Usd
 from gpurent.plan import needs, together
-from gpurent.plan.cost import traffic
+from gpurent.plan.cost import GB, traffic
 from gpurent.plan.pace import Pace
 from gpurent.plan.quote import QuoteRow
 from gpurent.spi import Facts, Host
@@ -148,7 +148,8 @@ class Conductor:
         stopped_by_user = outcome.stopped and self.interrupt.level >= Stop.ORDERLY
         done = "partial" if outcome.partial else "done"
         word = done if not outcome.stopped else "interrupted" if stopped_by_user else "budget"
-        self._close(word, {"done": 0, "partial": 1, "interrupted": 130, "budget": 4}[word])
+        word = "paused" if outcome.paused else word
+        self._close(word, {"done": 0, "partial": 1, "interrupted": 130, "budget": 4, "paused": 0}[word])
         return outcome
 
     def _explain(self, error: GpurentError) -> None:
@@ -310,6 +311,8 @@ class Conductor:
             order.hold_s, job.expected, replan, run_dir,
         )  # fmt: skip
         session.hubs, session.premises = order.hubs, machine.premises
+        session.resume, session.stop_at = task.resume, work.last_step(task)
+        session.out_gb = machine.held.offer.price.out_gb
         try:
             session.prepare(job, session.upload(job, task.content))
             task.done(session.follow())
@@ -423,6 +426,8 @@ class Conductor:
             hours = max(0.0, row.offer.max_duration_s - END_S) / 3600
             max_hours = min(max_hours, hours)
         crossing = traffic(row.offer.price, together.bulk(increments([task.job for task in work.waiting])))
+        states = sum(task.resume.size for task in work.waiting if task.resume is not None)
+        crossing += row.offer.price.in_gb.scaled(2 * states, GB)
         limits = deadlines(
             budget=run.budget, spent=run_spent(run, start), hourly=tolerated(row.hourly),
             traffic=tolerated(crossing + surge_reserve(row.offer)), start=start,

@@ -105,6 +105,16 @@ class Checkpoint(_Event):
     final: bool = False
 
 
+class State(_Event):
+    """What the training goes on from lies in the output folder, in place of any earlier one."""
+
+    event: Literal["state"]
+    path: Name
+    sha256: Digest
+    size: Size
+    step: Count = 0
+
+
 class PartProof(BaseModel):
     """What the file adds to one part of the base."""
 
@@ -177,9 +187,13 @@ class Done(_Event):
     final_loss: float | None = None
 
 
-EngineEvent = Hello | PhaseStarted | Plan | Step | Checkpoint | Proof | Validation | EngineWarning | EngineFault | Done
+EngineEvent = (
+    Hello | PhaseStarted | Plan | Step | Checkpoint | State | Proof | Validation | EngineWarning | EngineFault | Done
+)
 _ADAPTER: TypeAdapter[EngineEvent] = TypeAdapter(Annotated[EngineEvent, Field(discriminator="event")])
-_KNOWN = frozenset(("hello", "phase", "plan", "step", "checkpoint", "proof", "validation", "warning", "error", "done"))
+_KNOWN = frozenset(
+    ("hello", "phase", "plan", "step", "checkpoint", "state", "proof", "validation", "warning", "error", "done")
+)
 
 
 def parse(line: str) -> EngineEvent | None:

@@ -14,7 +14,7 @@ from gpurent.budget.ledger import Ledger
 from gpurent.clock import Clock
 from gpurent.errors import BadHostData, HomeFull, HostError
 from gpurent.expected import Expected
-from gpurent.jobs import events
+from gpurent.jobs import events, statefile
 from gpurent.jobs.allowance import Allowance
 from gpurent.jobs.landing import Landing
 from gpurent.jobs.premises import Traffic
@@ -23,7 +23,7 @@ from gpurent.jobs.watch import Tell
 from gpurent.spi import Host
 from gpurent.tensorfile import tensor_names
 from gpurent.untrusted.data import Malformed, parse
-from gpurent.untrusted.text import block, clean
+from gpurent.untrusted.text import block, clean, quoted
 
 T = TypeVar("T")
 LOG_HEAD, LOG_TAIL = 64 * 1024, 192 * 1024
@@ -138,6 +138,32 @@ class Home:
             on_bytes=moved, accept=_check_lora,
         )  # fmt: skip
         return self.landing.publish(name)
+
+    def bring_state(self, state: events.State, *, steps: int, key: str) -> None:
+        """Bring the state of a stopped training into the run's folder, verified.
+
+        Raises:
+            BadHostData: it is larger than such a state can be, or none.
+            HostUnreachable, TransferFailed, HomeFull, Halt, OSError.
+        """
+        if state.path != statefile.FILE or state.size > statefile.PER_FILE * self.expected.file_bytes:
+            raise BadHostData(f"the host offers {quoted(state.path, 80)} of {state.size} bytes as a state")
+        self.tell(StageStarted(Stage.COLLECT, "the state to go on from", state.size))
+        done = 0
+
+        def moved(count: int) -> None:
+            nonlocal done
+            done += count
+            self.traffic.bytes_out += count
+            self.tell(StageMoved(Stage.COLLECT, done, state.size))
+            self.mind()
+
+        target = self.run_dir / statefile.FILE
+        self.host.fetch(
+            f"{self.folder}/out/{statefile.FILE}", target, sha256=state.sha256, size=state.size, on_bytes=moved,
+            accept=statefile.check,
+        )  # fmt: skip
+        statefile.StateFile(target, state.sha256, state.size, state.step, steps, key).keep()
 
     def keep_log(self) -> None:
         """Keep how the engine's log begins and ends. A run does not fail because of it."""

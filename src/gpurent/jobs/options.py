@@ -25,6 +25,8 @@ class RunOptions:
     """After which a rental ends, whatever the budget."""
     on_overrun: OnOverrun | None = None
     """What happens when the measured speed says that a job will not fit."""
+    stop_at: float | None = None
+    """Share of the steps after which a job stops, with the schedule of the whole and a state to go on from."""
 
 
 @dataclass(frozen=True, slots=True)

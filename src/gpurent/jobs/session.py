@@ -17,7 +17,7 @@ from gpurent.dataset.content import Content, key
 from gpurent.dataset.job import Job
 from gpurent.errors import BadHostData, HostError, HostUnfit, HostUnreachable, JobFailed
 from gpurent.expected import Expected
-from gpurent.jobs import basemodel, events, packages
+from gpurent.jobs import basemodel, events, packages, statefile
 from gpurent.jobs.basemodel import FETCH_S, Hubs
 from gpurent.jobs.deadman import DeadMan
 from gpurent.jobs.follow import EventFollower
@@ -29,10 +29,11 @@ from gpurent.jobs.premises import Premises
 from gpurent.jobs.progress import Notice, Stage, StageMoved, StageStarted, Trained
 from gpurent.jobs.replan import Replanner, shorten
 from gpurent.jobs.stall import USUAL_S, Alarm, Silence, wake
+from gpurent.jobs.statefile import StateFile
 from gpurent.jobs.waits import CALLED_S, WISH_S
 from gpurent.jobs.watch import Halt, Tell, Watch
-from gpurent.money import per_hour
-from gpurent.plan.cost import ENVIRONMENT_BYTES
+from gpurent.money import ZERO, Usd, per_hour
+from gpurent.plan.cost import ENVIRONMENT_BYTES, GB
 from gpurent.spi import Host
 from gpurent.tasks import minding
 from gpurent.untrusted.text import clean, quoted
@@ -41,7 +42,8 @@ PREPARE_S = 1200.0
 """How long installing the engine's packages may take."""
 RECORD_S = 1.0
 """Between two reports of a step that are recorded; each costs a write to the disk."""
-MAX_PATH = 1024
+STATE_MBPS, STATE_START_S = 8.0, 10.0
+"""A slow line: a state is only fetched if even that would do."""
 
 
 class _Called(Exception):
@@ -58,6 +60,10 @@ class Outcome:
     files: list[Path] = field(default_factory=list)
     partial: bool = False
     """Of a batch: not every job is done."""
+    paused: bool = False
+    """It stopped where it was meant to stop."""
+    state: Path | None = None
+    """What it can go on from, at home."""
 
 
 @dataclass
@@ -93,11 +99,21 @@ class Session:
     guard: DeadMan | None = None
     replan: Replanner | None = None
     premises: Premises = field(default_factory=Premises)
+    resume: StateFile | None = None
+    """What the training goes on from."""
+    stop_at: int | None = None
+    """Step after which it is to stop."""
+    out_gb: Usd = ZERO
+    """Price of a GB that comes home."""
     home: Home = field(init=False)
     _content: Content = field(init=False)
     """Of the job that was uploaded last."""
     _lines: deque[str] = field(default_factory=deque, init=False)
     """Of the engine, not yet acted upon."""
+    _key: str = field(default="", init=False)
+    """Digest of what decides the job's result."""
+    _state: events.State | None = field(default=None, init=False)
+    """The last one that was announced."""
     _stop_sent: bool = field(default=False, init=False)
     _wished_since: float | None = field(default=None, init=False)
     """When a host that did not answer was first asked in vain to save, at the user's wish."""
@@ -127,7 +143,7 @@ class Session:
         """
         self._content = content or Content.of(job, job.upload_files())
         parcels = [one for one in self._content.parcels if one.folder not in self.premises.sent]
-        total = sum(one.size for one in parcels)
+        total = sum(one.size for one in parcels) + (self.resume.size if self.resume else 0)
         self.tell(StageStarted(Stage.UPLOAD, f"{sum(len(one.files) for one in parcels)} files", total))
         engine = self.host.ship_engine()
         self._begin_beside(job, self._absolute(engine))
@@ -143,6 +159,8 @@ class Session:
         for parcel in parcels:
             self.host.put(parcel.files, parcel.folder, moved)
             self.premises.sent.add(parcel.folder)
+        if self.resume is not None:
+            self.host.put([self.resume.sent], f"{self.folder}/out", moved)
         self.tell(StageMoved(Stage.UPLOAD, total, total))
         return engine
 
@@ -158,10 +176,11 @@ class Session:
         self._base_model(job)
         self.host.put_bytes(json.dumps(self._order(job)).encode(), f"{self.folder}/job.json")
         bytes_in = self.home.traffic.bytes_in
+        self._key = key(job, self._content)
         self.ledger.append(self.run_id, Kind.PREPARED, tag=self.tag, bytes_in=bytes_in)
         self.ledger.append(
             self.run_id, Kind.JOB_STARTED, tag=self.tag, job_id=self.job_id, name=job.name, bytes_in=bytes_in,
-            key=key(job, self._content),
+            key=self._key,
         )  # fmt: skip
         runtime = self.host.runtime()
         self.host.start_job(
@@ -260,7 +279,8 @@ class Session:
             "events": f"{base}/events.jsonl",
             "stop_file": f"{base}/stop",
             "plan_file": f"{base}/plan.json",
-            "resume": False,
+            "resume": self.resume is not None,
+            "stop_at": self.stop_at,
         }
 
     def _downloaded(self, job: Job) -> str:
@@ -349,14 +369,36 @@ class Session:
         """The end is believed when the file that goes with it is home."""
         if not outcome.finished:
             self._fail("internal", f"the engine ended with status {ended} and did not say why", "see engine.log")
-        if outcome.stopped and not (self._stop_sent or self.taken_over):
+        outcome.paused = outcome.stopped and self.stop_at is not None and not self._stop_sent
+        if outcome.stopped and not (self._stop_sent or self.taken_over or outcome.paused):
             raise BadHostData("the host says that training was stopped, and nobody had stopped it")
         if not self.home.allowance.complete(stopped=outcome.stopped):
             raise BadHostData(f"the host says that training is done, and sent no {self.expected.final}")
         if outcome.stopped and self._stalled:
             self._fail("stalled", "it made no progress, and ended when it was asked to; what it saved is at home", "")
         self.home.record(Kind.JOB_DONE)
+        if outcome.stopped:
+            self._bring_state(outcome)
         return outcome
+
+    def _bring_state(self, outcome: Outcome) -> None:
+        """What a stopped training can go on from, if time and money for it are left. The LoRA is home already."""
+        state = self._state
+        if state is None or self.taken_over:
+            return
+        seconds = STATE_START_S + state.size * 8 / 1e6 / STATE_MBPS
+        if not self.watch.affords(seconds, self.out_gb.scaled(state.size, GB)):
+            self.tell(Notice("There is no money left to bring home the state to go on from.", warning=True))
+            return
+        try:
+            self.home.bring_state(state, steps=self.expected.steps, key=self._key)
+        except (HostError, OSError, Halt) as error:
+            if isinstance(error, Halt) and error.leave:
+                raise
+            self.tell(Notice(f"The state to go on from could not be brought home: {error}", warning=True))
+            return
+        outcome.state = self.home.run_dir / statefile.FILE
+        self.tell(Notice(f"`gpurent continue {self.run_id}` goes on from step {state.step} of {self.expected.steps}."))
 
     def _take(self, lines: list[str], outcome: Outcome) -> bool:
         """Act on the engine's lines; one that could not be acted upon, since the link died, comes up again."""
@@ -425,6 +467,8 @@ class Session:
             case events.Checkpoint() as checkpoint:
                 path = self.home.collect(checkpoint)
                 outcome.files += [] if path is None else [path]
+            case events.State() as state:
+                self._state = state
             case events.Proof() as proof:
                 if proof.ok:  # what is wrong comes as a warning
                     self.tell(Notice(proof.sentence))

@@ -108,6 +108,15 @@ class Watch:
             raise HostUnreachable(decision.why)
         raise Halt(decision.why, leave=decision.step is Step.LEAVE, budget=decision.cause == "budget")
 
+    def affords(self, seconds: float, cost: Usd) -> bool:
+        """Whether so much more time and money lies between now and what ending the machine may take."""
+        spent = per_hour(self.hourly, round(seconds * 1000)) + cost
+        return (
+            self.clock.now() + seconds < self.deadlines.hard
+            and self._left is not None
+            and self._left - spent > self.reserve
+        )
+
     def _report(self) -> None:
         if self.clock.monotonic() >= self._rouse_due:
             self._rouse_due = self.clock.monotonic() + ROUSE_S

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -15,6 +16,7 @@ from gpurent.errors import GpurentError
 from gpurent.expected import Expected
 from gpurent.jobs.options import OnFailure
 from gpurent.jobs.session import Outcome
+from gpurent.jobs.statefile import StateFile
 
 MOST_TRIES = 2
 """Machines on which a job may fail, as if by their fault, before it is believed to be its own."""
@@ -42,6 +44,8 @@ class Task:
     """From 1, in the order in which they are trained."""
     content: Content | None = None
     """Its files, if they were digested beforehand."""
+    resume: StateFile | None = None
+    """What it goes on from."""
     state: TaskState = TaskState.WAITING
     outcome: Outcome | None = None
     error: GpurentError | None = None
@@ -72,13 +76,20 @@ class Work:
     on_failure: OnFailure = "continue"
     home: Callable[[Task], str] = lambda _task: ""
     """Why a job need not be trained: another run may have done it meanwhile. Empty where it has to be."""
+    stop_at: float | None = None
+    """Share of each job's steps after which it stops."""
     halted: bool = field(default=False, init=False)
     """The budget or the user ended it while no job was training."""
 
     @classmethod
-    def of(cls, job: Job) -> Work:
+    def of(cls, job: Job, resume: StateFile | None = None, stop_at: float | None = None) -> Work:
         """A run of one job."""
-        return cls((Task(job, 1),))
+        return cls((Task(job, 1, resume=resume),), stop_at=stop_at)
+
+    def last_step(self, task: Task) -> int | None:
+        """After which a job stops; None for the last of all."""
+        steps = task.job.length.steps
+        return None if self.stop_at is None else min(steps, max(1, math.ceil(steps * self.stop_at)))
 
     @property
     def title(self) -> str:
