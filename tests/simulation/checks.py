@@ -58,7 +58,7 @@ def money(world: World, violations: list[str]) -> None:
             continue
         for reason in {handless(world, held) for held in own if parts[held.id] > ZERO}:
             world.tally.apart[f"nobody could act: {reason or 'the switch was not asked, or not answered'}"] += 1
-    limit = world.schedule.per_day
+    limit = None if world.batch else world.schedule.per_day  # whoever runs a batch again on the good day has raised it
     if limit is not None and total > limit and not world.tally.apart:
         violations.append(f"billed {total} of {limit} a day")
 
