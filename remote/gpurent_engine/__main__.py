@@ -185,7 +185,7 @@ def _diagnose(error: Exception) -> tuple[str, str, str]:
     from gpurent_engine import device
     from gpurent_engine.export import NotFinite
     from gpurent_engine.families.parts import ModelError
-    from gpurent_engine.loop import NotANumber
+    from gpurent_engine.loop import NotANumber, NothingLearnt
     from gpurent_engine.states import StateMismatch
 
     if device.out_of_memory(error):
@@ -193,6 +193,8 @@ def _diagnose(error: Exception) -> tuple[str, str, str]:
         return "oom", f"The {where} ran out of memory.", OOM_REMEDY
     if isinstance(error, NotANumber | NotFinite):
         return "nan", str(error), 'Lower the learning rate; with fp16, try mixed_precision = "bf16".'
+    if isinstance(error, NothingLearnt):
+        return "nothing_learnt", str(error), "Look at learning rates, masks and transparent pictures."
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return "disk_full", "The host's disk is full.", "Ask for more with [need] disk_gb, or save less often."
     if isinstance(error, ModelError):

@@ -22,11 +22,15 @@ from gpurent_engine.setup import Order, Run, prepare, replan
 
 MAX_BAD_LOSSES = 3
 
-__all__ = ["MAX_BAD_LOSSES", "NotANumber", "Order", "Result", "train"]
+__all__ = ["MAX_BAD_LOSSES", "NotANumber", "NothingLearnt", "Order", "Result", "train"]
 
 
 class NotANumber(Exception):
     """The loss is NaN or infinite again and again."""
+
+
+class NothingLearnt(Exception):
+    """The training has come to its end and its LoRA changes nothing."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,7 @@ def train(order: Order, out: EventWriter, stop: threading.Event) -> Result:
     Raises:
         DataError, SpecError: dataset or configuration cannot be trained on.
         NotANumber, NotFinite: the training diverged.
+        NothingLearnt: the finished file, which is there, changes nothing.
         ModelError: the base model cannot be loaded.
         StateMismatch: the saved state belongs to another run.
         OSError: a file cannot be written.
@@ -59,6 +64,8 @@ def follow(run: Run, out: EventWriter, stop: threading.Event, started: float) ->
     saver = Saver(run, out)
     try:
         return _steps(run, out, saver, stop, started)
+    except NothingLearnt:
+        raise
     except Exception:
         saver.rescue()  # what was learnt so far is paid for
         raise
@@ -110,8 +117,11 @@ def _steps(run: Run, out: EventWriter, saver: Saver, stop: threading.Event, star
     stopped = stopped and step < run.course.length.steps
     name = checkpoint.step_name(spec.output_name, step) if stopped else f"{spec.output_name}.safetensors"
     saver.checkpoint(name, final=not stopped)
-    saver.prove(draw=not stopped)  # who stops early is short of time
+    proven = saver.prove(draw=not stopped)  # who stops early is short of time
     final = mean(run.losses)
+    if not stopped and (final == 0 or (proven is not None and proven.nothing)):
+        why = "the loss was 0 throughout" if final == 0 else "all of its layers are zero"
+        raise NothingLearnt(f"The LoRA changes nothing: {why}.")
     out.emit("phase", name="done")
     out.emit(
         "done", steps=step, elapsed_s=time.monotonic() - started, stopped=stopped, files=saver.files, final_loss=final

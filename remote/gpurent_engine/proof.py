@@ -50,6 +50,11 @@ class Proof:
     """Mean absolute difference of one drawn picture with the LoRA and without, 0 to 255."""
     prompt: str = ""
 
+    @property
+    def nothing(self) -> bool:
+        """Whether the file changes nothing at all."""
+        return bool(self.parts) and all(one.zero_layers == one.layers for one in self.parts.values())
+
     def fields(self) -> dict[str, Any]:
         """For the event."""
         return {**asdict(self), "problems": list(self.problems), "ok": not self.problems}

@@ -37,7 +37,7 @@ class Saver:
         if not final:
             out.emit("phase", name="train")
 
-    def prove(self, *, draw: bool) -> None:
+    def prove(self, *, draw: bool) -> proof.Proof | None:
         """Read the last file again, compare it with what was trained and, if wished, with the base; say what is found.
 
         The file is complete and announced: a failure in here costs the proof and nothing else.
@@ -54,10 +54,11 @@ class Saver:
             )  # fmt: skip
         except Exception as error:  # noqa: BLE001 - see above
             self._warn(f"The file could not be proven ({type(error).__name__}: {error}).")
-            return
+            return None
         out.emit("proof", **found.fields())
         for problem in found.problems:
             self._warn(problem)
+        return found
 
     def _write_lora(
         self, name: str, adapters: Mapping[str, torch.Tensor], step: int, epoch: int, *, final: bool

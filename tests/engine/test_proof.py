@@ -9,10 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tests.engine import tiny_families
-from tests.engine.run import run, spec
+from tests.engine.run import events, run, spec
 
 from gpurent_engine import diffusion, networks, proof
 from gpurent_engine.families import loading
+from gpurent_engine.loop import NothingLearnt
 from gpurent_engine.lorafile import read_tensors
 
 
@@ -42,16 +43,18 @@ def test_who_stops_early_is_not_kept_waiting(base_model: Path, pictures: Path, t
     assert found["ok"] and found["image_change"] is None and found["parts"]["unet"]["layers"] == 84
 
 
-def test_a_lora_without_effect_is_called_that(base_model: Path, pictures: Path, tmp_path: Path) -> None:
-    """A warm-up that is longer than the run trains nothing: the problem is named for each part, in a warning too."""
-    told = run(
-        spec(lr_scheduler="constant_with_warmup", lr_warmup_steps=10**9, unet_lr=1e-30, text_encoder_lr=1e-30,
-             max_train_epochs=None, max_train_steps=1),
-        base_model, pictures, tmp_path,
-    )  # fmt: skip
-    found = told.of("proof")[0]
+def test_a_lora_without_effect_is_never_done(base_model: Path, pictures: Path, tmp_path: Path) -> None:
+    """A warm-up that is longer than the run trains nothing: the problem is named for each part, and the run fails."""
+    of = spec(lr_scheduler="constant_with_warmup", lr_warmup_steps=10**9, unet_lr=1e-30, text_encoder_lr=1e-30,
+              max_train_epochs=None, max_train_steps=1)  # fmt: skip
+    with pytest.raises(NothingLearnt, match="all of its layers are zero"):
+        run(of, base_model, pictures, tmp_path)
+    said = events(tmp_path / "events.jsonl")
+    found = next(one for one in said if one["event"] == "proof")
     assert not found["ok"] and len(found["problems"]) == 2 and "adds nothing to the unet" in found["problems"][0]
-    assert [one["message"] for one in told.of("warning")] == found["problems"]
+    assert [one["message"] for one in said if one["event"] == "warning"] == found["problems"]
+    assert not any(one["event"] == "done" for one in said)
+    assert sorted(path.name for path in tmp_path.glob("*.safetensors")) == ["disc.safetensors", "state.safetensors"]
 
 
 def drop(state: dict[str, torch.Tensor]) -> None:

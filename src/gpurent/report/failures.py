@@ -6,10 +6,11 @@ import re
 from dataclasses import dataclass
 
 ENGINE_CODES = {
-    "oom": "cuda_out_of_memory", "nan": "not_a_number", "disk_full": "disk_full_on_host", "spec": "configuration",
-    "data": "dataset", "model": "base_model", "protocol": "versions_differ", "no_packages": "no_packages",
-    "no_gpu": "no_gpu", "old_driver": "driver_too_old", "capability": "driver_too_old", "no_torch": "no_packages",
-    "old_python": "no_packages", "no_python": "no_packages", "cpu_torch": "no_packages", "disk": "disk_full_on_host",
+    "oom": "cuda_out_of_memory", "nan": "not_a_number", "nothing_learnt": "nothing_learnt",
+    "disk_full": "disk_full_on_host", "spec": "configuration", "data": "dataset", "model": "base_model",
+    "protocol": "versions_differ", "no_packages": "no_packages", "no_gpu": "no_gpu", "old_driver": "driver_too_old",
+    "capability": "driver_too_old", "no_torch": "no_packages", "old_python": "no_packages",
+    "no_python": "no_packages", "cpu_torch": "no_packages", "disk": "disk_full_on_host",
     "no_network": "download_blocked", "no_address": "no_address",
 }  # fmt: skip
 """Codes of the engine's own ``error`` event, and traits of unfit machines, that name a failure below."""
@@ -55,6 +56,12 @@ TABLE: tuple[Failure, ...] = (
         "not_a_number", r"loss is not a number|NotANumber|NotFinite|not finite",
         "The training diverged.", "Lower unet_lr and text_encoder_lr, or set mixed_precision = \"no\".",
         "edit training_config.toml",
+    ),
+    Failure(
+        "nothing_learnt", "",
+        "The training ran to its end and learnt nothing.",
+        "Look at learning rates, masks and transparent pictures; `gpurent check --sheet sheet.png` shows the pictures.",
+        "gpurent check --sheet sheet.png",
     ),
     Failure(
         "disk_full_at_home", r"no room in .{1,300} on this computer|ledger .{1,300} cannot be written",
