@@ -19,9 +19,9 @@ from gpurent_providers.vastai.provider import VastProvider
 
 
 def machines(count: int = PAGE + 2) -> list[Machine]:
-    """Enough machines with one GPU and a good host to fill more than a page."""
+    """Enough machines with one GPU, a good host and a public address to fill more than a page."""
     good = [one for one in default_machines(random.Random(1)) if one.gpu_count == 1 and one.reliability >= 0.955]
-    return [replace(good[number % len(good)], id=f"v{number:03d}") for number in range(count)]
+    return [replace(good[number % len(good)], id=f"v{number:03d}", open_ports=True) for number in range(count)]
 
 
 class VastHarness(AlikeHarness):
