@@ -94,10 +94,10 @@ name = "empty"
 dataset = "nowhere"
 """)  # fmt: skip
     with pytest.raises(
-        ConfigError, match=r"2 of 3 jobs cannot run; nothing was rented\. \(1\) misspelt: .*network_dim"
+        ConfigError, match=r"2 of 3 jobs cannot run; nothing was rented\. \(1\) misspelt in batch\.toml: .*network_dim"
     ) as found:
         checked(wanted([path]))
-    assert "(2) empty: " in str(found.value) and "nowhere" in str(found.value)
+    assert "(2) empty in batch.toml: " in str(found.value) and "nowhere" in str(found.value)
 
 
 def test_paths_that_lead_nowhere_and_endless_matrices_are_refused(tmp_path: Path) -> None:

@@ -110,7 +110,10 @@ def checked(jobs: Sequence[Wanted], on_checked: Callable[[int, int], None] = lam
             wrong.append((one, error))
         on_checked(number, len(jobs))
     if wrong:
-        said = " ".join(f"({number}) {one.title}: {error}" for number, (one, error) in enumerate(wrong, start=1))
+        said = " ".join(
+            f"({number}) {one.title} in {one.source.name}: {error}"
+            for number, (one, error) in enumerate(wrong, start=1)
+        )
         count = f"{len(wrong)} of {len(jobs)} jobs" if len(jobs) > 1 else "The job"
         raise ConfigError(f"{count} cannot run; nothing was rented. {said}", hint=wrong[0][1].hint)
     return found
