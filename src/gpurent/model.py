@@ -211,6 +211,8 @@ class Instance:
     """What the provider has counted as received traffic so far, whoever caused it; None where it does not tell."""
     bytes_out: int | None = None
     """The same of what was sent."""
+    up: bool | None = None
+    """Whether its container runs, so the image has been pulled; None where the provider does not tell."""
     hidden: bool = False
     """It runs, and its provider shows no address at which SSH could answer: often for good, in private homes."""
 

@@ -249,6 +249,7 @@ def instance(value: object) -> Instance:
         message=message,
         gpu_count=whole(gpu.get("count")),
         region=text(given.get("dataCenterId")),
+        up=up,
         hidden=up and endpoint is None,
     )
 

@@ -265,6 +265,7 @@ def instance(value: object) -> Instance:
         created_at=start if start is not None and start > 0 else None,
         endpoint=_endpoint(given) if phase is Phase.RUNNING else None,
         message=message,
+        up=text(given.get("actual_status")) == "running",
         gpu_count=whole(given.get("num_gpus")),
         bytes_in=_counted(given.get("inet_down_billed")),
         bytes_out=_counted(given.get("inet_up_billed")),

@@ -16,6 +16,7 @@ from gpurent.jobs.waits import EXISTS_S, LOOK_UP_S
 from gpurent.jobs.watch import Tell, Watch
 from gpurent.model import Endpoint, Identity, Instance, Offer, Phase, squash
 from gpurent.money import ZERO, Usd
+from gpurent.plan.waiting import MOST_S
 from gpurent.spi import Connector, Host, Provider, SupportsKeys
 from gpurent.tasks import Overdue
 from gpurent.untrusted.text import quoted
@@ -41,7 +42,8 @@ class Held:
 class Patience:
     """How long to wait, in seconds. Tests and the sandbox shorten it."""
 
-    boot_s: float = 600.0
+    boot_s: float = MOST_S
+    """For SSH, at most; how long a machine is worth waiting for is decided by ``plan.waiting``."""
     poll_s: float = 2.0
     connect_s: float = 15.0
     appear_s: float = 60.0
@@ -73,6 +75,11 @@ class Boot:
     tell: Tell
     patience: Patience
     fresh: bool
+    boot_s: float = MOST_S
+    """How long this machine is worth waiting for."""
+    container_s: float = MOST_S
+    """The same from the moment when its container runs, where its provider tells that."""
+    _up_since: float | None = field(default=None, init=False)
     _since: float = field(default=0.0, init=False)
     _last: str = field(default="it never became reachable", init=False)
     _appeared: bool = field(default=False, init=False)
@@ -92,11 +99,11 @@ class Boot:
             Halt: the user or the budget ended it.
         """
         self._since = self.clock.monotonic()
-        patience_s = self.patience.boot_s if self.fresh else TAKE_OVER_S
         machine = Machine.UNASKED
         while True:
             try:
-                self.watch.tick(machine, silent_s=self.clock.monotonic() - self._since, patience_s=patience_s)
+                silent_s = self.clock.monotonic() - self._since
+                self.watch.tick(machine, silent_s=silent_s, patience_s=self._patience_s())
             except HostUnreachable as error:
                 raise HostUnreachable(f"no SSH on {self.held.ref}: {error}: {self._last}") from error
             machine = Machine.UNASKED
@@ -117,6 +124,15 @@ class Boot:
             if machine in (Machine.UNASKED, Machine.LISTED):
                 self.clock.sleep(self.patience.poll_s)
 
+    def _patience_s(self) -> float:
+        """Seconds since the wait began after which it ends: first for the image to be pulled, then for SSH."""
+        if not self.fresh:
+            return TAKE_OVER_S
+        ends = self.boot_s
+        if self._up_since is not None:
+            ends = self._up_since - self._since + self.container_s
+        return min(self.patience.boot_s, ends)
+
     def _look(self, within: float) -> Instance | None:
         """What its provider says of it. Raises ProviderError, Overdue."""
         return self.clock.begin(lambda: self.provider.get(self.held.ref)).result(within)
@@ -125,6 +141,8 @@ class Boot:
         """A new machine may be missing from look-ups for a while; one that was seen may not."""
         if instance is not None:
             self._appeared = True
+            if instance.up and self._up_since is None:
+                self._up_since = self.clock.monotonic()
             self._last = quoted(instance.message) if instance.message else instance.phase
             return Machine.STOPPED if instance.phase is Phase.STOPPED else Machine.LISTED
         young = self.fresh and self.clock.monotonic() < self._since + self.patience.appear_s

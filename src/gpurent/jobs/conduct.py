@@ -63,6 +63,7 @@ from gpurent.plan import needs, together
 from gpurent.plan.cost import GB, traffic
 from gpurent.plan.pace import Pace
 from gpurent.plan.quote import QuoteRow
+from gpurent.plan.waiting import leaving_cost
 from gpurent.spi import Facts, Host
 from gpurent.tasks import Overdue, minding
 
@@ -191,13 +192,15 @@ class Conductor:
         while left:
             row = left.pop(0)
             provider = row.offer.provider
-            machine = provider, row.offer.machine_id or row.offer.id
+            machine = _machine_of(row)
             if number == MAX_ATTEMPTS or machine in useless or provider in closed:
                 continue
             number += 1
             tag = f"gpurent-{self.run_id}-{number}"
             try:
-                self._attempt(tag, work, row, order, max_hours)
+                others = (one for one in left if one.offer.provider not in closed and _machine_of(one) not in useless)
+                other = next(others, None) if number < MAX_ATTEMPTS else None
+                self._attempt(tag, work, row, order, max_hours, leaving_cost(row, other))
                 return
             except (NoCredit, AuthFailed) as error:
                 last = error
@@ -238,7 +241,9 @@ class Conductor:
             detail = {"trait": error.trait, "image": error.image} if isinstance(error, HostUnfit) else {}
             self.ledger.append(self.run_id, Kind.MACHINE_FAILED, tag=tag, reason=str(error)[:200], detail=detail)
 
-    def _attempt(self, tag: str, work: Work, row: QuoteRow, order: LaunchOrder, max_hours: float | None) -> None:
+    def _attempt(
+        self, tag: str, work: Work, row: QuoteRow, order: LaunchOrder, max_hours: float | None, leaving: float
+    ) -> None:  # fmt: skip
         limits = self._limits(work, row, max_hours)
         if work.gained:  # on what is left of the budget, not every job may be worth a machine
             left_s = limits.soft - self.clock.now() - row.timeline.before_training_s.mid
@@ -252,7 +257,7 @@ class Conductor:
         with self.enforce(target, self.interrupt) as enforcer, _Ending(self, tag) as ending, minding(watch.tick):
             held = self.rentals.rent(self.run_id, tag, offer, order, limits, row.asks, watch.patiently)
             ending.held, enforcer.ref = held, held.ref
-            with closing(self.rentals.reach(held, watch)) as host:
+            with closing(self.rentals.reach(held, watch, leaving=leaving)) as host:
                 host.runtime()
                 examining = self.clock.begin(lambda: proof.examine(host, wanted))
                 guard = self.rentals.guard(host, offer.provider, limits.hard, order, row.timeline.total_s.high)
@@ -450,6 +455,10 @@ class Conductor:
             rouse=self.rentals.rouse, meter=Meter(self.ledger, self.rentals.providers, self.clock, said.put).look,
             said=said,
         )  # fmt: skip
+
+
+def _machine_of(row: QuoteRow) -> tuple[str, str]:
+    return row.offer.provider, row.offer.machine_id or row.offer.id
 
 
 def _fits(work: Work, task: Task, needed_s: float, left_s: float) -> bool:

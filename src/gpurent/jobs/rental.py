@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -38,6 +39,7 @@ from gpurent.jobs.waits import CREATE_S, EXISTS_S, LIST_S
 from gpurent.jobs.watch import Tell, Watch
 from gpurent.model import Instance, Launch, Offer, OnOverrun, Phase
 from gpurent.money import ZERO, Usd
+from gpurent.plan.waiting import CONTAINER_S, broken_share, patience_s, to_ssh
 from gpurent.spi import Connector, Facts, Host, Provider, SupportsBalance, SupportsClock, SupportsSelfDestruct
 from gpurent.tasks import Overdue
 
@@ -193,13 +195,21 @@ class Rentals:
                 return None
             self.clock.sleep(self.patience.poll_s)
 
-    def reach(self, held: Held, watch: Watch, *, fresh: bool = True) -> Host:
-        """Wait until SSH answers with the pinned key. Raises as ``Boot.reach``."""
+    def reach(self, held: Held, watch: Watch, *, fresh: bool = True, leaving: float = math.inf) -> Host:
+        """Wait until SSH answers with the pinned key. Raises as ``Boot.reach``.
+
+        Args:
+            leaving: micro-dollars that giving the machine up would cost, as ``plan.waiting.leaving_cost``.
+        """
         self.tell(StageStarted(Stage.BOOT, f"waiting for SSH on {held.offer.gpu}"))
-        provider = self.providers[held.offer.provider]
+        offer, broken = held.offer, broken_share(held.offer)
+        boot_s, container_s = (
+            patience_s(takes, watch.hourly, leaving, broken) for takes in (to_ssh(offer), CONTAINER_S)
+        )
         return Boot(
-            held, provider, self.connector, self.ledger, self.clock, watch, self.tell, self.patience, fresh
-        ).reach()
+            held, self.providers[offer.provider], self.connector, self.ledger, self.clock, watch, self.tell,
+            self.patience, fresh, boot_s, container_s,
+        ).reach()  # fmt: skip
 
     def guard(
         self, host: Host, provider: str, hard: float, launch: LaunchOrder, needed_s: float = 0.0
