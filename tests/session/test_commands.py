@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tests.session.world import Cli, kill, make_job
+from tests.session.world import Cli, kill, make_job, reachable
 from tests.stub.control import StubEngine
 
 from gpurent.budget.events import Kind
@@ -39,7 +39,8 @@ class Finished:
 def finished(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Finished]:
     """The real engine trains for the first of them."""
     stub = StubEngine(tmp_path_factory.mktemp("stub"))
-    with Sandbox(boot_s=0.2, seed=7, engine=() if request.param == "sandbox" else stub.command) as sandbox:
+    engine = () if request.param == "sandbox" else stub.command
+    with Sandbox(boot_s=0.2, seed=7, engine=engine, machines=reachable(7)) as sandbox:
         cli = Cli(tmp_path_factory.mktemp("finished"), sandbox, SERVICES[request.param], anew=True)
         make_job(cli.folder)
         yield Finished(cli, cli.run("train", "--budget", "1", "--yes", "--json"), request.param)

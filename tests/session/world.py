@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from PIL import Image
@@ -19,11 +20,17 @@ from gpurent.budget.events import Event, Kind
 from gpurent.budget.ledger import Ledger
 from gpurent.clock import SystemClock
 from gpurent.sandbox.address import SandboxAddress
+from gpurent.sandbox.catalogue import Machine, default_machines
 from gpurent.sandbox.journal import VIOLATIONS
 from gpurent.sandbox.server import Sandbox
 
 ROOT = Path(__file__).resolve().parents[2]
 STARTED: list[Command] = []
+
+
+def reachable(seed: int) -> list[Machine]:
+    """The sandbox's usual machines, each with an address: outside of data centres, RunPod's seldom have one."""
+    return [replace(one, open_ports=True) for one in default_machines(random.Random(seed))]
 
 
 def make_job(folder: Path, *, steps: int = 4, extra: str = "") -> Path:
