@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import ast
 import base64
+import builtins
+import re
 import shlex
+import string
 import zlib
 from importlib.resources import files
 
@@ -75,12 +78,57 @@ def _deadman(order: SelfDestruct, fuse: Fuse) -> str:
 
 def _source() -> bytes:
     """The switch without comments and types: every byte counts here, and the host does not read."""
-    tree = ast.parse((files("gpurent_deadman") / "deadman.py").read_bytes())
-    for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef):
-            node.returns = None
-        if isinstance(node, ast.arg):
-            node.annotation = None
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
-            node.body = node.body[1:]
-    return ast.unparse(tree).encode()
+    tree = _Shortened().visit(ast.parse((files("gpurent_deadman") / "deadman.py").read_bytes()))
+    text = ast.unparse(_Renamed(tree).visit(tree))
+    return re.sub(r"^(?:    )+", lambda indent: " " * (len(indent[0]) // 4), text, flags=re.MULTILINE).encode()
+
+
+class _Shortened(ast.NodeTransformer):
+    """Nothing that only readers and type checkers need."""
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.AST | None:
+        return None if node.module in ("__future__", "collections.abc", "typing") else node
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
+        node.returns = None
+        return self.generic_visit(node)
+
+    def visit_arg(self, node: ast.arg) -> ast.AST:
+        node.annotation = None
+        return node
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST | None:
+        return None if node.value is None else ast.copy_location(ast.Assign([node.target], node.value), node)
+
+    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
+        documents = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        return None if documents else node
+
+
+class _Renamed(ast.NodeTransformer):
+    """Names of parameters and local variables as letters; those that are also passed or known by name stay."""
+
+    def __init__(self, tree: ast.Module) -> None:
+        nodes = list(ast.walk(tree))
+        local = {one.arg for one in nodes if isinstance(one, ast.arg)}
+        for function in (one for one in nodes if isinstance(one, ast.FunctionDef)):
+            inside = [one for one in ast.walk(function) if isinstance(one, ast.Name)]
+            local |= {one.id for one in inside if isinstance(one.ctx, ast.Store)}
+        kept = {one.arg for one in nodes if isinstance(one, ast.keyword)} | set(dir(builtins)) | {"self"}
+        kept |= {one.name for one in nodes if isinstance(one, ast.FunctionDef | ast.ClassDef)}
+        kept |= {one.asname or one.name.partition(".")[0] for one in nodes if isinstance(one, ast.alias)}
+        kept |= {one.name for one in nodes if isinstance(one, ast.ExceptHandler) and one.name}
+        for outer in (one for one in nodes if isinstance(one, ast.Module | ast.ClassDef)):
+            assigned = [target for one in outer.body if isinstance(one, ast.Assign) for target in one.targets]
+            kept |= {target.id for target in assigned if isinstance(target, ast.Name)}
+        kept |= {one.id for one in nodes if isinstance(one, ast.Name)} & set(string.ascii_letters)
+        letters = (one for one in string.ascii_letters if one not in kept)
+        self._names = dict(zip(sorted(local - kept), letters, strict=False))
+
+    def visit_arg(self, node: ast.arg) -> ast.AST:
+        node.arg = self._names.get(node.arg, node.arg)
+        return node
+
+    def visit_Name(self, node: ast.Name) -> ast.AST:
+        node.id = self._names.get(node.id, node.id)
+        return node

@@ -34,6 +34,8 @@ class Service:
     codes: list[int] = field(default_factory=list)
     asked: list[tuple[float, str, str, str | None]] = field(default_factory=list)
     url: str = ""
+    slow_s: float = 0.0
+    """By how much its clock is behind the one here, as a host whose clock is ahead sees it."""
 
     def wait(self, count: int) -> None:
         until = time.monotonic() + 30
@@ -51,6 +53,14 @@ def service() -> Iterator[Service]:
             told.asked.append((time.monotonic(), self.command, self.path, self.headers["Authorization"]))
             self.send_response(told.codes.pop(0) if told.codes else 200)
             self.end_headers()
+
+        def do_GET(self) -> None:
+            """It tells the time, as any answer does, and refuses."""
+            self.send_response(404)
+            self.end_headers()
+
+        def date_time_string(self, timestamp: float | None = None) -> str:
+            return super().date_time_string((timestamp or time.time()) - told.slow_s)
 
         def log_message(self, format: str, *args: object) -> None: ...  # noqa: A002 - its name in the base class
 
@@ -418,3 +428,28 @@ def test_the_bill_starts_before_the_switch_does(repository: Path, tmp_path: Path
     """A machine that took long to boot has that much less time: the moment itself is given too."""
     with switch(repository, tmp_path, service, 300.0, at=str(time.time() + 1)):
         service.wait(1)
+
+
+def test_a_host_whose_clock_is_hours_ahead_has_its_time(repository: Path, tmp_path: Path, service: Service) -> None:
+    """By its own clock time is up before it begins; the service, which knows the time, says how much is left."""
+    service.slow_s = 3 * 3600.0
+    with switch(repository, tmp_path, service, 3600.0, at=str(time.time() - service.slow_s + 600)) as process:
+        left = alive(tmp_path, process)["left"]
+        assert isinstance(left, float) and 500 < left <= 601 and service.asked == []
+
+
+@pytest.mark.parametrize("slow_s", [0.0, 60.0, 600.0])
+def test_time_that_is_up_by_the_service_s_clock_too_is_up(
+    repository: Path, tmp_path: Path, service: Service, slow_s: float
+) -> None:
+    """A container that was started again after its deadline; a clock that is a little off changes nothing."""
+    service.slow_s = slow_s
+    with switch(repository, tmp_path, service, 3600.0, at=str(time.time() - 601)):
+        service.wait(1)
+
+
+def test_a_clock_that_nobody_can_correct_counts(repository: Path, tmp_path: Path) -> None:
+    """No service answers: the switch sets about ending the machine, which needs the service all the same."""
+    nobody = Service(url="http://127.0.0.1:9")
+    with switch(repository, tmp_path, nobody, 3600.0, at=str(time.time() - 601)) as process:
+        assert alive(tmp_path, process)["left"] == 0.0
