@@ -116,7 +116,8 @@ EVERY: dict[str, dict[str, Any]] = {
     "Prodigy": {"optimizer_args": ["decouple=True", "safeguard_warmup=True"], "unet_lr": 1.0, "text_encoder_lr": 1.0},
     "DAdaptation": {"optimizer_args": ["decouple=True"], "unet_lr": 1.0, "text_encoder_lr": 1.0},
     "Adafactor": {}, "Lion": {}, "AdamWScheduleFree": {"optimizer_args": ["warmup_steps=2"]}, "SGDNesterov": {},
-    "torch.optim.NAdam": {}, "RAdamScheduleFree": {},
+    "torch.optim.NAdam": {},
+    "RAdamScheduleFree": {"optimizer_args": ["silent_sgd_phase=False"]},  # else nothing is learnt in the first steps
 }  # fmt: skip
 
 
