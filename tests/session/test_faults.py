@@ -186,9 +186,10 @@ def test_a_host_that_vanishes_in_training_is_reported_and_settled(cli: Cli, brok
     assert not broker.ledger.open_rentals()
 
 
-def test_a_machine_that_answers_elsewhere_is_followed(cli: Cli, broker: Broker) -> None:
+def test_a_machine_that_answers_elsewhere_is_followed(cli: Cli, broker: Broker, stub: StubEngine) -> None:
     """When the machine's sshd moves to another port during the job, it is asked for its address and no step is lost."""
     cli.sandbox.faults.set(Fault.ENDPOINT_MOVES, value=4)
+    stub.order(Orders(step_s=0.7))  # it trains for as long as that
     seen: list[int] = []
     with broker:
         trained = broker.train(

@@ -252,7 +252,10 @@ def continue_(
     yes: Yes = False,
     json: Json = False,
 ) -> int:
-    """Go on with a run that was stopped, on any machine, exactly where it was."""
+    """Go on with a run that was stopped, on any machine.
+
+    It goes on exactly where it was.
+    """
     from gpurent.cli import train as command
     from gpurent.cli.quote import NeedOptions
     from gpurent.jobs.options import RunOptions
