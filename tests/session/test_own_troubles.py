@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 from tests.session.world import Cli, make_job, wait_for
+from tests.stub.control import StubEngine
+from tests.stub.engine import Orders
 
 from gpurent import Broker, Job, Usd
 from gpurent.budget.events import Kind
@@ -224,8 +226,9 @@ def test_sleep_of_the_computer_is_time_that_passed() -> None:
 
 
 @pytest.mark.usefixtures("market")
-def test_a_network_that_is_gone_is_waited_for(cli: Cli) -> None:
+def test_a_network_that_is_gone_is_waited_for(cli: Cli, stub: StubEngine) -> None:
     """Neither the machine nor its provider can be reached: training goes on there, and is followed again afterwards."""
+    stub.order(Orders(step_s=0.1))
     faults = cli.sandbox.faults
 
     def cut() -> None:

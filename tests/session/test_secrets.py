@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from tests.session.world import Cli, make_job, wait_for
+from tests.session.world import Cli, make_job, reachable, wait_for
 from tests.stub.control import StubEngine
 
 from gpurent.sandbox.address import SandboxAddress
@@ -48,7 +48,10 @@ class Watcher:
 @pytest.fixture(params=SERVICES)
 def watched(tmp_path: Path, stub: StubEngine, request: pytest.FixtureRequest) -> Iterator[tuple[Cli, Watcher]]:
     state_dir = tmp_path / "sandbox"
-    with Sandbox(boot_s=0.2, seed=7, keep_hosts=True, state_dir=state_dir, engine=stub.command) as sandbox:
+    machines = reachable(7)
+    with Sandbox(
+        boot_s=0.2, seed=7, keep_hosts=True, state_dir=state_dir, engine=stub.command, machines=machines
+    ) as sandbox:
         watcher = Watcher(sandbox.state_dir / "hosts")
         thread = threading.Thread(target=watcher.watch)
         thread.start()
