@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -42,6 +42,8 @@ class Rental:
     interrupt: Interrupt = field(default_factory=Interrupt)
     troubles: list[Exception] = field(default_factory=list)
     """Raised when it is to be opened, one each time."""
+    opened: ExitStack = field(default_factory=ExitStack)
+    """What an enforcer has open when a test leaves it."""
 
     def __post_init__(self) -> None:
         with closing(self.provider()) as provider, closing(self.ledger()) as ledger:
@@ -69,6 +71,7 @@ class Rental:
         if self.troubles:
             raise self.troubles.pop(0)
         with closing(self.provider()) as provider, closing(self.ledger()) as ledger:
+            self.opened.callback(provider.close)
             providers = {"sandbox": provider}
             yield Teardown(ledger, providers, self.clock, tell, Accounts(providers, self.clock))
 
@@ -100,7 +103,9 @@ class Rental:
 @pytest.fixture
 def rental(tmp_path: Path, stub: StubEngine) -> Iterator[Rental]:
     with Sandbox(boot_s=0.2, seed=7, engine=stub.command) as sandbox:
-        yield Rental(sandbox, tmp_path / "ledger.db")
+        rental = Rental(sandbox, tmp_path / "ledger.db")
+        with rental.opened:
+            yield rental
 
 
 def test_before_the_deadline_it_only_looks(rental: Rental) -> None:
