@@ -55,7 +55,7 @@ def sending(host: Host, folder: Path) -> None:
 
 
 def fetching(host: Host, folder: Path) -> None:
-    host.fetch("frozen/source", folder / "fetched", sha256="0" * 64, size=20 * MIB)
+    host.fetch("frozen/source", folder / "fetched", sha256="0" * 64, size=80 * MIB)
 
 
 OPERATIONS: dict[str, Callable[[Host, Path], object]] = {
@@ -76,7 +76,7 @@ def test_no_operation_waits_for_a_frozen_link(
 ) -> None:
     """It is an error of the link after the operation's own time, and disconnecting takes none at all."""
     with closing(connect()) as host:
-        host.run("mkdir -p frozen && truncate -s 20M frozen/source")
+        host.run("mkdir -p frozen && truncate -s 80M frozen/source")
         front.freeze(how)
         began = time.monotonic()
         with pytest.raises(HostUnreachable):
@@ -95,7 +95,7 @@ def test_a_transfer_that_freezes_in_the_middle_ends(
     """Bytes have moved, and then none does any more."""
     waits = Waits(patience_s=0.0, reply_s=5.0, silence_s=1.0)
     with closing(connect(waits)) as host:
-        host.run("mkdir -p frozen && truncate -s 20M frozen/source")
+        host.run("mkdir -p frozen && truncate -s 80M frozen/source")
         threading.Timer(0.3, front.freeze, [how]).start()
         with pytest.raises(HostUnreachable):
             for _ in range(1000):
