@@ -6,13 +6,16 @@ import sys
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from gpurent.cli import exits, lora, streams
 from gpurent.money import ZERO, Usd
+
+if TYPE_CHECKING:
+    from gpurent.jobs.options import RunOptions
 
 _EXIT_STATUS = "\n\n".join(f"{code}  {meaning}" for code, meaning in exits.CODES)
 
@@ -191,6 +194,16 @@ def quote(
     return command.run(command.QuoteOptions(images, family, config, dataset, budget, need, limit, why_not, json))
 
 
+def _how(
+    unguarded: bool, hold: float | None, max_hours: float | None, on_overrun: Overrun | None,
+    stop_at: float | None = None,
+) -> RunOptions:  # fmt: skip
+    from gpurent.jobs.options import RunOptions
+
+    choice: Any = None if on_overrun is None else on_overrun.value
+    return RunOptions(None, unguarded, hold, max_hours, choice, stop_at)
+
+
 @app.command()
 def train(
     budget: Budget = None,
@@ -216,10 +229,8 @@ def train(
     """Rent, train, collect, destroy; never more than the budget."""
     from gpurent.cli import train as command
     from gpurent.cli.quote import NeedOptions
-    from gpurent.jobs.options import RunOptions
 
     need = NeedOptions(gpu, max_price, min_vram, trusted_only, interruptible)
-    choice: Any = None if on_overrun is None else on_overrun.value
     return command.run(
         command.TrainOptions(
             budget,
@@ -230,7 +241,7 @@ def train(
             dry_run,
             yes,
             json,
-            RunOptions(None, unguarded, hold, max_hours, choice, stop_at),
+            _how(unguarded, hold, max_hours, on_overrun, stop_at),
         )
     )
 
@@ -258,11 +269,9 @@ def continue_(
     """
     from gpurent.cli import train as command
     from gpurent.cli.quote import NeedOptions
-    from gpurent.jobs.options import RunOptions
 
     need = NeedOptions(gpu, max_price, None, trusted_only, False)
-    choice: Any = None if on_overrun is None else on_overrun.value
-    options = RunOptions(None, unguarded, hold, max_hours, choice, stop_at)
+    options = _how(unguarded, hold, max_hours, on_overrun, stop_at)
     return command.go_on(
         run_id, epochs, command.TrainOptions(budget, None, None, None, need, dry_run, yes, json, options)
     )
@@ -308,14 +317,13 @@ def batch(
     """Train several LoRAs on one rental, under one budget. Done is done: run it again, and it goes on."""
     from gpurent.cli import batch as command
     from gpurent.cli.quote import NeedOptions
-    from gpurent.jobs.options import BatchOptions, RunOptions
+    from gpurent.jobs.options import BatchOptions
 
     need = NeedOptions(gpu, max_price, min_vram, trusted_only, interruptible)
-    choice: Any = None if on_overrun is None else on_overrun.value
     failing: Any = on_failure.value
     return command.run(
         command.Options(
-            tuple(paths), budget, need, dry_run, yes, json, RunOptions(None, unguarded, hold, max_hours, choice),
+            tuple(paths), budget, need, dry_run, yes, json, _how(unguarded, hold, max_hours, on_overrun),
             BatchOptions(failing, again, in_order, partial),
         )
     )  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,13 @@ from rich.table import Table
 from rich.text import Text
 
 from gpurent.cli import consoles, output
-from gpurent.cli.asking import confirm
-from gpurent.cli.common import in_doubt, open_broker
+from gpurent.cli.common import open_broker
 from gpurent.cli.conducting import begun
 from gpurent.cli.quote import NeedOptions
+from gpurent.cli.renting import agreed, require_budget, warn_of_doubt
 from gpurent.cli.train import Terminal
 from gpurent.dataset.batchfile import checked, wanted
 from gpurent.dataset.job import Job
-from gpurent.errors import UsageError
 from gpurent.jobs import hublook
 from gpurent.jobs.basemodel import Hubs
 from gpurent.jobs.batch import Batch, BatchQuote, JobResult
@@ -52,12 +52,7 @@ class Options:
 def run(options: Options) -> int:
     """Check every job, ask, then let the broker do it."""
     with open_broker() as broker:
-        budget = options.budget or broker.settings.budget.max
-        if budget is None:
-            raise UsageError(
-                "No budget was given.",
-                hint="Say what all jobs may cost together: `gpurent batch … --budget 10`, or `max` in gpurent.toml.",
-            )
+        budget = require_budget(broker, options.budget, "batch …")
         jobs = hublook.look_all(_read(options), Hubs.of(tuple(broker.settings.job.hubs), os.environ))
         need = options.need.over(broker.need)
         if not options.as_json:
@@ -66,10 +61,12 @@ def run(options: Options) -> int:
             found = broker.batch_quote(jobs, need, budget=budget, batch=options.batch)
             output.print_json(_quote_dict(found)) if options.as_json else _print_quote(found)
             return 0
-        for ref in in_doubt(broker):
-            output.notes.print(
-                f"Warning: {ref} of an earlier run may still cost money; `gpurent reap` ends it.", style="yellow"
-            )
+        warn_of_doubt(broker)
+
+        def consent(found: BatchQuote, best: QuoteRow) -> bool:
+            what, show = f" for {counted(len(found.jobs), 'job')}", partial(_print_quote, found)
+            return agreed(best, budget, what, show, yes=options.yes, as_json=options.as_json)
+
         made, level = begun(
             broker,
             lambda front: broker.batch(
@@ -77,7 +74,7 @@ def run(options: Options) -> int:
                 budget=budget,
                 options=replace(options.run, need=need),
                 batch=options.batch,
-                consent=front.agreed(lambda found, best: _consent(found, best, budget, options)),
+                consent=front.agreed(consent),
                 tell=front.tell,
                 interrupt=front.interrupt,
                 asker=Terminal() if sys.stdin.isatty() and not options.as_json else None,
@@ -113,22 +110,6 @@ def _describe(jobs: list[Job]) -> None:
     for warning, names in said.items():
         whose = "" if len(names) == len(jobs) else f"{', '.join(names)}: "
         output.console.print(f"note: {whose}{warning}", style="yellow", soft_wrap=True)
-
-
-def _consent(found: BatchQuote, best: QuoteRow, budget: Usd, options: Options) -> bool:
-    if options.as_json and not options.yes:
-        raise UsageError("With --json nobody is asked.", hint="Add --yes to agree beforehand.")
-    if not options.as_json:
-        _print_quote(found)
-    if options.yes:
-        return True
-    if not sys.stdin.isatty():
-        raise UsageError(
-            "Nobody is there to be asked: standard input is no terminal.", hint="Add --yes to agree beforehand."
-        )
-    expected = f"expected {best.mid.total.rounded()}, at most {budget.rounded()}"
-    jobs = counted(len(found.jobs), "job")
-    return confirm(Text(f"Rent {best.offer.gpu} on {best.offer.provider} for {jobs}, {expected}?"), output.console)
 
 
 def _own_s(one: Timeline) -> float:

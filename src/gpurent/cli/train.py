@@ -6,18 +6,16 @@ import os
 import sys
 import threading
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-
-from rich.text import Text
 
 from gpurent.broker import Broker
 from gpurent.cli import output
-from gpurent.cli.asking import confirm
-from gpurent.cli.common import in_doubt, latest_run, open_broker, read_job
+from gpurent.cli.common import latest_run, open_broker, read_job
 from gpurent.cli.conducting import conduct
 from gpurent.cli.quote import NeedOptions
+from gpurent.cli.renting import agreed, require_budget, warn_of_doubt
 from gpurent.dataset.job import Job
-from gpurent.errors import UsageError
 from gpurent.jobs import hublook
 from gpurent.jobs.basemodel import Hubs
 from gpurent.jobs.options import RunOptions
@@ -47,7 +45,7 @@ class TrainOptions:
 def run(options: TrainOptions) -> int:
     """Check everything, ask, then let the broker do it."""
     with open_broker() as broker:
-        budget = _budget(broker, options, "train")
+        budget = require_budget(broker, options.budget, "train")
         job = read_job(broker, options.config, options.dataset, options.output, quiet=options.as_json)
         job = hublook.look(job, Hubs.of(tuple(broker.settings.job.hubs), os.environ))
         return _train(broker, job, None, budget, options)
@@ -60,17 +58,7 @@ def go_on(run_id: str | None, epochs: int | None, options: TrainOptions) -> int:
         job, state = broker.resumable(chosen, {} if epochs is None else {"max_train_epochs": epochs})
         if not options.as_json:
             output.console.print(f"{chosen} goes on from step {state.step} of {job.length.steps}.")
-        return _train(broker, job, state, _budget(broker, options, "continue"), options)
-
-
-def _budget(broker: Broker, options: TrainOptions, command: str) -> Usd:
-    budget = options.budget or broker.settings.budget.max
-    if budget is None:
-        raise UsageError(
-            "No budget was given.",
-            hint=f"Say what you would spend at most: `gpurent {command} --budget 10`, or `max` in gpurent.toml.",
-        )
-    return budget
+        return _train(broker, job, state, require_budget(broker, options.budget, "continue"), options)
 
 
 def _train(broker: Broker, job: Job, state: StateFile | None, budget: Usd, options: TrainOptions) -> int:
@@ -83,13 +71,11 @@ def _train(broker: Broker, job: Job, state: StateFile | None, budget: Usd, optio
         output.print_json(output.quote_dict(quote, 5)) if options.as_json else output.print_quote(quote, 5)
         require_offer(quote, budget)
         return 0
-    for ref in in_doubt(broker):
-        output.notes.print(
-            f"Warning: {ref} of an earlier run may still cost money; `gpurent reap` ends it.", style="yellow"
-        )
+    warn_of_doubt(broker)
 
     def consent(quote: Quote, best: QuoteRow) -> bool:
-        return _consent(quote, best, budget, options)
+        show = partial(output.print_quote, quote, 5)
+        return agreed(best, budget, "", show, yes=options.yes, as_json=options.as_json)
 
     return conduct(
         broker,
@@ -142,18 +128,3 @@ def describe(job: Job) -> None:
     replaced = [f"{earlier} will be replaced; {kept}."] if earlier.exists() else []
     for warning in (*job.warnings, *replaced):
         output.console.print(f"note: {warning}", style="yellow", soft_wrap=True)
-
-
-def _consent(quote: Quote, best: QuoteRow, budget: Usd, options: TrainOptions) -> bool:
-    if options.as_json and not options.yes:
-        raise UsageError("With --json nobody is asked.", hint="Add --yes to agree beforehand.")
-    if not options.as_json:
-        output.print_quote(quote, 5)
-    if options.yes:
-        return True
-    if not sys.stdin.isatty():
-        raise UsageError(
-            "Nobody is there to be asked: standard input is no terminal.", hint="Add --yes to agree beforehand."
-        )
-    expected = f"expected {best.mid.total.rounded()}, at most {budget.rounded()}"
-    return confirm(Text(f"Rent {best.offer.gpu} on {best.offer.provider}, {expected}?"), output.console)

@@ -1,0 +1,55 @@
+"""Before ``train``, ``continue`` and ``batch`` spend money: a budget, a warning, a question."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+from rich.text import Text
+
+from gpurent.broker import Broker
+from gpurent.cli import output
+from gpurent.cli.asking import confirm
+from gpurent.cli.common import in_doubt
+from gpurent.errors import UsageError
+from gpurent.money import Usd
+from gpurent.plan.quote import QuoteRow
+
+
+def require_budget(broker: Broker, given: Usd | None, command: str) -> Usd:
+    """The one of the command line, or else of ``gpurent.toml``. Raises UsageError where there is none."""
+    budget = given or broker.settings.budget.max
+    if budget is None:
+        raise UsageError(
+            "No budget was given.",
+            hint=f"Say what you would spend at most: `gpurent {command} --budget 10`, or `max` in gpurent.toml.",
+        )
+    return budget
+
+
+def warn_of_doubt(broker: Broker) -> None:
+    """Before more is rented, name what earlier runs may have left running."""
+    for ref in in_doubt(broker):
+        output.notes.print(
+            f"Warning: {ref} of an earlier run may still cost money; `gpurent reap` ends it.", style="yellow"
+        )
+
+
+def agreed(best: QuoteRow, budget: Usd, what: str, show: Callable[[], None], *, yes: bool, as_json: bool) -> bool:
+    """Show the quote and ask whether to rent its first row ``what`` for.
+
+    Raises:
+        UsageError: there is nobody to ask.
+    """
+    if as_json and not yes:
+        raise UsageError("With --json nobody is asked.", hint="Add --yes to agree beforehand.")
+    if not as_json:
+        show()
+    if yes:
+        return True
+    if not sys.stdin.isatty():
+        raise UsageError(
+            "Nobody is there to be asked: standard input is no terminal.", hint="Add --yes to agree beforehand."
+        )
+    expected = f"expected {best.mid.total.rounded()}, at most {budget.rounded()}"
+    return confirm(Text(f"Rent {best.offer.gpu} on {best.offer.provider}{what}, {expected}?"), output.console)
