@@ -50,7 +50,11 @@ def test_a_folder_is_all_its_configurations(tmp_path: Path) -> None:
     first = make_job(tmp_path)
     (tmp_path / "gpurent.toml").write_text("[budget]\nmax = 5\n", encoding="utf-8")
     (tmp_path / "another.toml").write_text(first.read_text(encoding="utf-8"), encoding="utf-8")
-    assert [one.config.name for one in wanted([tmp_path])] == ["another.toml", "training_config.toml"]
+    (tmp_path / "prompts.toml").write_text("[[prompt]]\ntext = 'a cat'\n", encoding="utf-8")
+    left: list[Path] = []
+    found = wanted([tmp_path], left.append)
+    assert [one.config.name for one in found] == ["another.toml", "training_config.toml"]
+    assert [one.name for one in left] == ["prompts.toml"]
     assert [job.name for job in checked(wanted([first]))] == ["swatch"]
 
 
@@ -78,6 +82,17 @@ def test_a_batch_file_that_is_wrong_is_refused_by_name(tmp_path: Path, text: str
     with pytest.raises(ConfigError, match=said) as refused:
         wanted([path])
     assert "batch.toml" in str(refused.value)
+
+
+def test_every_table_that_is_wrong_is_named(tmp_path: Path) -> None:
+    """A misspelt key before what is missing because of it."""
+    path = batch(tmp_path, "[[job]]\nconfg = 'training_config.toml'\n[[job]]\nname = 5\n")
+    with pytest.raises(ConfigError) as refused:
+        wanted([path])
+    first, second = refused.value.parts
+    assert (
+        "confg is not a known key" in str(first) and "'config'" in first.hint and "name must be a text" in str(second)
+    )
 
 
 def test_all_jobs_that_cannot_run_are_named_at_once(tmp_path: Path) -> None:

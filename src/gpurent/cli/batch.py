@@ -91,9 +91,14 @@ def run(options: Options) -> int:
 
 def _read(options: Options) -> list[Job]:
     console = consoles.make(stderr=True)
+
+    def left_out(path: Path) -> None:
+        console.print(f"note: {path} names no base model; it is left out.", style="yellow", markup=False)
+
+    jobs = wanted(options.paths, left_out)
     with Progress(console=console, transient=True, disable=options.as_json or not console.is_terminal) as bar:
         task = bar.add_task("Checking jobs", total=None)
-        return checked(wanted(options.paths), lambda done, total: bar.update(task, completed=done, total=total))
+        return checked(jobs, lambda done, total: bar.update(task, completed=done, total=total))
 
 
 def _describe(jobs: list[Job]) -> None:

@@ -30,7 +30,7 @@ from typing import Any
 
 from gpurent.dataset.configfile import MOST as LARGEST
 from gpurent.dataset.job import Job
-from gpurent.errors import ConfigError, GpurentError, UsageError
+from gpurent.errors import ConfigError, UsageError, all_of
 from gpurent.localfiles import read_text
 from gpurent.settings import FILE
 from gpurent_engine.reading import nearest, read_document
@@ -62,8 +62,12 @@ class Wanted:
         return self.name or self.config.name
 
 
-def wanted(paths: Sequence[Path]) -> tuple[Wanted, ...]:
+def wanted(paths: Sequence[Path], left_out: Callable[[Path], None] = lambda _path: None) -> tuple[Wanted, ...]:
     """What files and folders ask for, in their order.
+
+    Args:
+        paths: batch files, configurations, folders of them.
+        left_out: told of each file in a folder that names no base model, as sample prompts do not: it is no job.
 
     Raises:
         ConfigError: a file cannot be read, or lists jobs in another way.
@@ -81,7 +85,11 @@ def wanted(paths: Sequence[Path]) -> tuple[Wanted, ...]:
         else:
             raise UsageError(f"{path} does not exist.", hint="Name configurations, folders of them, or batch files.")
         for file in files:
-            found += _of_file(file.absolute())
+            document = _read(file.absolute())
+            if path.is_dir() and not _lists_jobs(document) and not _names_base(document):
+                left_out(file)
+                continue
+            found += _of_file(file.absolute(), document)
     if len(found) > MOST:
         raise UsageError(f"{len(found)} jobs are more than the {MOST} of one batch.", hint="Make the matrix smaller.")
     return tuple(found)
@@ -95,10 +103,11 @@ def checked(jobs: Sequence[Wanted], on_checked: Callable[[int, int], None] = lam
         on_checked: called with jobs checked so far and in all.
 
     Raises:
-        ConfigError: at least one cannot run; all that cannot are named, each with its first reason.
+        ConfigError: at least one cannot run; all that cannot are named, each with all its reasons.
     """
     found: list[Job] = []
-    wrong: list[tuple[Wanted, GpurentError]] = []
+    wrong: list[UsageError] = []
+    unfit = 0
     for number, one in enumerate(jobs, start=1):
         try:
             found.append(
@@ -107,35 +116,52 @@ def checked(jobs: Sequence[Wanted], on_checked: Callable[[int, int], None] = lam
                 )
             )
         except UsageError as error:
-            wrong.append((one, error))
+            unfit += 1
+            where = one.title if one.source == one.config else f"{one.title} in {one.source.name}"
+            wrong += [UsageError(f"{where}: {part}", hint=part.hint) for part in error.parts or (error,)]
         on_checked(number, len(jobs))
     if wrong:
-        said = " ".join(
-            f"({number}) {one.title} in {one.source.name}: {error}"
-            for number, (one, error) in enumerate(wrong, start=1)
-        )
-        count = f"{len(wrong)} of {len(jobs)} jobs" if len(jobs) > 1 else "The job"
-        raise ConfigError(f"{count} cannot run; nothing was rented. {said}", hint=wrong[0][1].hint)
+        count = f"{unfit} of {len(jobs)} jobs" if len(jobs) > 1 else "The job"
+        said = " ".join(f"({number}) {one}" for number, one in enumerate(wrong, start=1))
+        raise ConfigError(f"{count} cannot run; nothing was rented. {said}", hint=wrong[0].hint, parts=wrong)
     return found
 
 
-def _of_file(path: Path) -> list[Wanted]:
+def _read(path: Path) -> Mapping[str, Any]:
     try:
         read_text(path, LARGEST)
-        document = read_document(path)
+        return read_document(path)
     except SpecError as error:
         raise ConfigError(f"{path} {error.message}", hint="See docs/how-to/batch.md.") from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from error
-    tables = document.get("job", document.get("jobs"))
-    if not isinstance(document.get("matrix"), dict) and not _tables(tables):
+
+
+def _lists_jobs(document: Mapping[str, Any]) -> bool:
+    return isinstance(document.get("matrix"), dict) or _tables(document.get("job", document.get("jobs")))
+
+
+def _names_base(document: Mapping[str, Any]) -> bool:
+    sections = (document, *(one for one in document.values() if isinstance(one, dict)))
+    return any("pretrained_model_name_or_path" in one for one in sections)
+
+
+def _of_file(path: Path, document: Mapping[str, Any]) -> list[Wanted]:
+    if not _lists_jobs(document):
         return [Wanted(path, path)]
+    tables = document.get("job", document.get("jobs"))
     general = {key: value for key, value in document.items() if key not in ("job", "jobs")}
     if tables is not None and not _tables(tables):
         raise ConfigError(f"{path}: job must be a list of tables: [[job]].", hint="See docs/how-to/batch.md.")
     found: list[Wanted] = []
+    wrong: list[UsageError] = []
     for number, table in enumerate(tables or [{}], start=1):
-        found += _of_table(path, f"job {table.get('name', number)}", general, table)
+        try:
+            found += _of_table(path, f"job {table.get('name', number)}", general, table)
+        except ConfigError as error:
+            wrong.append(error)
+    if wrong:
+        raise all_of(wrong)
     return found
 
 
@@ -146,6 +172,7 @@ def _tables(value: object) -> bool:
 def _of_table(path: Path, where: str, general: Mapping[str, Any], table: Mapping[str, Any]) -> list[Wanted]:
     """The jobs that one table asks for: one, or as many as its matrix has combinations."""
     matrix = {**_matrix(path, "matrix", general), **_matrix(path, where, table)}
+    changes = {**_changes(path, where, general), **_changes(path, where, table)}
     own = {key: table.get(key, general.get(key)) for key in ("config", "dataset", "output")}
     own["name"] = table.get("name")
     for key, value in own.items():
@@ -153,7 +180,6 @@ def _of_table(path: Path, where: str, general: Mapping[str, Any], table: Mapping
             raise ConfigError(f"{path}: {where}: {key} must be a text, not {value!r}.")
     if own["config"] is None:
         raise ConfigError(f"{path}: {where}: config is missing.", hint='Name a configuration: config = "…toml".')
-    changes = {**_changes(path, where, general), **_changes(path, where, table)}
     config = _under(path, own["config"])
     made = []
     for values in itertools.product(*matrix.values()):
