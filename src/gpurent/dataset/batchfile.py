@@ -83,7 +83,8 @@ def wanted(paths: Sequence[Path], left_out: Callable[[Path], None] = lambda _pat
         elif path.is_file():
             files = [path]
         else:
-            raise UsageError(f"{path} does not exist.", hint="Name configurations, folders of them, or batch files.")
+            why = "is neither a file nor a folder" if path.exists() else "does not exist"
+            raise UsageError(f"{path} {why}.", hint="Name configurations, folders of them, or batch files.")
         for file in files:
             document = _read(file.absolute())
             if path.is_dir() and not _lists_jobs(document) and not _names_base(document):
