@@ -104,6 +104,15 @@ def test_a_pod_is_made_looked_at_stopped_resumed_and_terminated(client: Client, 
     assert client.pod(made["id"]) is None and sandbox.truth() == []
 
 
+def test_a_pod_that_is_resumed_at_once_boots_again(client: Client) -> None:
+    """However short it stood still: its processes are others, its port is new."""
+    made = client.create()
+    for _ in range(8):
+        wait_for(lambda: client.answers(made["id"]), "its ports", 20)
+        client.data(STOP % made["id"])
+        client.data(RESUME % made["id"])
+
+
 def test_a_stopped_pod_whose_gpu_was_taken_cannot_be_resumed(client: Client) -> None:
     """It is tied to its machine, as at RunPod."""
     first = client.create(cloud="SECURE")

@@ -21,6 +21,8 @@ SFTP = shutil.which("sftp-server", path="/usr/lib/openssh:/usr/libexec/openssh:/
 
 GPU = "NVIDIA GeForce RTX 3090, 24576 MiB, 570.86\n"
 """What its nvidia-smi says: no machine of the tests has a GPU."""
+ROOMY_KB = 200 * 1024**2
+"""Free disk that its df tells, however full the disk of these tests is."""
 
 _CONFIG = """\
 Port {port}
@@ -111,9 +113,12 @@ def machine(folder: Path) -> Iterator[Machine]:
     (home / ".ssh" / "authorized_keys").write_text((folder / "user_key.pub").read_text().rstrip("\n"), encoding="utf-8")
     tools = folder / "tools"
     tools.mkdir()
-    (tools / "nvidia-smi").write_text(f"#!/bin/sh\ncat {folder}/gpus 2> /dev/null\n", encoding="utf-8")
-    (tools / "nvidia-smi").chmod(0o755)
+    df = f'#!/bin/sh\necho "Filesystem 1024-blocks Used Available"; echo "disk 0 0 $(cat {folder}/free_kb)"\n'
+    for name, script in {"nvidia-smi": f"#!/bin/sh\ncat {folder}/gpus 2> /dev/null\n", "df": df}.items():
+        (tools / name).write_text(script, encoding="utf-8")
+        (tools / name).chmod(0o755)
     (folder / "gpus").write_text(GPU, encoding="utf-8")
+    (folder / "free_kb").write_text(f"{ROOMY_KB}\n", encoding="utf-8")
     path = f"{tools}:{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin"
     (folder / "enter").write_text(_ENTER.format(folder=folder, home=home, path=path), encoding="utf-8")
     (folder / "enter").chmod(0o755)

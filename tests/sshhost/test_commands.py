@@ -97,6 +97,15 @@ def test_a_listed_machine_with_several_gpus_has_them(user: Home, machines: list[
     assert told.returncode == 1 and "1 of the 2 listed" in told.stderr
 
 
+def test_a_machine_with_a_small_disk_is_listed_with_what_it_has(user: Home, machines: list[Machine]) -> None:
+    """Nobody has to look up what is free; a size that was asked for has to be there."""
+    (machines[0].folder / "free_kb").write_text(f"{48 * 1024**2 + 1}\n", encoding="utf-8")
+    asked = user.run(*add(machines[0], "--yes", "--disk", "50"))
+    assert asked.returncode == 1 and "48 GB are free, listed are 50" in asked.stderr
+    added = user.run(*add(machines[0], "--yes"))
+    assert added.returncode == 0 and load_hosts(user.hosts)["box"].disk_gb == 48
+
+
 def test_a_dead_machine_can_be_forgotten(user: Home, machines: list[Machine]) -> None:
     """Its silence names the option."""
     save_host(user.hosts, "dead", machines[0].entry(port=1))

@@ -545,7 +545,7 @@ def hosts_add(
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="Of its SSH server; default: 22.")] = None,
     key: Annotated[Path | None, typer.Option(help="Private key file; default: the agent and the usual files.")] = None,
     price: Annotated[str | None, typer.Option(metavar="DOLLARS", help="Per hour; default: 0.")] = None,
-    disk: Annotated[int | None, typer.Option(min=1, help="GB to use; default: 50.")] = None,
+    disk: Annotated[int | None, typer.Option(min=1, help="GB to use; default: 50, or what is free.")] = None,
     gpu_count: Annotated[int | None, typer.Option(min=1, max=64, help="GPUs of that kind; default: 1.")] = None,
     until: Annotated[datetime | None, typer.Option(help="When a rental made by hand ends, UTC.")] = None,
     note: Annotated[str | None, typer.Option(help="For yourself.")] = None,

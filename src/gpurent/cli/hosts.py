@@ -29,7 +29,7 @@ def add(name: str, given: dict[str, Any], *, yes: bool, as_json: bool) -> int:
     save_host(hosts_file(), name, given)
     code = 1
     try:
-        code = test(name, pin=True, yes=yes, as_json=as_json)
+        code = test(name, pin=True, yes=yes, as_json=as_json, fit_disk=given.get("disk_gb") is None)
     finally:
         if code:
             remove_host(hosts_file(), name)
@@ -88,8 +88,11 @@ def listing(*, as_json: bool) -> int:
     return 0
 
 
-def test(name: str, *, pin: bool, yes: bool, as_json: bool) -> int:
-    """Log in and say what is there; 1 when something is missing. The first time, or with ``pin``, its key is pinned."""
+def test(name: str, *, pin: bool, yes: bool, as_json: bool, fit_disk: bool = False) -> int:
+    """Log in and say what is there; 1 when something is missing. The first time, or with ``pin``, its key is pinned.
+
+    ``fit_disk`` lists a machine that has less than the usual room free with what it has.
+    """
     host, prober = _host(name), _prober()
     if not host.host_key or pin:
         shown = prober.identify(name)
@@ -99,6 +102,9 @@ def test(name: str, *, pin: bool, yes: bool, as_json: bool) -> int:
             _agree(shown.fingerprint, yes=yes, as_json=as_json)
             save_host(hosts_file(), name, {"host_key": shown.host_key})
     found = prober.probe(name)
+    if fit_disk and 0 < found.free_disk_gb < host.disk_gb:
+        save_host(hosts_file(), name, {"disk_gb": found.free_disk_gb})
+        host = _host(name)
     troubles = missing(host, found)
     if as_json:
         output.print_json({**asdict(found), "missing": troubles})

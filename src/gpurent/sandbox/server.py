@@ -278,7 +278,9 @@ class Sandbox:
 
     async def _reconcile(self, hosts: Hosts) -> None:
         wanted = {held.id: held for held in self.market.wanted()}
-        for ref in [ref for ref in hosts.live if ref not in wanted]:
+        # One that was stopped and resumed between two looks has been idle since its host booted: it boots again.
+        idle = {ref: held.idle_s for ref, held in wanted.items()}
+        for ref in [ref for ref, host in hosts.live.items() if host.held.idle_s != idle.get(ref)]:
             await hosts.kill(ref)
         for ref in self.market.ended():
             await hosts.kill(ref)
