@@ -15,6 +15,7 @@ from gpurent import settings
 from gpurent.cli import exits
 from gpurent.cli.app import app
 from gpurent_engine import reference
+from tools import apipage
 
 REFERENCE = Path(__file__).resolve().parent.parent / "docs" / "reference"
 WIDTH = 100
@@ -60,6 +61,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "cli.md": cli,
     "configuration.md": settings.describe,
     "exit-codes.md": exit_codes,
+    "python.md": apipage.describe,
     "training-config.md": reference.describe,
 }
 

@@ -19,12 +19,19 @@ from gpurent.money import Usd
 if TYPE_CHECKING:
     from gpurent.broker import Broker
     from gpurent.dataset.job import Job
+    from gpurent.jobs.options import BatchOptions, RunOptions
     from gpurent.model import Need
 
     __version__: str
 
-__all__ = ["Broker", "Job", "Need", "Usd", "__version__"]
-_HOMES = {"Broker": "gpurent.broker", "Job": "gpurent.dataset.job", "Need": "gpurent.model"}
+__all__ = ["BatchOptions", "Broker", "Job", "Need", "RunOptions", "Usd", "__version__"]
+_HOMES = {
+    "BatchOptions": "gpurent.jobs.options",
+    "Broker": "gpurent.broker",
+    "Job": "gpurent.dataset.job",
+    "Need": "gpurent.model",
+    "RunOptions": "gpurent.jobs.options",
+}
 
 
 def __getattr__(name: str) -> Any:

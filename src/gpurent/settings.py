@@ -24,7 +24,7 @@ from gpurent.model import Need, OnOverrun, capabilities_of, cuda_of
 from gpurent.money import ZERO, Usd
 
 FILE = "gpurent.toml"
-REFERENCE = "docs/reference/configuration.md"
+REFERENCE = "`gpurent help configuration`"
 MAX_BYTES = 1024 * 1024
 """Of a configuration file."""
 DEFAULT_IMAGE = "pytorch/pytorch:2.8.0-cuda12.8-cudnn9-runtime"

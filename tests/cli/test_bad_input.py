@@ -78,9 +78,9 @@ def empty_caption(folder: Path) -> None:
         (edit("network_dim", "network_dmi"), "{}/training_config.toml, line 12: network_dmi is not a known key.",
          "Did you mean 'network_dim'?"),
         (edit("network_dim = 2", 'network_dim = "two"'),
-         "{}/training_config.toml, line 12: network_dim must be a whole number, not 'two'.", "training-config.md"),
+         "{}/training_config.toml, line 12: network_dim must be a whole number, not 'two'.", "gpurent help training-config"),
         (edit("max_train_steps = 4", "max_train_steps = 0"),
-         "{}/training_config.toml, line 11: max_train_steps must be at least 1.", "training-config.md"),
+         "{}/training_config.toml, line 11: max_train_steps must be at least 1.", "gpurent help training-config"),
         (edit("network_dim = 2", "network_dim = = 2"), "{}/training_config.toml is no valid TOML: ", "line 12"),
         (edit("tiny-sd", "tiny-sdd"), "tiny-sdd does not exist.", "Name a diffusers folder, a .safetensors file"),
         (own_settings("[budgt]\nmax = 5"), "{}/gpurent.toml, line 1: budgt is not a known key.",
@@ -88,7 +88,7 @@ def empty_caption(folder: Path) -> None:
         (own_settings("[budget]\nmax = 'five'"),
          "{}/gpurent.toml, line 2: budget.max: an amount of dollars such as 10", "not 'five'."),
         (own_settings("\n[need]\ndisk_gb = '20'"), "{}/gpurent.toml, line 3: need.disk_gb: a valid integer, not '20'.",
-         "docs/reference/configuration.md"),
+         "gpurent help configuration"),
     ],
 )  # fmt: skip
 def test_a_mistake_in_the_folder_is_named_with_place_and_remedy(

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 import gpurent
+from gpurent.cli.help import KINDS
 
 ROOT = Path(__file__).parents[2]
 HOMES = {
@@ -96,13 +97,15 @@ def test_the_wheel_is_well_formed(wheel: Path) -> None:
     assert ended.returncode == 0, ended.stdout
 
 
-def test_the_wheel_holds_the_five_packages_and_nothing_else(wheel: Path) -> None:
-    """Every file below the package roots with its bytes, no test, no example, no cache."""
+def test_the_wheel_holds_the_five_packages_their_pages_and_nothing_else(wheel: Path) -> None:
+    """Every file below the package roots with its bytes and the pages of the manual, no test, no example, no cache."""
     expected = {}
     for name in sources():
         for package, home in HOMES.items():
             if name.startswith(f"{home}/{package}/"):
                 expected[name.removeprefix(f"{home}/")] = (ROOT / name).read_bytes()
+        if name.startswith(tuple(f"docs/{kind}/" for kind in KINDS)):
+            expected[name.replace("docs/", "gpurent/pages/", 1)] = (ROOT / name).read_bytes()
     with zipfile.ZipFile(wheel) as archive:
         held = {name: archive.read(name) for name in archive.namelist() if ".dist-info/" not in name}
     assert set(held) == set(expected)
@@ -124,9 +127,11 @@ def test_the_wheel_says_who_may_use_it_and_how_it_is_started(wheel: Path) -> Non
 
 
 def test_a_base_install_starts_and_quotes_without_torch(installed: Path, tmp_path: Path) -> None:
-    """In an empty environment without a network: help, a quote, a check of the set-up, no engine, no test tools."""
+    """In an empty environment without a network: help, a page, a quote, a check of the set-up, no engine, no test tools."""
     helped = run(installed / "gpurent", "--help", folder=tmp_path)
     assert helped.returncode == 0 and "quote" in helped.stdout, helped.stderr
+    page = run(installed / "gpurent", "help", "vast", folder=tmp_path)
+    assert page.returncode == 0 and page.stdout.startswith("# Rent from Vast.ai"), page.stderr
     quoted = run(installed / "gpurent", "quote", "--gpu", "4090", "--images", "50", folder=tmp_path)
     assert quoted.returncode == 0 and "RTX 4090" in quoted.stdout, quoted.stderr
     listed = run(installed / "python", "-m", "pip", "list", "--format=json", folder=tmp_path)

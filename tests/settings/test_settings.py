@@ -142,7 +142,7 @@ def test_a_mistake_is_named_with_line_key_and_remedy(tmp_path: Path, text: str, 
     with pytest.raises(ConfigError) as caught:
         load(tmp_path, text)
     assert str(caught.value).startswith(f"{tmp_path / FILE}, {message}")
-    assert caught.value.hint == (hint or "See docs/reference/configuration.md.")
+    assert caught.value.hint == (hint or "See `gpurent help configuration`.")
 
 
 @pytest.mark.parametrize("content", [b"[budget\n", b"max = = 3", b"\xff\xfe\x00"])

@@ -40,7 +40,7 @@ def open_runpod(settings: Mapping[str, str], clock: Clock) -> Provider:
         raise MissingCredentials(
             "no API key for RunPod",
             provider="runpod",
-            hint="`gpurent login runpod` keeps one, or set RUNPOD_API_KEY; see docs/how-to/runpod.md.",
+            hint="`gpurent login runpod` keeps one, or set RUNPOD_API_KEY; see `gpurent help runpod`.",
         )
     return RunPodProvider(settings.get(URL.name) or URL.default, key, clock)
 

@@ -39,7 +39,7 @@ def open_vastai(settings: Mapping[str, str], clock: Clock) -> Provider:
         raise MissingCredentials(
             "no API key for Vast.ai",
             provider="vastai",
-            hint="`gpurent login vastai` keeps one, or set VAST_API_KEY; see docs/how-to/vast.md.",
+            hint="`gpurent login vastai` keeps one, or set VAST_API_KEY; see `gpurent help vast`.",
         )
     unverified = settings.get(UNVERIFIED.name, "").lower() in ("1", "true", "yes")
     return VastProvider(settings.get(URL.name) or URL.default, key, clock, unverified=unverified)

@@ -276,9 +276,9 @@ def _closed(reply: Reply, problem: wire.Problem) -> ProviderError:
     text = f"vastai: {reply.where}: status {reply.status}: {reply.redact(problem.message) or reply.excerpt!r}"
     if reply.status == 410 and not problem.auth:
         return BadReply(text, provider=wire.PROVIDER, hint="Vast.ai switched this API off: upgrade gpurent.")
-    hint = "Check VAST_API_KEY and what it may do; see docs/how-to/vast.md."
+    hint = "Check VAST_API_KEY and what it may do; see `gpurent help vast`."
     if "Two Factor" in problem.message:
-        hint = "This key wants a session with a second factor: make one that does not; see docs/how-to/vast.md."
+        hint = "This key wants a session with a second factor: make one that does not; see `gpurent help vast`."
     return AuthFailed(text, provider=wire.PROVIDER, hint=hint)
 
 

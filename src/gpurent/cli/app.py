@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _EXIT_STATUS = "\n\n".join(f"{code}  {meaning}" for code, meaning in exits.CODES)
 
 
-_SILENT = (("sandbox", "up"), ("watchdog", "run"), ("watchdog", "tend"), ("login",), ("lora",))
+_SILENT = (("sandbox", "up"), ("watchdog", "run"), ("watchdog", "tend"), ("login",), ("lora",), ("help",))
 """Commands that are not about rentals at all, or that go on and on: every other ends by naming what may still run."""
 
 
@@ -505,6 +505,16 @@ def sandbox_env(
     from gpurent.cli import sandbox as command
 
     return command.env(command.chosen(vast=vast, runpod=runpod))
+
+
+@app.command("help")
+def show_page(
+    topic: Annotated[str | None, typer.Argument(help="Name of a page; all are listed without one.")] = None,
+) -> int:
+    """Show a page of the documentation: how to do something, what a file may hold, why it is so."""
+    from gpurent.cli import help as command
+
+    return command.show(topic)
 
 
 ProviderName = Annotated[str, typer.Argument(help="A provider, as `gpurent providers` lists them.")]

@@ -133,7 +133,7 @@ def _read(path: Path) -> Mapping[str, Any]:
         read_text(path, LARGEST)
         return read_document(path)
     except SpecError as error:
-        raise ConfigError(f"{path} {error.message}", hint="See docs/how-to/batch.md.") from error
+        raise ConfigError(f"{path} {error.message}", hint="See `gpurent help batch`.") from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from error
 
@@ -153,7 +153,7 @@ def _of_file(path: Path, document: Mapping[str, Any]) -> list[Wanted]:
     tables = document.get("job", document.get("jobs"))
     general = {key: value for key, value in document.items() if key not in ("job", "jobs")}
     if tables is not None and not _tables(tables):
-        raise ConfigError(f"{path}: job must be a list of tables: [[job]].", hint="See docs/how-to/batch.md.")
+        raise ConfigError(f"{path}: job must be a list of tables: [[job]].", hint="See `gpurent help batch`.")
     found: list[Wanted] = []
     wrong: list[UsageError] = []
     for number, table in enumerate(tables or [{}], start=1):

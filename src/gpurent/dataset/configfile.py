@@ -15,7 +15,7 @@ from gpurent_engine.spec import SpecError, TrainSpec
 
 MOST = 1024 * 1024
 NO_CHANGES: Mapping[str, object] = MappingProxyType({})
-HINT = "See docs/reference/training-config.md."
+HINT = "`gpurent help training-config` lists all keys."
 
 
 def read_spec(config: Path) -> TrainSpec:

@@ -233,7 +233,7 @@ def folded(notes: Iterable[tuple[str, str]]) -> list[str]:
     if len(idle) < FEW_NOTES:
         return [*said, *idle.values()]
     names = ", ".join(idle)
-    return [*said, f"{len(idle)} keys have no effect here (docs/reference/training-config.md says why): {names}."]
+    return [*said, f"{len(idle)} keys have no effect here (`gpurent help training-config` says why): {names}."]
 
 
 def grouped(errors: Sequence[data.DataError]) -> list[DatasetError]:
