@@ -133,7 +133,8 @@ TABLE: tuple[Failure, ...] = (
     Failure("configuration", "", "This configuration cannot be used.", "Correct it.", "edit training_config.toml"),
     Failure("dataset", "", "The dataset cannot be trained on.", "Correct it.", "gpurent train --dry-run --budget …"),
     Failure(
-        "base_model", "", "The base model cannot be loaded.", "Use a Stable Diffusion 1.x, 2.x or XL model; `gpurent check` says what is wrong with this one.",
+        "base_model", "", "The base model cannot be loaded.",
+        "Use a Stable Diffusion 1.x, 2.x or XL model; `gpurent check` says what is wrong with this one.",
         "edit training_config.toml",
     ),
     Failure(
