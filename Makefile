@@ -35,8 +35,12 @@ $(OLDEST)/.ready: remote/gpurent_engine/__main__.py tools/oldest.py constraints.
 demo: $(READY)  ## Train a LoRA on the embedded market: quote to receipt to picture
 	@$(BIN)/gpurent demo
 
-test: lint  ## Lint, type-check and test everything
+test: missing lint  ## Lint, type-check and test everything
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist worksteal $(PYTEST)
+
+.PHONY: missing
+missing: $(READY)
+	@$(BIN)/python -m tools.missing
 
 simulate: $(READY)  ## Thirty thousand lives of the broker with everything failing, and the guarantees taken out one by one
 	$(BIN)/python -m tests.simulation

@@ -30,7 +30,13 @@ from gpurent.settings import load_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted(
-    [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/*/*.md")]
+    [
+        ROOT / "README.md",
+        ROOT / "README.ko.md",
+        ROOT / "CONTRIBUTING.md",
+        *ROOT.glob("docs/**/*.md"),
+        *ROOT.glob("examples/*/*.md"),
+    ]
 )
 BLOCK = re.compile(r"(<!-- (?:not run|from): (?P<why>[^>]+?) -->\n)?[ ]*```(?P<kind>\w+)\n(?P<text>.*?)```", re.DOTALL)
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]+)")
@@ -108,6 +114,20 @@ def test_commands_print_what_the_page_shows(page: Path, cli: Cli) -> None:
                 printed = shell(cli, line.removeprefix("$ "), folder)
             elif line != "…":
                 assert pattern(line) in {pattern(one) for one in printed.splitlines()}, f"{line}\nnot in\n{printed}"
+
+
+def test_the_korean_readme_shows_the_same_commands_as_the_english_one() -> None:
+    """And the same code: what one of them promises, the other does."""
+    shown = [
+        [
+            (block.kind, block.text, block.run)
+            for kind in ("console", "python")
+            for block in blocks(kind)
+            if block.page == page
+        ]
+        for page in (ROOT / "README.md", ROOT / "README.ko.md")
+    ]
+    assert shown[0] == shown[1] != []
 
 
 @pytest.mark.parametrize("block", [one for one in blocks("console") if not one.run], ids=name)

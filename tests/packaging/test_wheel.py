@@ -127,7 +127,7 @@ def test_the_wheel_says_who_may_use_it_and_how_it_is_started(wheel: Path) -> Non
 
 
 def test_a_base_install_starts_and_quotes_without_torch(installed: Path, tmp_path: Path) -> None:
-    """In an empty environment without a network: help, a page, a quote, a check of the set-up, no engine, no test tools."""
+    """In an empty environment without a network: help, a page, a quote, a check of the set-up, nothing else."""
     helped = run(installed / "gpurent", "--help", folder=tmp_path)
     assert helped.returncode == 0 and "quote" in helped.stdout, helped.stderr
     page = run(installed / "gpurent", "help", "vast", folder=tmp_path)
