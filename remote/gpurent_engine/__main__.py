@@ -19,11 +19,11 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gpurent_engine import PROTOCOL, __version__, loracli, thumbnail
+from gpurent_engine import PROTOCOL, __version__, launch, loracli, thumbnail
 from gpurent_engine.bench import options as bench_options
 from gpurent_engine.data import DataError
 from gpurent_engine.events import EventWriter
@@ -77,6 +77,9 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="the same numbers in every run on this machine, bit for bit; slower",
     )
+    train.add_argument(
+        "--processes", type=int, default=0, metavar="N", help="one for each GPU; default: the job's, or 1"
+    )
     train.set_defaults(run=_train)
     doctor = commands.add_parser("doctor", help="say whether this machine can train")
     doctor.add_argument("--json", action="store_true")
@@ -109,6 +112,7 @@ def _order(options: argparse.Namespace) -> tuple[dict[str, Any], Path]:
         if missing:
             raise SpecError(sorted(missing)[0], f"is missing in {options.job}.")
         job |= {"step": options.step or job.get("step", ""), "deterministic": options.deterministic}
+        job |= {"processes": options.processes or job.get("processes", 1)}
         return job, Path(job["events"])
     here = options.config.parent
     spec = datasets.resolve(thumbnail.embed(load_spec(options.config), here), here)
@@ -119,6 +123,7 @@ def _order(options: argparse.Namespace) -> tuple[dict[str, Any], Path]:
         "data_dir": str(options.data or (here if spec.subsets else here / spec.train_data_dir)), "out_dir": str(out),
         "base_model": str(base) if base.exists() else spec.pretrained_model_name_or_path,
         "resume": options.resume, "step": options.step, "deterministic": options.deterministic,
+        "processes": options.processes or 1,
     }  # fmt: skip
     return job, options.events or out / "events.jsonl"
 
@@ -129,11 +134,16 @@ def _train(options: argparse.Namespace) -> int:
     except (SpecError, OSError) as error:
         print(f"gpurent_engine: {error}", file=sys.stderr)
         return 2
+    rank, size = (int(os.environ.get(name) or least) for name, least in (("RANK", 0), ("WORLD_SIZE", 1)))
+    if size == 1:
+        count = _processes(job)
+        if count > 1:
+            return launch.run(count, path)
     stop = threading.Event()
     faulthandler.register(signal.SIGUSR1, all_threads=True)  # into the log: whoever follows asks where it hangs
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    with EventWriter(path) as out:
+    with EventWriter(launch.beside(path, rank) if rank else path) as out:
         try:
             return _run(job, out, stop)
         except (SpecError, DataError) as error:
@@ -143,15 +153,22 @@ def _train(options: argparse.Namespace) -> int:
         except Exception as error:  # noqa: BLE001
             # The last line of defence: whatever it was, the client has to hear of it, and the log has the rest.
             traceback.print_exc()
-            code, message, remedy = _diagnose(error)
+            code, message, remedy = (rank == 0 and launch.cause(path, size)) or _diagnose(error)
             out.emit("error", code=code, message=message, remedy=remedy)
             return 1
+
+
+def _processes(job: Mapping[str, Any]) -> int:
+    """How many processes train: as many as were asked for, if a step has a picture for each."""
+    spec = job["spec"]
+    wanted = int(job.get("processes") or 1)
+    return max(1, min(wanted, int(spec.get("train_batch_size", 1)) * int(spec.get("gradient_accumulation_steps", 1))))
 
 
 def _run(job: dict[str, Any], out: EventWriter, stop: threading.Event) -> int:
     import torch
 
-    from gpurent_engine import device, loop
+    from gpurent_engine import device, distributed, loop
 
     if job["protocol"] != PROTOCOL:
         raise SpecError("protocol", f"the client speaks {job['protocol']}, this engine {PROTOCOL}.")
@@ -164,17 +181,26 @@ def _run(job: dict[str, Any], out: EventWriter, stop: threading.Event) -> int:
             raise SpecError("step", f"{error}; or {PLAIN}.") from error
     if job.get("deterministic"):
         device.deterministic()
+    group = distributed.join()
     choice = device.choose(spec.mixed_precision)
     out.emit(
         "hello", protocol=PROTOCOL, engine=__version__, python=platform.python_version(), torch=torch.__version__,
         device=str(choice.device), device_name=choice.name, pid=os.getpid(),
+        processes=group.size,
     )  # fmt: skip
+    wanted = int(job.get("processes") or 1)
+    if group.size < wanted:
+        pictures = spec.train_batch_size * spec.gradient_accumulation_steps
+        said = f"Of {wanted} GPUs {group.size} are used: a step has {pictures} pictures. A larger train_batch_size"
+        out.emit("warning", key="train_batch_size", message=f"{said} keeps more of them busy.")
     order = loop.Order(
         spec, job["base_model"], Path(job["data_dir"]), Path(job["out_dir"]),
         Path(job["stop_file"]) if job.get("stop_file") else None, bool(job.get("resume")),
         Path(job["plan_file"]) if job.get("plan_file") else None, step, job.get("stop_at"),
     )  # fmt: skip
-    return 4 if loop.train(order, out, stop).stopped else 0
+    result = loop.train(order, out, stop, group)
+    distributed.leave()  # not after a failure, when the others may never answer
+    return 4 if result.stopped else 0
 
 
 def _diagnose(error: Exception) -> tuple[str, str, str]:

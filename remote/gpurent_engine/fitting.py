@@ -117,7 +117,7 @@ def cut(batches: Sequence[Batch], most: int) -> tuple[list[Batch], list[int]]:
     pieces, owners = [], []
     for index, (batch, parts) in enumerate(zip(batches, ranges, strict=True)):
         for start, end in parts:
-            piece = _rows(batch, start, end)
+            piece = rows(batch, start, end)
             pieces.append(replace(piece, weight=piece.weight * (share * (end - start) / len(batch.mean))))
             owners.append(index)
     return pieces, owners
@@ -137,7 +137,9 @@ def _ranges(size: int, most: int) -> Iterator[tuple[int, int]]:
         yield i * size // parts, (i + 1) * size // parts
 
 
-def _rows(batch: Batch, start: int, end: int) -> Batch:
+def rows(batch: Batch, start: int, end: int) -> Batch:
+    """Some pictures of a batch, as views."""
+
     def some(value: Any) -> Any:
         if isinstance(value, torch.Tensor):
             return value[start:end]

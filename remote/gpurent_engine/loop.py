@@ -16,8 +16,9 @@ import torch
 
 from gpurent_engine import checkpoint, device, validation
 from gpurent_engine.checkpoint import Position
+from gpurent_engine.distributed import ALONE, Group
 from gpurent_engine.events import EventWriter
-from gpurent_engine.saving import Saver
+from gpurent_engine.saving import Bystander, Saver
 from gpurent_engine.setup import Order, Run, prepare, replan
 
 MAX_BAD_LOSSES = 3
@@ -43,8 +44,14 @@ class Result:
     final_loss: float
 
 
-def train(order: Order, out: EventWriter, stop: threading.Event) -> Result:
+def train(order: Order, out: EventWriter, stop: threading.Event, group: Group = ALONE) -> Result:
     """Train one LoRA and return what came of it; everything on the way is said through ``out``.
+
+    Args:
+        order: what to train.
+        out: of the first process; another one's is read only if it fails.
+        stop: asks for an end.
+        group: the processes that train it together.
 
     Raises:
         DataError, SpecError: dataset or configuration cannot be trained on.
@@ -56,12 +63,12 @@ def train(order: Order, out: EventWriter, stop: threading.Event) -> Result:
         torch.cuda.OutOfMemoryError: the GPU is too small for this batch.
     """
     started = time.monotonic()
-    return follow(prepare(order, out), out, stop, started)
+    return follow(prepare(order, out, group), out, stop, started)
 
 
 def follow(run: Run, out: EventWriter, stop: threading.Event, started: float) -> Result:
     """Take a prepared run to its end; raises as ``train``."""
-    saver = Saver(run, out)
+    saver = Saver(run, out) if run.group.first else Bystander()
     try:
         return _steps(run, out, saver, stop, started)
     except NothingLearnt:
@@ -71,7 +78,7 @@ def follow(run: Run, out: EventWriter, stop: threading.Event, started: float) ->
         raise
 
 
-def _steps(run: Run, out: EventWriter, saver: Saver, stop: threading.Event, started: float) -> Result:
+def _steps(run: Run, out: EventWriter, saver: Saver | Bystander, stop: threading.Event, started: float) -> Result:
     order, spec = run.order, run.order.spec
     meter = Meter(run.position.step)
     step, stopped = run.position.step, False
@@ -89,6 +96,7 @@ def _steps(run: Run, out: EventWriter, saver: Saver, stop: threading.Event, star
 
         stopped = stop.is_set() or (order.stop_file is not None and order.stop_file.exists())
         stopped = stopped or (order.stop_at is not None and step >= order.stop_at)
+        stopped = bool(*run.group.agree(stopped))
         replan(run, out, step)
         ending = stopped or step >= run.course.length.steps
         if out.step_due(step, run.course.length.steps) or ending:
@@ -151,6 +159,8 @@ class Meter:
 def look(run: Run, out: EventWriter) -> None:
     """Say how far off the training is on the pictures that are held out."""
     assert run.held is not None
+    if not run.group.first:
+        return  # the first process speaks for all
     found = validation.loss(run.held, run.stepper)
     out.emit("validation", step=run.position.step, epoch=run.epoch, loss=found, images=len(run.held.images))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,11 +20,14 @@ if TYPE_CHECKING:
 
 
 class PlainStepper:
-    """Computes steps eagerly; accelerate does mixed precision and, in fp16, the scaling of gradients."""
+    """Computes steps eagerly; accelerate does mixed precision and, in fp16, the scaling of gradients.
+
+    ``reduce`` sums gradients over the processes that share a step (``distributed.Group.sum``).
+    """
 
     def __init__(
         self, parts: Parts, network: Network, optimizer: Any, diffusion: Diffusion, accelerator: Accelerator,
-        spec: TrainSpec,
+        spec: TrainSpec, reduce: Callable[[Iterable[torch.Tensor]], None] = lambda _gradients: None,
     ) -> None:  # fmt: skip
         self._parts = parts
         self._network = network
@@ -36,6 +39,7 @@ class PlainStepper:
         self._spec = spec
         self._clip_skip = spec.clip_skip
         self._max_grad_norm = spec.max_grad_norm
+        self._reduce = reduce
 
     def step(self, batches: Sequence[Batch], rates: Sequence[float]) -> torch.Tensor:
         """See ``Stepper.step``."""
@@ -52,6 +56,7 @@ class PlainStepper:
                     found.append(loss.detach())
         finally:
             self._network.mode.training = False
+        self._reduce(one.grad for one in self._network.parameters.values() if one.grad is not None)
         if self._max_grad_norm:
             accelerator.clip_grad_norm_(list(self._network.parameters.values()), self._max_grad_norm)
         for group, share in zip(optimizer.param_groups, self._shares, strict=True):

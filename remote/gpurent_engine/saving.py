@@ -147,3 +147,29 @@ class Saver:
 
     def _warn(self, message: str) -> None:
         self._out.emit("warning", key="save", message=message)
+
+
+class Bystander:
+    """Of a process that is not the first: it has the same adapters, and saves nothing."""
+
+    def __init__(self) -> None:
+        self.files: list[str] = []
+
+    def checkpoint(self, name: str, *, final: bool = False) -> None:
+        """See ``Saver``, as for the rest."""
+
+    def prove(self, *, draw: bool) -> None:
+        """Nothing."""
+
+    def state_due(self) -> bool:
+        """Never."""
+        return False
+
+    def start_state(self) -> None:
+        """Nothing."""
+
+    def announce_state(self, *, wait: bool = False) -> None:
+        """Nothing."""
+
+    def rescue(self) -> None:
+        """Nothing."""

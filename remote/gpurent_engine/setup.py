@@ -28,6 +28,7 @@ from gpurent_engine import (
 from gpurent_engine.basefile import BaseHashes
 from gpurent_engine.checkpoint import Position
 from gpurent_engine.diffusion import Diffusion, diffusion
+from gpurent_engine.distributed import ALONE, Group, SharedStepper
 from gpurent_engine.events import EventWriter
 from gpurent_engine.families import detect, loading
 from gpurent_engine.families.parts import Parts
@@ -114,6 +115,7 @@ class Run:
     identity: dict[str, str]
     """What a saved state must have been made with."""
     device: torch.device
+    group: Group
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,7 @@ class Loaded:
         return tuple(self.everywhere[i] for i in self.trained)
 
 
-def prepare(order: Order, out: EventWriter) -> Run:
+def prepare(order: Order, out: EventWriter, group: Group = ALONE) -> Run:
     """Set up a run and say what it will do.
 
     Raises:
@@ -173,7 +175,7 @@ def prepare(order: Order, out: EventWriter) -> Run:
     process = diffusion(
         parts.alphas_cumprod, loaded.agreed.prediction, choice.device, zero_terminal=loaded.agreed.zero_terminal_snr
     )
-    stepper, optimizer = _stepper(order, loaded, plan, choice, process, out)
+    stepper, optimizer = _stepper(order, loaded, plan, choice, process, out, group)
     course = Course(
         spec, _rates(spec, plan), length,
         schedule.warmup_steps(spec.lr_warmup_steps, length.steps),
@@ -213,6 +215,7 @@ def prepare(order: Order, out: EventWriter) -> Run:
         facts=_facts(loaded, course, optimizer),
         identity=identity,
         device=choice.device,
+        group=group,
     )
     if order.resume and (order.out_dir / states.FILE).exists():
         _restore(run)
@@ -247,7 +250,7 @@ def _load(order: Order, choice: device.Choice, out: EventWriter) -> Loaded:
 
 
 def _stepper(
-    order: Order, loaded: Loaded, plan: Plan, choice: device.Choice, process: Diffusion, out: EventWriter
+    order: Order, loaded: Loaded, plan: Plan, choice: device.Choice, process: Diffusion, out: EventWriter, group: Group
 ) -> tuple[Stepper, str]:
     """The fast step where it can, else the plain one, which can do everything; and the optimiser's name for the
     metadata."""
@@ -255,27 +258,31 @@ def _stepper(
     def tell(message: str) -> None:
         out.emit("warning", key="train_batch_size", message=message)
 
+    def shared(stepper: Stepper) -> Stepper:
+        fitting = FittingStepper(stepper, tell)
+        return fitting if group.size == 1 else SharedStepper(fitting, group)
+
     spec, wanted = order.spec, order.step
     _place(loaded.parts, choice)
     why = ""
     if wanted != PLAIN and (wanted or choice.device.type == "cuda"):
         try:
-            found = fast_stepper(loaded.parts, plan, process, spec, choice.device, wanted=wanted)
+            found = fast_stepper(loaded.parts, plan, process, spec, choice.device, wanted=wanted, group=group)
         except UnsupportedError as error:
             why = f"The fast step cannot be taken: {error}."
             out.emit("warning", key="step", message=f"{why} The plain step is taken, which is slower.")
         else:
             out.emit("stepper", level=found.level, reason=" ".join(found.notes))
-            return FittingStepper(found.stepper, tell), found.optimizer
+            return shared(found.stepper), found.optimizer
     elif not wanted:
         why = "There is no GPU."
-    stepper, optimizer = _plain(order, loaded, plan, choice, process, out)
+    stepper, optimizer = _plain(order, loaded, plan, choice, process, out, group)
     out.emit("stepper", level=PLAIN, reason=why)
-    return FittingStepper(stepper, tell), optimizer
+    return shared(stepper), optimizer
 
 
 def _plain(
-    order: Order, loaded: Loaded, plan: Plan, choice: device.Choice, process: Diffusion, out: EventWriter
+    order: Order, loaded: Loaded, plan: Plan, choice: device.Choice, process: Diffusion, out: EventWriter, group: Group
 ) -> tuple[Stepper, str]:
     """Adapters in the base and an optimiser over them."""
     from accelerate import Accelerator
@@ -294,7 +301,7 @@ def _plain(
     if note:
         out.emit("warning", key="optimizer_type", message=note)
     accelerator = Accelerator(mixed_precision=choice.mixed_precision, cpu=choice.device.type == "cpu")
-    stepper = PlainStepper(loaded.parts, network, optimizer, process, accelerator, spec)
+    stepper = PlainStepper(loaded.parts, network, optimizer, process, accelerator, spec, group.sum)
     return stepper, optim.described(optimizer, spec)
 
 
@@ -356,15 +363,21 @@ def _announce(run: Run, out: EventWriter) -> None:
 
 def replan(run: Run, out: EventWriter, step: int) -> None:
     """Shorten the run if the plan file says so."""
-    file = run.order.plan_file
-    if file is None or not file.exists():
-        return
-    try:
-        wanted = json.loads(file.read_text(encoding="utf-8"))["steps"]
-    except (ValueError, KeyError, TypeError):
-        return  # half written: read again after the next step
-    if not isinstance(wanted, int) or not step < wanted < run.course.length.steps:
+    (wanted,) = run.group.agree(_wanted(run))
+    if not step < wanted < run.course.length.steps:
         return
     run.course.shorten(wanted)
     run.facts = replace(run.facts, length=run.course.length, warmup=run.course.warmup)
     out.emit("replanned", steps=wanted, epochs=run.course.length.epochs)
+
+
+def _wanted(run: Run) -> int:
+    """Steps that the plan file asks for, 0 if it does not."""
+    file = run.order.plan_file
+    if file is None or not run.group.first or not file.exists():
+        return 0
+    try:
+        wanted = json.loads(file.read_text(encoding="utf-8"))["steps"]
+    except (ValueError, KeyError, TypeError):
+        return 0  # half written: read again after the next step
+    return wanted if isinstance(wanted, int) and not isinstance(wanted, bool) and 0 < wanted < 2**62 else 0

@@ -201,3 +201,12 @@ def test_a_typical_job_needs_pictures_and_a_known_family(images: int, family: st
 def test_a_typical_job_counts_steps_as_training_does() -> None:
     """50 pictures, ten times an epoch, two a step, ten epochs: 2500 steps."""
     assert (JOB.steps, JOB.epochs, JOB.batch_size, JOB.network_dim) == (2500, 10, 2, 32)
+
+
+def test_several_gpus_help_as_far_as_a_batch_has_pictures() -> None:
+    """Four cards are faster than one at batch 4, no faster than two at batch 2, and nothing at batch 1."""
+    four, two = (replace(OFFER, gpu_count=count) for count in (4, 2))
+    big, small, single = (replace(JOB, batch_size=size) for size in (4, 2, 1))
+    assert step_seconds(big, four).mid < step_seconds(big, OFFER).mid
+    assert step_seconds(small, four) == step_seconds(small, two)
+    assert step_seconds(single, four) == step_seconds(single, OFFER)

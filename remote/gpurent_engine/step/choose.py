@@ -9,6 +9,7 @@ from torch.optim import AdamW
 
 from gpurent_engine import limits
 from gpurent_engine.diffusion import Diffusion
+from gpurent_engine.distributed import ALONE, Group
 from gpurent_engine.families.parts import Parts
 from gpurent_engine.networks.lora import first_down
 from gpurent_engine.networks.plan import Plan, model_of
@@ -34,8 +35,9 @@ class Chosen:
 
 
 def fast_stepper(
-    parts: Parts, plan: Plan, diffusion: Diffusion, spec: TrainSpec, device: torch.device, *, wanted: str = ""
-) -> Chosen:
+    parts: Parts, plan: Plan, diffusion: Diffusion, spec: TrainSpec, device: torch.device, *, wanted: str = "",
+    group: Group = ALONE,
+) -> Chosen:  # fmt: skip
     """The fast step for this run, its adapters filled with their first values.
 
     Args:
@@ -45,6 +47,7 @@ def fast_stepper(
         spec: the configuration.
         device: where the base is.
         wanted: the level, or "" for the best that runs here.
+        group: the processes that share each step.
 
     Raises:
         UnsupportedError: something in the base or the configuration is not one that the fast step knows.
@@ -68,8 +71,10 @@ def fast_stepper(
         hyper,
         switches=switches,
         clip_skip=spec.clip_skip,
-        accumulate=spec.gradient_accumulation_steps > 1,
+        accumulate=spec.gradient_accumulation_steps > 1 or group.size > 1,
     )
+    if group.size > 1:
+        stepper.core.reduce = group.sum_flat
     stepper.start(first)
     verify(stepper.core, parts, spec.clip_skip)
     name = f"{AdamW.__module__}.{AdamW.__qualname__}(weight_decay={hyper.weight_decay})"

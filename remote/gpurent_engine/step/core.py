@@ -102,6 +102,8 @@ class Core:
         self._graphs: dict[Any, tuple[torch.cuda.CUDAGraph, Static, torch.Tensor]] = {}
         self._update: torch.cuda.CUDAGraph | None = None
         self._updates = 0
+        self.reduce: Callable[[torch.Tensor], None] | None = None
+        """Sums the gradients ``[adapters, size]`` over several processes before an update; needs ``accumulate``."""
         self.worth: Callable[[Any], bool] = lambda _signature: True
         """Asked before a graph is recorded for a signature of inputs (``graph.signature``)."""
 
@@ -195,6 +197,9 @@ class Core:
     def update(self, rates: Sequence[Sequence[float]]) -> None:
         """One optimiser step with the learning rates ``[adapters][groups]``; nothing waits for it."""
         self.updater.set_rates(rates)
+        if self.reduce is not None:
+            assert self.updater.accumulate and self.updater.total is not None
+            self.reduce(self.updater.total)
         if self.recorder is None:
             self._step()
             return

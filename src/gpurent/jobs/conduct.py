@@ -419,6 +419,7 @@ class Conductor:
             exists=lambda: self.rentals.exists(held), hold_s=hold_s, expected=expected,
             usual_silence_s=self.rentals.patience.usual_silence_s,
             paid_gpu=self._paid_gpu(held.offer.provider, held.offer.price), guard=guard, replan=replan,
+            gpu_count=held.offer.gpu_count,
         )  # fmt: skip
 
     def _limits(self, work: Work, row: QuoteRow, max_hours: float | None) -> Deadlines:

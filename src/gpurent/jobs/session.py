@@ -96,6 +96,8 @@ class Session:
     paid_gpu: bool = True
     """Training on the CPU is no use: a GPU is paid for."""
     hubs: Hubs = field(default_factory=Hubs)
+    gpu_count: int = 1
+    """Each trains in a process of its own."""
     guard: DeadMan | None = None
     replan: Replanner | None = None
     premises: Premises = field(default_factory=Premises)
@@ -281,6 +283,7 @@ class Session:
             "plan_file": f"{base}/plan.json",
             "resume": self.resume is not None,
             "stop_at": self.stop_at,
+            "processes": self.gpu_count,
         }
 
     def _downloaded(self, job: Job) -> str:

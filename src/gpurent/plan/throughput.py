@@ -15,6 +15,7 @@ measured steps shows. No other card was measured with this engine; a prototype o
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from gpurent.model import Offer, Workload
 from gpurent.plan.gpus import Gpu, find
@@ -39,6 +40,8 @@ SPREAD = {
 }
 """By how much the estimate may be off: on the measured card, on its relatives, on any card of the table."""
 RELATIVES = ("H100 SXM", "H100 PCIE", "H100 NVL")
+SHARING = Range(1.0, 1.1, 1.5)
+"""What summing the adapters' gradients over several GPUs adds to a step; not measured."""
 LAUNCHING_S = Range(0.06, 0.19, 0.30)
 """Seconds in which a CPU launches the kernels of a plain step of SD 1.5: 0.17 to 0.22 on two servers; a desktop's core
 is faster. The GPU works meanwhile, so the longer of the two counts most."""
@@ -91,7 +94,12 @@ def compiled_step_seconds(workload: Workload, offer: Offer) -> Range:
 
 
 def step_seconds(workload: Workload, offer: Offer) -> Range:
-    """Seconds of one batch on one GPU of ``offer``: at best with a compiler, expected without."""
+    """Seconds of one batch on all GPUs of ``offer``: at best with a compiler, expected without."""
+    used = min(offer.gpu_count, workload.batch_size)
+    if used > 1:  # each computes its share of the batch, and the slowest counts
+        part = replace(workload, batch_size=-(-workload.batch_size // used))
+        step = step_seconds(part, replace(offer, gpu_count=1))
+        return Range(step.low, step.mid * SHARING.mid, step.high * SHARING.high)
     if not workload.fast_step:
         return plain_step_seconds(workload, offer)
     step = compiled_step_seconds(workload, offer)
