@@ -1,4 +1,7 @@
-"""One job on one host: upload, prepare, start detached, follow, collect. Nothing here knows of money or providers."""
+"""One job on one host: upload, prepare, start detached, follow, collect.
+
+It writes what happens into the ledger and is told when to stop; prices, budgets and providers are decided elsewhere.
+"""
 
 from __future__ import annotations
 
