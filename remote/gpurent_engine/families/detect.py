@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gpurent_engine.families import SD2, SD15, SDXL, Family
+from gpurent_engine.families import FAMILIES, SD2, SD15, SDXL, Family
 from gpurent_engine.families.record import Prediction
 from gpurent_engine.spec import SpecError, TrainSpec
 
@@ -40,7 +40,7 @@ _FOREIGN = {
     "edm_mean": "Playground 2.5", "control_model.": "a ControlNet",
 }  # fmt: skip
 _WEIGHTS = re.compile(r"(diffusion_pytorch_model|model)(?P<variant>\.fp16)?(-\d+-of-\d+)?\.safetensors")
-TRAINED = ", ".join(family.title for family in (SD15, SD2, SDXL))
+TRAINED = ", ".join(family.title for family in FAMILIES.values())
 
 
 FACTOR = 8
@@ -120,14 +120,14 @@ def folder(path: Path, read: Callable[[Path], Mapping[str, Any]] | None = None) 
     read = read or read_json
     kind = str(read(path / "model_index.json").get("_class_name", ""))
     unet = read(path / "unet" / "config.json")
-    if kind in SDXL.pipelines:
-        family = SDXL
-    elif kind in SD15.pipelines:
-        two = unet.get("cross_attention_dim") == SD2.context_width or unet.get("use_linear_projection")
-        family = SD2 if two else SD15
-    else:
+    named = [one for one in FAMILIES.values() if kind in one.pipelines]
+    if not named:
         what = _TITLES.get(kind) or kind or "a model without a class name"
         raise NotTrainable(f"is {what}; this version trains {TRAINED}")
+    family = named[0]
+    if family in (SD15, SD2):  # 1.x and 2.x share a pipeline
+        two = unet.get("cross_attention_dim") == SD2.context_width or unet.get("use_linear_projection")
+        family = SD2 if two else SD15
     _check_channels(unet.get("in_channels", 4))
     scheduler = read(path / "scheduler" / "scheduler_config.json")
     said = scheduler.get("prediction_type", "epsilon")
