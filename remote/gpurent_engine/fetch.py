@@ -159,6 +159,11 @@ def listing(order: Order) -> list[File]:
     raise FetchError(f"{order.repository} cannot be listed: {last}")
 
 
+def address(endpoint: str, repository: str, revision: str, path: str) -> str:
+    """Where a hub gives out a file."""
+    return f"{endpoint}/{repository}/resolve/{revision}/{urllib.parse.quote(path)}"
+
+
 def glance(endpoint: str, order: Order, paths: Sequence[str]) -> tuple[list[File], dict[str, bytes]]:
     """What ``listing`` gives and the content of a few small files, from one hub at the first attempt.
 
@@ -171,8 +176,7 @@ def glance(endpoint: str, order: Order, paths: Sequence[str]) -> tuple[list[File
         known = {file.path for file in found}
         contents = {}
         for path in known & set(paths):
-            url = f"{endpoint}/{order.repository}/resolve/{order.revision}/{urllib.parse.quote(path)}"
-            with _open(url, order.token) as answer:
+            with _open(address(endpoint, order.repository, order.revision, path), order.token) as answer:
                 contents[path] = answer.read(MAX_SMALL)
     except urllib.error.HTTPError as error:
         raise (_refused(error, order) or error) from error
@@ -268,9 +272,9 @@ class _Loading:
             if attempt == TRIES:
                 raise FetchError(f"{self.file.path} cannot be loaded: {last}")
             endpoint = self.order.endpoints[attempt % len(self.order.endpoints)]
-            url = f"{endpoint}/{self.order.repository}/resolve/{self.order.revision}/"
+            url = address(endpoint, self.order.repository, self.order.revision, self.file.path)
             try:
-                with _open(url + urllib.parse.quote(self.file.path), self.order.token, start + have, end - 1) as answer:
+                with _open(url, self.order.token, start + have, end - 1) as answer:
                     if answer.status != 206:  # the whole file: what comes before is passed over
                         have = 0
                         answer.read(start)

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, TypeVar
 
 from gpurent.clock import Clock
 from gpurent.errors import BadHostData, CommandFailed, HostUnfit, HostUnreachable
+from gpurent.model import Line
 from gpurent.spi import Completed, Host, LocalFile, Runtime
 from gpurent.tasks import Overdue, minding
 from gpurent.untrusted.data import Malformed, whole
 from gpurent.untrusted.text import quoted
-from gpurent_remote import bundle, job, receiver, runtime, shell
+from gpurent_remote import bundle, job, receiver, runtime, shell, speed
 from gpurent_remote import files as transfer
 from gpurent_remote.channel import execute
 from gpurent_remote.edge import translated
@@ -86,6 +87,17 @@ class SshHost:
         """Run a Python program; a lost link repeats it."""
         self.runtime()
         return self.run(_with_python(source), stdin=stdin, timeout=timeout)
+
+    def line(self) -> Line:
+        """What the connection carries there and back."""
+        self.runtime()
+
+        def act(link: Link, _pulse: Pulse) -> Line:
+            mark = shell.marker()
+            return speed.measure(link.transport, shell.marked(_with_python(speed.PROGRAM), mark), mark, self._clock)
+
+        within = speed.LONGEST_S + self._waits.reply_s
+        return self._insist("measuring the line", act, within, silence_s=within)
 
     def _find(self) -> Runtime:
         mark = shell.marker()

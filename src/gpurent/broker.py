@@ -41,7 +41,7 @@ from gpurent.errors import (
     ProviderError,
     UsageError,
 )
-from gpurent.jobs import detached, statefile
+from gpurent.jobs import detached, homeline, statefile
 from gpurent.jobs.accounts import Accounts
 from gpurent.jobs.basemodel import Hubs
 from gpurent.jobs.batch import (
@@ -76,6 +76,7 @@ from gpurent.model import Instance, Need, Offer, Workload
 from gpurent.money import ZERO, Usd
 from gpurent.plan.pricetable import price_table
 from gpurent.plan.quote import Quote, QuoteRow, Source, affordable_rows, apart, make_quote
+from gpurent.plan.timeline import HOME_MBPS
 from gpurent.registry import Opened, Problem
 from gpurent.report.costs import By, CostLine, Unknown, costs, unknown, unsettled
 from gpurent.report.receipt import Receipt, make_receipt
@@ -244,9 +245,17 @@ class Broker:
             notes += left_out
             said = [*notes, *failed, *filter(None, [wrong_clock(median(self._offsets() or [0.0]))])]
             avoid = self._avoided(said)
-            return make_quote(workload, need, offers, budget, notes=said, source=source, avoid=avoid, play=play)
+            return make_quote(
+                workload, need, offers, budget, notes=said, source=source, avoid=avoid, play=play,
+                home_mbps=self._home_mbps(source),
+            )  # fmt: skip
         table = price_table()
         return make_quote(workload, need, table.offers, budget, notes=notes, source="table", dated=table.dated)
+
+    def _home_mbps(self, source: Source) -> float:
+        """What this computer's line sends: as lately measured with rented machines, else as usual."""
+        line = None if source == "sandbox" else homeline.recall(self.home, self.clock.now())
+        return HOME_MBPS if line is None else line.up_mbps
 
     def _has_ledger(self) -> bool:
         """Whether there is one to read: a quote makes none."""

@@ -151,6 +151,18 @@ class Offer:
 
 
 @dataclass(frozen=True, slots=True)
+class Line:
+    """What the way between this computer and a machine carried: at least that, in Mbit/s, and the bytes spent on it."""
+
+    up_mbps: float
+    """To the machine."""
+    down_mbps: float
+    """From it."""
+    up_bytes: int = 0
+    down_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Launch:
     """How to start an instance. ``tag`` is ours, unique, and must be readable back from ``instances()``."""
 

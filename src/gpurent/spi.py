@@ -14,7 +14,7 @@ from typing import Protocol, runtime_checkable
 from gpurent.clock import Clock
 from gpurent.errors import ProviderError
 from gpurent.localfiles import Stamp
-from gpurent.model import Charges, Endpoint, Fuse, Identity, Instance, Launch, Need, Offer, SelfDestruct
+from gpurent.model import Charges, Endpoint, Fuse, Identity, Instance, Launch, Line, Need, Offer, SelfDestruct
 from gpurent.money import Usd
 
 SPI_VERSION = 1
@@ -305,6 +305,10 @@ class Host(Protocol):
 
     def python(self, source: str, *, stdin: bytes = b"", timeout: float = 60.0) -> Completed:
         """Run a Python program with that Python, in the environment of the image. Repeated after a cut, as ``run``."""
+        ...
+
+    def line(self) -> Line:
+        """Measure how fast bytes travel there and back, with a few megabytes in a few seconds at most."""
         ...
 
     def put(self, files: Sequence[LocalFile], folder: str, on_bytes: Callable[[int], None] = ...) -> None:

@@ -25,7 +25,7 @@ from tests.simulation.schedule import NEVER
 from tests.simulation.service import TRICKLE, URL
 
 from gpurent.errors import HomeFull, HostUnreachable, TransferFailed
-from gpurent.model import Endpoint, Fuse, Identity, SelfDestruct
+from gpurent.model import Endpoint, Fuse, Identity, Line, SelfDestruct
 from gpurent.sandbox.faults import Fault
 from gpurent.sandbox.held import Held, State
 from gpurent.spi import Completed, Host, LocalFile, Runtime
@@ -41,6 +41,8 @@ ORDER, ALIVE = ".gpurent/deadman/order.json", ".gpurent/deadman/alive.json"
 TURN_S = 30.0
 """Between two looks of the switch; it looks at once at an order."""
 CHUNK = 1 << 14
+LINE_BYTES = 500_000
+"""For measuring a line."""
 NETWORK_S_PER_MB = 0.1
 REFUSED_S = 5.0
 TRICKLED_S = deadman.Program.patience
@@ -356,6 +358,12 @@ class SimHost:
     def python(self, source: str, *, stdin: bytes = b"", timeout: float = 60.0) -> Completed:
         self.run(source, stdin=stdin, timeout=timeout)
         return Completed(0, GOOD if "def graphics" in source else "", "")
+
+    def line(self) -> Line:
+        machine = self._machine("line")
+        self._moved(machine, LINE_BYTES, out=False)
+        self._moved(machine, LINE_BYTES, out=True)
+        return Line(80.0, 80.0, LINE_BYTES, LINE_BYTES)
 
     def put(
         self, files: Sequence[LocalFile], folder: str, on_bytes: Callable[[int], None] = lambda _count: None

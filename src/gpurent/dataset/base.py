@@ -101,6 +101,8 @@ class HubId:
     download_bytes: int
     remark: str = ""
     """What the user had better know about it."""
+    largest: str = ""
+    """Its largest file, where the hub was asked."""
     target: None = None
     sources: tuple[Source, ...] = ()
 

@@ -8,12 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
+from gpurent.dataset.base import HubId
 from gpurent.dataset.job import Job
 from gpurent.errors import GpurentError, HostUnfit, JobFailed
 from gpurent.spi import Runtime
 from gpurent.untrusted.text import quoted
 from gpurent_engine.families.pins import revision
-from gpurent_engine.fetch import GATED, HUB, MISSING
+from gpurent_engine.fetch import GATED, HUB, MISSING, address
 
 FETCH_S = 3600.0
 """How long a download may take: 2.1 GB at 5 Mbit/s."""
@@ -64,6 +65,14 @@ def order(job: Job, hubs: Hubs, home: str) -> bytes:
         "token": hubs.token,
     }
     return json.dumps(given).encode()
+
+
+def sample(job: Job, hubs: Hubs) -> str:
+    """Where a machine reads for a moment to see how fast the hub is for it; empty where that is not known."""
+    model = job.base_model
+    if not isinstance(model, HubId) or not model.largest:
+        return ""
+    return address(hubs.endpoints[0], model.name, revision(model.name) or "main", model.largest)
 
 
 def command(runtime: Runtime, order_path: str) -> list[str]:

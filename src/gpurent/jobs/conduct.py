@@ -42,7 +42,7 @@ from gpurent.errors import (
 )
 from gpurent.expected import Expected
 from gpurent.exposure import surge_reserve
-from gpurent.jobs import postmortem, proof
+from gpurent.jobs import basemodel, lines, postmortem, proof
 from gpurent.jobs.boot import NO_ADDRESS, Held
 from gpurent.jobs.deadman import DeadMan
 from gpurent.jobs.enforcer import Enforce, Target, nobody_enforces
@@ -59,7 +59,7 @@ from gpurent.jobs.work import MOST_TRIES, Task, TaskState, Work, names, planned
 from gpurent.localfiles import private_folder
 from gpurent.model import Offer, Price
 from gpurent.money import ZERO, Usd
-from gpurent.plan import needs, together
+from gpurent.plan import line, needs, together
 from gpurent.plan.cost import GB, traffic
 from gpurent.plan.pace import Pace
 from gpurent.plan.quote import QuoteRow
@@ -77,6 +77,7 @@ MAX_WAIT_S = 30.0
 """Before the next offer, where a service asked for a pause."""
 LONGEST, LONGEST_H = 3.0, 1.0
 """Without ``max_hours`` a rental ends after so many times the high estimate, or so many hours, whatever the budget."""
+SLOW_HINT = "Raise the budget, or name a base model that machines download by themselves."
 END_S = 60.0
 """A machine that its owner takes back is left by so much earlier."""
 
@@ -270,7 +271,40 @@ class Conductor:
                     raise HostUnreachable(f"it does not say what it is: {error}") from error
                 if (unfit := proof.verdict(found, offer, wanted)) is not None:
                     raise unfit
-                self._jobs(work, row, order, _Machine(host, held, watch, guard))
+                machine = _Machine(host, held, watch, guard)
+                self._jobs(work, self._measured(work, row, machine, found.read_mbps, leaving), order, machine)
+
+    def _measured(
+        self, work: Work, row: QuoteRow, machine: _Machine, hub_mbps: float | None, leaving: float
+    ) -> QuoteRow:  # fmt: skip
+        """The row with what the machine's line carries in place of what was offered.
+
+        Raises:
+            HostUnfit: that is far less, by the machine's fault, and going elsewhere costs less than staying.
+            BudgetError: the job's files would not be there before the money ends.
+        """
+        facts = self.rentals.facts.get(row.offer.provider, Facts())
+        slow = any(one.trait == line.TRAIT for one in self.ledger.run(self.run_id).rentals)
+        home = None if facts.play_money or facts.owned else self.run_dir.parent.parent
+        ways, bytes_in, bytes_out = lines.measure(machine.host, hub_mbps, home, self.clock, self.tell)
+        machine.premises.traffic.bytes_in += bytes_in
+        machine.premises.traffic.bytes_out += bytes_out
+        self.tell(Notice(f"The line carries {line.told(ways, row.offer)}."))
+        loads = increments([task.job for task in work.tasks])
+        what = f"{row.offer.gpu} at {row.offer.provider}: {line.told(ways, row.offer)}"
+        waiting = [(row.jobs[task.number - 1], loads[task.number - 1]) for task in work.waiting]
+        # a second machine that shows the same shows that it is not the machine
+        if not slow and (why := line.too_slow(waiting, ways, row.hourly, leaving)):
+            raise HostUnfit(line.TRAIT, f"{what}; {why}")
+        jobs = tuple(line.forecast(one, load, ways) for one, load in zip(row.jobs, loads, strict=True))
+        watch, finish_s = machine.watch, [max(one.collect_s.high for one in each) for each in (row.jobs, jobs)]
+        late_s = max(0.0, finish_s[1] - finish_s[0])
+        watch.deadlines = replace(watch.deadlines, soft=watch.deadlines.soft - late_s)
+        if not work.batch and (why := line.too_late(jobs[0], watch.deadlines.soft - self.clock.now())):
+            if slow:
+                raise BudgetError(f"{what}; {why}", hint=SLOW_HINT)
+            raise HostUnfit(line.TRAIT, f"{what}; {why}")
+        return replace(row, jobs=jobs, timeline=together.joined(jobs))
 
     def _jobs(self, work: Work, row: QuoteRow, order: LaunchOrder, machine: _Machine) -> None:
         """Train what waits, one job after the other, each home before the next one begins.
@@ -346,6 +380,7 @@ class Conductor:
         return proof.Wanted(
             vram_mb=row.vram_need_mb, ram_mb=together.ram_mb(loads), disk_mb=needs.disk_mb(together.bulk(loads)),
             names=order.hubs.names if any(job.base_target is None for job in jobs) else (),
+            url=next(filter(None, (basemodel.sample(job, order.hubs) for job in jobs)), ""),
             gpu=not self._free(row.offer.provider, row.offer.price),
         )  # fmt: skip
 

@@ -65,7 +65,8 @@ def look(job: Job, hubs: Hubs, known: dict[fetch.Order, Answer | None] | None = 
     files, contents = answer
     found = _family(job, model.name, contents)
     size = sum(file.size for file in files)
-    fresh = HubId(model.name, found, size or model.download_bytes)
+    largest = max(files, key=lambda file: file.size).path if files else ""
+    fresh = HubId(model.name, found, size or model.download_bytes, largest=largest)
     try:
         agreed = detect.agree(found, job.spec)
     except SpecError as error:

@@ -86,6 +86,8 @@ class Wanted:
     """Hosts that the machine must be able to look up."""
     url: str = ""
     """What it reads for a moment, to measure its line."""
+    shm_mb: int = 0
+    """Of ``/dev/shm``: the engine is one process whose threads share its memory, so it needs none there."""
     gpu: bool = True
     """False where a machine may train on its CPU: nobody pays for a GPU."""
 
@@ -141,6 +143,8 @@ def _reasons(found: Found, offer: Offer, wanted: Wanted) -> Reasons:
         yield "ram", f"{_gb(found.ram_mb)} of main memory, {_gb(wanted.ram_mb)} needed"
     if found.disk_free_mb < wanted.disk_mb:
         yield "disk", f"{_gb(found.disk_free_mb)} of disk free, {_gb(wanted.disk_mb)} needed"
+    if found.shm_mb < wanted.shm_mb:
+        yield "shm", f"{_gb(found.shm_mb)} of shared memory, {_gb(wanted.shm_mb)} needed"
     if not found.home_writable:
         yield "read_only", "its login folder cannot be written to"
     if found.unresolved:

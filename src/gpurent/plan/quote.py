@@ -14,7 +14,7 @@ from gpurent.money import Usd
 from gpurent.plan import rank, together, vram
 from gpurent.plan.cost import Cost, session_cost
 from gpurent.plan.rank import Rejected
-from gpurent.plan.timeline import Timeline, predict
+from gpurent.plan.timeline import HOME_MBPS, Timeline, predict
 
 CENT = 10_000
 Source = Literal["live", "table", "sandbox"]
@@ -79,6 +79,7 @@ def make_quote(
     workload: Workload | Sequence[Workload], need: Need, offers: Iterable[Offer], budget: Usd | None = None, *,
     notes: Sequence[str] = (), source: Source = "live", dated: str | None = None,
     avoid: Mapping[tuple[str, str], str] = MappingProxyType({}), play: frozenset[str] = frozenset(),
+    home_mbps: float = HOME_MBPS,
 ) -> Quote:  # fmt: skip
     """Filter by need and memory, predict, rank by expected cost to a finished LoRA.
 
@@ -92,6 +93,7 @@ def make_quote(
         dated: day of the price table, as ``YYYY-MM-DD``.
         avoid: reasons to leave machines out, by provider and machine.
         play: providers whose offers are for play money.
+        home_mbps: what this computer's line sends.
     """
     workloads = (workload,) if isinstance(workload, Workload) else tuple(workload)
     memory = together.hungriest(workloads)
@@ -99,7 +101,7 @@ def make_quote(
     rows: list[QuoteRow] = []
     rejected: list[Rejected] = []
     for offer in map(rank.with_capability, offers):
-        row = _row(workloads, wanted, offer, memory.need)
+        row = _row(workloads, wanted, offer, memory.need, home_mbps)
         reason = rank.why_not(offer, wanted) or rank.too_short(offer, row.timeline.total_s.high)
         reason = reason or avoid.get((offer.provider, offer.machine_id), "")
         if reason:
@@ -112,8 +114,10 @@ def make_quote(
     return Quote(workloads, wanted, tuple(rows), tuple(rejected), said, source, dated, play)
 
 
-def _row(workloads: Sequence[Workload], need: Need, offer: Offer, vram_mb: int) -> QuoteRow:
-    alone = tuple(predict(one, offer) for one in workloads)
+def _row(
+    workloads: Sequence[Workload], need: Need, offer: Offer, vram_mb: int, home_mbps: float = HOME_MBPS
+) -> QuoteRow:  # fmt: skip
+    alone = tuple(predict(one, offer, home_mbps=home_mbps) for one in workloads)
     timeline, sums = together.joined(alone), together.bulk(workloads)
     low, mid, high = (
         session_cost(offer.price, need.disk_gb, seconds, sums)

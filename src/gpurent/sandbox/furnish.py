@@ -26,6 +26,7 @@ CUDA, DRIVER = (12, 8), "570.124.06"
 OLD_CUDA, OLD_DRIVER = (11, 4), "470.256.02"
 AHEAD_S = 3 * 3600
 RAM_2_GB = 2 * 1024**3
+SLOW_BYTES_S = 25e6 / 8
 
 
 def python(engine: Sequence[str]) -> str:
@@ -84,6 +85,7 @@ def hardware(root: Path, machine: Machine, gpu: str, count: int, traits: frozens
     simulated.mkdir(parents=True, exist_ok=True)
     (simulated / "torch.py").write_bytes((files("gpurent.sandbox") / "standin.py").read_bytes())
     patches = _clock(traits) + (_NO_DNS if Trait.NO_DNS in traits else "")
+    patches += _SLOW if Trait.SLOW_LINK in traits else ""
     if patches:
         (simulated / "sitecustomize.py").write_text(patches, encoding="utf-8")
     if Trait.RAM_2_GB in traits:
@@ -130,4 +132,15 @@ def _fail(host, *given, **named):
         return _lookup(host, *given, **named)
     raise socket.gaierror(-3, "Temporary failure in name resolution")
 socket.getaddrinfo = _fail
+"""
+
+
+_SLOW = f"""\
+import socket, time
+_receive = socket.socket.recv_into
+def _slowly(self, *given, **named):
+    count = _receive(self, *given, **named)
+    time.sleep(count / {SLOW_BYTES_S})
+    return count
+socket.socket.recv_into = _slowly
 """

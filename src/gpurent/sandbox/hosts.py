@@ -29,7 +29,6 @@ HOST_KEY = "etc/ssh/ssh_host_ed25519_key"
 STARTUP_LOG = "var/startup.log"
 
 TOOLS = ".tools"
-SLOW_BYTES_S = 25e6 / 8
 
 THREADS = ("OMP_NUM_THREADS",)
 """Machines share this computer's cores: a limit on threads holds for them as well."""
@@ -96,7 +95,7 @@ class Hosts:
             (root / furnish.PROGRAM).write_text(furnish.python(self._engine), encoding="utf-8")
         furnish.lay_out(root, _image(held))
         furnish.hardware(root, held.machine, held.gpu, held.gpu_count, held.furnishing.traits)
-        rate = SLOW_BYTES_S if Trait.SLOW_LINK in held.furnishing.traits else None
+        rate = furnish.SLOW_BYTES_S if Trait.SLOW_LINK in held.furnishing.traits else None
         link = Link(self._faults, lambda i, o: self._callbacks.traffic(held.id, i, o), rate)
         host = Host(held, root, link, _reserve())
         self._live[held.id] = host
