@@ -14,6 +14,7 @@ import re
 import shlex
 import string
 import zlib
+from functools import cache
 from importlib.resources import files
 
 from gpurent.model import Fuse, Identity, SelfDestruct
@@ -76,6 +77,7 @@ def _deadman(order: SelfDestruct, fuse: Fuse) -> str:
     return _DEADMAN.format(source=shlex.quote(packed), arguments=shlex.join(arguments(order, fuse)))
 
 
+@cache
 def _source() -> bytes:
     """The switch without comments and types: every byte counts here, and the host does not read."""
     tree = _Shortened().visit(ast.parse((files("gpurent_deadman") / "deadman.py").read_bytes()))

@@ -17,8 +17,9 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from tests.engine import tiny_model
+from tests.engine import program, tiny_model
 from tests.engine.run import events, spec
+from tests.warm.client import Command
 
 from gpurent_engine import networks
 from gpurent_engine.buckets import Bin, epoch_batches, place
@@ -28,27 +29,33 @@ from gpurent_engine.spec import TrainSpec
 ENGINE = Path(__file__).parents[2] / "remote"
 
 
-def start(
-    the_spec: TrainSpec, base: Path, pictures: Path, folder: Path, within: Sequence[str] = ()
-) -> subprocess.Popen[str]:
-    """The engine as a program of its own, run by the command ``within``."""
+def write_job(the_spec: TrainSpec, base: Path, pictures: Path, folder: Path) -> list[str]:
+    """A job in ``folder``, and what the engine is told to train it."""
     job = {
         "protocol": 1, "spec": the_spec.to_dict(), "base_model": str(base), "data_dir": str(pictures),
         "out_dir": str(folder / "out"), "events": str(folder / "events.jsonl"), "resume": False,
     }  # fmt: skip
     (folder / "job.json").write_text(json.dumps(job))
+    return ["train", "--job", str(folder / "job.json")]
+
+
+def started(the_spec: TrainSpec, base: Path, pictures: Path, folder: Path) -> Command:
+    """The engine as a program of its own."""
+    return program.start(*write_job(the_spec, base, pictures, folder), log=folder / "log.txt")
+
+
+def ended(the_spec: TrainSpec, base: Path, pictures: Path, folder: Path) -> int:
+    """Its exit status."""
+    return started(the_spec, base, pictures, folder).wait(timeout=300)
+
+
+def started_anew(
+    the_spec: TrainSpec, base: Path, pictures: Path, folder: Path, within: Sequence[str] = ()
+) -> subprocess.Popen[str]:
+    """The engine with all of its memory its own, run by the command ``within``."""
     environment = {**os.environ, "PYTHONPATH": str(ENGINE), "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
-    command = [
-        *within,
-        sys.executable,
-        "-W",
-        "ignore",
-        "-m",
-        "gpurent_engine",
-        "train",
-        "--job",
-        str(folder / "job.json"),
-    ]
+    train = write_job(the_spec, base, pictures, folder)
+    command = [*within, sys.executable, "-W", "ignore", "-m", "gpurent_engine", *train]
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
 
 
@@ -92,7 +99,7 @@ def test_memory_that_runs_out_in_the_middle_of_an_epoch(base_model: Path, tmp_pa
         return next(i for i, one in enumerate(epoch_batches(found, [90, 3], seed, 0)) if 1 in one)
 
     seed = next(seed for seed in range(1000) if large_at(seed) > 20)
-    engine = start(spec(seed=seed, **keys), base_model, pictures, tmp_path)
+    engine = started_anew(spec(seed=seed, **keys), base_model, pictures, tmp_path)
 
     def take_away() -> None:
         pages = int(Path(f"/proc/{engine.pid}/statm").read_text().split()[0])
@@ -110,10 +117,9 @@ def test_a_state_makes_room_for_the_lora(base_model: Path, pictures: Path, tmp_p
     (tmp_path / "out").mkdir()
     # Linux's /dev/full refuses every write with ENOSPC, as a full disk does; the name is free again afterwards
     (tmp_path / "out" / "disc-000002.safetensors.part").symlink_to("/dev/full")
-    engine = start(spec(max_train_epochs=3, save_every_n_epochs=1), base_model, pictures, tmp_path)
-    _, errors = engine.communicate()
+    status = ended(spec(max_train_epochs=3, save_every_n_epochs=1), base_model, pictures, tmp_path)
     told = events(tmp_path / "events.jsonl")
-    assert engine.returncode == 0 and told[-1]["event"] == "done", errors
+    assert status == 0 and told[-1]["event"] == "done", (tmp_path / "log.txt").read_text()
     assert told[-1]["files"] == ["disc-000001.safetensors", "disc-000002.safetensors", "disc.safetensors"]
     assert any("state was removed" in one["message"] for one in told if one["event"] == "warning")
 
@@ -137,7 +143,7 @@ def test_a_disk_that_is_full_at_a_checkpoint(base_model: Path, pictures: Path, t
     out = tmp_path / "out"
     script = f'mount -t tmpfs -o size={room} none {out} && "$@"; s=$?; cp {out}/*.safetensors {tmp_path}; exit $s'
     mount = ["unshare", "-rm", "sh", "-c", script, "sh"]
-    engine = start(spec(max_train_epochs=4, save_every_n_epochs=1), base_model, pictures, tmp_path, mount)
+    engine = started_anew(spec(max_train_epochs=4, save_every_n_epochs=1), base_model, pictures, tmp_path, mount)
     _, errors = engine.communicate()
     told = events(tmp_path / "events.jsonl")
     fault = one_error(told)
@@ -150,15 +156,12 @@ def test_a_disk_that_is_full_at_a_checkpoint(base_model: Path, pictures: Path, t
 def test_a_picture_that_breaks_while_the_run_is_prepared(base_model: Path, pictures: Path, tmp_path: Path) -> None:
     """Half a file is named; a run that had been resumed keeps what it had."""
     data = shutil.copytree(pictures, tmp_path / "d")
-    first = start(spec(max_train_epochs=1), base_model, data, tmp_path)
-    first.communicate()
-    assert first.returncode == 0
+    assert ended(spec(max_train_epochs=1), base_model, data, tmp_path) == 0
     victim = data / "1_disc" / "003.png"
     victim.write_bytes(victim.read_bytes()[:70])
-    again = start(spec(max_train_epochs=2), base_model, data, tmp_path)
-    again.communicate()
+    status = ended(spec(max_train_epochs=2), base_model, data, tmp_path)
     fault = events(tmp_path / "events.jsonl")[-1]
-    assert (again.returncode, fault["code"]) == (2, "data") and "003.png" in fault["message"]
+    assert (status, fault["code"]) == (2, "data") and "003.png" in fault["message"]
     assert load_file(tmp_path / "out" / "disc.safetensors")
 
 
@@ -172,10 +175,9 @@ def test_numbers_that_run_away(base_model: Path, pictures: Path, tmp_path: Path)
         max_train_epochs=30,
         save_precision="float",
     )
-    engine = start(the_spec, base_model, pictures, tmp_path)
-    engine.communicate()
+    status = ended(the_spec, base_model, pictures, tmp_path)
     told = events(tmp_path / "events.jsonl")
-    assert (engine.returncode, one_error(told)["code"]) == (1, "nan")
+    assert (status, one_error(told)["code"]) == (1, "nan")
     for file in (tmp_path / "out").glob("*.safetensors"):
         if file.name != "state.safetensors":
             assert all(bool(torch.isfinite(one).all()) for one in load_file(file).values())

@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 from tests.engine import tiny_families
+from tests.engine.program import call, start
 from tests.engine.run import events, spec
 
 from gpurent_engine import export, networks
@@ -28,7 +29,8 @@ from gpurent_engine.families import loading
 ENGINE = Path(__file__).parents[2] / "remote" / "gpurent_engine"
 
 
-def call(*arguments: str, path: Path = ENGINE.parent, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def anew(*arguments: str, path: Path = ENGINE.parent, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """As a host starts it, in a Python that has imported nothing yet."""
     environment = {**os.environ, "PYTHONPATH": str(path), "OMP_NUM_THREADS": "1", "PYTHONNOUSERSITE": "1"}
     return subprocess.run(
         [sys.executable, "-m", "gpurent_engine", *arguments],
@@ -60,7 +62,7 @@ def test_it_runs_from_an_unpacked_bundle(base_model: Path, pictures: Path, tmp_p
     with zipfile.ZipFile(tmp_path / "engine.zip") as bundle:
         bundle.extractall(tmp_path / "there")
     job = write_job(tmp_path, base_model, pictures)
-    ended = call("train", "--job", str(job), path=tmp_path / "there", cwd=tmp_path)
+    ended = anew("train", "--job", str(job), path=tmp_path / "there", cwd=tmp_path)
     assert (ended.returncode, ended.stdout) == (0, ""), ended.stderr
     said = events(tmp_path / "events.jsonl")
     assert [said[0]["event"], said[-1]["event"]] == ["hello", "done"]
@@ -86,16 +88,12 @@ def test_a_kohya_config_is_enough(base_model: Path, pictures: Path, tmp_path: Pa
 def test_sigterm_saves_and_says_so(base_model: Path, pictures: Path, tmp_path: Path) -> None:
     """SIGTERM: the step is finished, LoRA and state are saved, status 4; resuming goes on from there."""
     job = write_job(tmp_path, base_model, pictures, spec=spec(max_train_epochs=4000).to_dict())
-    environment = {**os.environ, "PYTHONPATH": str(ENGINE.parent), "OMP_NUM_THREADS": "1"}
-    engine = subprocess.Popen(
-        [sys.executable, "-m", "gpurent_engine", "train", "--job", str(job)], env=environment, stderr=subprocess.PIPE
-    )
+    engine = start("train", "--job", str(job), log=tmp_path / "log.txt")
     path = tmp_path / "events.jsonl"
     while engine.poll() is None and not (path.exists() and '"step"' in path.read_text()):
         time.sleep(0.05)
     engine.send_signal(signal.SIGTERM)
-    _, errors = engine.communicate()
-    assert engine.returncode == 4, errors
+    assert engine.wait(timeout=300) == 4, (tmp_path / "log.txt").read_text()
     done = last_event(tmp_path)
     assert done["event"] == "done" and done["stopped"] and (tmp_path / "out" / done["files"][-1]).exists()
     (tmp_path / "stop").touch()
@@ -148,7 +146,7 @@ def test_the_doctor_says_what_the_machine_has() -> None:
 
 def test_a_quick_look_imports_nothing(tmp_path: Path) -> None:
     """``doctor --quick`` reads what is installed, and names what is missing or too old."""
-    assert call("doctor", "--quick").returncode == 0
+    assert anew("doctor", "--quick").returncode == 0
     bare = subprocess.run(
         [sys.executable, "-S", "-m", "gpurent_engine", "doctor", "--quick"], cwd=tmp_path, check=False,
         env={"PYTHONPATH": str(ENGINE.parent)}, capture_output=True, text=True,

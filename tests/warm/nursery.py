@@ -20,9 +20,12 @@ PRELOADED = (
     "gpurent.broker", "gpurent.hosts", "gpurent.jobs.detached", "gpurent.report.costs", "gpurent.sandbox.server",
     "gpurent_providers.runpod.provider", "gpurent_providers.sandbox.provider", "gpurent_providers.sshhost.provider",
     "gpurent_providers.vastai.provider", "gpurent_remote", "rich.live", "rich.progress", "rich.table",
-    "sqlalchemy.dialects.sqlite", "tomlkit", "typer",
+    "gpurent_engine.families.bpe", "gpurent_remote.startup", "sqlalchemy.dialects.sqlite", "tomlkit", "typer",
 )  # fmt: skip
 """Nothing of ``gpurent.cli``, and no library that looks at environment or streams while it is imported."""
+
+READY = {"gpurent_engine.families.bpe": ("openai",), "gpurent_remote.startup": ("_source",)}
+"""By module: cached functions without arguments whose first call takes a while."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +128,8 @@ def wait_for_orders(preloaded: Sequence[str] = PRELOADED) -> None:
     sys.path[0] = str(ROOT)  # it was the working folder, which will be another one
     for name in preloaded:
         importlib.import_module(name)
+        for ready in READY.get(name, ()):
+            getattr(sys.modules[name], ready)()
     gc.freeze()
     ordered = Nursery(socket.socket(fileno=os.dup(0))).serve()
     if ordered is not None:
