@@ -77,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="the same numbers in every run on this machine, bit for bit; slower",
     )
+    train.add_argument("--cache", type=Path, help="keep latents and embeddings here for the next training")
     train.add_argument(
         "--processes", type=int, default=0, metavar="N", help="one for each GPU; default: the job's, or 1"
     )
@@ -113,6 +114,7 @@ def _order(options: argparse.Namespace) -> tuple[dict[str, Any], Path]:
             raise SpecError(sorted(missing)[0], f"is missing in {options.job}.")
         job |= {"step": options.step or job.get("step", ""), "deterministic": options.deterministic}
         job |= {"processes": options.processes or job.get("processes", 1)}
+        job |= {"cache_dir": str(options.cache or job.get("cache_dir") or "")}
         return job, Path(job["events"])
     here = options.config.parent
     spec = datasets.resolve(thumbnail.embed(load_spec(options.config), here), here)
@@ -123,7 +125,7 @@ def _order(options: argparse.Namespace) -> tuple[dict[str, Any], Path]:
         "data_dir": str(options.data or (here if spec.subsets else here / spec.train_data_dir)), "out_dir": str(out),
         "base_model": str(base) if base.exists() else spec.pretrained_model_name_or_path,
         "resume": options.resume, "step": options.step, "deterministic": options.deterministic,
-        "processes": options.processes or 1,
+        "processes": options.processes or 1, "cache_dir": str(options.cache or ""),
     }  # fmt: skip
     return job, options.events or out / "events.jsonl"
 
@@ -197,6 +199,7 @@ def _run(job: dict[str, Any], out: EventWriter, stop: threading.Event) -> int:
         spec, job["base_model"], Path(job["data_dir"]), Path(job["out_dir"]),
         Path(job["stop_file"]) if job.get("stop_file") else None, bool(job.get("resume")),
         Path(job["plan_file"]) if job.get("plan_file") else None, step, job.get("stop_at"),
+        Path(job["cache_dir"]) if job.get("cache_dir") else None,
     )  # fmt: skip
     result = loop.train(order, out, stop, group)
     distributed.leave()  # not after a failure, when the others may never answer

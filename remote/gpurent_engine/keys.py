@@ -46,8 +46,8 @@ ZERO_IS_UNSET = frozenset((
 """A GUI writes 0 for what is switched off."""
 
 _MEMORY = "attention always runs through torch's scaled_dot_product_attention"
-_CACHED = "latents are always cached, in memory, as mean and deviation"
-_TEXT = "a text encoder that is not trained sees each caption once, and its output is kept in memory"
+_CACHED = "latents are always cached, as mean and deviation, and kept on the machine for its next training"
+_TEXT = "a text encoder that is not trained sees each caption once, and its output is kept on the machine"
 _WORKERS = "everything is cached in memory, so there are no loader workers"
 _LOGS = "progress comes home as events; no tracker runs on a rented machine"
 _HUB = "results come home; a rented machine uploads nothing, and no token is sent to it"

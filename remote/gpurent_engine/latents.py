@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-from gpurent_engine import objective, pictures
+from gpurent_engine import objective, pictures, store
 from gpurent_engine.buckets import Placement
 from gpurent_engine.data import DataError, ImageItem
 from gpurent_engine.spec import TrainSpec
+from gpurent_engine.store import Store
+
+FORMAT = 1
+"""Counts up when the same picture would be decoded or fitted in another way."""
 
 
 @dataclass(frozen=True)
@@ -72,25 +77,35 @@ def _fitted(picture: Image.Image, placement: Placement, interpolation: str) -> I
 def encode_all(
     vae: Any, items: Sequence[ImageItem], placements: Sequence[Placement], device: torch.device, batch_size: int,
     on_done: Callable[[int], None] = lambda _count: None, *, specs: Sequence[TrainSpec] = (), masked: bool = False,
+    kept: Store | None = None,
 ) -> list[Posterior]:  # fmt: skip
     """Encode all pictures in float32 (SD VAEs overflow in fp16), bucket by bucket; results are in order of ``items``.
 
     Args:
-        vae: on the device.
+        vae: moved to the device if there is anything to encode.
         items, placements: the pictures, and where each goes.
         device: where latents stay.
         batch_size: pictures at once.
         on_done: called with how many are done.
         specs: of each picture's subset, for mirroring and scaling; none: neither.
         masked: also read how much each place counts.
+        kept: latents of earlier trainings.
 
     Raises:
         DataError: a picture cannot be decoded, or its latent is not finite.
     """
     found: dict[int, Posterior] = {}
     groups: dict[tuple[int, int], list[int]] = {}
+    files = kept or Store(None)
+    names = _names(vae, items, placements, specs) if files.on else []
     for index, placement in enumerate(placements):
-        groups.setdefault(placement.bucket, []).append(index)
+        known = _restored(files.get(names[index]), device) if names else None
+        if known is None:
+            groups.setdefault(placement.bucket, []).append(index)
+        else:
+            found[index] = _completed(known, known.flipped, items[index], placement, masked)
+    if groups:
+        vae.to(device)
     for members in groups.values():
         for start in range(0, len(members), batch_size):
             chosen = members[start : start + batch_size]
@@ -104,9 +119,40 @@ def encode_all(
             else:
                 flipped = {}
             for index, posterior in zip(chosen, straight, strict=True):
+                if names:
+                    files.put(names[index], _stored(posterior, flipped.get(index)))
                 found[index] = _completed(posterior, flipped.get(index), items[index], placements[index], masked)
             on_done(len(found))
     return [found[index] for index in range(len(items))]
+
+
+def _names(
+    vae: Any, items: Sequence[ImageItem], placements: Sequence[Placement], specs: Sequence[TrainSpec]
+) -> list[str]:  # fmt: skip
+    """A name for each picture's latent, by the VAE's weights, the file's bytes and how it is fitted into its bucket."""
+    encoder = store.weights([one for one in (vae.encoder, vae.quant_conv) if one is not None])
+    found = []
+    for index, (item, placement) in enumerate(zip(items, placements, strict=True)):
+        try:
+            digest = hashlib.sha256(item.path.read_bytes()).hexdigest()
+        except OSError as error:
+            raise DataError(item.path, f"cannot be read: {error}.") from error
+        how = (specs[index].resize_interpolation, specs[index].flip_aug) if specs else ("", False)
+        found.append(store.key("latent", FORMAT, encoder, digest, asdict(placement), how))
+    return found
+
+
+def _stored(straight: Posterior, flipped: Posterior | None) -> dict[str, torch.Tensor]:
+    found = {"mean": straight.mean, "std": straight.std}
+    return found if flipped is None else {**found, "flipped_mean": flipped.mean, "flipped_std": flipped.std}
+
+
+def _restored(found: dict[str, torch.Tensor] | None, device: torch.device) -> Posterior | None:
+    if found is None:
+        return None
+    sent = {name: one.to(device) for name, one in found.items()}
+    flipped = Posterior(sent["flipped_mean"], sent["flipped_std"]) if "flipped_mean" in sent else None
+    return Posterior(sent["mean"], sent["std"], flipped=flipped)
 
 
 def _encode(vae: Any, stack: torch.Tensor, items: Sequence[ImageItem]) -> list[Posterior]:

@@ -42,6 +42,7 @@ from gpurent_engine.step.build import UnsupportedError
 from gpurent_engine.step.choose import fast_stepper
 from gpurent_engine.step.switches import PLAIN
 from gpurent_engine.stepper import Stepper
+from gpurent_engine.store import Store
 from gpurent_engine.text import Conditioner
 
 
@@ -62,6 +63,8 @@ class Order:
     empty for the best that runs here."""
     stop_at: int | None = None
     """Step after which it stops as if it had been asked to: the schedule is that of the whole run."""
+    cache_dir: Path | None = None
+    """Where latents and embeddings are kept for the next training on this machine."""
 
 
 @dataclass
@@ -161,12 +164,13 @@ def prepare(order: Order, out: EventWriter, group: Group = ALONE) -> Run:
     parts, length = loaded.parts, loaded.length
 
     out.emit("phase", name="cache")
-    parts.vae.to(choice.device)
+    kept = Store(order.cache_dir)
     posteriors = latents.encode_all(
         parts.vae, loaded.whole.images, loaded.everywhere, choice.device, spec.vae_batch_size,
-        specs=[spec.of(folder.settings) for folder in loaded.whole.owners], masked=spec.masks,
+        specs=[spec.of(folder.settings) for folder in loaded.whole.owners], masked=spec.masks, kept=kept,
     )  # fmt: skip
     parts.vae.to("cpu")
+    _tell(kept, len(posteriors), out)
 
     identity = states.identity(spec, loaded.dataset, parts.unet)  # before a stepper rebuilds the base for its needs
     for note in starting.merge_base(parts, spec, order.data_dir):
@@ -181,7 +185,7 @@ def prepare(order: Order, out: EventWriter, group: Group = ALONE) -> Run:
         schedule.warmup_steps(spec.lr_warmup_steps, length.steps),
     )  # fmt: skip
     generator = torch.Generator().manual_seed(spec.seed)
-    conditioner = _conditioner(parts, plan, spec, choice)
+    conditioner = _conditioner(parts, plan, spec, choice, kept)
 
     def feed(positions: list[int]) -> Feed:
         return Feed(
@@ -327,7 +331,18 @@ def _place(parts: Parts, choice: device.Choice) -> None:
         model.requires_grad_(False).to(choice.device).eval()
 
 
-def _conditioner(parts: Parts, plan: Plan, spec: TrainSpec, choice: device.Choice) -> Conditioner:
+def _tell(kept: Store, pictures: int, out: EventWriter) -> None:
+    """Say what was computed and what an earlier training had left; a damaged file is no secret."""
+    out.emit("cached", pictures=pictures, read=kept.read)
+    if kept.damaged:
+        said = f"Damaged files of the cache were computed again: {len(kept.damaged)}, such as {kept.damaged[0]}."
+        out.emit("warning", key="cache", message=said)
+    if kept.failure:
+        said = f"Latents are not kept for the next training: {kept.failure}."
+        out.emit("warning", key="cache", message=said)
+
+
+def _conditioner(parts: Parts, plan: Plan, spec: TrainSpec, choice: device.Choice, kept: Store) -> Conditioner:
     trained = [plan.trains(encoder.facts.folder) for encoder in parts.text_encoders]
     return Conditioner(
         parts.text_encoders,
@@ -336,6 +351,7 @@ def _conditioner(parts: Parts, plan: Plan, spec: TrainSpec, choice: device.Choic
         clip_skip=spec.clip_skip,
         device=choice.device,
         weighted=spec.weighted_captions,
+        kept=kept,
     )
 
 

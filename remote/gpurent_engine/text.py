@@ -13,10 +13,14 @@ from typing import Any
 
 import torch
 
-from gpurent_engine import emphasis
+from gpurent_engine import emphasis, store
 from gpurent_engine.device import sent
 from gpurent_engine.families.bpe import BODY
 from gpurent_engine.families.parts import Encoder
+from gpurent_engine.store import Store
+
+MOST_KEPT = 2000
+"""Captions of one training on disk: where tags are shuffled, each step has new ones, and they never come again."""
 
 
 @dataclass(frozen=True)
@@ -102,8 +106,11 @@ class Conditioner:
 
     def __init__(
         self, encoders: Sequence[Encoder], trained: Sequence[bool], *, chunks: int, clip_skip: int | None,
-        device: torch.device, weighted: bool = False,
+        device: torch.device, weighted: bool = False, kept: Store | None = None,
     ) -> None:  # fmt: skip
+        self._store = kept or Store(None)
+        self._put = 0
+        self._digests: dict[int, str] = {}
         self._weighted = weighted
         self._encoders = list(encoders)
         self._trained = list(trained)
@@ -145,6 +152,8 @@ class Conditioner:
     ) -> dict[str, tuple[torch.Tensor, torch.Tensor | None]]:  # fmt: skip
         encoder, known = self._encoders[index], self._cache[index]
         new = [caption for caption in dict.fromkeys(captions) if caption not in known]
+        if self._store.on:
+            new = [caption for caption in new if not self._recall(index, caption)]
         if new:
             ids, counts = self._ids(encoder, new)
             dtype = encoder.model.dtype
@@ -155,4 +164,31 @@ class Conditioner:
                 hidden = hidden * counts[..., None].to(hidden.dtype)
             for row, caption in enumerate(new):
                 known[caption] = (hidden[row], None if pooled is None else pooled[row])
+                self._keep(index, caption)
         return known
+
+    def _recall(self, index: int, caption: str) -> bool:
+        """Whether an earlier training has encoded this caption."""
+        found = self._store.get(self._name(index, caption))
+        if found is None:
+            return False
+        pooled = found.get("pooled")
+        hidden = sent(found["hidden"], self._device)
+        self._cache[index][caption] = (hidden, None if pooled is None else sent(pooled, self._device))
+        return True
+
+    def _keep(self, index: int, caption: str) -> None:
+        if not self._store.on or self._put >= MOST_KEPT:
+            return
+        self._put += 1
+        hidden, pooled = self._cache[index][caption]
+        self._store.put(
+            self._name(index, caption), {"hidden": hidden} if pooled is None else {"hidden": hidden, "pooled": pooled}
+        )
+
+    def _name(self, index: int, caption: str) -> str:
+        encoder = self._encoders[index]
+        if index not in self._digests:
+            self._digests[index] = store.weights([encoder.model])
+        how = (encoder.facts.folder, str(encoder.model.dtype), self._device.type)
+        return store.key("text", self._digests[index], how, self._clip_skip, self._chunks, self._weighted, caption)

@@ -287,6 +287,7 @@ class Session:
             "resume": self.resume is not None,
             "stop_at": self.stop_at,
             "processes": self.gpu_count,
+            "cache_dir": self._absolute(".gpurent/cache"),
         }
 
     def _downloaded(self, job: Job) -> str:
