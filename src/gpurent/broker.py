@@ -41,7 +41,7 @@ from gpurent.errors import (
     ProviderError,
     UsageError,
 )
-from gpurent.jobs import detached, homeline, statefile
+from gpurent.jobs import detached, homeline
 from gpurent.jobs.accounts import Accounts
 from gpurent.jobs.basemodel import Hubs
 from gpurent.jobs.batch import (
@@ -64,7 +64,7 @@ from gpurent.jobs.options import BatchOptions, RunOptions
 from gpurent.jobs.progress import Notice, Progress
 from gpurent.jobs.rental import LaunchOrder, Rentals
 from gpurent.jobs.replan import Asker, Nobody
-from gpurent.jobs.resuming import read_again, rest_of
+from gpurent.jobs.resuming import read_again, rest_of, the_one
 from gpurent.jobs.session import Outcome
 from gpurent.jobs.signals import pressed_in_a_program
 from gpurent.jobs.statefile import StateFile
@@ -332,28 +332,29 @@ class Broker:
             raise Interrupted("Nothing was rented.")
         return self._result(*self._run(work, job.name, quote, rows, budget, options, tell, interrupt, asker))
 
-    def resumable(self, run_id: str, changes: Mapping[str, object] = NO_CHANGES) -> tuple[Job, StateFile]:
-        """The job of a stopped run, read again, and the state that it goes on from: both for ``train``.
+    def resumable(
+        self, run_id: str, changes: Mapping[str, object] = NO_CHANGES, *, job: str | None = None
+    ) -> tuple[Job, StateFile]:
+        """The job of a run that was stopped or lost its machine, read again, and the state that it goes on from: both
+        for ``train``.
 
         Args:
-            run_id: of a run of one job.
+            run_id: of a run or of a batch.
             changes: keys with other values, for a longer training: ``{"max_train_epochs": 12}``.
+            job: name of a job of a batch of which several have left a state.
 
         Raises:
             UsageError: no state of it came home, or configuration, dataset or base model are not what they were.
         """
         run = self.ledger.run(run_id)
-        state = statefile.found(self.run_dir(run_id))
-        if state is None:
-            hint = "A run that was stopped by its budget, by --stop-at or with one Ctrl-C leaves one. Train anew."
-            raise UsageError(f"no state of run {run_id} came home, so there is nothing to go on from", hint=hint)
-        job = read_again(run)
-        if key(job, contents([job])[0]) != state.key:
+        kept = the_one(run, self.run_dir(run_id), job)
+        found = read_again(run, kept.name)
+        if key(found, contents([found])[0]) != kept.state.key:
             raise UsageError(
                 f"the state of run {run_id} is of another training: configuration, pictures, captions or base model "
                 "have changed since", hint="Change them back, or train anew. --epochs makes a training longer.",
             )  # fmt: skip
-        return (read_again(run, changes) if changes else job), state
+        return (read_again(run, kept.name, changes) if changes else found), kept.state
 
     def batch(
         self, jobs: Sequence[Job], *, budget: Usd, options: RunOptions = PLAIN, batch: BatchOptions = USUAL,

@@ -18,7 +18,9 @@ from gpurent_remote import SshConnector
 from gpurent_remote.host import Waits
 
 __all__ = ["cli", "sandbox"]
-QUICK = Patience(boot_s=15, poll_s=0.1, connect_s=15, search_s=3, destroy_s=30, confirm_every_s=0.1, follow_s=0.1)
+QUICK = Patience(
+    boot_s=15, poll_s=0.1, connect_s=15, search_s=3, destroy_s=30, confirm_every_s=0.1, follow_s=0.1, state_s=0.2
+)
 
 
 @dataclass

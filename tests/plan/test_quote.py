@@ -128,6 +128,17 @@ def test_an_unreliable_machine_must_be_much_cheaper_to_come_first() -> None:
     assert [row.offer.id for row in make_quote(JOB, Need(), [shaky, OFFER]).rows] == ["1", "shaky"]
 
 
+def test_a_bid_must_be_cheaper_by_what_outbids_cost() -> None:
+    """A long job on a machine that may be taken away: a few percent less is no bargain, half the price is."""
+    long = replace(JOB, steps=40_000)
+    bid = replace(OFFER, id="bid", interruptible=True)
+    for percent, first in ((97, "1"), (50, "bid")):
+        cheaper = replace(bid, price=replace(PRICE, gpu_hour=PRICE.gpu_hour.scaled(percent, 100)))
+        rows = make_quote(long, Need(interruptible=True), [cheaper, OFFER]).rows
+        assert rows[0].offer.id == first
+    assert rows[0].expected > rows[0].mid.total
+
+
 @given(amounts, st.floats(0, 1), st.floats(0, 1))
 def test_reliability_never_makes_a_lora_dearer(once: Usd, one: float, other: float) -> None:
     """Expected cost falls with reliability, from one and a half times at the worst to the cost itself."""

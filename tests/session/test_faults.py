@@ -19,6 +19,7 @@ from gpurent.budget.state import RentalState
 from gpurent.clock import SystemClock
 from gpurent.errors import HostError, InDoubt, Interrupted, JobFailed
 from gpurent.jobs.boot import Patience
+from gpurent.jobs.conduct import MAX_ATTEMPTS
 from gpurent.jobs.interrupt import Interrupt
 from gpurent.jobs.options import RunOptions
 from gpurent.jobs.progress import Notice, Progress, Spending, Stage, StageStarted, Trained
@@ -170,20 +171,21 @@ def test_a_rental_that_cannot_be_confirmed_gone_is_in_doubt(cli: Cli, broker: Br
     assert cli.sandbox.truth() == []
 
 
-def test_a_host_that_vanishes_in_training_is_reported_and_settled(cli: Cli, broker: Broker) -> None:
-    """When the machine is simply gone, the run fails with a host error and the ledger is closed."""
+def test_hosts_that_vanish_in_training_one_after_the_other_are_reported_and_settled(cli: Cli, broker: Broker) -> None:
+    """When every machine is simply gone, the run fails with a host error and the ledger is closed."""
 
-    def vanish() -> None:
-        for alive in cli.sandbox.truth():
+    def vanish(event: Progress) -> None:
+        for alive in cli.sandbox.truth() if isinstance(event, Trained) else ():
             cli.sandbox.market.vanish(alive.ref)
 
     job = Job.from_config(make_job(cli.folder, steps=4000))
     impatient = SshConnector(SystemClock(), Waits(patience_s=1.0))
     broker = Broker(home=cli.folder / "state", patience=QUICK, connector=impatient)
     with broker, pytest.raises(HostError):
-        broker.train(job, budget=Usd.parse("1"), tell=once(vanish))
+        broker.train(job, budget=Usd.parse("1"), tell=vanish)
     assert cli.sandbox.truth() == []
     assert not broker.ledger.open_rentals()
+    assert len(cli.sandbox.market.history("sandbox")) == MAX_ATTEMPTS
 
 
 def test_a_machine_that_answers_elsewhere_is_followed(cli: Cli, broker: Broker, stub: StubEngine) -> None:

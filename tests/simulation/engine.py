@@ -6,6 +6,13 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 
+STATE = "state.safetensors"
+
+
+def step_of(state: bytes) -> int:
+    """At which step a state was written."""
+    return int(state[-32:])
+
 
 @dataclass(frozen=True)
 class Course:
@@ -36,6 +43,8 @@ class Engine:
     stop_at: float | None = None
     shorter: int | None = None
     """What the steps were cut down to."""
+    from_step: int = 0
+    """What it goes on from."""
     files: dict[str, tuple[bytes, float]] = field(default_factory=dict)
     """Content and time of writing, by name."""
     steps: int = 0
@@ -46,15 +55,17 @@ class Engine:
 
     def __post_init__(self) -> None:
         self.steps = self.course.steps
+        self._step = self.from_step
 
     def advance(self, now: float) -> None:
         """Write what happened up to ``now``."""
         if not self._begun:
             self._begun = True
             self._say(event="hello", protocol=1, engine="sim", torch="0", device="cuda", device_name="virtual")
-            self._say(event="plan", images=4, total_steps=self.course.steps, epochs=self.epochs)
+            self._say(event="plan", images=4, total_steps=self.course.steps, epochs=self.epochs,
+                      start_step=self.from_step)  # fmt: skip
         while self._status is None:
-            due = self.started + (self._step + 1) * self.course.step_s
+            due = self.started + (self._step - self.from_step + 1) * self.course.step_s
             if self.shorter is not None and self._step < self.shorter < self.steps:
                 self.steps = self.shorter
                 self._say(event="replanned", steps=self.steps, epochs=self.epochs)
@@ -90,6 +101,10 @@ class Engine:
         self.files[name] = (data, at)
         self._say(event="checkpoint", path=name, sha256=hashlib.sha256(data).hexdigest(), size=len(data),
                   step=self._step, epoch=1, final=final)  # fmt: skip
+        state = _lora(f"{self._step:032d}".encode() * (4 * self.course.size // 32))
+        self.files[STATE] = (state, at)
+        self._say(event="state", path=STATE, sha256=hashlib.sha256(state).hexdigest(), size=len(state),
+                  step=self._step)  # fmt: skip
 
     def _done(self, *, stopped: bool) -> None:
         self._say(event="done", steps=self._step, stopped=stopped, final_loss=0.1)
@@ -102,6 +117,11 @@ class Engine:
         """Its process is gone, without a word."""
         if self.working(now):
             self._status = -1
+
+    @property
+    def reached(self) -> int:
+        """Steps that it has taken, those before it was begun included."""
+        return self._step
 
     @property
     def log(self) -> bytes:

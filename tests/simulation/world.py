@@ -264,6 +264,14 @@ class World:
         if event.kind is Kind.GONE and any(self.service.foreseeable(held) for held in alive):
             self.lies.append(f"{event.tag} was called gone while it was alive")
 
+    def resumed(self, name: str, step: int) -> None:
+        """Hear of an engine that goes on from a state: somewhere it was written."""
+        self.tally.checked["trainings that went on from a state on another machine"] += 1
+        self.note(None, f"{name} goes on from step {step}")
+        others = (one for machine in self.network.machines.values() for one in machine.engines.values())
+        if not any(one.name == name and one.reached >= step for one in others):
+            self.violations.append(f"{name} goes on from step {step}, which it never reached")
+
     def runs(self) -> tuple[Run, ...]:
         """What the ledger says, read by nobody of this world."""
         return tuple(self.books.runs.values())

@@ -250,6 +250,9 @@ def train(
 def continue_(
     run_id: RunId = None,
     budget: Budget = None,
+    job: Annotated[
+        str | None, typer.Option(help="Name of a job of a batch; default: the only one with a state.")
+    ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Train so many epochs in all, instead of before.")] = None,
     gpu: Gpu = None,
     max_price: MaxPrice = None,
@@ -263,9 +266,9 @@ def continue_(
     yes: Yes = False,
     json: Json = False,
 ) -> int:
-    """Go on with a run that was stopped, on any machine.
+    """Go on with a run that was stopped or lost its machine, on any other.
 
-    It goes on exactly where it was.
+    It goes on exactly where its state is.
     """
     from gpurent.cli import train as command
     from gpurent.cli.quote import NeedOptions
@@ -273,7 +276,7 @@ def continue_(
     need = NeedOptions(gpu, max_price, None, trusted_only, False)
     options = _how(unguarded, hold, max_hours, on_overrun, stop_at)
     return command.go_on(
-        run_id, epochs, command.TrainOptions(budget, None, None, None, need, dry_run, yes, json, options)
+        run_id, job, epochs, command.TrainOptions(budget, None, None, None, need, dry_run, yes, json, options)
     )
 
 

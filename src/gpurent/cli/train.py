@@ -51,11 +51,11 @@ def run(options: TrainOptions) -> int:
         return _train(broker, job, None, budget, options)
 
 
-def go_on(run_id: str | None, epochs: int | None, options: TrainOptions) -> int:
+def go_on(run_id: str | None, name: str | None, epochs: int | None, options: TrainOptions) -> int:
     """``gpurent continue``."""
     with open_broker() as broker:
         chosen = latest_run(broker, run_id)
-        job, state = broker.resumable(chosen, {} if epochs is None else {"max_train_epochs": epochs})
+        job, state = broker.resumable(chosen, {} if epochs is None else {"max_train_epochs": epochs}, job=name)
         if not options.as_json:
             output.console.print(f"{chosen} goes on from step {state.step} of {job.length.steps}.")
         return _train(broker, job, state, require_budget(broker, options.budget, "continue"), options)

@@ -66,6 +66,8 @@ class Job:
     warnings: tuple[str, ...] = ()
     files: tuple[Source, ...] = ()
     """What the configuration names besides: see ``extras``."""
+    changes: tuple[tuple[str, object], ...] = ()
+    """Keys that were given other values than the configuration has."""
 
     @staticmethod
     def from_config(
@@ -88,9 +90,10 @@ class Job:
         """
         from gpurent.dataset.survey import survey  # it makes jobs of what it finds
 
-        return survey(
+        found = survey(
             config_path, dataset=dataset, output=output, name=name, changes=changes, on_checked=on_checked
         ).result()
+        return replace(found, changes=tuple(changes.items()))
 
     @property
     def data_dir(self) -> Path:

@@ -16,6 +16,7 @@ from gpurent.jobs.waits import EXISTS_S, LOOK_UP_S
 from gpurent.jobs.watch import Tell, Watch
 from gpurent.model import Endpoint, Identity, Instance, Offer, Phase, squash
 from gpurent.money import ZERO, Usd
+from gpurent.plan.travel import EVERY_S
 from gpurent.plan.waiting import MOST_S
 from gpurent.spi import Connector, Host, Provider, SupportsKeys
 from gpurent.tasks import Overdue
@@ -60,6 +61,8 @@ class Patience:
     """How long a machine that runs may have no address: ports can be told a little later."""
     usual_silence_s: float = USUAL_S
     """Shortest silence of a training engine that counts as usual."""
+    state_s: float = EVERY_S
+    """Between two states of a training that come home, at least."""
 
 
 @dataclass

@@ -39,10 +39,11 @@ from gpurent.errors import (
     RateLimited,
     SourceChanged,
     TransferFailed,
+    UsageError,
 )
 from gpurent.expected import Expected
 from gpurent.exposure import surge_reserve
-from gpurent.jobs import basemodel, lines, postmortem, proof
+from gpurent.jobs import basemodel, lines, postmortem, proof, resuming, statefile
 from gpurent.jobs.boot import NO_ADDRESS, Held
 from gpurent.jobs.deadman import DeadMan
 from gpurent.jobs.enforcer import Enforce, Target, nobody_enforces
@@ -63,6 +64,8 @@ from gpurent.plan import line, needs, together
 from gpurent.plan.cost import GB, traffic
 from gpurent.plan.pace import Pace
 from gpurent.plan.quote import QuoteRow
+from gpurent.plan.timeline import Timeline
+from gpurent.plan.travel import for_offer
 from gpurent.plan.waiting import leaving_cost
 from gpurent.spi import Facts, Host
 from gpurent.tasks import Overdue, minding
@@ -110,7 +113,10 @@ class Conductor:
         private_folder(self.run_dir)
 
         def act() -> Outcome:
-            self._attempts(work, rows, order, max_hours)
+            try:
+                self._attempts(work, rows, order, max_hours)
+            finally:
+                self._say_how_to_go_on()
             for task in work.tasks:
                 if task.state is TaskState.LEFT:
                     self.tell(JobOver(task.job.name, task.state, task.why))
@@ -127,6 +133,18 @@ class Conductor:
         """
         with ClientLock(self.run_dir):
             return self._to_its_end(lambda: self._go_on(rental, order))
+
+    def _say_how_to_go_on(self) -> None:
+        """Name the states that are at home in the end."""
+        try:
+            kept = resuming.states(self.ledger.run(self.run_id), self.run_dir)
+        except (UsageError, LedgerError) as error:
+            self.tell(Notice(f"Whether a state came home cannot be said: {error}", warning=True))
+            return
+        for one in kept:
+            which = f" --job {one.name}" if one.number else ""
+            where = f"step {one.state.step} of {one.state.steps}"
+            self.tell(Notice(f"`gpurent continue {self.run_id}{which}` goes on from {where}."))
 
     def _to_its_end(self, act: Callable[[], Outcome]) -> Outcome:
         """Close the run in the ledger, and turn how it ended into what the caller gets."""
@@ -212,7 +230,7 @@ class Conductor:
             except (HostError, NotAsOffered) as error:
                 rented = [one for one in self.ledger.run(self.run_id).rentals if one.tag == tag]
                 broke = self.rentals.broke(provider) if isinstance(error, HostUnreachable) else None
-                hosts = isinstance(error, HOSTS_FAULT) or (work.batch and isinstance(error, HostUnreachable))
+                hosts = isinstance(error, (*HOSTS_FAULT, HostUnreachable))
                 if any(one.job_id for one in rented) and not hosts:
                     raise (broke or error) from error
                 last = broke or error
@@ -228,7 +246,8 @@ class Conductor:
                 if images == IMAGE_TRIES:
                     raise
             except BudgetError as error:
-                if isinstance(last, HOSTS_FAULT):
+                if isinstance(last, (*HOSTS_FAULT, HostUnreachable)):
+                    self.tell(Notice(f"No other machine is rented: {error}.", warning=True))
                     raise last from error
                 raise
             except (OfferGone, NoCapacity) as error:
@@ -246,9 +265,12 @@ class Conductor:
         self, tag: str, work: Work, row: QuoteRow, order: LaunchOrder, max_hours: float | None, leaving: float
     ) -> None:  # fmt: skip
         limits = self._limits(work, row, max_hours)
-        if work.gained:  # on what is left of the budget, not every job may be worth a machine
+        if work.gained or work.interrupted:  # what is left of the budget may not be worth a machine
             left_s = limits.soft - self.clock.now() - row.timeline.before_training_s.mid
-            if not [one for one in work.waiting if _fits(work, one, Pace().forecast(row.jobs[one.number - 1]), left_s)]:
+            needed = {one.number: Pace().forecast(_estimate(work, one, row)) for one in work.waiting}
+            if not work.batch and needed[1] > left_s:
+                raise BudgetError(_short(needed[1], left_s))
+            if not [one for one in work.waiting if _fits(work, one, needed[one.number], left_s)]:
                 return
         watch = self._watch(limits, row.hourly, row.offer)
         watch.tick()  # who has asked to stop meanwhile wants no machine
@@ -315,7 +337,7 @@ class Conductor:
         """
         pace = Pace()
         for task in work.waiting:
-            estimate = row.jobs[task.number - 1]
+            estimate = _estimate(work, task, row)
             left_s = machine.watch.deadlines.soft - self.clock.now()
             if task.state is TaskState.LEFT or not _fits(work, task, pace.forecast(estimate), left_s):
                 continue
@@ -351,15 +373,31 @@ class Conductor:
         )  # fmt: skip
         session.hubs, session.premises = order.hubs, machine.premises
         session.resume, session.stop_at = task.resume, work.last_step(task)
-        session.out_gb = machine.held.offer.price.out_gb
+        if task.resume is not None and task.begun:
+            self.tell(Notice(f"{job.name} goes on from step {task.resume.step} of {job.length.steps}."))
         try:
             session.prepare(job, session.upload(job, task.content))
             task.done(session.follow())
-        except HOSTS_FAULT as error:
-            task.tries += 1
+        except (*HOSTS_FAULT, HostUnreachable) as error:
+            self._lost(task, session)
+            task.tries += isinstance(error, HOSTS_FAULT)
             if work.batch and task.tries == MOST_TRIES:
                 self._give_up(work, task, error)
             raise
+        if task.state is TaskState.DONE:
+            statefile.forget(run_dir)
+
+    def _lost(self, task: Task, session: Session) -> None:
+        """A machine is lost with its job on it: the next one goes on from the newest state that is at home."""
+        if session.key:
+            task.begun, task.content = True, session.content
+        try:
+            found = statefile.found(session.run_dir)
+        except UsageError as error:
+            self.tell(Notice(f"{task.job.name} does not go on from its last state: {error}", warning=True))
+            return
+        if found is not None and found.key == session.key and found.step > (task.resume.step if task.resume else 0):
+            task.resume = found
 
     def _give_up(self, work: Work, task: Task, error: GpurentError) -> None:
         """A job of a batch failed by its own fault: keep what explains it, and leave it."""
@@ -417,12 +455,17 @@ class Conductor:
             session = self._session(
                 host, plan.output_dir, rental.job_id, held, watch, guard, order.hold_s, plan.expected, replan, run_dir
             )
-            session.taken_over = True
+            session.taken_over, session.key = True, rental.jobs[-1].key
             try:
-                return replace(session.follow(), partial=self._unfinished())
+                outcome = replace(session.follow(), partial=self._unfinished())
             except HOSTS_FAULT as error:
                 self._blame(rental.tag, error)
                 raise
+            finally:
+                self._say_how_to_go_on()
+            if not outcome.stopped:
+                statefile.forget(run_dir)
+            return outcome
 
     def _unfinished(self) -> bool:
         """Whether jobs of a batch are not home; whoever takes it over brings home the one that was training."""
@@ -455,13 +498,16 @@ class Conductor:
             usual_silence_s=self.rentals.patience.usual_silence_s,
             paid_gpu=self._paid_gpu(held.offer.provider, held.offer.price), guard=guard, replan=replan,
             gpu_count=held.offer.gpu_count,
+            travel=for_offer(held.offer, watch.hourly, least_s=self.rentals.patience.state_s),
         )  # fmt: skip
 
     def _limits(self, work: Work, row: QuoteRow, max_hours: float | None) -> Deadlines:
         """Deadlines for what is left of the budget now; vetoes an attempt that could not reach training."""
         run, start = self.ledger.run(self.run_id), self.clock.now()
         facts = self.rentals.facts[row.offer.provider]
-        if max_hours is None:
+        if max_hours is not None and run.rentals:  # the user's own limit is for all machines of the run
+            max_hours = max(0.0, max_hours - (start - run.rentals[0].intent_at) / 3600)
+        elif max_hours is None:
             max_hours = max(LONGEST_H, LONGEST * row.timeline.total_s.high / 3600)
         if row.offer.max_duration_s is not None:
             hours = max(0.0, row.offer.max_duration_s - END_S) / 3600
@@ -469,6 +515,7 @@ class Conductor:
         crossing = traffic(row.offer.price, together.bulk(increments([task.job for task in work.waiting])))
         states = sum(task.resume.size for task in work.waiting if task.resume is not None)
         crossing += row.offer.price.in_gb.scaled(2 * states, GB)
+        crossing += row.state_cost
         limits = deadlines(
             budget=run.budget, spent=run_spent(run, start), hourly=tolerated(row.hourly),
             traffic=tolerated(crossing + surge_reserve(row.offer)), start=start,
@@ -501,8 +548,18 @@ def _fits(work: Work, task: Task, needed_s: float, left_s: float) -> bool:
     """Whether a job of a batch is begun; one that is not is left, and says why. A job of its own always is."""
     if not work.batch or needed_s <= left_s:
         return True
-    task.left(f"it needs about {needed_s:.0f} s, and the money left pays for {max(0.0, left_s):.0f} s")
+    task.left(_short(needed_s, left_s))
     return False
+
+
+def _short(needed_s: float, left_s: float) -> str:
+    return f"it needs about {needed_s:.0f} s, and the money left pays for {max(0.0, left_s):.0f} s"
+
+
+def _estimate(work: Work, task: Task, row: QuoteRow) -> Timeline:
+    """What is left of a job, by its estimate."""
+    whole = row.jobs[task.number - 1]
+    return replace(whole, train_s=whole.train_s.times(task.share_left(work.last_step(task))))
 
 
 @dataclass

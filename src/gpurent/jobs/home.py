@@ -139,8 +139,17 @@ class Home:
         )  # fmt: skip
         return self.landing.publish(name)
 
-    def bring_state(self, state: events.State, *, steps: int, key: str) -> None:
-        """Bring the state of a stopped training into the run's folder, verified.
+    def bring_state(
+        self, state: events.State, name: str, *, steps: int, key: str, go_on: Callable[[], object] = lambda: None
+    ) -> statefile.StateFile:
+        """Bring a state into the run's folder, verified; it takes the place of the one that is there.
+
+        Args:
+            state: as the host announced it.
+            name: of its file in the output folder on the host.
+            steps: of the whole training.
+            key: digest of what decides its result.
+            go_on: called again and again; ends the transfer by raising.
 
         Raises:
             BadHostData: it is larger than such a state can be, or none.
@@ -157,13 +166,16 @@ class Home:
             self.traffic.bytes_out += count
             self.tell(StageMoved(Stage.COLLECT, done, state.size))
             self.mind()
+            go_on()
 
-        target = self.run_dir / statefile.FILE
+        target = statefile.place(self.run_dir, state.sha256)
         self.host.fetch(
-            f"{self.folder}/out/{statefile.FILE}", target, sha256=state.sha256, size=state.size, on_bytes=moved,
+            f"{self.folder}/out/{name}", target, sha256=state.sha256, size=state.size, on_bytes=moved,
             accept=statefile.check,
         )  # fmt: skip
-        statefile.StateFile(target, state.sha256, state.size, state.step, steps, key).keep()
+        found = statefile.StateFile(target, state.sha256, state.size, state.step, steps, key)
+        found.keep()
+        return found
 
     def keep_log(self) -> None:
         """Keep how the engine's log begins and ends. A run does not fail because of it."""

@@ -3,25 +3,72 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from gpurent.budget.state import Run
 from gpurent.dataset.configfile import NO_CHANGES
 from gpurent.dataset.job import Job
 from gpurent.errors import UsageError
+from gpurent.jobs import statefile
 from gpurent.jobs.statefile import StateFile
 from gpurent.model import Workload
 
 
-def read_again(run: Run, changes: Mapping[str, object] = NO_CHANGES) -> Job:
-    """The job of a run, from the files that it was made from. Raises UsageError, also as ``Job.from_config``."""
-    config = run.config.get("path")
-    if not isinstance(config, str) or "jobs" in run.config:
-        hint = "Run the batch again: what is done stays done." if "jobs" in run.config else "Train anew."
-        raise UsageError(f"run {run.id} cannot be continued: it is no run of one job", hint=hint)
-    job = Job.from_config(config, output=run.output_dir, name=run.name, changes=changes)
-    if run.data_dir is not None and job.data_dir != run.data_dir:  # it was given beside the configuration
-        job = Job.from_config(config, dataset=run.data_dir, output=run.output_dir, name=run.name, changes=changes)
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A state that a run has left at home."""
+
+    number: int
+    """Of its job in a batch; 0 in a run of one job."""
+    name: str
+    state: StateFile
+
+
+def states(run: Run, run_dir: Path) -> list[Kept]:
+    """The states at home that jobs of a run go on from. Raises UsageError for one that was changed."""
+    jobs = run.config.get("jobs")
+    if not isinstance(jobs, dict):
+        state = statefile.found(run_dir)
+        return [] if state is None else [Kept(0, run.name, state)]
+    planned = ((name, one.get("number")) for name, one in jobs.items() if isinstance(one, dict))
+    found = ((name, n, statefile.found(run_dir / "jobs" / str(n))) for name, n in planned if isinstance(n, int))
+    return [Kept(number, name, state) for name, number, state in found if state is not None]
+
+
+def the_one(run: Run, run_dir: Path, name: str | None) -> Kept:
+    """The state to go on from: of the job that is named, or the only one.
+
+    Raises:
+        UsageError: there is none, or there are several and no job is named.
+    """
+    kept = states(run, run_dir)
+    names = ", ".join(one.name for one in kept)
+    of = "" if name is None else f" of the job {name}"
+    found = [one for one in kept if name in (None, one.name)]
+    if not found:
+        hint = "A run leaves one when it was stopped by its budget, by --stop-at or with one Ctrl-C, or lost a machine "
+        hint += f"after a state had come home. {f'Those of {names} came home.' if names else 'Train from the start.'}"
+        raise UsageError(f"no state{of} of run {run.id} came home, so there is nothing to go on from", hint=hint)
+    if len(found) > 1:
+        raise UsageError(f"run {run.id} has left states of several jobs: {names}", hint=f"--job {found[0].name}")
+    return found[0]
+
+
+def read_again(run: Run, name: str, changes: Mapping[str, object] = NO_CHANGES) -> Job:
+    """A job of a run, from the files that it was made from. Raises UsageError, also as ``Job.from_config``."""
+    jobs = run.config.get("jobs")
+    kept = jobs.get(name) if isinstance(jobs, dict) else None
+    config, output, data, before = run.config.get("path"), run.output_dir, run.data_dir, run.config.get("changes")
+    if isinstance(kept, dict):
+        config, output, before = kept.get("config"), Path(str(kept.get("output_dir"))), kept.get("changes")
+        data = Path(given) if isinstance(given := kept.get("data_dir"), str) else None
+    changes = {**(before if isinstance(before, dict) else {}), **changes}
+    if not isinstance(config, str):
+        raise UsageError(f"run {run.id} cannot be continued: its configuration is not known", hint="Train anew.")
+    job = Job.from_config(config, output=output, name=name, changes=changes)
+    if data is not None and job.data_dir != data:  # it was given beside the configuration
+        job = Job.from_config(config, dataset=data, output=output, name=name, changes=changes)
     return job
 
 

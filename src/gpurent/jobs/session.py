@@ -22,6 +22,7 @@ from gpurent.errors import BadHostData, HostError, HostUnfit, HostUnreachable, J
 from gpurent.expected import Expected
 from gpurent.jobs import basemodel, events, packages, statefile
 from gpurent.jobs.basemodel import FETCH_S, Hubs
+from gpurent.jobs.carrying import Carrier
 from gpurent.jobs.deadman import DeadMan
 from gpurent.jobs.follow import EventFollower
 from gpurent.jobs.home import Home, read_log
@@ -35,8 +36,10 @@ from gpurent.jobs.stall import USUAL_S, Alarm, Silence, wake
 from gpurent.jobs.statefile import StateFile
 from gpurent.jobs.waits import CALLED_S, WISH_S
 from gpurent.jobs.watch import Halt, Tell, Watch
-from gpurent.money import ZERO, Usd, per_hour
+from gpurent.money import ZERO, per_hour
 from gpurent.plan.cost import ENVIRONMENT_BYTES, GB
+from gpurent.plan.timeline import HOST_MBPS_AT_MOST
+from gpurent.plan.travel import Travel
 from gpurent.spi import Host
 from gpurent.tasks import minding
 from gpurent.untrusted.text import clean, quoted
@@ -108,15 +111,16 @@ class Session:
     """What the training goes on from."""
     stop_at: int | None = None
     """Step after which it is to stop."""
-    out_gb: Usd = ZERO
-    """Price of a GB that comes home."""
+    travel: Travel = field(default_factory=lambda: Travel(0, HOST_MBPS_AT_MOST, ZERO, ZERO, 0.0))
+    """How often states are worth their way home."""
+    key: str = ""
+    """Digest of what decides the job's result; known of a job that another client began."""
     home: Home = field(init=False)
     _content: Content = field(init=False)
     """Of the job that was uploaded last."""
     _lines: deque[str] = field(default_factory=deque, init=False)
     """Of the engine, not yet acted upon."""
-    _key: str = field(default="", init=False)
-    """Digest of what decides the job's result."""
+    _carrier: Carrier = field(init=False)
     _state: events.State | None = field(default=None, init=False)
     """The last one that was announced."""
     _stop_sent: bool = field(default=False, init=False)
@@ -135,6 +139,11 @@ class Session:
             self.clock, self.tell, self.expected, self._mind, self.hold_s, self.premises.traffic,
         )  # fmt: skip
         self._silence = Silence(self.clock.monotonic(), usual_s=self.usual_silence_s)
+
+    @property
+    def content(self) -> Content:
+        """The files of the job that was uploaded last."""
+        return self._content
 
     @property
     def folder(self) -> str:
@@ -181,11 +190,11 @@ class Session:
         self._base_model(job)
         self.host.put_bytes(json.dumps(self._order(job)).encode(), f"{self.folder}/job.json")
         bytes_in = self.home.traffic.bytes_in
-        self._key = key(job, self._content)
+        self.key = key(job, self._content)
         self.ledger.append(self.run_id, Kind.PREPARED, tag=self.tag, bytes_in=bytes_in)
         self.ledger.append(
             self.run_id, Kind.JOB_STARTED, tag=self.tag, job_id=self.job_id, name=job.name, bytes_in=bytes_in,
-            key=self._key,
+            key=self.key,
         )  # fmt: skip
         runtime = self.host.runtime()
         self.host.start_job(
@@ -305,6 +314,10 @@ class Session:
         self.tell(StageStarted(Stage.TRAIN, "starting the engine"))
         self.watch.state = RentalState.TRAINING
         self._silence = Silence(self.clock.monotonic(), usual_s=self.usual_silence_s)
+        self._carrier = Carrier(
+            self.home, self.clock, self.tell, self.travel, self.watch.affords, lambda: self._stop_sent, self.key,
+            self.expected.steps,
+        )  # fmt: skip
         follower = EventFollower(self.host, f"{self.folder}/events.jsonl", self.expected.event_bytes)
         outcome, lost_since = Outcome(), None
         if self.guard is not None:
@@ -321,6 +334,8 @@ class Session:
                         break
                     lost_since = None
                     self._heed_silence()
+                    if not follower.behind:
+                        self._carrier.turn()
                 except HostUnreachable as error:
                     lost_since = self._lost(error, lost_since)
                     self._silence.excuse(self.clock.monotonic())
@@ -382,7 +397,10 @@ class Session:
         if not self.home.allowance.complete(stopped=outcome.stopped):
             raise BadHostData(f"the host says that training is done, and sent no {self.expected.final}")
         if outcome.stopped and self._stalled:
-            self._fail("stalled", "it made no progress, and ended when it was asked to; what it saved is at home", "")
+            self._bring_state(outcome)
+            why = "it made no progress, and ended when it was asked to; what it saved is at home"
+            self._give_up("stalled", why)
+            raise HostUnfit("stalled", why)
         self.home.record(Kind.JOB_DONE)
         if outcome.stopped:
             self._bring_state(outcome)
@@ -391,21 +409,20 @@ class Session:
     def _bring_state(self, outcome: Outcome) -> None:
         """What a stopped training can go on from, if time and money for it are left. The LoRA is home already."""
         state = self._state
-        if state is None or self.taken_over:
+        if state is None:
             return
         seconds = STATE_START_S + state.size * 8 / 1e6 / STATE_MBPS
-        if not self.watch.affords(seconds, self.out_gb.scaled(state.size, GB)):
-            self.tell(Notice("There is no money left to bring home the state to go on from.", warning=True))
+        if not self.watch.affords(seconds, self.travel.out_gb.scaled(state.size, GB)):
+            self.tell(Notice("There is no money left to bring home the last state to go on from.", warning=True))
             return
         try:
-            self.home.bring_state(state, steps=self.expected.steps, key=self._key)
+            found = self.home.bring_state(state, statefile.FILE, steps=self.expected.steps, key=self.key)
         except (HostError, OSError, Halt) as error:
             if isinstance(error, Halt) and error.leave:
                 raise
             self.tell(Notice(f"The state to go on from could not be brought home: {error}", warning=True))
             return
-        outcome.state = self.home.run_dir / statefile.FILE
-        self.tell(Notice(f"`gpurent continue {self.run_id}` goes on from step {state.step} of {self.expected.steps}."))
+        outcome.state = found.path
 
     def _take(self, lines: list[str], outcome: Outcome) -> bool:
         """Act on the engine's lines; one that could not be acted upon, since the link died, comes up again."""
@@ -476,6 +493,7 @@ class Session:
                 outcome.files += [] if path is None else [path]
             case events.State() as state:
                 self._state = state
+                self._carrier.announced(state)
             case events.Proof() as proof:
                 if proof.ok:  # what is wrong comes as a warning
                     self.tell(Notice(proof.sentence))
@@ -501,6 +519,7 @@ class Session:
         self.tell(Notice("Warning: there is no GPU here; training runs on this machine's CPU.", warning=True))
 
     def _stepped(self, step: events.Step) -> None:
+        self._carrier.stepped(step)
         self.tell(
             Trained(
                 step.step, step.total, step.epoch, step.epochs, step.loss, step.avg_loss,

@@ -1,4 +1,4 @@
-"""The state of a stopped training, at home: what a later run goes on from, on whatever machine."""
+"""The state of a training, at home: what it goes on from on another machine, after a stop or the loss of its own."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from gpurent.spi import LocalFile
 from gpurent.tensorfile import tensor_names
 
 FILE, FACTS = "state.safetensors", "state.json"
+"""Name of a state on a host, and of what is written down about the one that is at home."""
 PER_FILE = 32
 """A state is at most so many times as large as the largest file of its training: masters and moments in float32."""
 HEADER = 16 * 1024 * 1024
@@ -35,9 +36,25 @@ class StateFile:
         return LocalFile(self.path, FILE, self.size, self.sha256)
 
     def keep(self) -> None:
-        """Write down what it belongs to, beside it. Raises OSError."""
+        """Make it the state of its folder; an earlier one is not needed any more, and is removed. Raises OSError."""
         facts = {**asdict(self), "path": self.path.name}
-        self.path.with_name(FACTS).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        part = self.path.with_name(f"{FACTS}.part")
+        part.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        part.replace(self.path.with_name(FACTS))
+        for other in self.path.parent.glob("state*.safetensors*"):
+            if other != self.path:
+                other.unlink(missing_ok=True)
+
+
+def forget(folder: Path) -> None:
+    """The training has come to its end: nothing goes on from here. Raises OSError."""
+    for path in (folder / FACTS, *folder.glob("state*.safetensors*")):
+        path.unlink(missing_ok=True)
+
+
+def place(folder: Path, sha256: str) -> Path:
+    """Where a state lands: under a name of its own, so that the one before it stays until this one is complete."""
+    return folder / f"state-{sha256[:16]}.safetensors"
 
 
 def found(folder: Path) -> StateFile | None:
@@ -48,12 +65,12 @@ def found(folder: Path) -> StateFile | None:
     """
     try:
         facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
-        state = StateFile(**{**facts, "path": folder / FILE})
+        state = StateFile(**{**facts, "path": folder / Path(facts["path"]).name})
         with state.path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise UsageError(f"the state in {folder} cannot be read: {error}", hint="Train from the start.") from error
     if digest != state.sha256:
         raise UsageError(f"{state.path} is not what came home", hint="Restore it from a backup, or train anew.")

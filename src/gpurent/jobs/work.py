@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -51,6 +52,19 @@ class Task:
     error: GpurentError | None = None
     why: str = ""
     tries: int = 0
+    begun: bool = False
+    """A machine has trained it, and was lost before its end."""
+    quoted_from: int = field(default=0, init=False)
+    """Step from which it was quoted."""
+
+    def __post_init__(self) -> None:
+        self.quoted_from = self.resume.step if self.resume else 0
+
+    def share_left(self, last_step: int | None) -> float:
+        """Part of what was quoted that is still to be trained."""
+        last = last_step or self.job.length.steps
+        done = self.resume.step if self.resume else 0
+        return max(0.0, min(1.0, (last - done) / max(1, last - self.quoted_from)))
 
     def done(self, outcome: Outcome) -> None:
         """The engine came to its end."""
@@ -107,6 +121,11 @@ class Work:
         """Whether any job has brought something home."""
         return any(one.state in (TaskState.DONE, TaskState.STOPPED) for one in self.tasks)
 
+    @property
+    def interrupted(self) -> bool:
+        """Whether a job that waits has lost its machine."""
+        return any(one.begun for one in self.waiting)
+
     def job_id(self, tag: str, task: Task) -> str:
         """Name of a job on the machine of a rental."""
         return f"{tag}-{task.number}" if self.batch else tag
@@ -140,7 +159,8 @@ class Work:
     def kept(self) -> dict[str, JsonValue]:
         """What somebody who takes the run over has to know of its jobs."""
         if not self.batch:
-            return {"expected": self.tasks[0].job.expected.kept()}
+            (task,) = self.tasks
+            return {"expected": task.job.expected.kept(), "changes": _changes(task)}
         return {"jobs": {one.job.name: _kept(one) for one in self.tasks}}
 
 
@@ -149,8 +169,16 @@ def _kept(task: Task) -> JsonValue:
         "number": task.number,
         "output_dir": str(task.job.output_dir),
         "config": str(task.job.config_path),
+        "data_dir": str(task.job.data_dir),
+        "changes": _changes(task),
         "expected": task.job.expected.kept(),
     }
+
+
+def _changes(task: Task) -> JsonValue:
+    """As they may stand in a configuration, so that it can be read again with them."""
+    found: JsonValue = json.loads(json.dumps(dict(task.job.changes), default=str))
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,10 +39,15 @@ def cost(price: Price, disk_gb: int, seconds: float, bytes_in: int, bytes_out: i
     )
 
 
-def session_cost(price: Price, disk_gb: int, seconds: float, workload: Workload) -> Cost:
-    """Bill a session of ``seconds`` that trains ``workload``. Everything collected counts once."""
+def session_cost(price: Price, disk_gb: int, seconds: float, workload: Workload, state_bytes: int = 0) -> Cost:
+    """Bill a session of ``seconds`` that trains ``workload``. Everything collected counts once.
+
+    Args:
+        price, disk_gb, seconds, workload: as they say.
+        state_bytes: of states that come home while it trains.
+    """
     bytes_in = workload.upload_bytes + workload.base_download_bytes
-    return cost(price, disk_gb, seconds, bytes_in, workload.checkpoint_bytes)
+    return cost(price, disk_gb, seconds, bytes_in, workload.checkpoint_bytes + state_bytes)
 
 
 def traffic(price: Price, workload: Workload) -> Usd:

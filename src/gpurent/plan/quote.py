@@ -10,11 +10,12 @@ from typing import Literal
 from gpurent.errors import NoOffer
 from gpurent.exposure import exposure, look_every_s, risk, surge_reserve, worst_hourly
 from gpurent.model import Need, Offer, Workload
-from gpurent.money import Usd
-from gpurent.plan import rank, together, vram
-from gpurent.plan.cost import Cost, session_cost
+from gpurent.money import ZERO, Usd, per_hour
+from gpurent.plan import rank, together, travel, vram
+from gpurent.plan.cost import GB, Cost, session_cost
 from gpurent.plan.rank import Rejected
 from gpurent.plan.timeline import HOME_MBPS, Timeline, predict
+from gpurent.words import counted
 
 CENT = 10_000
 Source = Literal["live", "table", "sandbox"]
@@ -22,8 +23,8 @@ Source = Literal["live", "table", "sandbox"]
 
 @dataclass(frozen=True, slots=True)
 class QuoteRow:
-    """One offer with its prediction. ``expected`` counts the chance that the machine fails and all is done again, and
-    the risk that its traffic is not ours."""
+    """One offer with its prediction. ``expected`` counts the chance that the machine fails and all is done again, that
+    it is taken away by a higher bid, and that its traffic is not ours."""
 
     offer: Offer
     hourly: Usd
@@ -36,6 +37,10 @@ class QuoteRow:
     vram_need_mb: int
     jobs: tuple[Timeline, ...]
     """Of each job by itself, with only what it adds to the ones before it; ``timeline`` is of all."""
+    states: int = 0
+    """How often a state comes home while the jobs train."""
+    state_cost: Usd = ZERO
+    """What that costs in traffic, contained in ``low``, ``mid`` and ``high``."""
 
     @property
     def surge(self) -> Usd:
@@ -119,12 +124,21 @@ def _row(
 ) -> QuoteRow:  # fmt: skip
     alone = tuple(predict(one, offer, home_mbps=home_mbps) for one in workloads)
     timeline, sums = together.joined(alone), together.bulk(workloads)
+    hourly = offer.price.hourly(need.disk_gb)
+    travels = [travel.planned(one, offer, hourly) for one in workloads]
+    counts = [one.count(stage.train_s.mid) for one, stage in zip(travels, alone, strict=True)]
+    state_bytes = sum(count * one.size for one, count in zip(travels, counts, strict=True))
     low, mid, high = (
-        session_cost(offer.price, need.disk_gb, seconds, sums)
+        session_cost(offer.price, need.disk_gb, seconds, sums, state_bytes)
         for seconds in (timeline.total_s.low, timeline.total_s.mid, timeline.total_s.high)
     )
+    outbid_s = travel.outbid_s(offer, timeline, max(one.every_s for one in travels))
     expected = rank.expected_cost(mid.total, offer.reliability) + risk(offer, timeline.total_s.high)
-    return QuoteRow(offer, offer.price.hourly(need.disk_gb), timeline, low, mid, high, expected, vram_mb, alone)
+    expected += per_hour(hourly, round(outbid_s * 1000))
+    return QuoteRow(
+        offer, hourly, timeline, low, mid, high, expected, vram_mb, alone, sum(counts),
+        offer.price.out_gb.scaled(state_bytes, GB),
+    )  # fmt: skip
 
 
 def _remarks(need: Need, memory: vram.Memory, rows: Sequence[QuoteRow], budget: Usd | None) -> list[str]:
@@ -135,6 +149,16 @@ def _remarks(need: Need, memory: vram.Memory, rows: Sequence[QuoteRow], budget: 
         beyond = sum(row.asks > budget for row in rows)
         if beyond:
             remarks.append(f"{beyond} of {len(rows)} offers may cost more than {budget}.")
+    if rows and rows[0].state_cost:
+        remarks.append(
+            f"On the first offer the state of the training comes home {counted(rows[0].states, 'time')}, for "
+            f"{rows[0].state_cost.rounded(4)} of its traffic: if the machine is lost, the run goes on from there."
+        )
+    if rows and rows[0].offer.interruptible:
+        remarks.append(
+            f"Somebody may outbid the first offer, once in {travel.HOURS_TO_OUTBID:.0f} h by our guess. Its place "
+            "counts that; the budget holds all the same."
+        )
     if rows and rows[0].exposure:
         best = rows[0].offer
         remarks.append(
