@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -30,6 +30,8 @@ class Hub:
     damaged: bool = False
     """Sends other bytes than it lists."""
     ranges: bool = True
+    before: Callable[[str], None] = lambda _path: None
+    """Called with the path of each request before it is answered."""
     url: str = ""
     elsewhere: str = ""
     """Where files are redirected to: the same server under another name."""
@@ -68,6 +70,7 @@ def serving(hub: Hub) -> Iterator[Hub]:
         def do_GET(self) -> None:
             path = unquote(urlsplit(self.path).path)
             hub.requests.append((path, self.headers.get("Range", ""), self.headers.get("Authorization", "")))
+            hub.before(path)
             moved = path.startswith("/blobs/")
             if hub.take("busy"):
                 return self._send(429, b"", {"Retry-After": "0"})

@@ -44,6 +44,8 @@ def test_mistakes_come_first_and_all_at_once(alone: Terminal) -> None:
     for command in (("train", "--budget", "1", "--dry-run"), ("quote",)):
         other = alone.run(*command)
         assert other.returncode == 2 and all(mistake in other.stderr for mistake in mistakes)
+        assert "2 files cannot be used, as the errors say: 2_colours/blue.png, 2_colours/red.png." in other.stdout
+        assert "2 captions left out, because its picture" in other.stdout and "notes.pdf" in other.stdout
 
 
 def test_the_same_as_json(alone: Terminal) -> None:

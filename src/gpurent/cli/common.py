@@ -12,8 +12,9 @@ from pathlib import Path
 from gpurent.broker import Broker
 from gpurent.budget.folding import Kept
 from gpurent.cli import consoles
-from gpurent.dataset.find import find_job
+from gpurent.dataset.find import look
 from gpurent.dataset.job import Job, Progressed
+from gpurent.dataset.leftout import unused
 from gpurent.errors import UsageError
 from gpurent.sandbox.address import discover
 from gpurent.settings import LEDGER_FILE, Settings, ledger_url, load_settings, state_dir
@@ -39,11 +40,17 @@ def open_broker(folder: Path | None = None) -> Broker:
 
 
 def read_job(broker: Broker, config: Path | None, dataset: Path | None, output: Path | None, *, quiet: bool) -> Job:
-    """Check configuration and dataset, with a progress bar over the pictures."""
+    """Check configuration and dataset, with a progress bar over the pictures.
+
+    Of a dataset that is refused, the files that would not be used are named on standard output.
+    """
     with checking(quiet=quiet) as progress:
-        return find_job(
+        found = look(
             Path.cwd(), settings=broker.settings, config=config, dataset=dataset, output=output, on_checked=progress
         )  # fmt: skip
+    for line in unused(found.left_out) if found.errors and not quiet else ():
+        consoles.make().print(line, style="dim")
+    return found.result()
 
 
 @contextmanager

@@ -88,6 +88,13 @@ def told(found: Sequence[LeftOut]) -> list[str]:
     ]
 
 
+def unused(found: Sequence[LeftOut]) -> list[str]:
+    """The same, and what errors name: everything that a refused dataset has beside good pictures and captions."""
+    named = [f"{one.path.parent.name}/{one.path.name}" for one in found if one.why == AN_ERROR]
+    bad = [f"{counted(len(named), 'file')} cannot be used, as the errors say: {listed(named)}."] if named else []
+    return [*bad, *told(found)]
+
+
 def _above(path: Path) -> LeftOut:
     """Beside the folders of a dataset."""
     if path.is_dir():

@@ -18,6 +18,8 @@ PROGRAM = "bin/python3"
 SIMULATED = "usr/lib/simulated"
 """What stands in for hardware in a machine's Python, except for the training engine."""
 _LEAN = "usr/lib/lean"
+_LACKING = "usr/lib/lacking"
+"""In the path of whoever asks what is installed."""
 _TOOLS = ("/usr/bin", "/bin")
 _NOT_TOOLS = ("python", "pip", "apt", "conda", "sshd", "nvidia-smi")
 SSHD_PATH = ("usr/local/sbin", "usr/local/bin", "usr/sbin", "usr/bin")
@@ -34,7 +36,9 @@ def python(engine: Sequence[str]) -> str:
     stub = f'case " $* " in *" -m gpurent_engine train "*) exec {shlex.join(engine)} "$@" ;; esac\n' if engine else ""
     simulated = f'PYTHONPATH="${{PYTHONPATH:+$PYTHONPATH:}}${{GPURENT_ROOT:-}}/{SIMULATED}"; export PYTHONPATH'
     real = f'case " $* " in *" -m gpurent_engine "*) ;; *) {simulated} ;; esac; exec {shlex.quote(sys.executable)} "$@"'
-    return f"#!/bin/sh\n{stub}{real}\n"
+    lacking = f'PYTHONPATH="$PYTHONPATH:${{GPURENT_ROOT:-}}/{_LACKING}"'
+    asked = f'case " $* " in *" -m gpurent_engine doctor "*) {lacking} ;; esac'
+    return f"#!/bin/sh\n{stub}{asked}\n{real}\n"
 
 
 def lay_out(root: Path, image: Image) -> None:
@@ -88,6 +92,9 @@ def hardware(root: Path, machine: Machine, gpu: str, count: int, traits: frozens
     patches += _SLOW if Trait.SLOW_LINK in traits else ""
     if patches:
         (simulated / "sitecustomize.py").write_text(patches, encoding="utf-8")
+    if Trait.NO_PACKAGES in traits:
+        (root / _LACKING).mkdir(parents=True)
+        (root / _LACKING / "sitecustomize.py").write_text(_NO_PEFT, encoding="utf-8")
     if Trait.RAM_2_GB in traits:
         limit = root / "sys/fs/cgroup/memory.max"
         limit.parent.mkdir(parents=True)
@@ -143,4 +150,15 @@ def _slowly(self, *given, **named):
     time.sleep(count / {SLOW_BYTES_S})
     return count
 socket.socket.recv_into = _slowly
+"""
+
+
+_NO_PEFT = """\
+import importlib.metadata as metadata, os
+_version = metadata.version
+def _installed(name):
+    if name == "peft" and not os.path.exists(os.path.expanduser("~/.gpurent/venv/ready")):
+        raise metadata.PackageNotFoundError(name)
+    return _version(name)
+metadata.version = _installed
 """

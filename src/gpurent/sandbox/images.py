@@ -104,6 +104,8 @@ class Trait(StrEnum):
     """No name can be resolved."""
     NOISE = "noise"
     """The login shell prints something before every command."""
+    NO_PACKAGES = "no_packages"
+    """The image has torch, and not all that the engine needs besides, like most."""
     NO_SFTP = "no_sftp"
     """The SSH server has no SFTP subsystem."""
 
