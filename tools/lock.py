@@ -3,6 +3,9 @@
 ``requirements.txt`` beside the engine names what it asks for; ``requirements.lock`` is that and all it depends on,
 except torch, which comes with the image and is never pulled in. Versions are those of ``constraints.txt`` where they
 exist for a Python, and the newest that fit where they do not. Hashes are those of the wheels that pip chooses.
+
+What every pin and every release of torch that images bring asks for is recorded beside the tests, which prove from it,
+without a network, that all of them fit together. ``--record`` records it for the lock as it is.
 """
 
 from __future__ import annotations
@@ -13,8 +16,10 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from packaging.markers import default_environment
 from packaging.requirements import Requirement
@@ -26,7 +31,10 @@ ROOT = Path(__file__).resolve().parents[1]
 ASKED = ROOT / "remote" / "gpurent_engine" / "requirements.txt"
 LOCK = ASKED.with_suffix(".lock")
 CONSTRAINTS = ROOT / "constraints.txt"
+RECORD = ROOT / "tests" / "packaging" / "data" / "requires.json"
 PYTHONS = ("3.11", "3.12", "3.13")
+TORCHES = tuple(f"2.{minor}" for minor in range(6, 14))
+"""Releases that images bring: from the least that transformers takes to the newest."""
 NEVER = frozenset(("torch", "triton"))
 """Installing these again would pull gigabytes, built for another CUDA than the host's."""
 GLIBC = range(5, 29)
@@ -93,9 +101,49 @@ def _ask(name: str, fitting: SpecifierSet, python: str, preferred: str | None) -
         if report is not None:
             (one,) = json.loads(report)["install"]
             metadata, hashes = one["metadata"], one["download_info"]["archive_info"]["hashes"]
-            depends = [Requirement(text) for text in metadata.get("requires_dist", [])]
-            return Pin(name, metadata["version"], hashes["sha256"]), depends
+            return Pin(name, metadata["version"], hashes["sha256"]), _depends(metadata)
     raise SystemExit(f"no wheel of {name}{fitting} for Python {python}")
+
+
+def _depends(metadata: Mapping[str, Any]) -> list[Requirement]:
+    """What a release asks for, whatever its extras ask for besides."""
+    found = map(Requirement, metadata.get("requires_dist", []))
+    return [one for one in found if one.marker is None or "extra" not in str(one.marker)]
+
+
+def _torches(metadata: Mapping[str, Any]) -> list[str]:
+    """Which releases of torch it works with, as its extras say: many do not ask for torch otherwise."""
+    found = map(Requirement, metadata.get("requires_dist", []))
+    return sorted({str(one.specifier) for one in found if one.name == "torch" and str(one.specifier)})
+
+
+def pinned(python: str) -> dict[str, str]:
+    """Name and version of all that the lock has for one Python."""
+    text = "\n".join(line for line in LOCK.read_text(encoding="utf-8").splitlines() if "--hash" not in line)
+    pins = [one for one in asked(text.replace("\\", "")) if applies(one, python)]
+    return {canonicalize_name(one.name): next(iter(one.specifier)).version for one in pins}
+
+
+def record() -> dict[str, dict[str, Any]]:
+    """What the pins and the releases of torch ask for: Python and packages, and for which Pythons there is a wheel."""
+    wanted = {f"{name}=={version}": python for python in reversed(PYTHONS) for name, version in pinned(python).items()}
+    asks = list(wanted.items())
+    asks += [(f"torch=={torch}.*", python) for torch in TORCHES for python in PYTHONS]
+    found: dict[str, dict[str, Any]] = {}
+    with ThreadPoolExecutor(4) as pool:
+        reports = list(pool.map(lambda ask: _pip(*ask), asks))
+    for (one, python), report in zip(asks, reports, strict=True):
+        if report is None:
+            print(f"{one} has no wheel for Python {python}", file=sys.stderr)
+            continue
+        metadata = json.loads(report)["install"][0]["metadata"]
+        name = f"{canonicalize_name(metadata['name'])}=={Version(metadata['version']).public}"
+        release = found.setdefault(name, {"pythons": []})
+        release["pythons"] = sorted([*release["pythons"], python])
+        release["requires_python"] = metadata.get("requires_python", "")
+        release["requires"] = sorted(map(str, _depends(metadata)))
+        release["torch"] = _torches(metadata)
+    return found
 
 
 def _pip(requirement: str, python: str) -> str | None:
@@ -140,8 +188,16 @@ def _marker(pythons: list[str]) -> str:
 
 
 def main() -> None:
-    """Write the lock file."""
-    argparse.ArgumentParser(description=__doc__).parse_args()
+    """Write the lock file, and what its pins ask for."""
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--record", action="store_true", help="only record what the pins ask for")
+    if not options.parse_args().record:
+        _write_lock()
+    RECORD.parent.mkdir(exist_ok=True)
+    RECORD.write_text(json.dumps(record(), indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _write_lock() -> None:
     preferred = {
         str(canonicalize_name(one.name)): next(iter(one.specifier)).version
         for one in asked(CONSTRAINTS.read_text(encoding="utf-8"))

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.metadata
+import json
 import re
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 from tools import lock
 
+from gpurent_engine.__main__ import LEAST
 from gpurent_remote.bundle import build
 
 
@@ -27,15 +30,6 @@ def entries() -> list[tuple[Requirement, list[str]]]:
     return found
 
 
-def pinned(entries: list[tuple[Requirement, list[str]]], python: str) -> dict[str, str]:
-    """Name and version of all that a host with that Python installs."""
-    return {
-        canonicalize_name(one.name): next(iter(one.specifier)).version
-        for one, _ in entries
-        if lock.applies(one, python)
-    }
-
-
 def test_every_pin_is_exact_and_has_a_digest(entries: list[tuple[Requirement, list[str]]]) -> None:
     """One for each wheel that pip may choose."""
     for requirement, hashes in entries:
@@ -48,29 +42,48 @@ def test_every_pin_is_exact_and_has_a_digest(entries: list[tuple[Requirement, li
 @pytest.mark.parametrize("python", lock.PYTHONS)
 def test_the_lock_covers_what_the_engine_asks_for(entries: list[tuple[Requirement, list[str]]], python: str) -> None:
     """On every Python that images have; a package is pinned once."""
-    found = pinned(entries, python)
+    found = lock.pinned(python)
     assert len([one for one, _ in entries if lock.applies(one, python)]) == len(found)
     for one in lock.asked(lock.ASKED.read_text(encoding="utf-8")):
         if lock.applies(one, python):
             assert one.specifier.contains(found[canonicalize_name(one.name)]), one
 
 
-def test_nothing_is_left_for_pip_to_choose(entries: list[tuple[Requirement, list[str]]]) -> None:
-    """What pinned packages depend on is pinned too, and fits, as far as the same release is installed here."""
-    found = pinned(entries, "3.11")
-    checked = 0
-    for name, version in found.items():
-        try:
-            installed = importlib.metadata.distribution(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-        if installed.version != version:
-            continue
-        for one in map(Requirement, installed.requires or []):
-            if lock.applies(one, "3.11") and canonicalize_name(one.name) not in lock.NEVER:
-                assert one.specifier.contains(found[canonicalize_name(one.name)]), f"{name} asks for {one}"
-                checked += 1
-    assert checked > 30
+@pytest.fixture(scope="module")
+def releases() -> dict[str, dict[str, Any]]:
+    """What every pin, and every torch that images bring, asks for: recorded by ``python -m tools.lock``."""
+    found: dict[str, dict[str, Any]] = json.loads(lock.RECORD.read_text(encoding="utf-8"))
+    return found
+
+
+def test_the_record_is_of_this_lock(releases: dict[str, dict[str, Any]]) -> None:
+    """Whoever changes a pin records what the new one asks for."""
+    pins = {f"{name}=={version}" for python in lock.PYTHONS for name, version in lock.pinned(python).items()}
+    assert {one for one in releases if not one.startswith("torch==")} == pins
+    minors = {".".join(one.removeprefix("torch==").split(".")[:2]) for one in releases if one.startswith("torch==")}
+    assert minors == set(lock.TORCHES) and Version(min(lock.TORCHES, key=Version)).release == LEAST["torch"]
+
+
+@pytest.mark.parametrize("torch", lock.TORCHES)
+@pytest.mark.parametrize("python", lock.PYTHONS)
+def test_pins_python_and_torch_fit_together(releases: dict[str, dict[str, Any]], python: str, torch: str) -> None:
+    """Every release takes this Python; whatever it asks for is pinned, in the range that it takes, or is this torch."""
+    pins = lock.pinned(python)
+    (image,) = [one for one in releases if one.startswith(f"torch=={torch}.")]
+    chosen = {**pins, "torch": image.removeprefix("torch==")}
+    asked = 0
+    for release in (image, *(f"{name}=={version}" for name, version in pins.items())):
+        facts = releases[release]
+        assert SpecifierSet(facts["requires_python"]).contains(f"{python}.0"), release
+        for taken in facts["torch"]:
+            assert SpecifierSet(taken).contains(chosen["torch"]), f"{release} works with torch {taken}"
+        for one in map(Requirement, facts["requires"]):
+            name = canonicalize_name(one.name)
+            if not lock.applies(one, python) or (release == image and name not in chosen):
+                continue  # what torch alone asks for comes with the image
+            assert one.specifier.contains(chosen[name], prereleases=True), f"{release} asks for {one}"
+            asked += 1
+    assert asked > 60 and python in releases[image]["pythons"]
 
 
 def test_torch_comes_with_the_image(entries: list[tuple[Requirement, list[str]]]) -> None:
