@@ -20,7 +20,7 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "gpurent needs Python 3.11 or newer")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt torch
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[engine,sandbox,heic,dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[engine,sandbox,heic,tensorboard,dev]'
 	@touch $@
 
 OLDEST := .venv-oldest

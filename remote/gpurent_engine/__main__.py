@@ -23,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gpurent_engine import PROTOCOL, __version__, launch, loracli, thumbnail
+from gpurent_engine import PROTOCOL, __version__, launch, loracli, prompts, thumbnail
 from gpurent_engine.bench import options as bench_options
 from gpurent_engine.data import DataError
 from gpurent_engine.events import EventWriter
@@ -117,7 +117,7 @@ def _order(options: argparse.Namespace) -> tuple[dict[str, Any], Path]:
         job |= {"cache_dir": str(options.cache or job.get("cache_dir") or "")}
         return job, Path(job["events"])
     here = options.config.parent
-    spec = datasets.resolve(thumbnail.embed(load_spec(options.config), here), here)
+    spec = datasets.resolve(prompts.embed(thumbnail.embed(load_spec(options.config), here), here), here)
     out = options.out or here / spec.output_dir
     base = here / spec.pretrained_model_name_or_path
     job = {

@@ -19,6 +19,7 @@ import torch.distributed as dist
 from gpurent_engine import launch
 from gpurent_engine.fitting import rows
 from gpurent_engine.stepper import Batch, Stepper, StepperState
+from gpurent_engine.text import TextInput
 
 TIMEOUT = timedelta(minutes=15)
 """Longer than any process keeps the others waiting: the first one saves and validates between two steps."""
@@ -110,6 +111,12 @@ class SharedStepper:
     def examine(self, batches: Sequence[Batch]) -> torch.Tensor:
         """See ``Stepper.examine``; by this process alone."""
         return self.inner.examine(batches)
+
+    def predict(
+        self, noisy: torch.Tensor, times: torch.Tensor, text: TextInput, sizes: torch.Tensor | None
+    ) -> torch.Tensor:
+        """See ``Stepper.predict``; by this process alone."""
+        return self.inner.predict(noisy, times, text, sizes)
 
     def lighten(self) -> str:
         """See ``Stepper.lighten``."""

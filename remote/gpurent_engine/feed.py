@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 
 import torch
 
-from gpurent_engine import buckets, captions, device, noise, objective
+from gpurent_engine import augment, buckets, captions, device, noise, objective
 from gpurent_engine.buckets import Placement
 from gpurent_engine.checkpoint import Position
 from gpurent_engine.data import Dataset, ImageItem
 from gpurent_engine.diffusion import Diffusion
 from gpurent_engine.latents import Posterior
+from gpurent_engine.live import LiveEncoder, Shown
 from gpurent_engine.spec import TrainSpec
 from gpurent_engine.stepper import Batch
 from gpurent_engine.text import Conditioner
@@ -51,6 +52,8 @@ class Feed:
     steps_in_all: int = 0
     random_network: bool = False
     """Whether the network itself draws (dropouts)."""
+    encoder: LiveEncoder | None = None
+    """For pictures whose crop or colours are drawn anew each time."""
     bins: list[buckets.Bin] = field(init=False)
     repeats: tuple[int, ...] = field(init=False)
     images: tuple[ImageItem, ...] = field(init=False)
@@ -85,7 +88,7 @@ class Feed:
 
     def _batch(self, members: Sequence[int], epoch: int, index: int, step: int) -> Batch:
         place = index * max(one[-1] for one in self.bins)
-        chosen = [self._view(i, epoch, place + k) for k, i in enumerate(members)]
+        chosen = self._views(members, epoch, place)
         words = [
             captions.draw(self.images[i].caption, self.specs[i], epoch, place + k, step, self.steps_in_all)
             for k, i in enumerate(members)
@@ -139,28 +142,46 @@ class Feed:
                 drawn = torch.full((len(members),), time, dtype=torch.int64)
                 yield self._drawn(members, chosen, words, draw, drawn)
 
-    def _view(self, index: int, epoch: int, place: int) -> Posterior:
-        """A picture, or its mirror image."""
-        straight = self.posteriors[index]
-        if straight.flipped is None or random.Random(f"flip/{self.spec.seed}/{epoch}/{place}").random() < 0.5:
-            return straight
-        return straight.flipped
+    def _views(self, members: Sequence[int], epoch: int, place: int) -> list[Posterior]:
+        """Pictures as they are shown this time; ``place`` is that of the first in the epoch."""
+        found: dict[int, Posterior] = {}
+        shown: dict[int, Shown] = {}
+        for k, index in enumerate(members):
+            own, key = self.specs[index], f"{self.spec.seed}/{epoch}/{place + k}"
+            mirrored = own.flip_aug and random.Random(f"flip/{key}").random() >= 0.5
+            straight = self.posteriors[index]
+            if self.encoder is not None and augment.live(own, self.images[index].path):
+                shown[k] = Shown(self.images[index], self.placements[index], own, mirrored, f"augment/{key}")
+            else:
+                found[k] = straight.flipped if mirrored and straight.flipped is not None else straight
+        if self.encoder is not None and shown:
+            found |= zip(shown, self.encoder(list(shown.values())), strict=True)
+        return [found[k] for k in range(len(members))]
 
     def _sizes(self, members: Sequence[int], chosen: Sequence[Posterior]) -> torch.Tensor:
         kohyas = self.spec.sdxl_crop_coordinates == "kohya"
         rows = [
-            size_row(self.images[i], self.placements[i], kohyas=kohyas, mirrored=view is self.posteriors[i].flipped)
+            size_row(
+                self.images[i], self.placements[i], kohyas=kohyas, mirrored=view is self.posteriors[i].flipped,
+                drawn=view.crop,
+            )
             for i, view in zip(members, chosen, strict=True)
-        ]
+        ]  # fmt: skip
         return device.sent(torch.tensor(rows, dtype=torch.float32), self.device)
 
 
 def size_row(
-    image: ImageItem, placement: Placement, *, kohyas: bool = False, mirrored: bool = False
+    image: ImageItem, placement: Placement, *, kohyas: bool = False, mirrored: bool = False,
+    drawn: tuple[int, int] | None = None,
 ) -> list[int]:  # fmt: skip
-    """SDXL's size conditioning: original height and width, top and left of the crop, height and width of the bucket."""
+    """SDXL's size conditioning: original height and width, top and left of the crop, height and width of the bucket.
+
+    ``drawn``: left and top of the crop as shown, where it was drawn at random; kohya's formula does not know it either.
+    """
     width, height = placement.bucket
     left, top = buckets.kohya_crop((image.width, image.height), placement.bucket) if kohyas else placement.crop
-    if mirrored:  # what the crop took from the right lies on the left now
+    if drawn is not None and not kohyas:
+        left, top = drawn
+    elif mirrored:  # what the crop took from the right lies on the left now
         left = placement.resized[0] - width - left if not kohyas else left
     return [image.height, image.width, top, left, height, width]

@@ -24,6 +24,17 @@ def step_name(name: str, step: int) -> str:
     return f"{name}-step{step:08d}.safetensors"
 
 
+def best_name(name: str) -> str:
+    """The LoRA with the lowest loss of held-out pictures, where that is not the finished one."""
+    return f"{name}-best.safetensors"
+
+
+def sample_name(name: str, at: int, index: int, *, by_epoch: bool) -> str:
+    """A sample picture of the ``index``-th prompt, drawn after epoch or step ``at``. kohya's names, without its clock
+    and seed."""
+    return f"{name}_{'e' * by_epoch}{at:06d}_{index:02d}.png"
+
+
 def meant(name: str) -> bool:
     """Whether a name can be sent and shown as it is: no control characters, no turns of the writing direction, and
     nothing that is no Unicode. Spaces of any script and the joiners inside emoji are fine."""

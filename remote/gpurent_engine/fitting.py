@@ -84,6 +84,12 @@ class FittingStepper:
             del pieces
             self._give_way(max(len(batch.mean) for batch in batches), said)
 
+    def predict(
+        self, noisy: torch.Tensor, times: torch.Tensor, text: TextInput, sizes: torch.Tensor | None
+    ) -> torch.Tensor:
+        """See ``Stepper.predict``."""
+        return self.inner.predict(noisy, times, text, sizes)
+
     def lighten(self) -> str:
         """See ``Stepper.lighten``."""
         return self.inner.lighten()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from gpurent_engine.prompts import SAMPLERS
+
 ALIASES: dict[str, str] = {
     "batch_size": "train_batch_size",
     "caption_extention": "caption_extension",  # kohya itself accepts its old misspelling
@@ -35,13 +37,15 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "loss_type": ("l2", "l1", "huber", "smooth_l1"),
     "huber_schedule": ("constant", "exponential", "snr"),
     "resize_interpolation": ("lanczos", "nearest", "bilinear", "linear", "bicubic", "cubic", "area"),
+    "sample_sampler": tuple(SAMPLERS),
+    "log_with": ("tensorboard", "wandb", "all"),
     "network_module": ("networks.lora", "lycoris.kohya", "networks.loha", "networks.lokr"),
 }
 
 ZERO_IS_UNSET = frozenset((
     "save_every_n_epochs", "save_every_n_steps", "clip_skip", "min_snr_gamma", "max_timestep", "vae_batch_size",
     "max_token_length", "lr_scheduler_timescale", "validate_every_n_steps", "validate_every_n_epochs",
-    "max_validation_steps",
+    "max_validation_steps", "sample_every_n_epochs", "sample_every_n_steps", "early_stopping_patience",
 ))  # fmt: skip
 """A GUI writes 0 for what is switched off."""
 
@@ -52,9 +56,9 @@ _WORKERS = "everything is cached in memory, so there are no loader workers"
 _LOGS = "progress comes home as events; no tracker runs on a rented machine"
 _HUB = "results come home; a rented machine uploads nothing, and no token is sent to it"
 _ONE = "there is one GPU"
-_GRIDS = "sample pictures are drawn after training, with `gpurent lora`"
 _FLOW = "it belongs to models that are trained by flow matching"
 _GUI = "it is a setting of the GUI, not of the training"
+_UNUSED = "kohya's trainer has the option commented out; optimizer_type = AdamWScheduleFree does it"
 _FP32 = "adapters stay float32, where small updates are not lost"
 
 NO_EFFECT: dict[str, str] = {
@@ -63,8 +67,8 @@ NO_EFFECT: dict[str, str] = {
     "cache_latents": _CACHED, "cache_latents_to_disk": _CACHED, "skip_cache_check": _CACHED, "cache_info": _CACHED,
     "cache_text_encoder_outputs": _TEXT, "cache_text_encoder_outputs_to_disk": _TEXT, "text_encoder_batch_size": _TEXT,
     "max_data_loader_n_workers": _WORKERS, "persistent_data_loader_workers": _WORKERS,
-    "logging_dir": _LOGS, "log_with": _LOGS, "log_prefix": _LOGS, "log_tracker_name": _LOGS, "log_config": _LOGS,
-    "log_tracker_config": _LOGS, "wandb_run_name": _LOGS, "wandb_api_key": _LOGS, "console_log_level": _LOGS,
+    "log_config": _LOGS, "log_tracker_config": _LOGS, "wandb_run_name": _LOGS, "wandb_api_key": _LOGS,
+    "console_log_level": _LOGS,
     "console_log_file": _LOGS, "console_log_simple": _LOGS,
     "huggingface_repo_id": _HUB, "huggingface_repo_type": _HUB, "huggingface_path_in_repo": _HUB,
     "huggingface_token": _HUB, "huggingface_repo_visibility": _HUB, "save_state_to_huggingface": _HUB,
@@ -84,8 +88,6 @@ NO_EFFECT: dict[str, str] = {
     "save_last_n_epochs": "every checkpoint is brought home", "save_last_n_steps": "every checkpoint is brought home",
     "save_last_n_epochs_state": "one state is kept", "save_last_n_steps_state": "one state is kept",
     "save_n_epoch_ratio": "use save_every_n_epochs",
-    "sample_every_n_epochs": _GRIDS, "sample_every_n_steps": _GRIDS, "sample_at_first": _GRIDS,
-    "sample_prompts": _GRIDS, "sample_sampler": _GRIDS,
     "no_metadata": "metadata is what makes the file usable elsewhere",
     "dynamo_backend": "the step is compiled as the GPU needs it", "torch_compile": "the step is compiled as needed",
     "output_config": "nothing is written beside the model", "config_file": "this is the file",
@@ -93,6 +95,7 @@ NO_EFFECT: dict[str, str] = {
     "stop_text_encoder_training": "kohya's LoRA trainer ignores it as well; text_encoder_lr = 0 leaves it out",
     "LoRA_type": "network_module and network_args say it", "noise_offset_type": _GUI, "sdxl": "the base itself says it",
     "network_multiplier": "it belongs to sliders",
+    "optimizer_schedulefree_wrapper": _UNUSED, "schedulefree_wrapper_args": _UNUSED,
     "clip_l": _FLOW, "clip_g": _FLOW, "t5xxl": _FLOW, "ae": _FLOW, "t5xxl_device": _FLOW, "t5xxl_dtype": _FLOW,
     "t5xxl_max_token_length": _FLOW, "apply_t5_attn_mask": _FLOW, "guidance_scale": _FLOW, "model_type": _FLOW,
     "discrete_flow_shift": _FLOW, "model_prediction_type": _FLOW, "timestep_sampling": _FLOW, "split_mode": _FLOW,
@@ -120,9 +123,6 @@ REFUSED: dict[str, str] = {
     "resume": "a stopped run goes on with `gpurent continue`; to go on from a LoRA file, use network_weights",
     "resume_from_huggingface": "a stopped run goes on with `gpurent continue`",
     "initial_epoch": _LATER, "initial_step": _LATER, "skip_until_initial_step": _LATER,
-    "color_aug": "pictures are encoded once, before training", "face_crop_aug_range": _LATER,
-    "random_crop": "pictures are encoded once, before training, with the crop in the middle",
-    "optimizer_schedulefree_wrapper": _LATER, "schedulefree_wrapper_args": _LATER,
     "train_inpainting": "inpainting bases cannot be trained", "custom_attributes": _LATER,
 }  # fmt: skip
 
@@ -145,6 +145,11 @@ MEANING: dict[str, str] = {
     "bucket_reso_steps": "sides of buckets are multiples of this",
     "bucket_no_upscale": "never enlarge a picture; the two limits above are then not used, as in kohya",
     "flip_aug": "show every second picture mirrored, at random",
+    "color_aug": "show a third of the pictures in another hue or brightness, at random; not with `cache_latents`",
+    "random_crop": "cut pictures at random instead of in the middle, without buckets out of the unscaled picture; not "
+    "with `cache_latents`",
+    "face_crop_aug_range": "two numbers: training size ÷ size of the face, without buckets, for pictures whose names "
+    "end in `_X_Y_WIDTH_HEIGHT` of a face (centre and size, pixels); others are cut in the middle",
     "caption_extension": "suffix of caption files; empty tries `.txt`, then `.caption` (kohya: `.caption` only)",
     "caption_separator": "what stands between tags",
     "shuffle_caption": "shuffle the tags at each step", "keep_tokens": "first tags that stay in place",
@@ -217,6 +222,18 @@ MEANING: dict[str, str] = {
     "validate_every_n_steps": "take the loss of held-out pictures this often, besides the end of epochs",
     "validate_every_n_epochs": "likewise, in epochs; empty: after each",
     "max_validation_steps": "batches of held-out pictures at most",
+    "early_stopping_patience": "end the training when this many looks at held-out pictures in a row were no better "
+    "than before; the finished file is then the best. A key of ours",
+    "early_stopping_threshold": "share by which the loss must fall to count as better; a key of ours",
+    "sample_prompts": "file with a prompt in each line: `a knight --n blurry --w 512 --h 768 --d 1 --s 30 --l 7.5 --ss "
+    "euler_a`; sizes are the training's and seeds fixed unless said (kohya: 512, random)",
+    "sample_every_n_epochs": "draw them this often, with the model as it is then", "sample_every_n_steps": "likewise; "
+    "not beside the former, as in kohya", "sample_at_first": "draw them before the first step, too",
+    "sample_sampler": "sampler of prompts that name none",
+    "logging_dir": "folder on your computer for TensorBoard; each run gets one in it",
+    "log_with": "`tensorboard`, which `logging_dir` means anyway; needs `pip install 'gpurent[tensorboard]'`",
+    "log_prefix": "begins the name of the run's folder",
+    "log_tracker_name": "folder inside it; empty is `network_train`",
     "vae_batch_size": "pictures encoded at once before training", "training_comment": "goes into the file",
     "metadata_title": "goes into the file", "metadata_author": "goes into the file",
     "metadata_description": "goes into the file", "metadata_license": "goes into the file",

@@ -32,6 +32,8 @@ class Posterior:
     """How much each place counts, float32 ``[1, h, w]``, 0 to 1."""
     flipped: Posterior | None = None
     """Of the mirror image, where it is wanted."""
+    crop: tuple[int, int] | None = None
+    """Left and top of the crop in the scaled picture, as shown, where it was drawn at random."""
 
 
 def pixels(item: ImageItem, placement: Placement, interpolation: str = "") -> torch.Tensor:
@@ -40,29 +42,37 @@ def pixels(item: ImageItem, placement: Placement, interpolation: str = "") -> to
     Raises:
         DataError: the picture cannot be decoded.
     """
-    cropped = _fitted(_read(item.path).image, placement, interpolation)
+    cropped = _fitted(read(item.path).image, placement, interpolation)
     return torch.from_numpy(np.array(cropped)).permute(2, 0, 1).float() / 127.5 - 1.0
 
 
-def mask(item: ImageItem, placement: Placement) -> torch.Tensor:
+def mask(item: ImageItem, placement: Placement, crop: tuple[int, int] | None = None) -> torch.Tensor:
     """How much each pixel counts, float32 ``[H, W]`` in 0…1: by the mask's file, else by transparency, else all.
+
+    ``crop``: left and top, where they are not the placement's.
 
     Raises:
         DataError: the mask, or the picture, cannot be decoded.
     """
     if item.mask_path is not None:
-        found = _read(item.mask_path).image.getchannel("R")  # kohya's trainer takes the red channel
+        found = read(item.mask_path).image.getchannel("R")  # kohya's trainer takes the red channel
         if found.size != (item.width, item.height):
             found = found.resize((item.width, item.height), Image.Resampling.BILINEAR)
     else:
-        alpha = _read(item.path).alpha
+        alpha = read(item.path).alpha
         if alpha is None:
             return torch.ones(placement.bucket[1], placement.bucket[0])
         found = alpha
-    return torch.from_numpy(np.array(_fitted(found, placement, "bilinear"))).float() / 255
+    fitted = pictures.fitted(found, placement.resized, crop or placement.crop, placement.bucket, "bilinear")
+    return torch.from_numpy(np.array(fitted)).float() / 255
 
 
-def _read(path: Path) -> pictures.Opened:
+def read(path: Path) -> pictures.Opened:
+    """Decode a picture.
+
+    Raises:
+        DataError: it cannot be.
+    """
     try:
         return pictures.read(path)
     except pictures.Unreadable as error:

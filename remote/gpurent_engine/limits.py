@@ -46,7 +46,9 @@ RANGES: dict[str, Range] = {
     "adaptive_noise_scale": Range(-10, 10), "multires_noise_iterations": Range(0, 64),
     "dataset_repeats": Range(1, 100_000), "validation_split": Range(0, 0.9, "the rest would not be worth training on"),
     "validation_seed": Range(0, 2**63 - 1), "validate_every_n_steps": Range(1), "validate_every_n_epochs": Range(1),
-    "max_validation_steps": Range(1), "multires_noise_discount": Range(0, 1), "ip_noise_gamma": Range(0, 10),
+    "early_stopping_patience": Range(1), "early_stopping_threshold": Range(0, 0.99),
+    "sample_every_n_epochs": Range(1), "sample_every_n_steps": Range(1), "max_validation_steps": Range(1),
+    "multires_noise_discount": Range(0, 1), "ip_noise_gamma": Range(0, 10),
 }  # fmt: skip
 
 
@@ -83,6 +85,9 @@ def _contradictions(spec: TrainSpec) -> Iterator[SpecError]:
         yield SpecError("learning_rate", "nothing would be trained: every part has learning rate 0 or is switched off.")
     if not good_name(spec.output_name):
         yield SpecError("output_name", "must be a plain file name without folders, and not too long.")
+    faces = spec.face_crop_aug_range
+    if faces and (len(faces) != 2 or not 0 < faces[0] <= faces[1]):
+        yield SpecError("face_crop_aug_range", 'must be two numbers above 0, the smaller first, such as "1.0,3.0".')
     yield from _curve(spec)
     if spec.lr_scheduler_type and spec.lr_warmup_steps:
         yield SpecError("lr_warmup_steps", f"{spec.lr_scheduler_type} has no warm-up; set it to 0, as kohya asks.")
@@ -181,10 +186,17 @@ def doubts(spec: TrainSpec) -> list[tuple[str, str]]:
                 "debiased_estimation_loss weighs time steps a second time, beside min_snr_gamma.",
             )
         )
+    if spec.log_with in ("wandb", "all"):
+        found.append(("log_with", "log_with: wandb is not used; the events come home, and TensorBoard shows them."))
+    elif spec.log_with and not spec.logging_dir:
+        found.append(("log_with", "log_with has no effect here: logging_dir, the folder for TensorBoard, is not set."))
     held = spec.validation_split or any(dict(one.settings).get("validation_split") for one in spec.subsets)
     if spec.dataset_repeats > 1 and not spec.in_json:
         said = "dataset_repeats has no effect here: repeats are the number before the folder's name."
         found.append(("dataset_repeats", said))
-    idle = ("validation_seed", "validate_every_n_steps", "validate_every_n_epochs", "max_validation_steps")
+    idle = (
+        "validation_seed", "validate_every_n_steps", "validate_every_n_epochs", "max_validation_steps",
+        "early_stopping_patience",
+    )  # fmt: skip
     set_in_vain = [key for key in idle if getattr(spec, key) is not None and not held]
     return [*found, *((key, f"{key} has no effect here: validation_split is off.") for key in set_in_vain)]

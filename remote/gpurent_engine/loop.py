@@ -14,12 +14,14 @@ from dataclasses import dataclass, field
 
 import torch
 
-from gpurent_engine import checkpoint, device, validation
+from gpurent_engine import checkpoint, device, verdicts
 from gpurent_engine.checkpoint import Position
 from gpurent_engine.distributed import ALONE, Group
 from gpurent_engine.events import EventWriter
+from gpurent_engine.filenames import final_name
 from gpurent_engine.saving import Bystander, Saver
 from gpurent_engine.setup import Order, Run, prepare, replan
+from gpurent_engine.watching import Painter, Watcher
 
 MAX_BAD_LOSSES = 3
 
@@ -81,9 +83,13 @@ def follow(run: Run, out: EventWriter, stop: threading.Event, started: float) ->
 def _steps(run: Run, out: EventWriter, saver: Saver | Bystander, stop: threading.Event, started: float) -> Result:
     order, spec = run.order, run.order.spec
     meter = Meter(run.position.step)
-    step, stopped = run.position.step, False
+    watcher, painter = Watcher(run, out), Painter(run, out)
+    step, stopped, early = run.position.step, False, False
     out.emit("phase", name="train")
     replan(run, out, step)
+    watcher.begin()
+    if not step and painter.due():
+        painter.draw()
 
     for draw in run.feed.steps(run.position) if step < run.course.length.steps else ():
         rates = run.course.rates(step)
@@ -102,12 +108,17 @@ def _steps(run: Run, out: EventWriter, saver: Saver | Bystander, stop: threading
         if out.step_due(step, run.course.length.steps) or ending:
             meter.fetch(run)
             report(run, out, meter, rates)
+            if meter.bad:
+                watcher.say(verdicts.NAN)
             if meter.bad >= MAX_BAD_LOSSES:
                 raise NotANumber(f"the loss is not a number at step {step}")
-        if run.held is not None and validation.due(spec, step, run.epoch, ended=run.position.batch == 0):
-            meter.fetch(run)
-            look(run, out)
-        if ending:
+        watcher.after_step()
+        if painter.due():
+            painter.draw()
+        early = step < run.course.length.steps and watcher.enough()
+        if spec.early_stopping_patience:
+            early = bool(*run.group.agree(early))
+        if early or ending:
             break
 
         if spec.save_every_n_steps and step % spec.save_every_n_steps == 0:
@@ -122,9 +133,16 @@ def _steps(run: Run, out: EventWriter, saver: Saver | Bystander, stop: threading
                 saver.start_state()
         saver.announce_state()
 
-    stopped = stopped and step < run.course.length.steps
-    name = checkpoint.step_name(spec.output_name, step) if stopped else f"{spec.output_name}.safetensors"
-    saver.checkpoint(name, final=not stopped)
+    stopped = stopped and step < run.course.length.steps and not early
+    if early:
+        if not ending:
+            meter.fetch(run)
+            report(run, out, meter, rates)
+        tell_early(run, out)
+    else:
+        saver.best()
+    name = checkpoint.step_name(spec.output_name, step) if stopped else final_name(spec.output_name)
+    saver.checkpoint(name, final=not stopped, best=early)
     proven = saver.prove(draw=not stopped)  # who stops early is short of time
     final = mean(run.losses)
     if not stopped and (final == 0 or (proven is not None and proven.nothing)):
@@ -156,13 +174,13 @@ class Meter:
             self.bad = 0 if math.isfinite(one) else self.bad + 1
 
 
-def look(run: Run, out: EventWriter) -> None:
-    """Say how far off the training is on the pictures that are held out."""
-    assert run.held is not None
-    if not run.group.first:
-        return  # the first process speaks for all
-    found = validation.loss(run.held, run.stepper)
-    out.emit("validation", step=run.position.step, epoch=run.epoch, loss=found, images=len(run.held.images))
+def tell_early(run: Run, out: EventWriter) -> None:
+    """Say why the training ends before its time, and with which weights."""
+    best = verdicts.best(run.watched.looks)
+    out.emit(
+        "early_stop", step=run.position.step, total=run.course.length.steps,
+        best_step=run.position.step if best is None else best.step, best_loss=None if best is None else best.loss,
+    )  # fmt: skip
 
 
 def report(run: Run, out: EventWriter, meter: Meter, rates: Sequence[float]) -> None:

@@ -19,20 +19,20 @@ from gpurent_engine.families import Family
 from gpurent_engine.families.detect import Agreed
 from gpurent_engine.spec import TrainSpec
 
-_NONE = ("face_crop_aug_range", "sd_scripts_commit_hash")
+_NONE = ("sd_scripts_commit_hash",)
 _HELD = ("validation_seed", "max_validation_steps", "validate_every_n_epochs", "validate_every_n_steps")
-_OFF = ("fp8_base", "fp8_base_unet", "full_fp16", "lowram", "color_aug", "random_crop")
+_OFF = ("fp8_base", "fp8_base_unet", "full_fp16", "lowram")
 _ASIS = (
     "learning_rate", "unet_lr", "lr_scheduler", "gradient_checkpointing", "gradient_accumulation_steps",
     "network_module", "network_dim", "network_alpha", "mixed_precision", "clip_skip", "max_token_length", "seed",
     "noise_offset_random_strength", "ip_noise_gamma_random_strength", "min_snr_gamma", "max_grad_norm",
     "caption_dropout_rate", "caption_dropout_every_n_epochs", "caption_tag_dropout_rate", "prior_loss_weight",
     "loss_type", "resolution", "shuffle_caption", "enable_bucket", "bucket_no_upscale", "min_bucket_reso",
-    "max_bucket_reso", "keep_tokens", "flip_aug",
+    "max_bucket_reso", "keep_tokens", "flip_aug", "color_aug", "random_crop",
 )  # fmt: skip
 _OR_NONE = (
     "noise_offset", "adaptive_noise_scale", "multires_noise_iterations", "ip_noise_gamma", "scale_weight_norms",
-    "network_dropout", "training_comment", "resize_interpolation",
+    "network_dropout", "training_comment", "resize_interpolation", "face_crop_aug_range",
 )  # fmt: skip
 """Keys whose empty value kohya's trainer writes as None."""
 
@@ -84,7 +84,7 @@ def kohya_metadata(spec: TrainSpec, facts: RunFacts, *, step: int, epoch: int, f
         **{key: getattr(spec, key) if bent else None for key in ("huber_schedule", "huber_scale", "huber_c")},
         "v2": facts.family.name == "sd2",
         "base_model_version": facts.family.base_model_version + (facts.family.v_suffix if predicts_v(facts) else ""),
-        "cache_latents": True,
+        "cache_latents": not (spec.color_aug or spec.random_crop),
         **dict.fromkeys(_NONE),
         **{key: getattr(spec, key) if facts.held else None for key in _HELD},
         **dict.fromkeys(_OFF, False),

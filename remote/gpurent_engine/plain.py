@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -69,7 +70,7 @@ class PlainStepper:
 
     def examine(self, batches: Sequence[Batch]) -> torch.Tensor:
         """See ``Stepper.examine``."""
-        with torch.no_grad(), undoing(lambda: None):
+        with torch.no_grad(), self._judged(), undoing(lambda: None):
             return torch.stack([self.loss(batch) for batch in batches])
 
     def loss(self, batch: Batch) -> torch.Tensor:
@@ -78,16 +79,24 @@ class PlainStepper:
         added = batch.noise if batch.added is None else batch.added
         noisy = self._diffusion.noised(clean, added, batch.times)
         with self._accelerator.autocast():
-            predicted = self.predict(noisy, batch)
+            predicted = self._predict(noisy, batch.times, batch.text, batch.sizes)
         target = self._diffusion.target(clean, batch.noise, batch.times)
         each = losses(predicted, target, batch.times, self._diffusion, self._spec, batch.mask)
         return (each * batch.weight).mean()
 
-    def predict(self, noisy: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """What the UNet says, ``[b, 4, h, w]``."""
-        hidden, pooled = self.condition(batch.text)
-        extra = {} if batch.sizes is None else {"text_embeds": pooled, "time_ids": batch.sizes}
-        predicted: torch.Tensor = self._parts.unet(noisy, batch.times, hidden, added_cond_kwargs=extra or None).sample
+    def predict(
+        self, noisy: torch.Tensor, times: torch.Tensor, text: TextInput, sizes: torch.Tensor | None
+    ) -> torch.Tensor:
+        """See ``Stepper.predict``."""
+        with torch.no_grad(), self._judged(), self._accelerator.autocast():
+            return self._predict(noisy, times, text, sizes)
+
+    def _predict(
+        self, noisy: torch.Tensor, times: torch.Tensor, text: TextInput, sizes: torch.Tensor | None
+    ) -> torch.Tensor:
+        hidden, pooled = self.condition(text)
+        extra = {} if sizes is None else {"text_embeds": pooled, "time_ids": sizes}
+        predicted: torch.Tensor = self._parts.unet(noisy, times, hidden, added_cond_kwargs=extra or None).sample
         return predicted
 
     def condition(self, text: TextInput) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -116,15 +125,24 @@ class PlainStepper:
         """See ``Stepper.adapters``."""
         if not hasattr(self._raw, "eval"):
             return self._masters()
-        # A schedule-free optimiser trains at one point and is judged at another. Going there and back would round.
+        with self._judged():
+            return {name: one.clone() for name, one in self._masters().items()}
+
+    @contextmanager
+    def _judged(self) -> Iterator[None]:
+        """A schedule-free optimiser trains at one point and is judged at another. Going there and back would round."""
+        if not hasattr(self._raw, "eval"):
+            yield
+            return
         kept = {name: one.clone() for name, one in self._masters().items()}
         self._raw.eval()
-        found = {name: one.clone() for name, one in self._masters().items()}
-        self._raw.train()
-        with torch.no_grad():
-            for name, one in self._network.parameters.items():
-                one.copy_(kept[name])
-        return found
+        try:
+            yield
+        finally:
+            self._raw.train()
+            with torch.no_grad():
+                for name, one in self._network.parameters.items():
+                    one.copy_(kept[name])
 
     def _masters(self) -> dict[str, torch.Tensor]:
         return {name: one.detach() for name, one in self._network.parameters.items()}

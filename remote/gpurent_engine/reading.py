@@ -133,6 +133,7 @@ def attempt(document: Mapping[str, Any], changes: Mapping[str, Any] | None = Non
     spec = TrainSpec(**{BASE: "?", **values})
     if spec.network_alpha == 0:
         spec = replace(spec, network_alpha=float(spec.network_dim))  # as kohya's network reads 0
+    spec = _cached(flat, spec, wrong, warnings)
     seen = {one.key for one in wrong}
     wrong += [one for one in limits.errors(spec) if ALIASES.get(one.key, one.key) not in seen]
     if tables:
@@ -141,6 +142,26 @@ def attempt(document: Mapping[str, Any], changes: Mapping[str, Any] | None = Non
         except SpecError as error:
             wrong += [error, *error.others]
     return replace(spec, warnings=(*warnings, *limits.doubts(spec))), wrong
+
+
+CACHED = ("cache_latents", "cache_latents_to_disk")
+
+
+def _cached(
+    flat: Mapping[str, Any], spec: TrainSpec, wrong: list[SpecError], warnings: list[tuple[str, str]]
+) -> TrainSpec:
+    """Where latents are cached, kohya's trainer refuses what changes pictures each time, and ignores faces."""
+    if not any(flat.get(key) for key in CACHED):
+        return spec
+    wrong += [
+        SpecError(key, f"cannot be used together with {CACHED[0]}, as in kohya's trainer; set one of them to false.")
+        for key in ("color_aug", "random_crop")
+        if getattr(spec, key)
+    ]
+    if spec.face_crop_aug_range:
+        said = f"face_crop_aug_range has no effect here: with {CACHED[0]}, pictures are cut in the middle, as in kohya."
+        warnings.append(("face_crop_aug_range", said))
+    return replace(spec, face_crop_aug_range=())
 
 
 LENGTHS = frozenset({"max_train_steps", "max_train_epochs", "epoch"})
@@ -212,7 +233,10 @@ def typed(given: str, key: str, value: Any) -> Any:
     Raises:
         SpecError: it is of another type, or none of the choices.
     """
-    special = {"resolution": _resolution, "text_encoder_lr": _rates, "base_weights_multiplier": _rates}
+    special = {
+        "resolution": _resolution, "text_encoder_lr": _rates, "base_weights_multiplier": _rates,
+        "face_crop_aug_range": _pair,
+    }  # fmt: skip
     if key in special:
         return special[key](given, value)
     if TYPES[key].startswith("tuple[str"):
@@ -306,6 +330,17 @@ def _rates(given: str, value: Any) -> tuple[float, ...] | None:
     if any(isinstance(one, bool) or not isinstance(one, int | float) for one in found) or len(found) > limit:
         raise SpecError(given, f"must be a number, or a list of up to {limit}, not {value!r}.")
     return tuple(float(one) for one in found) or (None if given == "text_encoder_lr" else ())
+
+
+def _pair(given: str, value: Any) -> tuple[float, ...]:
+    """Two numbers: a list, or text with a comma as on kohya's command line."""
+    try:
+        found = [float(one) for one in (value.split(",") if isinstance(value, str) else value)]
+    except (TypeError, ValueError):
+        found = []
+    if len(found) != 2:
+        raise SpecError(given, f'must be two numbers such as "1.0,3.0", not {value!r}.')
+    return found[0], found[1]
 
 
 def _texts(given: str, value: Any) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
+from gpurent_engine.drawing import betas
 from gpurent_engine.families import loading
 from gpurent_engine.families.parts import Parts
 from gpurent_engine.reading import read_toml
@@ -91,13 +92,6 @@ def _pipeline(parts: Parts) -> Any:
         return library.StableDiffusionXLPipeline(**models, force_zeros_for_empty_prompt=False)
     models |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
     return library.StableDiffusionPipeline(**models)
-
-
-def betas(alphas_cumprod: torch.Tensor) -> list[float]:
-    """Each step's beta, from the product of 1 - beta up to it."""
-    before = torch.cat([torch.ones(1), alphas_cumprod[:-1]])
-    found: list[float] = (1 - alphas_cumprod / before).tolist()
-    return found
 
 
 def _draw(pipeline: Any, prompts: Sequence[Prompt], settings: Settings, side: int) -> list[Image.Image]:

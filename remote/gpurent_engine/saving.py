@@ -10,8 +10,10 @@ import torch
 
 from gpurent_engine import checkpoint, export, proof, states
 from gpurent_engine.events import EventWriter
+from gpurent_engine.filenames import best_name
 from gpurent_engine.setup import Run
 from gpurent_engine.states import Keeper
+from gpurent_engine.watching import best_elsewhere
 
 PROOF_SIDE = 512
 """Pixels of the picture that the proof draws at most: enough to tell a change, and a second of a GPU."""
@@ -26,16 +28,32 @@ class Saver:
         self._keeper = Keeper(run.order.out_dir, run.order.spec.save_state_every_n_minutes)
         self._keeper.begin(run.position.step)
         self.files: list[str] = []
+        self._written: Mapping[str, torch.Tensor] = {}
+        """Adapters in the last file."""
 
-    def checkpoint(self, name: str, *, final: bool = False) -> None:
-        """Write LoRA and resumable state; only then say so."""
+    def checkpoint(self, name: str, *, final: bool = False, best: bool = False) -> None:
+        """Write LoRA and resumable state; only then say so. ``best``: of the best look, not as it stands."""
         run, out = self._run, self._out
         out.emit("phase", name="save")
-        self._write_lora(name, run.stepper.adapters(), run.position.step, run.epoch, final=final)
+        adapters, step, epoch = run.stepper.adapters(), run.position.step, run.epoch
+        elsewhere = best_elsewhere(run) if best else None
+        if elsewhere is not None:
+            look, adapters = elsewhere
+            step, epoch = look.step, look.epoch
+        self._written = adapters
+        self._write_lora(name, adapters, step, epoch, final=final)
         self.start_state()
         self.announce_state(wait=True)
         if not final:
             out.emit("phase", name="train")
+
+    def best(self) -> None:
+        """Write the LoRA of the best look at held-out pictures, where it is not the one that ends the run."""
+        found = best_elsewhere(self._run)
+        name = best_name(self._run.order.spec.output_name)
+        if found is not None and name not in self.files:
+            look, adapters = found
+            self._write_lora(name, adapters, look.step, look.epoch, final=False)
 
     def prove(self, *, draw: bool) -> proof.Proof | None:
         """Read the last file again, compare it with what was trained and, if wished, with the base; say what is found.
@@ -45,7 +63,7 @@ class Saver:
         run, out, spec = self._run, self._out, self._run.order.spec
         out.emit("phase", name="prove")
         try:
-            trained = {name: one.detach().cpu() for name, one in run.stepper.adapters().items()}
+            trained = {name: one.detach().cpu() for name, one in self._written.items()}
             run.stepper.release()
             found = proof.prove(
                 run.parts, run.plan, run.diffusion, run.order.out_dir / self.files[-1], trained,
@@ -96,7 +114,8 @@ class Saver:
         run = self._run
         self._keeper.start(
             states.take(
-                run.stepper.state(), run.randomness, run.position, run.course.length, list(run.losses), run.identity
+                run.stepper.state(), run.randomness, run.position, run.course.length, list(run.losses), run.identity,
+                run.watched.looks, run.watched.best,
             )
         )  # fmt: skip
 
@@ -120,6 +139,7 @@ class Saver:
         name = checkpoint.step_name(run.order.spec.output_name, run.position.step)
         try:
             self.announce_state(wait=True)
+            self.best()
             if run.position.step and name not in self.files:
                 self._rescue(name)
         except Exception as second:  # noqa: BLE001 - the first error is the one to report
@@ -155,8 +175,11 @@ class Bystander:
     def __init__(self) -> None:
         self.files: list[str] = []
 
-    def checkpoint(self, name: str, *, final: bool = False) -> None:
+    def checkpoint(self, name: str, *, final: bool = False, best: bool = False) -> None:
         """See ``Saver``, as for the rest."""
+
+    def best(self) -> None:
+        """Nothing."""
 
     def prove(self, *, draw: bool) -> None:
         """Nothing."""

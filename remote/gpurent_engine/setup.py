@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from gpurent_engine import (
+    augment,
     buckets,
     data,
     device,
@@ -34,6 +35,7 @@ from gpurent_engine.families import detect, loading
 from gpurent_engine.families.parts import Parts
 from gpurent_engine.feed import Feed
 from gpurent_engine.fitting import FittingStepper
+from gpurent_engine.live import LiveEncoder
 from gpurent_engine.metadata import RunFacts
 from gpurent_engine.networks.plan import UNET, Plan
 from gpurent_engine.plain import PlainStepper
@@ -44,6 +46,7 @@ from gpurent_engine.step.switches import PLAIN
 from gpurent_engine.stepper import Stepper
 from gpurent_engine.store import Store
 from gpurent_engine.text import Conditioner
+from gpurent_engine.watching import Watched
 
 
 @dataclass(frozen=True)
@@ -119,6 +122,7 @@ class Run:
     """What a saved state must have been made with."""
     device: torch.device
     group: Group
+    watched: Watched = field(default_factory=Watched)
 
 
 @dataclass(frozen=True)
@@ -165,11 +169,16 @@ def prepare(order: Order, out: EventWriter, group: Group = ALONE) -> Run:
 
     out.emit("phase", name="cache")
     kept = Store(order.cache_dir)
+    specs = [spec.of(folder.settings) for folder in loaded.whole.owners]
     posteriors = latents.encode_all(
         parts.vae, loaded.whole.images, loaded.everywhere, choice.device, spec.vae_batch_size,
-        specs=[spec.of(folder.settings) for folder in loaded.whole.owners], masked=spec.masks, kept=kept,
+        specs=specs, masked=spec.masks, kept=kept,
     )  # fmt: skip
-    parts.vae.to("cpu")
+    encoder = None
+    if any(augment.live(own, item.path) for own, item in zip(specs, loaded.whole.images, strict=True)):
+        encoder = LiveEncoder(parts.vae.to(choice.device), choice.device, spec.vae_batch_size, spec.masks)
+    else:
+        parts.vae.to("cpu")
     _tell(kept, len(posteriors), out)
 
     identity = states.identity(spec, loaded.dataset, parts.unet)  # before a stepper rebuilds the base for its needs
@@ -200,6 +209,7 @@ def prepare(order: Order, out: EventWriter, group: Group = ALONE) -> Run:
             sized=parts.family.size_conditioning,
             vae_scale=parts.vae_scale,
             steps_in_all=length.steps,
+            encoder=encoder,
             random_network=not networkargs.read(spec, parts.family.sgm_names).quiet,
         )
 
@@ -364,6 +374,7 @@ def _restore(run: Run) -> None:
     run.position = states.carried_over(saved, run.course.length, run.order.spec)
     run.epoch = run.position.epoch + bool(run.position.batch)
     run.losses.extend(saved.losses)
+    run.watched = Watched(list(saved.looks), dict(saved.best))
 
 
 def _announce(run: Run, out: EventWriter) -> None:

@@ -64,6 +64,20 @@ class Subset:
 
 
 @dataclass(frozen=True)
+class Sample:
+    """A picture to draw on the way, as a line of kohya's prompt file asks for it."""
+
+    prompt: str
+    negative: str = ""
+    width: int = 512
+    height: int = 512
+    seed: int = 0
+    steps: int = 30
+    guidance: float = 7.5
+    sampler: str = "ddim"
+
+
+@dataclass(frozen=True)
 class TrainSpec:
     """One LoRA training. Defaults are kohya's; ``keys.MEANING`` says where they are not."""
 
@@ -86,6 +100,9 @@ class TrainSpec:
     bucket_reso_steps: int = 64
     bucket_no_upscale: bool = False
     flip_aug: bool = False
+    color_aug: bool = False
+    random_crop: bool = False
+    face_crop_aug_range: tuple[float, ...] = ()
     caption_extension: str = ""
     caption_separator: str = ","
     shuffle_caption: bool = False
@@ -170,6 +187,17 @@ class TrainSpec:
     validate_every_n_steps: int | None = None
     validate_every_n_epochs: int | None = None
     max_validation_steps: int | None = None
+    early_stopping_patience: int | None = None
+    early_stopping_threshold: float = 0.0
+    sample_prompts: str = ""
+    sample_every_n_epochs: int | None = None
+    sample_every_n_steps: int | None = None
+    sample_at_first: bool = False
+    sample_sampler: str = "ddim"
+    logging_dir: str = ""
+    log_with: str = ""
+    log_prefix: str = ""
+    log_tracker_name: str = ""
     vae_batch_size: int = 4
     training_comment: str = ""
     metadata_title: str = ""
@@ -185,6 +213,8 @@ class TrainSpec:
     metadata_is_negative_embedding: str = ""
     subsets: tuple[Subset, ...] = ()
     """The folders of the dataset where a dataset configuration names them; else they are found by their names."""
+    samples: tuple[Sample, ...] = ()
+    """What ``sample_prompts`` says, once it is read."""
     warnings: tuple[tuple[str, str], ...] = field(default=(), compare=False)
 
     @property
@@ -229,7 +259,7 @@ class TrainSpec:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> TrainSpec:
         """Read ``to_dict``'s output; raises SpecError on unknown or missing keys."""
-        unknown = set(data) - set(TYPES) - {"warnings", "subsets"}
+        unknown = set(data) - set(TYPES) - APART
         if unknown:
             raise SpecError(
                 sorted(unknown)[0], "this engine does not know the key; client and engine differ in version."
@@ -241,6 +271,10 @@ class TrainSpec:
             values[key] = None if values[key] is None else tuple(values[key])
         values["warnings"] = tuple((str(key), str(text)) for key, text in values.get("warnings", ()))
         values["subsets"] = tuple(_subset(one) for one in values.get("subsets", ()))
+        try:
+            values["samples"] = tuple(Sample(**one) for one in values.get("samples", ()))
+        except TypeError as error:
+            raise SpecError("samples", "client and engine differ in version.") from error
         return cls(**values)
 
 
@@ -265,7 +299,7 @@ def parse_spec(document: Mapping[str, Any]) -> TrainSpec:
     return parse_spec(document)
 
 
-TYPES: dict[str, str] = {
-    one.name: str(one.type) for one in fields(TrainSpec) if one.name not in ("warnings", "subsets")
-}
+APART = frozenset(("warnings", "subsets", "samples"))
+"""Fields that are no keys of a configuration."""
+TYPES: dict[str, str] = {one.name: str(one.type) for one in fields(TrainSpec) if one.name not in APART}
 TUPLES = frozenset(name for name, kind in TYPES.items() if kind.startswith("tuple["))

@@ -19,8 +19,8 @@ import json
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -33,19 +33,25 @@ from gpurent_engine.checkpoint import Position, Written
 from gpurent_engine.data import Dataset
 from gpurent_engine.spec import TrainSpec
 from gpurent_engine.stepper import StepperState
+from gpurent_engine.verdicts import Look
 
 FILE = "state.safetensors"
 SHARE = 20
 """Without ``save_state_every_n_minutes`` a state is written each twentieth of the run: at most 5 % is lost."""
 LEAST_S = 1.0
 """But not more often than this; a run of seconds is quicker done again."""
+BEST = "best."
+"""Before the names of adapters that did best on held-out pictures."""
 FREE = frozenset((
     "max_train_epochs", "max_train_steps", "train_batch_size", "gradient_accumulation_steps", "save_every_n_epochs",
     "save_every_n_steps", "save_precision", "save_state_every_n_minutes", "output_name", "output_dir", "train_data_dir",
     "gradient_checkpointing", "vae_batch_size", "training_comment", "metadata_title", "metadata_author",
     "metadata_description", "metadata_license", "metadata_tags", "metadata_trigger_phrase", "metadata_usage_hint",
     "metadata_thumbnail", "metadata_merged_from", "metadata_preprocessor", "metadata_is_negative_embedding", "warnings",
-    "pretrained_model_name_or_path", "validate_every_n_steps", "validate_every_n_epochs", "max_validation_steps",
+    "early_stopping_patience", "early_stopping_threshold", "sample_prompts", "sample_every_n_epochs",
+    "sample_every_n_steps", "sample_at_first", "sample_sampler", "samples", "logging_dir", "log_with", "log_prefix",
+    "log_tracker_name", "pretrained_model_name_or_path", "validate_every_n_steps", "validate_every_n_epochs",
+    "max_validation_steps",
 ))  # fmt: skip
 """Keys that may differ. The base is compared by its weights, not by its path."""
 
@@ -64,6 +70,10 @@ class Snapshot:
     length: Length
     losses: list[float]
     identity: dict[str, str]
+    looks: tuple[Look, ...] = ()
+    """At held-out pictures."""
+    best: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    """Adapters of the best of them."""
 
 
 def identity(spec: TrainSpec, found: Dataset, unet: torch.nn.Module) -> dict[str, str]:
@@ -90,11 +100,14 @@ def _weights_digest(unet: torch.nn.Module) -> str:
 
 def take(
     state: StepperState, generator: torch.Tensor, position: Position, length: Length, losses: Sequence[float],
-    belongs_to: dict[str, str],
+    belongs_to: dict[str, str], looks: Sequence[Look] = (), best: Mapping[str, torch.Tensor] | None = None,
 ) -> Snapshot:  # fmt: skip
     """Copy everything to the CPU; the training may go on as soon as this returns."""
     tensors = {name: one.detach().to("cpu", copy=True).contiguous() for name, one in state.tensors.items()}
-    return Snapshot(StepperState(tensors, state.scalars), generator, position, length, list(losses), belongs_to)
+    return Snapshot(
+        StepperState(tensors, state.scalars), generator, position, length, list(losses), belongs_to, tuple(looks),
+        dict(best or {}),
+    )  # fmt: skip
 
 
 def save(folder: Path, snapshot: Snapshot) -> Written:
@@ -107,9 +120,11 @@ def save(folder: Path, snapshot: Snapshot) -> Written:
     meta = {
         "step": position.step, "epoch": position.epoch, "batch": position.batch, "identity": snapshot.identity,
         "scalars": snapshot.stepper.scalars, "losses": [one if math.isfinite(one) else None for one in snapshot.losses],
+        "looks": [[one.step, one.epoch, one.loss if math.isfinite(one.loss) else None] for one in snapshot.looks],
         "length": [length.batches_per_epoch, length.steps_per_epoch, length.epochs, length.steps],
     }  # fmt: skip
     tensors = {**snapshot.stepper.tensors, "generator": snapshot.generator}
+    tensors |= {f"{BEST}{name}": one for name, one in snapshot.best.items()}
     return checkpoint.write(folder, FILE, checkpoint.safetensors(tensors, {"gpurent_state": json.dumps(meta)}))
 
 
@@ -127,6 +142,7 @@ def load(folder: Path) -> Snapshot:
             header = json.loads(file.read(min(size, path.stat().st_size)))
         meta = json.loads(header["__metadata__"]["gpurent_state"])
         tensors = load_file(path)
+        best = {name.removeprefix(BEST): tensors.pop(name) for name in [*tensors] if name.startswith(BEST)}
         return Snapshot(
             generator=tensors.pop("generator"),
             stepper=StepperState(tensors, meta["scalars"]),
@@ -134,6 +150,10 @@ def load(folder: Path) -> Snapshot:
             length=Length(*meta["length"]),
             losses=[math.nan if one is None else float(one) for one in meta["losses"]],
             identity=meta["identity"],
+            looks=tuple(
+                Look(step, epoch, math.nan if loss is None else loss) for step, epoch, loss in meta.get("looks", ())
+            ),
+            best=best,
         )
     except (ValueError, KeyError, TypeError, SafetensorError) as error:
         raise StateMismatch(f"{path.name} is damaged or of another version of the engine: {error!r}") from error

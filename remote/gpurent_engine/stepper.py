@@ -108,6 +108,19 @@ class Stepper(Protocol):
         """
         ...
 
+    def predict(
+        self, noisy: torch.Tensor, times: torch.Tensor, text: TextInput, sizes: torch.Tensor | None
+    ) -> torch.Tensor:
+        """What the UNet says with the adapters as they are judged, for drawing pictures; no gradients.
+
+        Args:
+            noisy: float32 ``[b, 4, h, w]``.
+            times: int64 ``[b]``.
+            text: of ``b`` captions.
+            sizes: as in ``Batch``.
+        """
+        ...
+
     def lighten(self) -> str:
         """Need less memory from now on, at the price of time.
 

@@ -318,3 +318,7 @@ class Workload:
     """fp16 or bf16; float32 takes twice the memory and more than twice the time."""
     fast_step: bool = True
     """Whether the engine's fast step can train the configuration; the plain step takes several times as long."""
+    predictions: float = 0.0
+    """Predictions without gradients, counted in pictures of ``width × height``: held-out and sample pictures."""
+    encodings: int = 0
+    """Pictures that the VAE encodes during training, since they look different each time."""

@@ -135,7 +135,7 @@ def test_progress_counts_every_picture(tmp_path: Path) -> None:
             "Did you mean 'network_dim'?",
         ),
         (GUIDE.replace("= 32", '= "32"'), ", line 23: network_dim must be a whole number, not '32'.", "See docs"),
-        (GUIDE + "random_crop = true\n", "random_crop is not supported", "See docs"),
+        (GUIDE + "train_inpainting = true\n", "train_inpainting is not supported", "See docs"),
         ("[model\n", "is no valid TOML", "See docs"),
         ("", "pretrained_model_name_or_path is missing", "See docs"),
         (GUIDE.replace('train_data_dir = "training_data"', ""), "train_data_dir is missing.", "--dataset"),

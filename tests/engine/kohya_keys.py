@@ -49,7 +49,7 @@ _VALUES: dict[str, object] = {
     "no_half_vae": True, "cpu_offload_checkpointing": True, "prior_loss_weight": 0.5, "sample_every_n_steps": 5,
     "sample_every_n_epochs": 1, "sample_at_first": True, "sample_prompts": "p.txt", "sample_sampler": "ddim",
     "validation_split": 0.1, "validation_seed": 1, "validate_every_n_steps": 5, "validate_every_n_epochs": 1,
-    "max_validation_steps": 2, "logging_dir": "l", "log_with": "wandb", "log_prefix": "p",
+    "max_validation_steps": 2, "logging_dir": "l", "log_with": "tensorboard", "log_prefix": "p",
     "log_tracker_name": "t", "wandb_run_name": "r", "wandb_api_key": "k", "log_config": True, "metadata_title": "t",
     "metadata_author": "a", "metadata_description": "d", "metadata_license": "l", "metadata_tags": "t",
     "metadata_usage_hint": "u", "metadata_thumbnail": "t", "metadata_merged_from": "m",

@@ -146,7 +146,10 @@ def test_no_field_of_the_guis_presets_is_unknown(key: str) -> None:
         ({"datasets": [{"subsets": [{"num_repeats": 1}]}]}, "image_dir", "missing"),
         ({"datasets": [{"subsets": [{"image_dir": "a", "num_repeats": "3"}]}]}, "num_repeats", "whole number"),
         ({"datasets": [{"subsets": [{"image_dir": "a", "is_reg": True}]}]}, "is_reg", "nothing to learn"),
-        ({"datasets": [{"subsets": [{"image_dir": "a", "random_crop": True}]}]}, "random_crop", "not supported"),
+        (
+            {"datasets": [{"subsets": [{"image_dir": "a", "custom_attributes": {"a": 1}}]}]}, "custom_attributes",
+            "not supported",
+        ),
         ({"datasets": [{"subsets": [{"image_dir": "a", "metadata_file": 3}]}]}, "metadata_file", "must be a string"),
         ({"datasets": [{"resolution": "wide", "subsets": [{"image_dir": "a"}]}]}, "resolution", "512,768"),
         ({"datasets": [{}]}, "datasets", "no [[datasets.subsets]]"),

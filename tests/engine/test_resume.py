@@ -50,7 +50,8 @@ def equal(one: Path, other: Path) -> bool:
 FEATURES: dict[str, object] = {
     "shuffle_caption": True, "caption_dropout_rate": 0.2, "noise_offset": 0.05, "min_snr_gamma": 5.0,
     "lr_scheduler": "cosine_with_restarts", "lr_warmup_steps": 2, "lr_scheduler_num_cycles": 2,
-    "gradient_accumulation_steps": 2, "train_batch_size": 1, "max_train_epochs": 3,
+    "gradient_accumulation_steps": 2, "train_batch_size": 1, "max_train_epochs": 3, "random_crop": True,
+    "color_aug": True, "flip_aug": True, "resolution": 24,
 }  # fmt: skip
 
 
@@ -126,6 +127,7 @@ class Spoiled:
         self._left = good
         self.adapters, self.state, self.restore = inner.adapters, inner.state, inner.restore
         self.release, self.lighten, self.examine = inner.release, inner.lighten, inner.examine
+        self.predict = inner.predict
 
     def step(self, batches: Sequence[Batch], rates: Sequence[float]) -> torch.Tensor:
         self._left -= 1

@@ -20,7 +20,8 @@ from gpurent_engine.spec import TYPES, SpecError, TrainSpec
 NEEDED: dict[str, dict[str, object]] = {
     "dim_from_weights": {"network_weights": "w.safetensors"}, "masked_loss": {"alpha_mask": True},
     "base_weights_multiplier": {"base_weights": ["a"]}, "dataset_repeats": {"in_json": "m.json"},
-    "validation_seed": {"validation_split": 0.1}, "validate_every_n_steps": {"validation_split": 0.1},
+    "validation_seed": {"validation_split": 0.1}, "log_with": {"logging_dir": "l"},
+    "validate_every_n_steps": {"validation_split": 0.1},
     "validate_every_n_epochs": {"validation_split": 0.1}, "max_validation_steps": {"validation_split": 0.1},
 }  # fmt: skip
 """Keys that mean something beside another one only."""

@@ -7,9 +7,13 @@ from typing import Any
 
 import pytest
 from tests.engine.run import run, spec
+from tests.engine.test_watching import WORSENS
 from tests.stub import trial
 from tests.stub.control import StubEngine
+from tests.stub.engine import Orders
 from tests.stub.trial import QUICK, job, train
+
+from gpurent_engine import prompts
 
 
 @pytest.fixture
@@ -44,17 +48,36 @@ def course(said: list[dict[str, Any]]) -> list[tuple[object, ...]]:
         {"max_train_epochs": 3, "save_every_n_epochs": 1},
         {"max_train_epochs": None, "max_train_steps": 7, "save_every_n_steps": 2, "gradient_accumulation_steps": 2},
         {"max_train_epochs": None, "max_train_steps": 5, "save_every_n_epochs": 1, "train_batch_size": 3},
+        {"max_train_epochs": 2, "validation_split": 0.4, "validate_every_n_steps": 3, "text_encoder_lr": 0.0},
+        {"max_train_epochs": 2, "sample_prompts": "a --s 1\nb --s 1", "sample_every_n_epochs": 2,
+         "sample_at_first": True},
+        {"max_train_epochs": 2, "sample_prompts": "a --s 1\nb --s 1", "sample_every_n_steps": 2},
     ],
-)
+)  # fmt: skip
 def test_it_says_what_the_real_engine_says(
     stub: StubEngine, base_model: Path, data: Path, tmp_path: Path, keys: dict[str, Any]
 ) -> None:
     """The same events in the same order, with the same fields, counts and file names."""
-    real = run(spec(**keys), base_model, data, tmp_path / "real").events
+    real = run(prompts.embed(spec(**keys), tmp_path), base_model, data, tmp_path / "real").events
     status, said = train(stub, QUICK, job(tmp_path, data, **keys))
     assert status == 0
     assert course(said) == course(real)
     assert {path.name for path in (tmp_path / "out").iterdir()} == {path.name for path in (tmp_path / "real").iterdir()}
+
+
+def test_it_ends_early_as_the_real_engine(stub: StubEngine, base_model: Path, data: Path, tmp_path: Path) -> None:
+    """The same kinds of events with the same fields, where held-out pictures get worse."""
+    real = run(spec(**WORSENS, early_stopping_patience=2), base_model, data, tmp_path / "real").events
+    status, said = train(stub, Orders(step_s=0.0, worse_from=4), job(tmp_path, data, **WORSENS,
+                                                                     early_stopping_patience=2))  # fmt: skip
+    assert status == 0
+
+    def fields(told: list[dict[str, Any]]) -> dict[str, tuple[str, ...]]:
+        return {one["event"]: tuple(sorted(one)) for one in told if one["event"] in ("early_stop", "verdict", "done")}
+
+    assert fields(said).keys() >= {"early_stop", "verdict"}
+    assert fields(said)["early_stop"] == fields(real)["early_stop"] and fields(said)["done"] == fields(real)["done"]
+    assert [one["path"] for one in said if one["event"] == "checkpoint"] == ["disc.safetensors"]
 
 
 def test_it_stops_and_goes_on_as_the_real_engine(

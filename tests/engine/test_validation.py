@@ -68,10 +68,10 @@ def test_the_loss_of_held_out_pictures_is_told_and_changes_nothing(
     keys = {"max_train_epochs": 1, "validation_split": 0.5}
     often = run(spec(**keys, validate_every_n_steps=1), base_model, pictures, tmp_path / "often", step=step)
     seldom = run(spec(**keys, validate_every_n_epochs=9), base_model, pictures, tmp_path / "seldom", step=step)
-    looks = often.of("validation")
+    looks = often.of("validation")[1:]  # the first is before the first step
     held = round(len(data.scan(pictures).images) * 0.5)
     assert [(one["step"], one["images"]) for one in looks] == [(i + 1, held) for i in range(often.result.steps)]
-    assert len({one["loss"] for one in looks}) == len(looks) and seldom.of("validation") == []
+    assert len({one["loss"] for one in looks}) == len(looks) and [one["step"] for one in seldom.of("validation")] == [0]
     assert often.losses == seldom.losses
     first, second = (load_file(tmp_path / folder / "disc.safetensors") for folder in ("often", "seldom"))
     assert all(torch.equal(first[name], second[name]) for name in first)
@@ -87,4 +87,4 @@ def test_what_is_told_after_a_resume_is_what_an_uninterrupted_run_tells(
     whole = run(spec(**keys, max_train_epochs=2), base_model, pictures, tmp_path / "whole").of("validation")
     run(spec(**keys, max_train_epochs=1), base_model, pictures, tmp_path / "parts")
     rest = run(spec(**keys, max_train_epochs=2), base_model, pictures, tmp_path / "parts", resume=True)
-    assert [(one["step"], one["loss"]) for one in rest.of("validation")] == [(whole[1]["step"], whole[1]["loss"])]
+    assert [(one["step"], one["loss"]) for one in rest.of("validation")] == [(whole[2]["step"], whole[2]["loss"])]

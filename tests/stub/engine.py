@@ -16,6 +16,7 @@ import signal
 import struct
 import sys
 import time
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from itertools import pairwise
@@ -36,6 +37,8 @@ class Orders:
 
     step_s: float = 0.05
     """Seconds a step takes."""
+    worse_from: int | None = None
+    """From this step on, held-out pictures get worse at each look."""
     says_s: float | None = None
     """Seconds that it says a step takes: speed and time so far, as it reports them, go by this."""
     start_s: float = 0.0
@@ -111,6 +114,8 @@ class Length:
     """How long a training is, from dataset and configuration."""
 
     images: int
+    held: int
+    """Pictures that are not trained on."""
     repeats: int
     batches: int
     """An epoch."""
@@ -122,17 +127,18 @@ class Length:
     @classmethod
     def of(cls, spec: dict[str, Any], data: Path) -> Length:
         """Count the pictures. Buckets are not looked into: all pictures are taken for one size."""
-        images = repeats = 0
+        images = held = repeats = 0
         for folder in sorted(data.iterdir()):
             times, _, _ = folder.name.partition("_")
             if folder.is_dir() and times.isdecimal():
                 found = sum(1 for file in folder.iterdir() if file.suffix.lower() in PICTURES)
-                images, repeats = images + found, repeats + found * int(times)
+                out = max(0, min(round(found * spec.get("validation_split", 0.0)), found - 1))
+                images, held, repeats = images + found - out, held + out, repeats + (found - out) * int(times)
         batches = max(1, math.ceil(repeats / spec["train_batch_size"]))
         per_epoch = math.ceil(batches / spec["gradient_accumulation_steps"])
         epochs = spec["max_train_epochs"]
         steps = spec["max_train_steps"] if epochs is None else epochs * per_epoch
-        return cls(images, repeats, batches, per_epoch, steps, math.ceil(steps / per_epoch))
+        return cls(images, held, repeats, batches, per_epoch, steps, math.ceil(steps / per_epoch))
 
 
 class Training:
@@ -146,6 +152,9 @@ class Training:
         self.stop = False
         self.step = 0
         self.files: list[str] = []
+        self.looks: list[tuple[int, int, float]] = []
+        """Step, epoch and loss of each look at held-out pictures."""
+        self.said: set[str] = set()
         self.begun, self.spoken = time.monotonic(), -math.inf
 
     def run(self) -> int:
@@ -182,6 +191,9 @@ class Training:
     def _train(self) -> int:
         started, first = time.monotonic(), self.step
         self._replan()
+        if not self.step:
+            self._look()
+            self._draw()
         for _ in self._steps():
             if self.step == self.orders.die_at:
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -191,6 +203,9 @@ class Training:
             self._replan()
             ending = stopped or self.step == self.length.steps
             self._report(first, started, always=ending)
+            self._watch()
+            if not ending and self._enough():
+                return self._end_early(first, started)
             if not ending:
                 self._save_between()
             elif stopped and self.step < self.length.steps:
@@ -244,6 +259,62 @@ class Training:
                  loss=loss, avg_loss=loss, lr=self.spec["learning_rate"], it_s=rate,
                  images_s=rate * self.spec["train_batch_size"], peak_mem_mb=100.0, elapsed_s=elapsed)  # fmt: skip
 
+    def _watch(self) -> None:
+        """Look at held-out pictures and draw sample pictures, when it is time to."""
+        ended = self.step % self.length.per_epoch == 0
+        every = self.spec.get("validate_every_n_steps")
+        if (every and self.step % every == 0) or (
+            ended and self._epoch() % (self.spec.get("validate_every_n_epochs") or 1) == 0
+        ):
+            self._look()
+        if epochs := self.spec.get("sample_every_n_epochs"):
+            due = ended and self._epoch() % epochs == 0
+        else:
+            due = self.step % (self.spec.get("sample_every_n_steps") or self.step + 1) == 0
+        if due:
+            self._draw()
+
+    def _look(self) -> None:
+        if not self.length.held:
+            return
+        worse = self.orders.worse_from
+        loss = 1 / (1 + self.step) if worse is None or self.step < worse else 1 / worse + self.step / 1000
+        best = bool(self.step) and loss < min((one for step, _, one in self.looks if step), default=math.inf)
+        self.looks.append((self.step, self._epoch(), loss))
+        self.say("validation", step=self.step, epoch=self._epoch(), loss=loss, images=self.length.held, best=best)
+        if worse is not None and self.step > worse and "rising" not in self.said:
+            self.said.add("rising")
+            self.say("verdict", kind="rising", step=self.step, message="The loss of held-out pictures rises.",
+                     advice="Use the best.")  # fmt: skip
+
+    def _best(self) -> tuple[int, int, float]:
+        return min((one for one in self.looks if one[0]), key=lambda one: one[2], default=(self.step, 0, 0.0))
+
+    def _enough(self) -> bool:
+        """Whether so many looks in a row were no better than the best before them."""
+        patience = self.spec.get("early_stopping_patience") or 0
+        return 0 < patience <= sum(one[0] > self._best()[0] for one in self.looks)
+
+    def _end_early(self, first: int, started: float) -> int:
+        step, _, loss = self._best()
+        self._report(first, started, always=True)
+        self.say("early_stop", step=self.step, total=self.length.steps, best_step=step, best_loss=loss)
+        return self._end(stopped=False, early=True)
+
+    def _draw(self) -> None:
+        """Sample pictures of one pixel."""
+        samples = self.spec.get("samples", ())
+        if not samples or (not self.step and not self.spec.get("sample_at_first")):
+            return
+        self.say("phase", name="sample")
+        by_epoch = bool(self.spec.get("sample_every_n_epochs")) or not self.step
+        at = f"e{self._epoch():06d}" if by_epoch else f"{self.step:06d}"
+        (self.out / "sample").mkdir(parents=True, exist_ok=True)
+        for index, sample in enumerate(samples):
+            self._write("sample", f"sample/{self.spec['output_name']}_{at}_{index:02d}.png", pixel(), step=self.step,
+                        epoch=self._epoch(), index=index, prompt=sample["prompt"], seed=sample["seed"])  # fmt: skip
+        self.say("phase", name="train")
+
     def _epoch(self) -> int:
         """The epoch of the step just done, counted from 1."""
         return math.ceil(self.step / self.length.per_epoch)
@@ -256,12 +327,13 @@ class Training:
         if self.step % self.length.per_epoch == 0 and every and self._epoch() % every == 0:
             self._save(f"{name}-{self._epoch():06d}.safetensors", self._epoch(), final=False)
 
-    def _save(self, name: str, epoch: int, *, final: bool) -> None:
+    def _save(self, name: str, epoch: int, *, final: bool, step: int | None = None) -> None:
         """A LoRA, and the state with which a training goes on; each is whole before it is announced."""
         self.say("phase", name="save")
         time.sleep(self.orders.save_s)
-        self._write("checkpoint", name, lora(self.spec, self.length, self.step, epoch, self.orders.size),
-                    epoch=epoch, step=self.step, final=final)  # fmt: skip
+        step = self.step if step is None else step
+        self._write("checkpoint", name, lora(self.spec, self.length, step, epoch, self.orders.size),
+                    epoch=epoch, step=step, final=final)  # fmt: skip
         self._write("state", "state.safetensors", state(self.step, fingerprint(self.spec)), epoch=epoch, step=self.step)
         self.files.append(name)
         if not final:
@@ -285,11 +357,23 @@ class Training:
             return saved["fingerprint"] == fingerprint(self.spec)
         return True
 
-    def _end(self, *, stopped: bool) -> int:
+    def _save_best(self) -> None:
+        """The best look's LoRA, where that was not the last step."""
+        step, epoch, _ = self._best()
+        if self.looks and step != self.step:
+            name = f"{self.spec['output_name']}-best.safetensors"
+            self._write("checkpoint", name, lora(self.spec, self.length, step, epoch, self.orders.size),
+                        epoch=epoch, step=step, final=False)  # fmt: skip
+            self.files.append(name)
+
+    def _end(self, *, stopped: bool, early: bool = False) -> int:
+        if not early:
+            self._save_best()
         if stopped:
             self._save(f"{self.spec['output_name']}-step{self.step:08d}.safetensors", self._epoch(), final=False)
         elif not self.orders.skip_final:
-            self._save(f"{self.spec['output_name']}.safetensors", self._epoch(), final=True)
+            step, epoch, _ = self._best() if early else (self.step, self._epoch(), 0.0)
+            self._save(f"{self.spec['output_name']}.safetensors", epoch, final=True, step=step)
         if self.files:
             self.say("phase", name="prove")
             self.say("proof", path=self.files[-1], parts={}, problems=[], ok=True, prediction_change=None,
@@ -309,6 +393,16 @@ def fingerprint(spec: dict[str, Any]) -> str:
     """Of what has to be equal for a state to fit."""
     kept = {key: value for key, value in spec.items() if key not in ("output_dir", "train_data_dir", "warnings")}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+
+
+def pixel() -> bytes:
+    """A PNG of one red pixel (RFC 2083)."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 1, 1, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0\xff\0\0")) + chunk(b"IEND", b"")
 
 
 def lora(spec: dict[str, Any], length: Length, step: int, epoch: int, size: int) -> bytes:

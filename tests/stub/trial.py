@@ -11,6 +11,7 @@ from PIL import Image
 from tests.stub.control import StubEngine
 from tests.stub.engine import Orders
 
+from gpurent_engine import prompts
 from gpurent_engine.reading import parse_spec
 
 QUICK = Orders(step_s=0.0)
@@ -35,7 +36,8 @@ def spec(**keys: object) -> dict[str, Any]:
         "pretrained_model_name_or_path": "base", "train_batch_size": 2, "max_train_epochs": 2, "network_dim": 4,
         "output_name": "disc", "seed": 5,
     }  # fmt: skip
-    return parse_spec({key: value for key, value in {**usual, **keys}.items() if value is not None}).to_dict()
+    found = parse_spec({key: value for key, value in {**usual, **keys}.items() if value is not None})
+    return prompts.embed(found, Path()).to_dict()
 
 
 def job(folder: Path, data: Path, *, resume: bool = False, **keys: object) -> Path:

@@ -34,10 +34,10 @@ _FIELDS = frozenset((
     "secondary_separator", "caption_separator", "enable_wildcard", "caption_prefix", "caption_suffix",
     "caption_dropout_rate", "caption_dropout_every_n_epochs", "caption_tag_dropout_rate", "token_warmup_min",
     "token_warmup_step", "flip_aug", "resize_interpolation", "alpha_mask",
-    "validation_split", "validation_seed",
+    "validation_split", "validation_seed", "color_aug", "random_crop", "face_crop_aug_range",
 ))  # fmt: skip
 """Fields of TrainSpec that may differ between subsets."""
-_OFF = ("color_aug", "face_crop_aug_range", "random_crop", "custom_attributes")
+_OFF = ("custom_attributes",)
 """Refused while they are set."""
 FOLDER = re.compile(r"(\d+)_(.*)")
 
@@ -162,6 +162,7 @@ def _subset(
             if fresh != getattr(spec, name):
                 settings[name] = fresh
     _sane(spec, settings, where)
+    _cached(spec, settings, where)
     base = here or Path()
     masks, captions = (_typed(own, key, str, "", where) for key in ("conditioning_data_dir", "metadata_file"))
     repeats = _typed(merged, "num_repeats", int, 1, where)
@@ -178,6 +179,16 @@ def _subset(
         metadata_file=str(base / Path(captions).expanduser()) if captions else "",
         settings=tuple(sorted(settings.items())),
     )
+
+
+def _cached(spec: TrainSpec, settings: Mapping[str, Any], where: str) -> None:
+    from gpurent_engine.reading import CACHED
+
+    if not any(key in CACHED for key, _ in spec.warnings):
+        return
+    for key in ("color_aug", "random_crop"):
+        if settings.get(key):
+            raise SpecError(key, f"in {where} cannot be used together with {CACHED[0]}, as in kohya's trainer.")
 
 
 def _sane(spec: TrainSpec, settings: Mapping[str, Any], where: str) -> None:

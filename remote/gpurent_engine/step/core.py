@@ -139,6 +139,16 @@ class Core:
         with self.recorder.aside() if self.recorder is not None else nullcontext():
             return self._losses(inputs)
 
+    @torch.no_grad()
+    def predict(self, noisy: torch.Tensor, times: torch.Tensor, conditions: Tensors) -> torch.Tensor:
+        """What the UNet says to noisy latents ``[b, 4, h, w]`` at ``times`` ``[b]``; no graph."""
+        aside = self.recorder.aside() if self.recorder is not None else nullcontext()
+        with aside, kernels(self.switches.kernels), self._attention():
+            text, pooled = self._text(conditions)
+            latents = noisy.permute(0, 2, 3, 1).to(self.dtype).contiguous()
+            found: torch.Tensor = self.unet(latents, times, text, pooled, conditions.get("sizes"))
+            return found.permute(0, 3, 1, 2)
+
     def _record(self, inputs: Tensors) -> tuple[torch.cuda.CUDAGraph, Static, torch.Tensor]:
         assert self.recorder is not None
         static, losses = Static(inputs), torch.zeros(self.bank.adapters, device=self.device)

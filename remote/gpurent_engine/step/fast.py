@@ -16,6 +16,7 @@ from gpurent_engine.step.objective import Objective
 from gpurent_engine.step.switches import CHECKPOINTS, Switches
 from gpurent_engine.step.update import BACKOFF, GROWTH, GROWTH_INTERVAL, Hyper
 from gpurent_engine.stepper import Batch, StepperState, undoing
+from gpurent_engine.text import TextInput
 
 DOWN, UP = "lora_down.weight", "lora_up.weight"
 
@@ -89,6 +90,15 @@ class FastStepper:
         with undoing(self.core.forget):
             return torch.cat([self.core.examine(self._inputs(batch)) for batch in batches])
 
+    def predict(
+        self, noisy: torch.Tensor, times: torch.Tensor, text: TextInput, sizes: torch.Tensor | None
+    ) -> torch.Tensor:
+        """See ``Stepper.predict``."""
+        found = self._conditions(text)
+        if sizes is not None:
+            found["sizes"] = sizes
+        return self.core.predict(noisy, times, found)
+
     def lighten(self) -> str:
         """See ``Stepper.lighten``."""
         levels = CHECKPOINTS[CHECKPOINTS.index(self.core.recompute.what) + 1 :]
@@ -103,7 +113,6 @@ class FastStepper:
         self.core.forget()
 
     def _inputs(self, batch: Batch) -> dict[str, torch.Tensor]:
-        text = batch.text
         found = {
             "mean": batch.mean,
             "std": batch.std,
@@ -111,7 +120,15 @@ class FastStepper:
             "noise": batch.noise,
             "times": batch.times,
             "weight": batch.weight,
+            **self._conditions(batch.text),
         }
+        if batch.sizes is not None:
+            found["sizes"] = batch.sizes
+        return found
+
+    def _conditions(self, text: TextInput) -> dict[str, torch.Tensor]:
+        """Text as the core takes it."""
+        found: dict[str, torch.Tensor] = {}
         if self.core.texts:
             for part, tokens, hidden in zip(self._encoders, text.tokens, text.hidden, strict=True):
                 if tokens is not None:
@@ -123,8 +140,6 @@ class FastStepper:
             found["text"] = states[0] if len(states) == 1 else torch.cat(states, dim=-1)
         if text.pooled is not None:
             found["pooled"] = text.pooled.to(self.core.dtype)
-        if batch.sizes is not None:
-            found["sizes"] = batch.sizes
         return found
 
     def _named(self, buffer: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -12,10 +12,10 @@ from gpurent.dataset import base, pictures
 from gpurent.dataset.bounds import Bounds
 from gpurent.dataset.configfile import NO_CHANGES
 from gpurent.dataset.manifest import Source, listed
-from gpurent.expected import MIB, Expected
+from gpurent.expected import MIB, Expected, Pictures
 from gpurent.model import Workload
 from gpurent.spi import LocalFile
-from gpurent_engine import buckets, data, networkargs, validation
+from gpurent_engine import augment, buckets, data, networkargs, prompts, validation
 from gpurent_engine.families import SDXL
 from gpurent_engine.pictures import HEIC, HEIC_PACKAGE
 from gpurent_engine.spec import TrainSpec
@@ -25,6 +25,8 @@ Progressed = Callable[[int, int], None]
 LONGEST_SENT = 240
 """Bytes of a name."""
 CAPTIONS = ".captions.json"
+RUN = "{run}"
+"""Stands for the run's id."""
 MASKS = ".masks"
 """End of the folder on the host that holds a subset's masks."""
 
@@ -140,7 +142,7 @@ class Job:
             for number, one in enumerate(self.spec.subsets)
         )
         empty = {"train_data_dir": "", "reg_data_dir": "", "dataset_config": "", "conditioning_data_dir": ""}
-        empty["in_json"] = ""
+        empty |= {"in_json": "", "logging_dir": "", "log_with": "", "log_prefix": "", "log_tracker_name": ""}
         name = self.base_model.name
         return replace(
             self.spec, subsets=subsets, output_dir="output", pretrained_model_name_or_path=name, **empty  # type: ignore[arg-type]
@@ -169,8 +171,27 @@ class Job:
         words = sum(len(one.caption) + len(one.path.name) for one in self.dataset.images)
         return Expected(
             self.name, self.length.steps, self.length.epochs, spec.save_every_n_epochs, spec.save_every_n_steps,
-            2 * self._lora_bytes + MIB + 8 * words,
+            2 * self._lora_bytes + MIB + 8 * words, best=self._validated,
+            pictures=Pictures(
+                len(spec.samples), spec.sample_every_n_epochs, spec.sample_every_n_steps, spec.sample_at_first,
+                max((one.width * one.height for one in spec.samples), default=0),
+            ),
         )  # fmt: skip
+
+    @property
+    def _validated(self) -> bool:
+        """Whether any picture is held out."""
+        return bool(validation.split(self.dataset, self.spec)[1])
+
+    @property
+    def logs(self) -> str:
+        """Folder for TensorBoard, with a place for the run's id, as kohya's trainer has one for the time; or empty."""
+        spec = self.spec
+        if not spec.logging_dir:
+            return ""
+        folder = self.config_path.parent / Path(spec.logging_dir).expanduser()
+        tracker = spec.log_tracker_name or "network_train"
+        return str(folder.absolute() / f"{spec.log_prefix}{RUN}-{self.name}" / tracker)
 
     @property
     def _lora_bytes(self) -> int:
@@ -181,7 +202,7 @@ class Job:
     def workload(self) -> Workload:
         """What planning needs to know."""
         spec, length, family = self.spec, self.length, self.base_model.found.family
-        saved = _checkpoints(spec, length)
+        saved = _checkpoints(spec, length) + self._validated
         specs = [spec.of(folder.settings) for folder in self.dataset.folders]
         width, height = max((one.resolution for one in specs), key=lambda size: size[0] * size[1])
         return Workload(
@@ -195,7 +216,28 @@ class Job:
             base_bytes=sum(one.path.stat().st_size for one in self.base_model.sources),
             half_precision=spec.mixed_precision != "no",
             fast_step=not unheeded(spec, sdxl=family.name == SDXL.name),
+            predictions=self._predictions(width * height), encodings=self._encodings,
         )  # fmt: skip
+
+    def _predictions(self, pixels: int) -> float:
+        """Predictions for held-out and sample pictures, counted in pictures of ``pixels``."""
+        spec, length = self.spec, self.length
+        held = len(validation.split(self.dataset, spec)[1])
+        looks = 1 + length.epochs // (spec.validate_every_n_epochs or 1)
+        looks += length.steps // spec.validate_every_n_steps if spec.validate_every_n_steps else 0
+        if spec.max_validation_steps is not None:
+            held = min(held, spec.max_validation_steps * spec.train_batch_size)
+        # with guidance and without, at each step of the sampler
+        drawn = sum(2 * one.steps * one.width * one.height / pixels for one in spec.samples)
+        return held * validation.TIMES * looks + drawn * prompts.times(spec, length.steps, length.epochs)
+
+    @property
+    def _encodings(self) -> int:
+        """Pictures that are shown with another crop or other colours each time."""
+        own = [self.spec.of(folder.settings) for folder in self.dataset.owners]
+        shown = zip(self.dataset.images, self.dataset.repeats, own, strict=True)
+        repeats = sum(times for image, times, spec in shown if augment.live(spec, image.path))
+        return repeats * self.length.epochs
 
     @property
     def report(self) -> Report:

@@ -16,7 +16,7 @@ from gpurent.dataset.naming import listed
 from gpurent.dataset.secrets import secret_name
 from gpurent.errors import ConfigError, DatasetError, UsageError, all_of
 from gpurent.words import counted
-from gpurent_engine import captionfile, data, suited, thumbnail
+from gpurent_engine import captionfile, data, prompts, suited, thumbnail
 from gpurent_engine.buckets import Placement
 from gpurent_engine.families import bpe, detect
 from gpurent_engine.filenames import good_name
@@ -133,7 +133,8 @@ class _Look:
             return None
         here = self.config.parent
         named = self.tried(lambda: _named(read, name)) or read
-        spec = self.tried(lambda: thumbnail.embed(named, here)) or named
+        pictured = self.tried(lambda: thumbnail.embed(named, here)) or named
+        spec = self.tried(lambda: prompts.embed(pictured, here)) or pictured
         if dataset:
             return replace(spec, train_data_dir=str(Path(dataset).absolute()), dataset_config="", subsets=())
         return self.tried(lambda: datasets.resolve(spec, here)) or spec

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from gpurent.errors import BadHostData
 from gpurent.expected import Expected
-from gpurent.jobs.events import Checkpoint
+from gpurent.jobs.events import Checkpoint, SamplePicture
 from gpurent.untrusted.text import quoted
 
 
@@ -19,6 +19,7 @@ class Allowance:
     _most_events: int = field(init=False)
     _events: int = field(default=0, init=False)
     _digests: dict[str, str] = field(default_factory=dict, init=False)
+    _drawn: dict[str, str] = field(default_factory=dict, init=False)
     _stopped: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
@@ -55,6 +56,26 @@ class Allowance:
             most = self.expected.file_bytes
             raise BadHostData(f"the host offers {name} of {checkpoint.size} bytes; such a LoRA has {most} at most")
         return True
+
+    def draws(self, picture: SamplePicture) -> bool:
+        """Whether a sample picture is to be fetched; False for one that is home already.
+
+        Raises:
+            BadHostData: the plan foresees no such picture, or not of this size.
+        """
+        name, known = picture.path, self._drawn.get(picture.path)
+        if known is not None:  # a run that was resumed on the machine may draw it again, with other bits
+            return False
+        if name not in self.expected.samples:
+            raise BadHostData(f"the host offers {quoted(name, 80)}, a picture that this training does not draw")
+        if picture.size > self.expected.sample_bytes:
+            most = self.expected.sample_bytes
+            raise BadHostData(f"the host offers {name} of {picture.size} bytes; such a picture has {most} at most")
+        return True
+
+    def drawn(self, picture: SamplePicture) -> None:
+        """A sample picture is home."""
+        self._drawn[picture.path] = picture.sha256
 
     def brought(self, checkpoint: Checkpoint) -> None:
         """A file is home. A stopped training ends with one that no plan could name, or that was saved before."""

@@ -43,7 +43,7 @@ from gpurent.errors import (
 )
 from gpurent.expected import Expected
 from gpurent.exposure import surge_reserve
-from gpurent.jobs import basemodel, lines, postmortem, proof, resuming, statefile
+from gpurent.jobs import basemodel, lines, postmortem, proof, resuming, scalars, statefile
 from gpurent.jobs.boot import NO_ADDRESS, Held
 from gpurent.jobs.deadman import DeadMan
 from gpurent.jobs.enforcer import Enforce, Target, nobody_enforces
@@ -375,6 +375,7 @@ class Conductor:
         session.resume, session.stop_at = task.resume, work.last_step(task)
         if task.resume is not None and task.begun:
             self.tell(Notice(f"{job.name} goes on from step {task.resume.step} of {job.length.steps}."))
+        session.scalars = scalars.opened(job.logs, self.run_id, self.tell)
         try:
             session.prepare(job, session.upload(job, task.content))
             task.done(session.follow())
@@ -456,6 +457,7 @@ class Conductor:
                 host, plan.output_dir, rental.job_id, held, watch, guard, order.hold_s, plan.expected, replan, run_dir
             )
             session.taken_over, session.key = True, rental.jobs[-1].key
+            session.scalars = scalars.opened(plan.logs, self.run_id, self.tell)
             try:
                 outcome = replace(session.follow(), partial=self._unfinished())
             except HOSTS_FAULT as error:

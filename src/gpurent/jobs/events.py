@@ -152,12 +152,58 @@ class Validation(_Event):
     epoch: Count = 0
     loss: float | None = None
     images: Count = 0
+    best: bool = False
+    """The lowest loss so far."""
 
     @property
     def sentence(self) -> str:
         """For the user."""
         loss = "is not a number" if self.loss is None else f"{self.loss:.4f}"
-        return f"Step {self.step}: loss of {counted(self.images, 'held-out picture')} {loss}."
+        best = ", the lowest so far" if self.best else ""
+        return f"Step {self.step}: loss of {counted(self.images, 'held-out picture')} {loss}{best}."
+
+
+class Verdict(_Event):
+    """A word on how the training goes, with advice: it rises, stays flat, has no effect, is not a number."""
+
+    event: Literal["verdict"]
+    kind: Word
+    step: Count = 0
+    message: Text
+    advice: Text = ""
+
+
+class EarlyStop(_Event):
+    """The training ends before its time, since held-out pictures get no better."""
+
+    event: Literal["early_stop"]
+    step: Count
+    total: Count
+    best_step: Count = 0
+    best_loss: float | None = None
+
+    @property
+    def sentence(self) -> str:
+        """For the user."""
+        loss = "" if self.best_loss is None else f", with a loss of {self.best_loss:.4f}"
+        return (
+            f"Held-out pictures get no better: the training ends after step {self.step} of {self.total}. The finished "
+            f"LoRA is that of step {self.best_step}{loss}."
+        )
+
+
+class SamplePicture(_Event):
+    """A picture that was drawn on the way lies in the output folder."""
+
+    event: Literal["sample"]
+    path: Name
+    sha256: Digest
+    size: Size
+    step: Count = 0
+    epoch: Count = 0
+    index: Count = 0
+    prompt: Text = ""
+    seed: int = 0
 
 
 class EngineWarning(_Event):
@@ -188,12 +234,14 @@ class Done(_Event):
 
 
 EngineEvent = (
-    Hello | PhaseStarted | Plan | Step | Checkpoint | State | Proof | Validation | EngineWarning | EngineFault | Done
-)
+    Hello | PhaseStarted | Plan | Step | Checkpoint | State | Proof | Validation | Verdict | EarlyStop | SamplePicture
+    | EngineWarning | EngineFault | Done
+)  # fmt: skip
 _ADAPTER: TypeAdapter[EngineEvent] = TypeAdapter(Annotated[EngineEvent, Field(discriminator="event")])
-_KNOWN = frozenset(
-    ("hello", "phase", "plan", "step", "checkpoint", "state", "proof", "validation", "warning", "error", "done")
-)
+_KNOWN = frozenset((
+    "hello", "phase", "plan", "step", "checkpoint", "state", "proof", "validation", "verdict", "early_stop", "sample",
+    "warning", "error", "done",
+))  # fmt: skip
 
 
 def parse(line: str) -> EngineEvent | None:

@@ -30,6 +30,7 @@ LOG_HEAD, LOG_TAIL = 64 * 1024, 192 * 1024
 """What is kept of an engine's log: how it began, and how it ended."""
 LORA_HEADER = 8 * 1024 * 1024
 """Bytes of the header of a LoRA: some thousand tensors, and metadata that repeats the words of its captions."""
+PNG = b"\x89PNG\r\n\x1a\n"
 AGAIN_S = 5.0
 """Between two tries while the disk is full or the ledger out of reach."""
 
@@ -139,6 +140,34 @@ class Home:
         )  # fmt: skip
         return self.landing.publish(name)
 
+    def bring_sample(self, picture: events.SamplePicture) -> Path | None:
+        """Bring a sample picture home; None for one that was brought before, or that finds no room here.
+
+        Raises:
+            BadHostData: the plan foresees no such picture, or what came is none.
+            HostUnreachable, TransferFailed, Halt.
+        """
+        if not self.allowance.draws(picture):
+            return None
+        target = self.output_dir / picture.path
+        if not self.landing.holds(picture.path, picture.size, picture.sha256):
+            try:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                self.host.fetch(
+                    f"{self.folder}/out/{picture.path}", self.landing.place(target.name), sha256=picture.sha256,
+                    size=picture.size, on_bytes=self._moved, accept=_check_png,
+                )  # fmt: skip
+                self.landing.publish(target.name, picture.path)
+            except (HomeFull, OSError) as error:
+                self._miss("samples", f"Sample pictures are not kept: {error}")
+                return None
+        self.allowance.drawn(picture)
+        return target
+
+    def _moved(self, count: int) -> None:
+        self.traffic.bytes_out += count
+        self.mind()
+
     def bring_state(
         self, state: events.State, name: str, *, steps: int, key: str, go_on: Callable[[], object] = lambda: None
     ) -> statefile.StateFile:
@@ -224,6 +253,13 @@ def _as_json(line: str) -> str:
         return json.dumps(parse(line, most=events.MAX_LINE))
     except Malformed:
         return json.dumps({"event": "unreadable", "text": clean(line)})
+
+
+def _check_png(path: Path) -> None:
+    """By its first bytes; nothing here decodes it."""
+    with path.open("rb") as file:
+        if file.read(len(PNG)) != PNG:
+            raise BadHostData("what the host sent is not a picture")
 
 
 def _check_lora(path: Path) -> None:

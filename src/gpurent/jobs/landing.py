@@ -40,17 +40,19 @@ class Landing:
         with target.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest() == sha256
 
-    def publish(self, name: str) -> Path:
+    def publish(self, name: str, target_name: str = "") -> Path:
         """Give a verified file its name, on disk to stay: the machine that has the only other copy is destroyed next.
+
+        ``target_name``: below the output folder, where it is not ``name``.
 
         Raises:
             HomeFull: this computer does not take it.
         """
-        landed, target = self.folder / name, self.output_dir / name
+        landed, target = self.folder / name, self.output_dir / (target_name or name)
         try:
             _sync(landed)
             landed.replace(target)
-            _sync(self.output_dir)
+            _sync(target.parent)
         except OSError as error:
             raise HomeFull(f"{target} cannot be written: {error.strerror}") from error
         return target

@@ -20,7 +20,7 @@ from gpurent.dataset.content import Content, key
 from gpurent.dataset.job import Job
 from gpurent.errors import BadHostData, HostError, HostUnfit, HostUnreachable, JobFailed
 from gpurent.expected import Expected
-from gpurent.jobs import basemodel, events, packages, statefile
+from gpurent.jobs import basemodel, events, packages, scalars, statefile
 from gpurent.jobs.basemodel import FETCH_S, Hubs
 from gpurent.jobs.carrying import Carrier
 from gpurent.jobs.deadman import DeadMan
@@ -32,6 +32,7 @@ from gpurent.jobs.postmortem import look_at_host
 from gpurent.jobs.premises import Premises
 from gpurent.jobs.progress import Notice, Stage, StageMoved, StageStarted, Trained
 from gpurent.jobs.replan import Replanner, shorten
+from gpurent.jobs.scalars import Scalars
 from gpurent.jobs.stall import USUAL_S, Alarm, Silence, wake
 from gpurent.jobs.statefile import StateFile
 from gpurent.jobs.waits import CALLED_S, WISH_S
@@ -115,6 +116,8 @@ class Session:
     """How often states are worth their way home."""
     key: str = ""
     """Digest of what decides the job's result; known of a job that another client began."""
+    scalars: Scalars | None = None
+    """Where TensorBoard looks."""
     home: Home = field(init=False)
     _content: Content = field(init=False)
     """Of the job that was uploaded last."""
@@ -354,6 +357,8 @@ class Session:
             raise
         finally:
             self.home.landing.clear()
+            if self.scalars is not None:
+                self.scalars.close()
         self.home.keep_log()
         return outcome
 
@@ -499,6 +504,18 @@ class Session:
                     self.tell(Notice(proof.sentence))
             case events.Validation() as look:
                 self.tell(Notice(look.sentence))
+                if self.scalars is not None and look.loss is not None:
+                    self.scalars.add(look.step, {"loss/validation": look.loss})
+            case events.Verdict() as verdict:
+                said = f"The engine says at step {verdict.step}: {quoted(verdict.message, 500)}"
+                advice = f" It advises: {quoted(verdict.advice, 500)}" if verdict.advice else ""
+                self.tell(Notice(said + advice, warning=True))
+            case events.EarlyStop() as early:
+                self.tell(Notice(early.sentence))
+            case events.SamplePicture() as picture:
+                drawn = self.home.bring_sample(picture)
+                if drawn is not None:
+                    self.tell(Notice(f"Step {picture.step}: sample picture {drawn}"))
             case events.EngineWarning() as warning:
                 self.tell(Notice(f"The engine warns: {quoted(warning.message, 1000)}", warning=True))
             case events.EngineFault() as fault:
@@ -526,6 +543,8 @@ class Session:
                 step.it_s, step.peak_mem_mb, step.elapsed_s,
             )
         )  # fmt: skip
+        if self.scalars is not None:
+            self.scalars.add(step.step, scalars.of_step(step))
         last = step.step == step.total and step.step != self._recorded
         if self.clock.monotonic() >= self._record_due or last:
             self._record_due, self._recorded = self.clock.monotonic() + RECORD_S, step.step

@@ -160,7 +160,7 @@ class Work:
         """What somebody who takes the run over has to know of its jobs."""
         if not self.batch:
             (task,) = self.tasks
-            return {"expected": task.job.expected.kept(), "changes": _changes(task)}
+            return {"expected": task.job.expected.kept(), "changes": _changes(task), "logs": task.job.logs}
         return {"jobs": {one.job.name: _kept(one) for one in self.tasks}}
 
 
@@ -172,6 +172,7 @@ def _kept(task: Task) -> JsonValue:
         "data_dir": str(task.job.data_dir),
         "changes": _changes(task),
         "expected": task.job.expected.kept(),
+        "logs": task.job.logs,
     }
 
 
@@ -188,6 +189,8 @@ class Planned:
     number: int
     output_dir: Path
     expected: Expected
+    logs: str = ""
+    """Folder for TensorBoard; empty where none is wanted."""
 
 
 def planned(config: Mapping[str, JsonValue], name: str, output_dir: Path, job: str) -> Planned:
@@ -200,11 +203,12 @@ def planned(config: Mapping[str, JsonValue], name: str, output_dir: Path, job: s
     jobs = config.get("jobs")
     found = jobs.get(job) if isinstance(jobs, dict) else None
     if not isinstance(found, dict):
-        return Planned(0, output_dir, Expected.of(config, name))
+        return Planned(0, output_dir, Expected.of(config, name), str(config.get("logs") or ""))
     number = found.get("number")
     return Planned(
-        number if isinstance(number, int) else 0, Path(str(found.get("output_dir"))), Expected.of(found, job)
-    )
+        number if isinstance(number, int) else 0, Path(str(found.get("output_dir"))), Expected.of(found, job),
+        str(found.get("logs") or ""),
+    )  # fmt: skip
 
 
 def names(config: Mapping[str, JsonValue]) -> frozenset[str]:

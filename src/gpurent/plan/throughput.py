@@ -49,6 +49,10 @@ PLAIN_SHARE = Range(0.10, 0.22, 0.40)
 """Of the usable peak, in a plain step that does not wait for the CPU."""
 FLOAT32_SPEED = 0.4
 """Without mixed precision: between TF32's half and plain float32's fifth of the peak."""
+FORWARD = 0.47
+"""Share of a picture's work that is its prediction; the rest is what the gradients take. Counted, as in ``Work``."""
+VAE_TFLOP = 1.117
+"""To encode a picture of 512 × 512, counted likewise; in float32, which these cards compute about as fast by TF32."""
 UNKNOWN_TFLOPS_PER_GB = Range(1.5, 2.5, 5.0)
 """For a GPU not in the table: cards with more memory are faster, roughly."""
 
@@ -83,6 +87,14 @@ def slowness(offer: Offer) -> Range:
 def _arithmetic(gpu: Gpu) -> float:
     """Between the peak on paper and what the memory can feed: measured cards lie between the two, too."""
     return math.sqrt(gpu.tflops * gpu.usable_tflops)
+
+
+def extra_steps(workload: Workload) -> float:
+    """What is computed besides training, in steps: held-out and sample pictures, and pictures that are encoded anew."""
+    tflop = work(workload)
+    pixels = workload.width * workload.height
+    whole = workload.predictions * FORWARD + workload.encodings * VAE_TFLOP * pixels / 512**2 / tflop
+    return whole / workload.batch_size
 
 
 def compiled_step_seconds(workload: Workload, offer: Offer) -> Range:

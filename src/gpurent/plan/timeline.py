@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from gpurent.model import Offer, Workload
 from gpurent.plan.ranges import Range
-from gpurent.plan.throughput import step_seconds
+from gpurent.plan.throughput import extra_steps, step_seconds
 
 BOOT_S = Range(30.0, 120.0, 480.0)
 """From create to SSH where the provider does not say: the image is there already, or has to be pulled."""
@@ -59,7 +59,7 @@ def predict(workload: Workload, offer: Offer, *, home_mbps: float = HOME_MBPS) -
         environment_s=ENVIRONMENT_S,
         base_model_s=_transfer(workload.base_download_bytes, down * HUB_SHARE),
         upload_s=_transfer(workload.upload_bytes, min(down, home_mbps)),
-        train_s=step_seconds(workload, offer).times(workload.steps) + engine_start_s(workload),
+        train_s=step_seconds(workload, offer).times(workload.steps + extra_steps(workload)) + engine_start_s(workload),
         collect_s=_transfer(workload.checkpoint_bytes, up),
         destroy_s=DESTROY_S,
     )
