@@ -106,6 +106,7 @@ def test_stopped_and_resumed_it_judges_as_if_it_had_never_stopped(
     run(spec(**keys), base_model, pictures, tmp_path / "whole")
     stop = tmp_path / "stop"
     stop.touch()
+    turn = 0
     for turn in range(20):
         part = run(spec(**keys), base_model, pictures, tmp_path / "parts", resume=turn > 0, stop_file=stop)
         if not part.result.stopped:

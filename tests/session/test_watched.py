@@ -38,14 +38,15 @@ def picture(path: str, size: int = 9) -> SamplePicture:
 
 def curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
     """Points by curve, from the records of an event file (TensorFlow's TFRecord: length, checksum, data, checksum)."""
-    from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.proto import event_pb2
 
+    messages: Any = event_pb2  # made at run time
     found: dict[str, list[tuple[int, float]]] = {}
     (file,) = folder.glob("events.out.tfevents.*")
     data = file.read_bytes()
     while data:
         (length,) = struct.unpack("<Q", data[:8])
-        event: Any = Event.FromString(data[12 : 12 + length])
+        event = messages.Event.FromString(data[12 : 12 + length])
         data = data[16 + length :]
         for value in event.summary.value:
             found.setdefault(value.tag, []).append((event.step, value.simple_value))

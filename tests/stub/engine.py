@@ -175,6 +175,7 @@ class Training:
         if not self.length.images:
             return self._fail("data", f"{self.job['data_dir']} holds no image.", "")
         self.say("phase", name="cache")
+        self.say("cached", pictures=self.length.images + self.length.held, read=0)
         self.say("stepper", level="plain", reason="There is no GPU.")
         if self.job.get("resume") and not self._resume():
             return self._fail("spec", "the saved state belongs to another run", "Start without --resume.", status=1)
