@@ -15,11 +15,11 @@ CHECKS := pyright mypy mypy-3.10 mypy-windows ruff format contracts pages
 help:  ## Show this text
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
-# torch goes first and alone: its exact pin takes a CPU build where one is on offer, and keeps CUDA's gigabytes away.
+# torch goes first and alone: a CPU build where one is on offer, whose exact pin keeps CUDA's gigabytes away afterwards.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "gpurent needs Python 3.11 or newer")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --constraint constraints.txt $$($(PYTHON) tools/torch_index.py) torch
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[engine,sandbox,heic,tensorboard,dev]'
 	@touch $@
 
