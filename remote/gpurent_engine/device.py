@@ -71,6 +71,11 @@ def out_of_memory(error: BaseException) -> bool:
 _NO_MEMORY = ("CUDA error: out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
+def free_bytes(device: torch.device) -> int:
+    """Memory of a GPU that neither this process nor another one has taken."""
+    return int(torch.cuda.mem_get_info(device)[0])
+
+
 def peak_memory_mb(device: torch.device) -> float:
     """Highest memory so far in MiB: of the GPU, or of this process on a CPU."""
     if device.type == "cuda":

@@ -118,6 +118,10 @@ class SharedStepper:
         """See ``Stepper.predict``; by this process alone."""
         return self.inner.predict(noisy, times, text, sizes)
 
+    def rehearse(self, batches: Sequence[Batch]) -> None:
+        """See ``Stepper.rehearse``; this process's share."""
+        self.inner.rehearse(share(batches, self._group)[0])
+
     def lighten(self) -> str:
         """See ``Stepper.lighten``."""
         return self.inner.lighten()

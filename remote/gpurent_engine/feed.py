@@ -142,6 +142,16 @@ class Feed:
                 drawn = torch.full((len(members),), time, dtype=torch.int64)
                 yield self._drawn(members, chosen, words, draw, drawn)
 
+    def largest(self) -> Batch | None:
+        """A batch that needs as much memory as any of this training; None where all batches are of one size, so that
+        the first one shows it."""
+        if len(set(self.bins)) == 1:
+            return None
+        one = max(set(self.bins), key=lambda it: (it[1] * it[2] * it[3], it))
+        members = ([index for index, other in enumerate(self.bins) if other == one] * one[-1])[: one[-1]]
+        words = [captions.whole(self.images[i].caption, self.specs[i]) for i in members]
+        return self._drawn(members, self._views(members, 0, 0), words, torch.Generator().manual_seed(0))
+
     def _views(self, members: Sequence[int], epoch: int, place: int) -> list[Posterior]:
         """Pictures as they are shown this time; ``place`` is that of the first in the epoch."""
         found: dict[int, Posterior] = {}

@@ -16,6 +16,9 @@ import torch
 from gpurent_engine.stepper import Batch, NoMemory, Stepper, StepperState
 from gpurent_engine.text import TextInput
 
+SPARE_BYTES = 200 << 20
+"""Left over by the largest step: libraries take memory of their own later, and allocations do not pack perfectly."""
+
 
 class FittingStepper:
     """A stepper that never gives up while anything is left to try.
@@ -24,12 +27,16 @@ class FittingStepper:
         stepper: computes the steps.
         tell: told, for the user, what was changed.
         most: pictures in a micro-batch, 0 for any number.
+        free: bytes that nothing on the device has taken, asked after a rehearsal; None where that cannot be known.
     """
 
-    def __init__(self, stepper: Stepper, tell: Callable[[str], None], *, most: int = 0) -> None:
+    def __init__(
+        self, stepper: Stepper, tell: Callable[[str], None], *, most: int = 0, free: Callable[[], int] | None = None
+    ) -> None:
         self.inner = stepper
         self._tell = tell
         self._most = most
+        self._free = free
 
     def step(self, batches: Sequence[Batch], rates: Sequence[float]) -> torch.Tensor:
         """See ``Stepper.step``.
@@ -45,6 +52,25 @@ class FittingStepper:
                 said = str(error)
             else:
                 return losses if len(pieces) == len(batches) else gathered(losses, owners)
+            del pieces
+            self._give_way(max(len(batch.mean) for batch in batches), said)
+
+    def rehearse(self, batches: Sequence[Batch]) -> None:
+        """Find out how a step is taken on this device; see ``Stepper.rehearse``. Some memory is left over.
+
+        Raises:
+            NoMemory: a single picture does not fit, whatever is done.
+        """
+        while True:
+            pieces, _ = cut(batches, self._most)
+            try:
+                self.inner.rehearse(pieces)
+            except NoMemory as error:
+                said = str(error)
+            else:
+                if self._free is None or self._free() >= SPARE_BYTES:
+                    return
+                said = "too little memory would be left over"
             del pieces
             self._give_way(max(len(batch.mean) for batch in batches), said)
 

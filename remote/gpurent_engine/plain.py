@@ -45,18 +45,7 @@ class PlainStepper:
     def step(self, batches: Sequence[Batch], rates: Sequence[float]) -> torch.Tensor:
         """See ``Stepper.step``."""
         accelerator, optimizer = self._accelerator, self._optimizer
-        found = []
-        self._network.mode.training = True
-        try:
-            with undoing(optimizer.zero_grad):
-                for batch in batches:
-                    if batch.seed:
-                        torch.manual_seed(batch.seed)
-                    loss = self.loss(batch)
-                    accelerator.backward(loss / len(batches))
-                    found.append(loss.detach())
-        finally:
-            self._network.mode.training = False
+        found = self._backward(batches)
         self._reduce(one.grad for one in self._network.parameters.values() if one.grad is not None)
         if self._max_grad_norm:
             accelerator.clip_grad_norm_(list(self._network.parameters.values()), self._max_grad_norm)
@@ -67,6 +56,27 @@ class PlainStepper:
         if self._spec.scale_weight_norms:
             limit_norms(self._network, self._spec.scale_weight_norms)
         return torch.stack(found)
+
+    def _backward(self, batches: Sequence[Batch]) -> list[torch.Tensor]:
+        """Gradients of the mean over these batches, and each one's loss."""
+        found = []
+        self._network.mode.training = True
+        try:
+            with undoing(self._optimizer.zero_grad):
+                for batch in batches:
+                    if batch.seed:
+                        torch.manual_seed(batch.seed)
+                    loss = self.loss(batch)
+                    self._accelerator.backward(loss / len(batches))
+                    found.append(loss.detach())
+        finally:
+            self._network.mode.training = False
+        return found
+
+    def rehearse(self, batches: Sequence[Batch]) -> None:
+        """See ``Stepper.rehearse``."""
+        self._backward(batches)
+        self._optimizer.zero_grad(set_to_none=True)
 
     def examine(self, batches: Sequence[Batch]) -> torch.Tensor:
         """See ``Stepper.examine``."""

@@ -234,7 +234,16 @@ def prepare(order: Order, out: EventWriter, group: Group = ALONE) -> Run:
     if order.resume and (order.out_dir / states.FILE).exists():
         _restore(run)
     _announce(run, out)
+    if choice.device.type == "cuda":
+        rehearse(run)
     return run
+
+
+def rehearse(run: Run) -> None:
+    """See that the largest step fits before the first is taken: memory that runs out in an hour is found out now."""
+    largest = run.feed.largest()
+    if largest is not None:
+        run.stepper.rehearse([largest])
 
 
 def _rates(spec: TrainSpec, plan: Plan) -> tuple[float, ...]:
@@ -273,7 +282,8 @@ def _stepper(
         out.emit("warning", key="train_batch_size", message=message)
 
     def shared(stepper: Stepper) -> Stepper:
-        fitting = FittingStepper(stepper, tell)
+        free = (lambda: device.free_bytes(choice.device)) if choice.device.type == "cuda" else None
+        fitting = FittingStepper(stepper, tell, free=free)
         return fitting if group.size == 1 else SharedStepper(fitting, group)
 
     spec, wanted = order.spec, order.step

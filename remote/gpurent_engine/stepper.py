@@ -108,6 +108,14 @@ class Stepper(Protocol):
         """
         ...
 
+    def rehearse(self, batches: Sequence[Batch]) -> None:
+        """Compute the gradients of a step and forget them: to see whether it fits.
+
+        Raises:
+            NoMemory: a micro-batch does not fit.
+        """
+        ...
+
     def predict(
         self, noisy: torch.Tensor, times: torch.Tensor, text: TextInput, sizes: torch.Tensor | None
     ) -> torch.Tensor:

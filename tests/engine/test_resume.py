@@ -127,7 +127,7 @@ class Spoiled:
         self._left = good
         self.adapters, self.state, self.restore = inner.adapters, inner.state, inner.restore
         self.release, self.lighten, self.examine = inner.release, inner.lighten, inner.examine
-        self.predict = inner.predict
+        self.predict, self.rehearse = inner.predict, inner.rehearse
 
     def step(self, batches: Sequence[Batch], rates: Sequence[float]) -> torch.Tensor:
         self._left -= 1

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import threading
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from tests.engine import plain_loop
 from tests.engine.run import Told, run, spec
 
 from gpurent_engine.data import DataError
-from gpurent_engine.loop import NotANumber
+from gpurent_engine.events import EventWriter
+from gpurent_engine.loop import NotANumber, Order
 from gpurent_engine.reading import load_spec
+from gpurent_engine.setup import prepare, rehearse
 from gpurent_engine.spec import SpecError
 from gpurent_engine.states import StateMismatch
 
@@ -234,3 +238,22 @@ def test_a_picture_that_breaks_off_is_named(base_model: Path, tmp_path: Path) ->
     victim.write_bytes(victim.read_bytes()[:60])
     with pytest.raises(DataError, match=r"001\.png"):
         run(spec(), base_model, tmp_path / "d", tmp_path / "out")
+
+
+def test_a_rehearsal_changes_nothing(base_model: Path, pictures: Path, tmp_path: Path) -> None:
+    """Pictures of two sizes: the largest batch is computed before the first step, and the run is the same."""
+    shutil.copytree(pictures, tmp_path / "data")
+    Image.new("RGB", (64, 32)).save(tmp_path / "data" / "1_disc" / "wide.png")
+    sized = spec(enable_bucket=True, min_bucket_reso=16, bucket_reso_steps=8)
+    order = Order(sized, str(base_model), tmp_path / "data", tmp_path / "out")
+    with EventWriter(tmp_path / "events.jsonl") as out:
+        run = prepare(order, out)
+        largest = run.feed.largest()
+        assert largest is not None
+        edges = [one.bucket[0] * one.bucket[1] for one in run.feed.placements]
+        assert largest.mean[0, 0].numel() == max(edges) // run.parts.vae_factor**2
+        before, drawn = run.stepper.state(), run.feed.generator.get_state()
+        kept = {name: one.clone() for name, one in before.tensors.items()}
+        rehearse(run)
+    assert torch.equal(drawn, run.feed.generator.get_state())
+    assert all(torch.equal(one, kept[name]) for name, one in run.stepper.state().tensors.items())

@@ -52,16 +52,20 @@ class Shelf(FastStepper):
     room = 4
 
     def step(self, batches: Any, rates: Any) -> torch.Tensor:
-        def crowded() -> None:
-            self.core.forget()
+        self._crowd(batches)
+        return super().step(batches, rates)
 
-        with undoing(crowded):
+    def rehearse(self, batches: Any) -> None:
+        self._crowd(batches)
+        super().rehearse(batches)
+
+    def _crowd(self, batches: Any) -> None:
+        with undoing(self.core.forget):
             for one in batches:
                 self.core.micro(self._inputs(one))  # gradients of a step that fails must not stay
                 if len(one.mean) > self.room - (self.core.recompute.what != "blocks"):
                     raise torch.OutOfMemoryError("CUDA out of memory.")
         self.core.forget()
-        return super().step(batches, rates)
 
 
 def stepper(kind: type[FastStepper]) -> FastStepper:
@@ -101,6 +105,31 @@ def test_a_device_that_is_too_small_learns_the_same(room: int) -> None:
     assert (mine - theirs).norm() / theirs.norm() < 1e-4  # AdamW enlarges the rounding of tiny gradients
     assert "3 at a time" in told[0] and "The result is the same" in told[0]
     assert (small.core.recompute.what == "blocks") == (room == 1)
+
+
+def test_what_a_rehearsal_has_found_out_holds_for_every_step() -> None:
+    """The largest batch is tried before the first step: nothing is learnt by it, and no step has to give way later."""
+    small, plain = stepper(Shelf), stepper(FastStepper)
+    told: list[str] = []
+    fitting = FittingStepper(small, told.append)
+    before = {name: one.clone() for name, one in small.adapters().items()}
+    fitting.rehearse([batch(7, torch.Generator().manual_seed(9))])
+    assert len(told) == 2 and "2 at a time" in told[1]
+    assert all(torch.equal(one, before[name]) for name, one in small.adapters().items())
+    for size in (5, 7, 2):
+        drawn = batch(size, torch.Generator().manual_seed(size))
+        assert torch.allclose(fitting.step([drawn], [1e-2]), plain.step([drawn], [1e-2]), rtol=1e-5)
+    assert len(told) == 2
+
+
+def test_a_rehearsal_leaves_some_memory_over() -> None:
+    """A step that fits, with next to nothing left, is taken in smaller pieces from the start."""
+    left = iter([0, 10 << 20, 1 << 30])
+    told: list[str] = []
+    FittingStepper(stepper(FastStepper), told.append, free=lambda: next(left)).rehearse(
+        [batch(4, torch.Generator().manual_seed(0))]
+    )
+    assert [one.split(":")[1].split(" are")[0] for one in told] == [" 2 at a time", " 1 at a time"]
 
 
 def test_a_device_that_holds_no_picture_is_an_error() -> None:

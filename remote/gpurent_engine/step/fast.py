@@ -85,6 +85,13 @@ class FastStepper:
         core.update([rates])
         return torch.cat(losses)
 
+    def rehearse(self, batches: Sequence[Batch]) -> None:
+        """See ``Stepper.rehearse``; without a graph, which needs no more memory than that."""
+        with undoing(self.core.forget):
+            for batch in batches:
+                self.core.micro(self._inputs(batch))
+                self.core.forget()
+
     def examine(self, batches: Sequence[Batch]) -> torch.Tensor:
         """See ``Stepper.examine``."""
         with undoing(self.core.forget):
