@@ -9,7 +9,7 @@ export HF_HUB_OFFLINE := 1
 unexport PYTHONDONTWRITEBYTECODE
 CHECKS := pyright mypy mypy-3.10 mypy-windows ruff format contracts pages
 
-.PHONY: demo oldest test simulate fuzz lint docs bench wheel clean $(CHECKS:%=check-%)
+.PHONY: demo oldest test thorough simulate fuzz lint docs bench wheel clean $(CHECKS:%=check-%)
 .DEFAULT_GOAL := help
 
 help:  ## Show this text
@@ -35,8 +35,11 @@ $(OLDEST)/.ready: remote/gpurent_engine/__main__.py tools/oldest.py constraints.
 demo: $(READY)  ## Train a LoRA on the embedded market: quote to receipt to picture
 	@$(BIN)/gpurent demo
 
-test: missing lint  ## Lint, type-check and test everything
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist worksteal $(PYTEST)
+test: missing lint  ## Lint, type-check and test
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist worksteal -m "not thorough" $(PYTEST)
+
+thorough: missing $(READY)  ## What make test leaves out: the rest of each large matrix
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist worksteal -m thorough $(PYTEST)
 
 .PHONY: missing
 missing: $(READY)

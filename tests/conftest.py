@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+from tests import thorough
 from tests.session.world import end_started
 from tests.stub.control import StubEngine
 
@@ -35,12 +36,19 @@ def pytest_configure(config: pytest.Config) -> None:
     """Marks of ours."""
     config.addinivalue_line("markers", "breaks_rules: requests of ours break a service's rules here, on purpose")
     config.addinivalue_line("markers", "cuts_links: orders faults of the sandbox's own SSH server")
+    config.addinivalue_line("markers", "thorough: not in make test but in make thorough; see tests/thorough.py")
     config.addinivalue_line("markers", "real_engine: hosts run the real engine here, with torch, not the stub")
 
 
 def pytest_xdist_auto_num_workers() -> int:
     """One more than cores: many tests wait. No more than memory bears, since each worker imports torch."""
     return min(8, (os.cpu_count() or 1) + 1)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """No test is left out without a reason."""
+    thorough.check(items)
 
 
 @pytest.fixture(autouse=True, scope="session")

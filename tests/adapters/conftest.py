@@ -10,6 +10,7 @@ import pytest
 from tests.adapters.alike import AlikeHarness, LaterClock, obeyed
 from tests.adapters.renter import PLUGINS, POLICY, QUICK, SERVICES, Renter
 from tests.session.world import wait_for
+from tests.thorough import THE_REST
 from tests.vast.harness import machines
 
 from gpurent.budget.ledger import Ledger
@@ -19,6 +20,23 @@ from gpurent.money import Usd
 from gpurent.sandbox.server import Sandbox
 from gpurent_remote import SshConnector
 from gpurent_remote.host import Waits
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Each fault strikes every time, at one service; the two take turns, and the rest is thorough."""
+    faults: dict[str, list[str]] = {}
+    for item in items:
+        if not isinstance(item, pytest.Function) or item.path.parent != Path(__file__).parent:
+            continue
+        service, *others = (item.callspec.id if hasattr(item, "callspec") else "").split("-")
+        if service not in SERVICES or not others:
+            continue
+        seen = faults.setdefault(f"{item.path}::{item.originalname}", [])
+        name = "-".join(others)
+        if name not in seen:
+            seen.append(name)
+        if (seen.index(name) + [*SERVICES].index(service)) % 2:
+            item.add_marker(THE_REST)
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tests.engine.real_shapes import meta_parts
 from tests.engine.run import run, spec
+from tests.thorough import often
 
 from gpurent_engine import lorafile, networkargs, networks
 from gpurent_engine.deltas import change, factors
@@ -213,7 +214,7 @@ KINDS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", sorted(KINDS))
+@pytest.mark.parametrize("kind", often(sorted(KINDS), ["dora", "dropouts", "lokr"]))
 def test_every_kind_trains_resumes_exactly_and_is_proven(
     base_model: Path, pictures: Path, tmp_path: Path, kind: str
 ) -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tests.engine.run import run, spec
+from tests.thorough import often
 
 from gpurent_engine import optim
 from gpurent_engine.optim import UnknownOptimizer
@@ -121,7 +122,7 @@ EVERY: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", sorted(EVERY))
+@pytest.mark.parametrize("kind", often(sorted(EVERY), ["AdamWScheduleFree", "Prodigy", "torch.optim.NAdam"]))
 def test_every_optimizer_resumes_exactly(base_model: Path, pictures: Path, tmp_path: Path, kind: str) -> None:
     """Stopped and resumed equals uninterrupted, bit for bit."""
     keys = {"optimizer_type": kind, **EVERY[kind]}

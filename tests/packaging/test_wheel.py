@@ -74,8 +74,9 @@ def wheel(clone: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """``bin`` of a new environment that holds the wheel and its base dependencies at our pins."""
     folder = tmp_path_factory.mktemp("fresh")
-    venv.create(folder, with_pip=True)
-    pip("install", "--constraint", str(ROOT / "constraints.txt"), str(wheel), python=folder / "bin" / "python")
+    venv.create(folder, symlinks=True)
+    python, pins = str(folder / "bin" / "python"), str(ROOT / "constraints.txt")
+    pip("--python", python, "install", "--no-compile", "--constraint", pins, str(wheel))
     return folder / "bin"
 
 
@@ -134,7 +135,8 @@ def test_a_base_install_starts_and_quotes_without_torch(installed: Path, tmp_pat
     assert page.returncode == 0 and page.stdout.startswith("# Rent from Vast.ai"), page.stderr
     quoted = run(installed / "gpurent", "quote", "--gpu", "4090", "--images", "50", folder=tmp_path)
     assert quoted.returncode == 0 and "RTX 4090" in quoted.stdout, quoted.stderr
-    listed = run(installed / "python", "-m", "pip", "list", "--format=json", folder=tmp_path)
+    pip = (Path(sys.executable), "-m", "pip", "--python", str(installed / "python"))
+    listed = run(*pip, "list", "--format=json", folder=tmp_path)
     names = {one["name"].lower() for one in json.loads(listed.stdout)}
     assert names & NOT_FOR_EVERYBODY == set()
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from tests.session.world import Cli, make_job
+from tests.thorough import often
 
 from gpurent.budget.events import Kind
 from gpurent.sandbox.address import SandboxAddress
@@ -60,7 +61,7 @@ def test_every_image_with_torch_trains(cli: Cli, sandbox: Sandbox, image: str) -
     assert [line["failed"] for line in receipt["rentals"]] == [False]
 
 
-@pytest.mark.parametrize("trait", FITS)
+@pytest.mark.parametrize("trait", often(FITS, [Trait.READ_ONLY_WORKSPACE, Trait.NOISE]))
 def test_a_trait_that_does_not_matter_does_not_stop_a_run(cli: Cli, sandbox: Sandbox, trait: Trait) -> None:
     """Noise before every command, a slow line, a clock that is hours off: the first machine trains."""
     make_job(cli.folder)
@@ -70,7 +71,7 @@ def test_a_trait_that_does_not_matter_does_not_stop_a_run(cli: Cli, sandbox: San
     assert [line["failed"] for line in receipt["rentals"]] == [False]
 
 
-@pytest.mark.parametrize("trait", REFUSED)
+@pytest.mark.parametrize("trait", often(REFUSED, [Trait.NO_CUDA, Trait.OLD_DRIVER, Trait.NO_SFTP]))
 def test_a_machine_that_cannot_train_is_given_back_and_the_next_one_trains(
     cli: Cli, sandbox: Sandbox, trait: Trait
 ) -> None:

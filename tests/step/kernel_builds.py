@@ -1,8 +1,9 @@
-"""Compile every kernel for several GPUs, without one. ``python -m tests.step.kernel_builds`` prints a line for each."""
+"""Compile every kernel for GPUs, without one. ``python -m tests.step.kernel_builds 80 120`` prints a line for each."""
 
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any
 
 import triton as typed_triton
@@ -13,7 +14,6 @@ from gpurent_engine.step.kernels import adamw, layernorm, pointwise
 from gpurent_engine.step.kernels import groupnorm_programs as programs
 
 triton: Any = typed_triton
-TARGETS = (80, 89, 90, 120)
 HALF, SINGLE, COUNT = "*bf16", "*fp32", "i32"
 FLOATS = ("eps", "beta1", "beta2", "decay")
 SINGLES = (
@@ -58,7 +58,7 @@ def build(function: Any, constants: dict[str, Any], target: int) -> Any:
 
 
 if __name__ == "__main__":
-    for target in TARGETS:
+    for target in map(int, sys.argv[1:]):
         for function, constants, streams in ALL:
             built = build(function, constants, target)
             wide = ".v4." in built.asm["ptx"]

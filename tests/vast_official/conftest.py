@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import venv
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,10 +77,10 @@ def program() -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "lock"):
         if not (folder / "complete").exists():
-            subprocess.run([sys.executable, "-m", "venv", str(folder / "venv")], check=True, timeout=120)
+            venv.create(folder / "venv", symlinks=True, clear=True)
             subprocess.run(
-                [str(folder / "venv/bin/pip"), "install", "--quiet", "--constraint", str(DATA / "constraints.txt"),
-                 f"vastai=={VERSION}"],
+                [sys.executable, "-m", "pip", "--python", str(folder / "venv/bin/python"), "install", "--quiet",
+                 "--no-compile", "--constraint", str(DATA / "constraints.txt"), f"vastai=={VERSION}"],
                 check=True, timeout=400,
             )  # fmt: skip
             (folder / "complete").touch()
