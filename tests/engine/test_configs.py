@@ -223,6 +223,25 @@ def test_what_cannot_be_done_is_refused_with_the_reason(keys: dict[str, Any], sa
     assert says in str(caught.value)
 
 
+@pytest.mark.parametrize("key", ["additional_parameters", "model_list", "zzzz"])
+def test_a_key_that_is_near_no_other_gets_no_hint(key: str) -> None:
+    """A wrong hint is worse than none."""
+    spec = {"pretrained_model_name_or_path": "base", key: "custom"}
+    try:
+        told = str(dict(parse_spec(spec).warnings))
+    except SpecError as error:
+        told = str(error)
+    assert key in told and "Did you mean" not in told
+
+
+@pytest.mark.parametrize("path", [r"C:\Users\me\pics", r"D:\xx\new"])
+def test_a_windows_path_in_double_quotes_is_explained(tmp_path: Path, path: str) -> None:
+    """TOML takes a backslash for an escape: the message says how to write it."""
+    (tmp_path / "training_config.toml").write_text(f'train_data_dir = "{path}"\n', encoding="utf-8")
+    with pytest.raises(SpecError, match="Backslashes of a Windows path need 'single quotes'"):
+        load_spec(tmp_path / "training_config.toml")
+
+
 def test_zero_is_what_guis_write_for_off() -> None:
     """network_alpha = 0 is the rank, min_snr_gamma = 0 is off, as kohya and its GUI read them."""
     spec = parse_spec(

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from gpurent.dataset import leftout
 from gpurent_engine.data import DataError, scan
 
 
@@ -53,6 +54,17 @@ def test_other_folders_are_named_not_used(tmp_path: Path) -> None:
     put(tmp_path / "1_x" / "a.png")
     put(tmp_path / "backup" / "a.png")
     assert scan(tmp_path).skipped == ("backup",)
+
+
+@pytest.mark.parametrize("name", ["._a.png", ".DS_Store", "Thumbs.db", "desktop.ini", "__MACOSX/._a.png"])
+def test_what_an_operating_system_left_is_no_picture(tmp_path: Path, name: str) -> None:
+    """A zip made on a Mac holds a shadow of each picture: neither an error nor a remark."""
+    put(tmp_path / "1_x" / "a.png", caption="cat")
+    shadow = tmp_path / "1_x" / name
+    shadow.parent.mkdir(exist_ok=True)
+    shadow.write_bytes(b"\0\5\x16\7\0\2\0\0Mac OS X        ")
+    found = scan(tmp_path)
+    assert [one.path.name for one in found.images] == ["a.png"] and leftout.left_out(found) == []
 
 
 @pytest.mark.parametrize(

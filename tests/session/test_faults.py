@@ -17,13 +17,13 @@ from gpurent.budget.events import Kind
 from gpurent.budget.guard import PRICE_TOLERANCE_PERCENT
 from gpurent.budget.state import RentalState
 from gpurent.clock import SystemClock
-from gpurent.errors import HostError, InDoubt, Interrupted, JobFailed
+from gpurent.errors import HostError, HostUnfit, InDoubt, Interrupted, JobFailed, NoCredit
 from gpurent.jobs.boot import Patience
 from gpurent.jobs.conduct import MAX_ATTEMPTS
 from gpurent.jobs.interrupt import Interrupt
 from gpurent.jobs.options import RunOptions
 from gpurent.jobs.progress import Notice, Progress, Spending, Stage, StageStarted, Trained
-from gpurent.model import Price
+from gpurent.model import Need, Price
 from gpurent.sandbox.catalogue import default_machines
 from gpurent.sandbox.faults import Fault
 from gpurent.sandbox.held import Order
@@ -273,6 +273,36 @@ def test_an_account_without_credit_is_left_for_another(cli: Cli, monkeypatch: py
     assert [(one.provider, one.state) for one in run.rentals] == [
         ("runpod", RentalState.REFUSED), ("sandbox", RentalState.GONE),
     ]  # fmt: skip
+
+
+@pytest.mark.usefixtures("broker")
+def test_a_balance_that_ends_in_mid_run_is_named(cli: Cli) -> None:
+    """The service stops the machine: no other one is tried in vain, and the way on is to top up."""
+    impatient = SshConnector(SystemClock(), Waits(patience_s=2))
+    broker = Broker(home=cli.folder / "state", patience=QUICK, connector=impatient)
+    cli.sandbox.faults.set(Fault.CREDIT_EXHAUSTED, value=6)
+    with broker, pytest.raises(NoCredit, match="prepaid balance at sandbox is used up") as caught:
+        broker.train(Job.from_config(make_job(cli.folder, steps=100_000)), budget=Usd.parse("1"))
+    assert "Top it up" in caught.value.hint
+    assert [one.state for one in broker.ledger.runs()[-1].rentals] == [RentalState.GONE]
+
+
+def test_an_engine_that_comes_up_on_a_cpu_is_not_paid_a_gpu_for(cli: Cli, broker: Broker) -> None:
+    """Whatever the machine showed before: it is ended before its first step, as a machine without a GPU."""
+    told: list[Progress] = []
+    with broker:
+        real = {name: replace(one, facts=replace(one.facts, play_money=False)) for name, one in broker.opened.items()}
+        need = Need(gpus=("rtx 3060",), disk_gb=10)
+        with (
+            Broker(home=cli.folder / "state", patience=QUICK, providers=real) as paying,
+            pytest.raises(HostUnfit, match="the engine came up on its CPU") as caught,
+        ):
+            paying.train(
+                Job.from_config(make_job(cli.folder)), budget=Usd.parse("1"), tell=told.append,
+                options=RunOptions(need=need),
+            )  # fmt: skip
+    assert caught.value.trait == "no_gpu" and not any(isinstance(one, Trained) for one in told)
+    assert cli.sandbox.truth() == []
 
 
 def test_a_service_that_wants_a_pause_gets_it(cli: Cli, broker: Broker) -> None:

@@ -3,9 +3,31 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 from tests.session.world import Cli, make_job
+
+from gpurent.budget.ledger import Ledger
+from gpurent.clock import SystemClock
+from gpurent.errors import JobFailed
+from gpurent.jobs import postmortem
+
+
+@pytest.mark.parametrize(
+    ("message", "remedy"),
+    [
+        ("the engine ended with status 137 and did not say why", "vae_batch_size"),
+        ("the engine ended with status 1 and did not say why", "engine.log"),
+    ],
+)
+def test_a_known_remedy_is_not_hidden_by_a_hint_to_the_log(tmp_path: Path, message: str, remedy: str) -> None:
+    """137 is the kernel's answer to a machine without memory; only what nobody knows is left to the log."""
+    error = JobFailed(f"training failed (internal): {message}", code="internal", hint="see engine.log")
+    with closing(Ledger.open(tmp_path / "ledger.db", SystemClock())) as ledger:
+        made = postmortem.write(ledger, "r", tmp_path / "r", error)
+    assert remedy in made.remedy
 
 
 @pytest.mark.real_engine

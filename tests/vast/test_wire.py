@@ -183,6 +183,26 @@ def test_a_port_is_one_that_exists(port: object, usable: bool) -> None:
     assert found is not None and (found.endpoint is not None) == usable
 
 
+@pytest.mark.parametrize(
+    ("said", "over"),
+    [
+        ("Error response from daemon: toomanyrequests: You have reached your unauthenticated pull rate limit.", True),
+        ("Error: pull access denied for someone/private, repository does not exist", True),
+        ("failed to register layer: write /usr/lib/x.so: no space left on device", True),
+        ("exec /bin/sh: exec format error", True),
+        ("3b5e1f: Pulling fs layer", False),
+        ("Successfully loaded pytorch/pytorch:latest", False),
+    ],
+)
+def test_a_pull_that_cannot_end_is_not_waited_for(said: str, over: bool) -> None:
+    """A registry that refuses, or a full disk, does not change its mind during the boot."""
+    one = copy.deepcopy(REPLIES["single"])
+    one["instances"] |= {"actual_status": "loading", "status_msg": said}
+    found = wire.show(one)
+    assert found is not None and found.phase is (Phase.STOPPED if over else Phase.STARTING)
+    assert found.message == said
+
+
 def test_a_message_of_a_host_is_fit_for_a_terminal() -> None:
     """Control sequences of a container's pull never reach a screen."""
     one = copy.deepcopy(REPLIES["single"])
