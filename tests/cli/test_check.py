@@ -67,6 +67,16 @@ def test_the_same_as_json(alone: Terminal) -> None:
     assert all(one["hint"] for one in found["errors"])
 
 
+def test_a_quote_names_what_is_not_used(alone: Terminal) -> None:
+    """In words, and for a program; before there is a bill for a dataset that lacks half of its pictures."""
+    make_job(alone.folder)
+    (alone.folder / "training_data" / "2_colours" / "raw.cr2").write_bytes(b"x")
+    said = "1 image left out, because raw is not read: 2_colours/raw.cr2."
+    assert said in alone.run("quote").stdout
+    remarks = json.loads(alone.run("quote", "--json").stdout)["remarks"]
+    assert any(one.startswith(said) for one in remarks)
+
+
 def test_a_train_that_is_refused_lists_its_mistakes_in_json(alone: Terminal) -> None:
     """One object on standard error with all of them."""
     make_job(alone.folder, extra="min_snr_gamma = -1\nhuber_c = -1")

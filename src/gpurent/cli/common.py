@@ -39,16 +39,19 @@ def open_broker(folder: Path | None = None) -> Broker:
     return broker
 
 
-def read_job(broker: Broker, config: Path | None, dataset: Path | None, output: Path | None, *, quiet: bool) -> Job:
+def read_job(
+    broker: Broker, config: Path | None, dataset: Path | None, output: Path | None, *, quiet: bool,
+    names_unused: bool = False,
+) -> Job:  # fmt: skip
     """Check configuration and dataset, with a progress bar over the pictures.
 
-    Of a dataset that is refused, the files that would not be used are named on standard output.
+    Of a dataset that is refused, or with ``names_unused``, the files that are not used are named on standard output.
     """
     with checking(quiet=quiet) as progress:
         found = look(
             Path.cwd(), settings=broker.settings, config=config, dataset=dataset, output=output, on_checked=progress
         )  # fmt: skip
-    for line in unused(found.left_out) if found.errors and not quiet else ():
+    for line in unused(found.left_out) if (found.errors or names_unused) and not quiet else ():
         consoles.make().print(line, style="dim")
     return found.result()
 

@@ -61,7 +61,8 @@ def run(options: QuoteOptions) -> int:
         job = _job(broker, options)
         found = broker.quote(job, options.need.over(broker.need), budget=options.budget)
         if options.as_json:
-            output.print_json(output.quote_dict(found, options.limit))
+            remarks = list(job.warnings) if isinstance(job, Job) else []
+            output.print_json({**output.quote_dict(found, options.limit), "remarks": remarks})
         else:
             if isinstance(job, Job) and job.warnings:
                 output.console.print(f"{counted(len(job.warnings), 'remark')}: `gpurent check` shows them", style="dim")
@@ -76,7 +77,9 @@ def run(options: QuoteOptions) -> int:
 def _job(broker: Broker, options: QuoteOptions) -> Job | Workload:
     if options.images is None:
         try:
-            return read_job(broker, options.config, options.dataset, None, quiet=options.as_json)
+            return read_job(
+                broker, options.config, options.dataset, None, quiet=options.as_json, names_unused=True
+            )  # fmt: skip
         except (ConfigError, DatasetError):
             raise
         except UsageError as error:
