@@ -1,4 +1,4 @@
-"""``python -m gpurent_engine``: ``train``, ``doctor``, ``grid``, ``bench``.
+"""``python -m gpurent_engine``: ``train``, ``serve``, ``doctor``, ``grid``, ``bench``.
 
 Exit status of ``train``: 0 done, 1 failed, 2 configuration or dataset, 4 stopped on request. Events go to the file
 that was named; standard output stays empty.
@@ -7,7 +7,6 @@ that was named; standard output stays empty.
 from __future__ import annotations
 
 import argparse
-import errno
 import faulthandler
 import importlib.metadata
 import json
@@ -18,20 +17,16 @@ import shutil
 import signal
 import sys
 import threading
-import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gpurent_engine import PROTOCOL, __version__, launch, loracli, prompts, thumbnail
+from gpurent_engine import PROTOCOL, __version__, launch, loracli, prompts, serve, thumbnail, training
 from gpurent_engine.bench import options as bench_options
-from gpurent_engine.data import DataError
-from gpurent_engine.events import EventWriter
 from gpurent_engine.formats import datasets
 from gpurent_engine.pictures import HEIC_PACKAGE
 from gpurent_engine.reading import load_spec
-from gpurent_engine.spec import SpecError, TrainSpec
-from gpurent_engine.step.switches import PLAIN, Switches
+from gpurent_engine.spec import SpecError
 
 LEAST: dict[str, tuple[int, ...]] = {
     "accelerate": (1, 0), "diffusers": (0, 35), "numpy": (1, 26), "peft": (0, 17), "pillow": (11, 3),
@@ -42,10 +37,6 @@ LEAST_WITH_CUDA: dict[str, tuple[int, ...]] = {"bitsandbytes": (0, 45)}
 """What it asks for besides where torch is built for CUDA."""
 LEAST_ON_DEMAND: dict[str, tuple[int, ...]] = {HEIC_PACKAGE: (1, 0)}
 """What only some datasets need."""
-OOM_REMEDY = (
-    "Use a smaller train_batch_size, gradient_checkpointing = true, a lower resolution, or a GPU with more memory "
-    "(--min-vram)."
-)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -82,6 +73,12 @@ def _parser() -> argparse.ArgumentParser:
         "--processes", type=int, default=0, metavar="N", help="one for each GPU; default: the job's, or 1"
     )
     train.set_defaults(run=_train)
+    serving = commands.add_parser("serve", help="train what is ordered, job after job, in this process")
+    serving.add_argument("--orders", type=Path, required=True, metavar="FOLDER", help="where 1.json, 2.json … appear")
+    serving.add_argument(
+        "--idle", type=serve.seconds, default=serve.IDLE_S, metavar="SECONDS", help="ends after so long without a job"
+    )
+    serving.set_defaults(run=_serve)
     doctor = commands.add_parser("doctor", help="say whether this machine can train")
     doctor.add_argument("--json", action="store_true")
     doctor.add_argument("--quick", action="store_true", help="only whether the packages are there; imports nothing")
@@ -105,13 +102,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _order(options: argparse.Namespace) -> tuple[dict[str, Any], Path]:
     if options.job is not None:
-        try:
-            job = json.loads(options.job.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise SpecError(options.job.name, f"is no valid JSON: {error}.") from error
-        missing = {"protocol", "spec", "base_model", "data_dir", "out_dir", "events"} - set(job)
-        if missing:
-            raise SpecError(sorted(missing)[0], f"is missing in {options.job}.")
+        job = training.read_order(options.job)
         job |= {"step": options.step or job.get("step", ""), "deterministic": options.deterministic}
         job |= {"processes": options.processes or job.get("processes", 1)}
         job |= {"cache_dir": str(options.cache or job.get("cache_dir") or "")}
@@ -135,102 +126,20 @@ def _train(options: argparse.Namespace) -> int:
         job, path = _order(options)
     except (SpecError, OSError) as error:
         print(f"gpurent_engine: {error}", file=sys.stderr)
-        return 2
-    rank, size = (int(os.environ.get(name) or least) for name, least in (("RANK", 0), ("WORLD_SIZE", 1)))
-    if size == 1:
-        count = _processes(job)
+        return training.REFUSED
+    if training.ranks() == (0, 1):
+        count = training.processes(job)
         if count > 1:
             return launch.run(count, path)
     stop = threading.Event()
     faulthandler.register(signal.SIGUSR1, all_threads=True)  # into the log: whoever follows asks where it hangs
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    with EventWriter(launch.beside(path, rank) if rank else path) as out:
-        try:
-            return _run(job, out, stop)
-        except (SpecError, DataError) as error:
-            code = "spec" if isinstance(error, SpecError) else "data"
-            out.emit("error", code=code, message=str(error), remedy=getattr(error, "hint", ""))
-            return 2
-        except Exception as error:  # noqa: BLE001
-            # The last line of defence: whatever it was, the client has to hear of it, and the log has the rest.
-            traceback.print_exc()
-            code, message, remedy = (rank == 0 and launch.cause(path, size)) or _diagnose(error)
-            out.emit("error", code=code, message=message, remedy=remedy)
-            return 1
+    return training.train(job, path, stop)
 
 
-def _processes(job: Mapping[str, Any]) -> int:
-    """How many processes train: as many as were asked for, if a step has a picture for each."""
-    spec = job["spec"]
-    wanted = int(job.get("processes") or 1)
-    return max(1, min(wanted, int(spec.get("train_batch_size", 1)) * int(spec.get("gradient_accumulation_steps", 1))))
-
-
-def _run(job: dict[str, Any], out: EventWriter, stop: threading.Event) -> int:
-    import torch
-
-    from gpurent_engine import device, distributed, loop
-
-    if job["protocol"] != PROTOCOL:
-        raise SpecError("protocol", f"the client speaks {job['protocol']}, this engine {PROTOCOL}.")
-    spec = TrainSpec.from_dict(job["spec"])
-    step = str(job.get("step") or "")
-    if step not in ("", PLAIN):
-        try:
-            Switches.parse(step)
-        except ValueError as error:
-            raise SpecError("step", f"{error}; or {PLAIN}.") from error
-    if job.get("deterministic"):
-        device.deterministic()
-    group = distributed.join()
-    choice = device.choose(spec.mixed_precision)
-    out.emit(
-        "hello", protocol=PROTOCOL, engine=__version__, python=platform.python_version(), torch=torch.__version__,
-        device=str(choice.device), device_name=choice.name, pid=os.getpid(),
-        processes=group.size,
-    )  # fmt: skip
-    wanted = int(job.get("processes") or 1)
-    if group.size < wanted:
-        pictures = spec.train_batch_size * spec.gradient_accumulation_steps
-        said = f"Of {wanted} GPUs {group.size} are used: a step has {pictures} pictures. A larger train_batch_size"
-        out.emit("warning", key="train_batch_size", message=f"{said} keeps more of them busy.")
-    order = loop.Order(
-        spec, job["base_model"], Path(job["data_dir"]), Path(job["out_dir"]),
-        Path(job["stop_file"]) if job.get("stop_file") else None, bool(job.get("resume")),
-        Path(job["plan_file"]) if job.get("plan_file") else None, step, job.get("stop_at"),
-        Path(job["cache_dir"]) if job.get("cache_dir") else None,
-    )  # fmt: skip
-    result = loop.train(order, out, stop, group)
-    distributed.leave()  # not after a failure, when the others may never answer
-    return 4 if result.stopped else 0
-
-
-def _diagnose(error: Exception) -> tuple[str, str, str]:
-    if isinstance(error, ImportError):
-        return "no_packages", str(error), "Choose an image with torch >= 2.6 for its GPU driver: [need] image."
-    import torch
-
-    from gpurent_engine import device
-    from gpurent_engine.export import NotFinite
-    from gpurent_engine.families.parts import ModelError
-    from gpurent_engine.loop import NotANumber, NothingLearnt
-    from gpurent_engine.states import StateMismatch
-
-    if device.out_of_memory(error):
-        where = "GPU" if isinstance(error, torch.OutOfMemoryError) or "CU" in str(error) else "machine"
-        return "oom", f"The {where} ran out of memory.", OOM_REMEDY
-    if isinstance(error, NotANumber | NotFinite):
-        return "nan", str(error), 'Lower unet_lr and text_encoder_lr; with fp16, try mixed_precision = "bf16".'
-    if isinstance(error, NothingLearnt):
-        return "nothing_learnt", str(error), "Look at learning rates, masks and transparent pictures."
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return "disk_full", "The host's disk is full.", "Ask for more with [need] disk_gb, or save less often."
-    if isinstance(error, ModelError):
-        return "model", str(error), "Check pretrained_model_name_or_path; a hub id must exist and be public."
-    if isinstance(error, StateMismatch):
-        return "spec", str(error), "Start without --resume, or in another output folder."
-    return "internal", f"{type(error).__name__}: {error}", "The engine's log has the details."
+def _serve(options: argparse.Namespace) -> int:
+    return serve.serve(options.orders, options.idle)
 
 
 def _lacking(also: Sequence[str] = ()) -> list[str]:

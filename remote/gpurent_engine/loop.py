@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import torch
 
 from gpurent_engine import checkpoint, device, verdicts
+from gpurent_engine.bases import Opener, opened
 from gpurent_engine.checkpoint import Position
 from gpurent_engine.distributed import ALONE, Group
 from gpurent_engine.events import EventWriter
@@ -46,7 +47,9 @@ class Result:
     final_loss: float
 
 
-def train(order: Order, out: EventWriter, stop: threading.Event, group: Group = ALONE) -> Result:
+def train(order: Order, out: EventWriter, stop: threading.Event, group: Group = ALONE, *,
+    opener: Opener = opened,
+) -> Result:
     """Train one LoRA and return what came of it; everything on the way is said through ``out``.
 
     Args:
@@ -54,6 +57,7 @@ def train(order: Order, out: EventWriter, stop: threading.Event, group: Group = 
         out: of the first process; another one's is read only if it fails.
         stop: asks for an end.
         group: the processes that train it together.
+        opener: reads the base model; one that keeps it hands out copies.
 
     Raises:
         DataError, SpecError: dataset or configuration cannot be trained on.
@@ -65,7 +69,7 @@ def train(order: Order, out: EventWriter, stop: threading.Event, group: Group = 
         torch.cuda.OutOfMemoryError: the GPU is too small for this batch.
     """
     started = time.monotonic()
-    return follow(prepare(order, out, group), out, stop, started)
+    return follow(prepare(order, out, group, opener=opener), out, stop, started)
 
 
 def follow(run: Run, out: EventWriter, stop: threading.Event, started: float) -> Result:

@@ -27,11 +27,12 @@ from gpurent_engine import (
     validation,
 )
 from gpurent_engine.basefile import BaseHashes
+from gpurent_engine.bases import Opener, opened
 from gpurent_engine.checkpoint import Position
 from gpurent_engine.diffusion import Diffusion, diffusion
 from gpurent_engine.distributed import ALONE, Group, SharedStepper
 from gpurent_engine.events import EventWriter
-from gpurent_engine.families import detect, loading
+from gpurent_engine.families import detect
 from gpurent_engine.families.parts import Parts
 from gpurent_engine.feed import Feed
 from gpurent_engine.fitting import FittingStepper
@@ -153,8 +154,8 @@ class Loaded:
         return tuple(self.everywhere[i] for i in self.trained)
 
 
-def prepare(order: Order, out: EventWriter, group: Group = ALONE) -> Run:
-    """Set up a run and say what it will do.
+def prepare(order: Order, out: EventWriter, group: Group = ALONE, *, opener: Opener = opened) -> Run:
+    """Set up a run and say what it will do; ``opener`` reads its base model.
 
     Raises:
         DataError, SpecError, ModelError, StateMismatch: see ``loop.train``.
@@ -164,7 +165,7 @@ def prepare(order: Order, out: EventWriter, group: Group = ALONE) -> Run:
     for key, message in (*spec.warnings, *((("mixed_precision", choice.note),) if choice.note else ())):
         out.emit("warning", key=key, message=message)
     out.emit("phase", name="load")
-    loaded = _load(order, choice, out)
+    loaded = _load(order, choice, out, opener)
     parts, length = loaded.parts, loaded.length
 
     out.emit("phase", name="cache")
@@ -251,17 +252,15 @@ def _rates(spec: TrainSpec, plan: Plan) -> tuple[float, ...]:
     return (rates[0],) * len(rates) if optim.one_rate(spec) else rates
 
 
-def _load(order: Order, choice: device.Choice, out: EventWriter) -> Loaded:
+def _load(order: Order, choice: device.Choice, out: EventWriter, opener: Opener) -> Loaded:
     """Read dataset and base; whatever does not fit together is an error before anything is computed."""
     spec = order.spec
     found = data.scan(order.data_dir, spec.caption_extension, spec)
     for name in found.skipped:
         out.emit("warning", key="train_data_dir", message=f"{name} is left out: {data.why_skipped(name)}.")
-    hashes = BaseHashes(order.base_model)
     vae = str(starting.located(order.data_dir, spec.vae)) if spec.vae else ""
-    parts = loading.load(
-        order.base_model, half=choice.mixed_precision != "no", vae=vae, dtype=choice.base_dtype
-    )  # fmt: skip
+    base = opener(order.base_model, choice.mixed_precision != "no", vae, choice.base_dtype)
+    parts = base.parts
     agreed = detect.agree(parts.found, spec)
     for key, message in agreed.notes:
         out.emit("warning", key=key, message=message)
@@ -269,7 +268,7 @@ def _load(order: Order, choice: device.Choice, out: EventWriter) -> Loaded:
     placements = suited.checked(found, spec, parts.vae_factor, depth)
     trained, held = validation.split(found, spec)
     length = validation.length(found, trained, spec)
-    return Loaded(found, placements, trained, held, length, parts, agreed, hashes)
+    return Loaded(found, placements, trained, held, length, parts, agreed, base.hashes)
 
 
 def _stepper(

@@ -322,3 +322,5 @@ class Workload:
     """Predictions without gradients, counted in pictures of ``width × height``: held-out and sample pictures."""
     encodings: int = 0
     """Pictures that the VAE encodes during training, since they look different each time."""
+    base_kept: bool = False
+    """The job before it on the same machine has the same base model: the engine's process goes on with it."""

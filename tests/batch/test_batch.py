@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -30,7 +32,7 @@ class Jumping(SystemClock):
         return super().now() + self.ahead
 
 
-def test_five_jobs_share_one_machine_one_environment_and_one_upload_of_each_file(ground: Ground) -> None:
+def test_five_jobs_share_one_machine_one_process_and_one_upload_of_each_file(ground: Ground) -> None:
     """All are home, in order of their length; every share of the bill is there, and they add up to it."""
     jobs = ground.jobs("ant", "bee", "cat", "dog", "elk")
     found = ground.broker.batch(list(reversed(jobs)), budget=ONE, tell=ground.tell)
@@ -43,6 +45,9 @@ def test_five_jobs_share_one_machine_one_environment_and_one_upload_of_each_file
     assert len(rental.jobs) == 5 and run.outcome == "done"
     uploads = [one.total for one in ground.said if isinstance(one, StageStarted) and one.stage is Stage.UPLOAD]
     assert uploads[0] and uploads[1:] == [0] * 4
+    folders = [ground.broker.run_dir(run.id) / "jobs" / str(number) for number in range(1, 6)]
+    hellos = [json.loads((one / "events.jsonl").read_text().splitlines()[0]) for one in folders]
+    assert {one["event"] for one in hellos} == {"hello"} and len({one["pid"] for one in hellos}) == 1
     assert found.receipt is not None
     assert Usd.total([one.setup + one.training for one in found.jobs]) == found.receipt.total
     assert ground.cli.sandbox.truth() == []
@@ -195,3 +200,55 @@ def test_a_batch_of_one_job_that_cannot_be_trained_says_so_as_train_does(ground:
         ground.broker.train(job, budget=ONE)
     kinds = [event.kind for event in ground.broker.ledger.events()]
     assert kinds.count(Kind.JOB_FAILED) == 2
+
+
+def test_five_jobs_cost_at_most_half_of_five_runs(ground: Ground, stub: StubEngine) -> None:
+    """In one market, with an engine that takes two seconds to start: against five runs like the cheaper of two."""
+    stub.order(Orders(start_s=2.0))
+    jobs = ground.jobs("ant", "bee", "cat", "dog", "elk")
+    apart = [ground.broker.train(ground.job(f"{name}-alone"), budget=ONE).receipt.total for name in ("ant", "elk")]
+    together = ground.broker.batch(jobs, budget=ONE)
+    assert together.complete and together.receipt is not None
+    assert together.receipt.total.micros <= 0.5 * 5 * min(apart).micros
+
+
+def test_a_process_that_is_killed_costs_its_job_alone(ground: Ground, stub: StubEngine) -> None:
+    """The next one is given another process, on the same machine."""
+
+    def kill(event: Progress) -> None:
+        if isinstance(event, JobBegun):
+            stub.order(Orders(die_at=2 if event.name == "ant" else None))
+
+    found = ground.broker.batch(ground.jobs("ant", "bee", "cat"), budget=ONE, tell=kill)
+    assert [one.state for one in found.jobs] == ["failed", "done", "done"]
+    assert len(ground.broker.ledger.run(found.run_id or "").rentals) == 1
+
+
+def test_three_processes_that_die_in_a_row_end_their_machine(ground: Ground, stub: StubEngine) -> None:
+    """It may be broken: its jobs get one more try, elsewhere."""
+    stub.order(Orders(die_at=2))
+
+    def rented(event: Progress) -> None:
+        ground.tell(event)
+        if sum(isinstance(one, JobBegun) for one in ground.said) == 4:
+            stub.order(Orders())
+
+    found = ground.broker.batch(ground.jobs("ant", "bee", "cat", "dog"), budget=ONE, tell=rented)
+    assert [one.state for one in found.jobs] == ["done"] * 4
+    run = ground.broker.ledger.run(found.run_id or "")
+    assert [[job.name for job in one.jobs] for one in run.rentals] == [
+        ["ant", "bee", "cat"],
+        ["ant", "bee", "cat", "dog"],
+    ]
+    assert "3 trainings in a row died on it" in run.rentals[0].failure
+
+
+def test_the_next_dataset_is_sent_while_a_job_trains(ground: Ground, stub: StubEngine) -> None:
+    """Another dataset than the first: when its job begins, everything is there."""
+    stub.order(Orders(step_s=0.2))
+    shutil.copytree(ground.cli.folder / "training_data", ground.cli.folder / "others")
+    next((ground.cli.folder / "others").rglob("red.txt")).write_text("another caption", encoding="utf-8")
+    bee = ground.job("bee", 'train_data_dir = "others"', "max_train_steps = 20")
+    ground.broker.batch([*ground.jobs("ant", steps=10), bee], budget=ONE, tell=ground.tell)
+    uploads = [one.total for one in ground.said if isinstance(one, StageStarted) and one.stage is Stage.UPLOAD]
+    assert len(uploads) == 2 and uploads[0] and uploads[1] == 0

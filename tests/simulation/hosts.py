@@ -101,6 +101,8 @@ class Machine:
     files: dict[str, bytes] = field(default_factory=dict)
     engines: dict[str, Engine] = field(default_factory=dict)
     """By job."""
+    servers: dict[str, list[str]] = field(default_factory=dict)
+    """Processes that take job after job, and the jobs that each was given."""
     fired_at: float | None = None
     """When its switch decided that time is up."""
     fired_busy: bool = False
@@ -350,6 +352,8 @@ class SimHost:
 
     def run(self, command: str, *, stdin: bytes | None = None, timeout: float = 60.0) -> Completed:
         machine = self._machine("run")
+        if command.startswith("{ ln "):
+            return self._handed_over(machine, command)
         self._world.clock.sleep(2.0)
         if "sha256sum" not in command:
             return Completed(0, "{}", "")
@@ -358,6 +362,36 @@ class SimHost:
             return Completed(1, "", "no such file")
         files[KEPT] = files[STATE]
         return Completed(0, f"{hashlib.sha256(files[KEPT][0]).hexdigest()}  {KEPT}", "")
+
+    def _handed_over(self, machine: Machine, command: str) -> Completed:
+        """The order that a name is given to begins, once."""
+        order = command.split()[3]
+        server = machine.servers[_job(order)]
+        job_id = _job(json.loads(machine.files[f"{order}.new"])["job"].removeprefix("/root/"))
+        if job_id not in server:
+            if self._server_status(machine, _job(order)) is not None:
+                return Completed(1, "", "")
+            server.append(job_id)
+            self._begin(machine, job_id)
+        self._process.step("handed over a job")
+        return Completed(0, "", "")
+
+    def _begin(self, machine: Machine, job_id: str) -> None:
+        order = json.loads(machine.files[f".gpurent/jobs/{job_id}/job.json"])
+        now, name = self._world.clock.now(), order["spec"]["output_name"]
+        state = machine.files.get(f".gpurent/jobs/{job_id}/out/{STATE}") if order["resume"] else None
+        begun = 0 if state is None else step_of(state)
+        machine.engines[job_id] = Engine(self._world.course, name, now, epochs=4, from_step=begun)
+        if begun:
+            self._world.resumed(name, begun)
+
+    def _server_status(self, machine: Machine, job_id: str) -> int | None:
+        """A process that takes job after job lives as long as none of them has failed."""
+        for one in machine.servers[job_id]:
+            machine.engines[one].advance(self._world.clock.now())
+            if machine.engines[one].status() not in (0, None):
+                return 1
+        return None
 
     def runtime(self, *, again: bool = False) -> Runtime:
         return Runtime("/usr/bin/python3", (3, 12), "2.8.0", "/root", "root", True)
@@ -430,18 +464,16 @@ class SimHost:
 
     def start_job(self, job_id: str, argv: Sequence[str], env: Mapping[str, str]) -> None:
         machine = self._machine("start_job")
-        if job_id not in machine.engines:
-            order = json.loads(machine.files[f".gpurent/jobs/{job_id}/job.json"])
-            now, name = self._world.clock.now(), order["spec"]["output_name"]
-            state = machine.files.get(f".gpurent/jobs/{job_id}/out/{STATE}") if order["resume"] else None
-            begun = 0 if state is None else step_of(state)
-            machine.engines[job_id] = Engine(self._world.course, name, now, epochs=4, from_step=begun)
-            if begun:
-                self._world.resumed(name, begun)
+        if "serve" in argv:
+            machine.servers.setdefault(job_id, [])
+        elif job_id not in machine.engines:
+            self._begin(machine, job_id)
         self._process.step("started job")
 
     def job_status(self, job_id: str) -> int | None:
         machine = self._machine("job_status")
+        if job_id in machine.servers:
+            return self._server_status(machine, job_id)
         engine = machine.engines.get(job_id)
         if engine is None:
             return -1

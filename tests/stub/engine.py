@@ -1,7 +1,7 @@
 """An engine that trains nothing, for tests of the broker: the command line, files and events of the real one.
 
 Standard library only, one file, no import of ours: it starts in milliseconds where torch takes seconds. Sandbox hosts
-run it in place of ``python3 -m gpurent_engine train``; see ``tests/stub/control.py``. It implements
+run it in place of ``python3 -m gpurent_engine train`` and ``serve``; see ``tests/stub/control.py``. It implements
 ``docs/reference/events.md``, and ``tests/engine/test_stub.py`` holds it to what the real engine says.
 """
 
@@ -42,7 +42,7 @@ class Orders:
     says_s: float | None = None
     """Seconds that it says a step takes: speed and time so far, as it reports them, go by this."""
     start_s: float = 0.0
-    """Seconds before the first event, as imports and a slow disk take."""
+    """Seconds before the first event, as imports and a slow disk take; of a process that serves, before its first."""
     save_s: float = 0.0
     """Seconds a file takes to be written."""
     size: int = 4096
@@ -144,8 +144,8 @@ class Length:
 class Training:
     """One job from hello to done."""
 
-    def __init__(self, job: dict[str, Any], orders: Path | None) -> None:
-        self.job, self.path = job, orders
+    def __init__(self, job: dict[str, Any], orders: Path | None, *, warm: bool = False) -> None:
+        self.job, self.path, self.warm = job, orders, warm
         self.spec: dict[str, Any] = job["spec"]
         self.out = Path(job["out_dir"])
         self.orders = read_orders(orders)
@@ -162,7 +162,7 @@ class Training:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._asked)
         faulthandler.register(signal.SIGUSR1)
-        time.sleep(self.orders.start_s)
+        time.sleep(0.0 if self.warm else self.orders.start_s)
         self.say = Say(Path(self.job["events"]), mute=self.orders.mute)
         for line in self.orders.say:
             self.say.raw(line)
@@ -454,10 +454,54 @@ def metadata(path: Path) -> dict[str, str]:
     return words
 
 
+class Server:
+    """Takes job after job, as ``gpurent_engine.serve``: one that failed ends it."""
+
+    def __init__(self, folder: Path, idle_s: float, orders: Path | None) -> None:
+        self.folder, self.idle_s, self.orders = folder, idle_s, orders
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def run(self) -> int:
+        """Serve; return the exit status."""
+        count, since = 1, time.monotonic()
+        while True:
+            order = self.folder / f"{count}.json"
+            if order.exists():
+                status = self._one(Path(json.loads(order.read_text(encoding="utf-8"))["job"]), warm=count > 1)
+                if status not in (0, 4):
+                    return status
+                count, since = count + 1, time.monotonic()
+            elif time.monotonic() - since > self.idle_s:
+                order.touch(exist_ok=False)
+                return 0
+            time.sleep(0.02)
+
+    def _one(self, path: Path, *, warm: bool) -> int:
+        (path.parent / "pid").write_text(f"{os.getpgid(0)}\n", encoding="utf-8")
+        job = json.loads(path.read_text(encoding="utf-8"))
+        with (path.parent / "log.txt").open("ab") as log:
+            os.dup2(log.fileno(), 1)
+            os.dup2(log.fileno(), 2)
+        status = Training(job, self.orders, warm=warm).run()
+        part = path.with_name("status.part")
+        part.write_text(f"{status}\n", encoding="utf-8")
+        part.replace(path.with_name("status"))
+        return status
+
+
 def main(arguments: list[str]) -> int:
-    """``[--orders FILE] … train --job FILE``; what stands between is the real engine's command line."""
-    given = dict(pairwise(arguments))
+    """``[--orders FILE] … train --job FILE``; what stands between is the real engine's command line.
+
+    Or ``… serve --orders FOLDER --idle SECONDS``, where the last ``--orders`` is the engine's.
+    """
+    ours, serves = arguments, "serve" in arguments
+    if serves:
+        ours = arguments[: arguments.index("serve")]
+    given = dict(pairwise(ours))
     orders = Path(given["--orders"]) if "--orders" in given else None
+    if serves:
+        given = dict(pairwise(arguments[len(ours) :]))
+        return Server(Path(given["--orders"]), float(given["--idle"]), orders).run()
     job = json.loads(Path(given["--job"]).read_text(encoding="utf-8"))
     return Training(job, orders).run()
 

@@ -18,6 +18,7 @@ def increments(jobs: Sequence[Job]) -> tuple[Workload, ...]:
     sent: set[frozenset[tuple[Path, str]]] = set()
     found: list[Workload] = []
     downloaded: set[tuple[str, bool]] = set()
+    kept: tuple[object, ...] | None = None
     for job in jobs:
         work = job.workload
         base = frozenset((one.path, one.target) for one in job.base_model.sources)
@@ -29,8 +30,10 @@ def increments(jobs: Sequence[Job]) -> tuple[Workload, ...]:
                 work,
                 upload_bytes=new,
                 base_download_bytes=0 if hub in downloaded else work.base_download_bytes,
+                base_kept=(base, *hub) == kept,
             )
         )
+        kept = base, *hub
         sent |= {base, rest}
         downloaded.add(hub)
     return tuple(found)

@@ -44,6 +44,7 @@ from gpurent.errors import (
 from gpurent.expected import Expected
 from gpurent.exposure import surge_reserve
 from gpurent.jobs import basemodel, lines, postmortem, proof, resuming, scalars, statefile
+from gpurent.jobs.ahead import Ahead
 from gpurent.jobs.boot import NO_ADDRESS, Held
 from gpurent.jobs.deadman import DeadMan
 from gpurent.jobs.enforcer import Enforce, Target, nobody_enforces
@@ -54,6 +55,7 @@ from gpurent.jobs.premises import Premises
 from gpurent.jobs.progress import JobBegun, JobOver, Notice, Progress, Stage, StageStarted
 from gpurent.jobs.rental import LaunchOrder, Rentals
 from gpurent.jobs.replan import Asker, Nobody, Replanner
+from gpurent.jobs.serving import EngineServer
 from gpurent.jobs.session import Outcome, Session
 from gpurent.jobs.watch import Halt, Tell, Watch
 from gpurent.jobs.work import MOST_TRIES, Task, TaskState, Work, names, planned
@@ -76,6 +78,8 @@ HOSTS_FAULT = (BadHostData, TransferFailed, HostUnfit)
 """What a host did wrong even after training had begun: the job is tried again elsewhere, if the budget allows."""
 IMAGE_TRIES = 2
 """Machines after which an image is believed to be at fault: every further one would cost money and have it too."""
+MOST_CRASHES, CRASH = 3, "internal"
+"""Jobs in a row that end with this code, after which the machine is held for broken."""
 MAX_WAIT_S = 30.0
 """Before the next offer, where a service asked for a pause."""
 LONGEST, LONGEST_H = 3.0, 1.0
@@ -335,7 +339,9 @@ class Conductor:
             JobFailed, SourceChanged: the only job of a run gave up.
             HostError, Halt: the machine is to end now.
         """
-        pace = Pace()
+        pace, crashed = Pace(), list[Task]()
+        if work.batch:
+            machine.premises.server = EngineServer(machine.held.tag)
         for task in work.waiting:
             estimate = _estimate(work, task, row)
             left_s = machine.watch.deadlines.soft - self.clock.now()
@@ -346,18 +352,45 @@ class Conductor:
                 self.tell(JobOver(task.job.name, task.state, why))
                 continue
             begun = self.clock.monotonic()
+            machine.ahead = self._ahead(work, task, machine, row, pace, left_s)
             try:
                 self._job(work, task, order, machine)
             except (JobFailed, SourceChanged) as error:
                 if not work.batch:
                     raise
                 self._give_up(work, task, error)
+                if machine.premises.server is not None:
+                    machine.premises.server.drop()
+                crashed = [*crashed, task] if isinstance(error, JobFailed) and error.code == CRASH else []
             else:
                 pace.took(estimate, self.clock.monotonic() - begun)
+                crashed = []
             if work.batch:
                 self.tell(JobOver(task.job.name, task.state, task.why))
             if task.state is TaskState.STOPPED:
                 work.leave("the run was stopped before")
+            if len(crashed) == MOST_CRASHES:
+                raise self._suspected(crashed)
+        if machine.premises.server is not None and self._free(machine.held.offer.provider, machine.held.offer.price):
+            machine.premises.server.end(machine.host)  # it is not destroyed, and its memory is wanted
+
+    def _ahead(
+        self, work: Work, task: Task, machine: _Machine, row: QuoteRow, pace: Pace, left_s: float
+    ) -> Ahead | None:
+        """What to send of the next job while this one trains; None where the money left may not pay for both."""
+        following = next((one for one in work.waiting if one.number > task.number), None)
+        if following is None or following.content is None:
+            return None
+        needed_s = sum(pace.forecast(row.jobs[one.number - 1]) for one in (task, following))
+        return None if needed_s > left_s else Ahead(following.content.dataset, machine.premises, self.tell)
+
+    def _suspected(self, crashed: Sequence[Task]) -> HostUnfit:
+        """Jobs that died one after the other without a word: it may be their machine, and each gets one more try."""
+        for task in crashed:
+            task.tries += 1
+            if task.tries < MOST_TRIES:
+                task.state, task.error, task.why = TaskState.WAITING, None, ""
+        return HostUnfit("crashes", f"{len(crashed)} trainings in a row died on it")
 
     def _job(self, work: Work, task: Task, order: LaunchOrder, machine: _Machine) -> None:
         job, watch = task.job, machine.watch
@@ -373,6 +406,7 @@ class Conductor:
         )  # fmt: skip
         session.hubs, session.premises = order.hubs, machine.premises
         session.resume, session.stop_at = task.resume, work.last_step(task)
+        session.ahead = machine.ahead
         if task.resume is not None and task.begun:
             self.tell(Notice(f"{job.name} goes on from step {task.resume.step} of {job.length.steps}."))
         session.scalars = scalars.opened(job.logs, self.run_id, self.tell)
@@ -573,6 +607,8 @@ class _Machine:
     watch: Watch
     guard: DeadMan | None
     premises: Premises = field(default_factory=Premises)
+    ahead: Ahead | None = None
+    """What is sent for the job after the one that trains."""
 
 
 @dataclass

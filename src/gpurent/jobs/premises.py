@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from gpurent.jobs.serving import EngineServer
+
 
 @dataclass
 class Traffic:
@@ -24,6 +26,8 @@ class Premises:
     """The engine's packages are there, and these that some datasets need; None: nobody has looked yet."""
     bases: set[str] = field(default_factory=set)
     """Base models that it has downloaded."""
+    server: EngineServer | None = None
+    """The engine's process that takes job after job; None: each job has one of its own."""
 
     def equipped(self, also: frozenset[str]) -> bool:
         """Whether the engine's packages are there, and those that a dataset needs besides."""

@@ -21,6 +21,7 @@ from gpurent.dataset.job import Job
 from gpurent.errors import BadHostData, HostError, HostUnfit, HostUnreachable, JobFailed
 from gpurent.expected import Expected
 from gpurent.jobs import basemodel, events, packages, scalars, statefile
+from gpurent.jobs.ahead import Ahead
 from gpurent.jobs.basemodel import FETCH_S, Hubs
 from gpurent.jobs.carrying import Carrier
 from gpurent.jobs.deadman import DeadMan
@@ -118,6 +119,8 @@ class Session:
     """Digest of what decides the job's result; known of a job that another client began."""
     scalars: Scalars | None = None
     """Where TensorBoard looks."""
+    ahead: Ahead | None = None
+    """Sends the next job's files while this one trains."""
     home: Home = field(init=False)
     _content: Content = field(init=False)
     """Of the job that was uploaded last."""
@@ -199,7 +202,9 @@ class Session:
             self.run_id, Kind.JOB_STARTED, tag=self.tag, job_id=self.job_id, name=job.name, bytes_in=bytes_in,
             key=self.key,
         )  # fmt: skip
-        runtime = self.host.runtime()
+        runtime, server = self.host.runtime(), self.premises.server
+        if server is not None and server.give(self.host, self.job_id, self._absolute(engine), runtime):
+            return
         self.host.start_job(
             self.job_id,
             [runtime.python, "-m", "gpurent_engine", "train", "--job", self._absolute(f"{self.folder}/job.json")],
@@ -339,6 +344,7 @@ class Session:
                     self._heed_silence()
                     if not follower.behind:
                         self._carrier.turn()
+                    self._send_ahead()
                 except HostUnreachable as error:
                     lost_since = self._lost(error, lost_since)
                     self._silence.excuse(self.clock.monotonic())
@@ -361,6 +367,11 @@ class Session:
                 self.scalars.close()
         self.home.keep_log()
         return outcome
+
+    def _send_ahead(self) -> None:
+        """Between two looks, a little of what the next job needs, once this one has shown that it trains."""
+        if self.ahead is not None and self._silence.stepped and not self._stop_sent:
+            self.ahead.send(self.host, self._mind)
 
     def _unless_called(self) -> Callable[[], None]:
         """Ends what is asked of the host by the way if it does not answer while there is something to tell it."""

@@ -15,11 +15,14 @@ SLACK_MB = 1000
 MIB = 2**20
 
 
-def ram_mb(workload: Workload) -> int:
-    """MiB of main memory. Of a base model that comes from here the real size is known, else the family's."""
+def ram_mb(workload: Workload, *, kept: bool = False) -> int:
+    """MiB of main memory. Of a base model that comes from here the real size is known, else the family's.
+
+    ``kept``: the engine keeps the base model for the next job, and trains on a copy.
+    """
     family = families.get(workload.family)
     base = workload.base_bytes or family.memory.weights_mb * MIB
-    return PROCESS_MB + base // MIB * WEIGHTS_PERCENT // 100
+    return PROCESS_MB + base // MIB * (WEIGHTS_PERCENT + 100 * kept) // 100
 
 
 def disk_mb(workload: Workload) -> int:

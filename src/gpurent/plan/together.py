@@ -30,8 +30,8 @@ def hungriest(workloads: Sequence[Workload]) -> vram.Memory:
 
 
 def ram_mb(workloads: Sequence[Workload]) -> int:
-    """MiB of main memory of the job that needs most of it."""
-    return max(needs.ram_mb(one) for one in workloads)
+    """MiB of main memory of the job that needs most of it. A base model kept for the next job is there twice."""
+    return max(needs.ram_mb(one, kept=len(workloads) > 1) for one in workloads)
 
 
 def joined(timelines: Sequence[Timeline]) -> Timeline:

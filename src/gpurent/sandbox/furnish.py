@@ -33,7 +33,8 @@ SLOW_BYTES_S = 25e6 / 8
 
 def python(engine: Sequence[str]) -> str:
     """The text of a program that is Python on a host, and ``engine`` where the training engine is asked for."""
-    stub = f'case " $* " in *" -m gpurent_engine train "*) exec {shlex.join(engine)} "$@" ;; esac\n' if engine else ""
+    trains = '*" -m gpurent_engine train "* | *" -m gpurent_engine serve "*'
+    stub = f'case " $* " in {trains}) exec {shlex.join(engine)} "$@" ;; esac\n' if engine else ""
     simulated = f'PYTHONPATH="${{PYTHONPATH:+$PYTHONPATH:}}${{GPURENT_ROOT:-}}/{SIMULATED}"; export PYTHONPATH'
     real = f'case " $* " in *" -m gpurent_engine "*) ;; *) {simulated} ;; esac; exec {shlex.quote(sys.executable)} "$@"'
     lacking = f'PYTHONPATH="$PYTHONPATH:${{GPURENT_ROOT:-}}/{_LACKING}"'
