@@ -36,7 +36,7 @@ def test_five_jobs_share_one_machine_one_process_and_one_upload_of_each_file(gro
     """All are home, in order of their length; every share of the bill is there, and they add up to it."""
     jobs = ground.jobs("ant", "bee", "cat", "dog", "elk")
     found = ground.broker.batch(list(reversed(jobs)), budget=ONE, tell=ground.tell)
-    assert [one.state for one in found.jobs] == ["done"] * 5 and found.complete and not found.stopped
+    assert [(one.state, one.why) for one in found.jobs] == [("done", "")] * 5 and found.complete and not found.stopped
     assert [one.name for one in found.jobs] == ["elk", "dog", "cat", "bee", "ant"]
     assert [one.name for one in ground.said if isinstance(one, JobBegun)] == ["ant", "bee", "cat", "dog", "elk"]
     assert all((job.output_dir / f"{job.name}.safetensors").is_file() for job in jobs)

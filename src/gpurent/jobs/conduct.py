@@ -268,6 +268,8 @@ class Conductor:
     def _attempt(
         self, tag: str, work: Work, row: QuoteRow, order: LaunchOrder, max_hours: float | None, leaving: float
     ) -> None:  # fmt: skip
+        if not work.waiting:  # a job that its machine was blamed for was the last
+            return
         limits = self._limits(work, row, max_hours)
         if work.gained or work.interrupted:  # what is left of the budget may not be worth a machine
             left_s = limits.soft - self.clock.now() - row.timeline.before_training_s.mid
