@@ -47,7 +47,12 @@ class Result:
     final_loss: float
 
 
-def train(order: Order, out: EventWriter, stop: threading.Event, group: Group = ALONE, *,
+def train(
+    order: Order,
+    out: EventWriter,
+    stop: threading.Event,
+    group: Group = ALONE,
+    *,
     opener: Opener = opened,
 ) -> Result:
     """Train one LoRA and return what came of it; everything on the way is said through ``out``.

@@ -175,7 +175,7 @@ def test_the_quote_for_a_batch_is_far_below_that_of_separate_rentals(ground: Gro
 
 
 def test_a_job_that_no_longer_fits_the_money_left_is_named_and_not_begun(ground: Ground) -> None:
-    """Half a second before training has to end, nothing is begun any more; what is home stays."""
+    """A moment before training has to end, nothing is begun any more; what is home stays."""
     clock = Jumping()
     soft: list[float] = []
 
@@ -183,7 +183,7 @@ def test_a_job_that_no_longer_fits_the_money_left_is_named_and_not_begun(ground:
         if isinstance(event, Spending):
             soft.append(event.soft_deadline)
         if isinstance(event, JobOver) and event.state == "done":
-            clock.ahead += soft[-1] - 0.5 - clock.now()
+            clock.ahead += soft[-1] - 0.05 - clock.now()
 
     with Broker(home=ground.cli.home, patience=QUICK, clock=clock) as broker:
         found = broker.batch(ground.jobs("ant", "bee"), budget=ONE, tell=jump)

@@ -203,7 +203,8 @@ class Session:
             key=self.key,
         )  # fmt: skip
         runtime, server = self.host.runtime(), self.premises.server
-        if server is not None and server.give(self.host, self.job_id, self._absolute(engine), runtime):
+        alone = self.gpu_count == 1  # one process for each GPU is started anew for every job
+        if server is not None and alone and server.give(self.host, self.job_id, self._absolute(engine), runtime):
             return
         self.host.start_job(
             self.job_id,
