@@ -15,7 +15,7 @@ from gpurent.sandbox.images import IMAGES, Trait
 from gpurent.sandbox.server import Sandbox
 
 FITS = (
-    Trait.SLOW_LINK, Trait.READ_ONLY_WORKSPACE, Trait.CLOCK_AHEAD, Trait.NO_DNS, Trait.NOISE,
+    Trait.SLOW_LINK, Trait.READ_ONLY_WORKSPACE, Trait.CLOCK_AHEAD, Trait.CLOCK_BEHIND, Trait.NO_DNS, Trait.NOISE,
 )  # fmt: skip
 """What does not keep a machine from training a job that comes from here."""
 REFUSED = {
