@@ -134,10 +134,14 @@ def test_progress_counts_every_picture(tmp_path: Path) -> None:
             ", line 23: network_dmi is not a known key.",
             "Did you mean 'network_dim'?",
         ),
-        (GUIDE.replace("= 32", '= "32"'), ", line 23: network_dim must be a whole number, not '32'.", "See docs"),
-        (GUIDE + "train_inpainting = true\n", "train_inpainting is not supported", "See docs"),
-        ("[model\n", "is no valid TOML", "See docs"),
-        ("", "pretrained_model_name_or_path is missing", "See docs"),
+        (
+            GUIDE.replace("= 32", '= "32"'),
+            ", line 23: network_dim must be a whole number, not '32'.",
+            "gpurent help training-config",
+        ),
+        (GUIDE + "train_inpainting = true\n", "train_inpainting is not supported", "gpurent help training-config"),
+        ("[model\n", "is no valid TOML", "gpurent help training-config"),
+        ("", "pretrained_model_name_or_path is missing", "gpurent help training-config"),
         (GUIDE.replace('train_data_dir = "training_data"', ""), "train_data_dir is missing.", "--dataset"),
     ],
 )
@@ -386,5 +390,5 @@ def test_checking_and_quoting_load_neither_torch_nor_an_adapter() -> None:
         "gpurent_engine.pictures", "gpurent_engine.reading", "gpurent_engine.spec", "gpurent_engine.step",
         "gpurent_engine.step.heeded", "gpurent_engine.thumbnail", "gpurent_engine.captionfile",
         "gpurent_engine.captions", "gpurent_engine.emphasis", "gpurent_engine.families.bpe", "gpurent_engine.schedule",
-        "gpurent_engine.suited", "gpurent_engine.validation",
+        "gpurent_engine.suited", "gpurent_engine.validation", "gpurent_engine.augment", "gpurent_engine.prompts",
     }  # fmt: skip
