@@ -82,6 +82,10 @@ class Judge:
 
     base: Path
     held: Sequence[ImageItem]
+    times: Sequence[int] = TIMES
+    """Time steps of the held-out loss."""
+    steps: int = 10
+    """Of the sampler."""
 
     def __call__(self, spec: TrainSpec | None, file: Path | None) -> tuple[float, float]:
         """Held-out loss, and distance of drawn pictures from the style; both without a LoRA if ``file`` is None."""
@@ -100,18 +104,18 @@ class Judge:
         clean = torch.stack([one.mean for one in posteriors]) * parts.vae_scale
         hidden, extra = sampling.condition(parts, [one.caption for one in self.held], SIDE, None)
         total = 0.0
-        for step in TIMES:
+        for step in self.times:
             noise = torch.randn(clean.shape, generator=draw)
             times = torch.full((len(clean),), step)
             said = parts.unet(process.noised(clean, noise, times), times, hidden, added_cond_kwargs=extra).sample
             total += float(((said - process.target(clean, noise, times)) ** 2).mean())
-        return total / len(TIMES)
+        return total / len(self.times)
 
     def _distance(self, parts: Parts, process: Diffusion) -> float:
         place = Placement((SIDE, SIDE), (SIDE, SIDE))
         wanted = torch.stack([statistics(pixels(one, place) / 2 + 0.5) for one in self.held])
         drawn = [
-            sampling.draw(parts, process, one.caption, side=SIDE, seed=i, steps=10, guidance=3.0)
+            sampling.draw(parts, process, one.caption, side=SIDE, seed=i, steps=self.steps, guidance=3.0)
             for i, one in enumerate(self.held)
         ]
         got = torch.stack([statistics(one) for one in drawn])

@@ -127,6 +127,19 @@ def train(parts: dict[str, Any], teacher: Any, tokenizer: Any, latents: Any, nam
     return mean
 
 
+def untrained(base: Path, out: Path) -> Path:
+    """Save the small base in SDXL's architecture as it is before it learns: it predicts much what that one predicts."""
+    small = diffusers.StableDiffusionPipeline.from_pretrained(base, torch_dtype=torch.float32)
+    torch.manual_seed(0)
+    first, second = encoders(small.text_encoder, small.tokenizer)
+    pipeline = diffusers.StableDiffusionXLPipeline(
+        unet=unet(small.unet), text_encoder=first, text_encoder_2=second, vae=small.vae, tokenizer=small.tokenizer,
+        tokenizer_2=small.tokenizer, scheduler=small.scheduler, force_zeros_for_empty_prompt=False,
+    )  # fmt: skip
+    pipeline.to(dtype=torch.float16).save_pretrained(out)
+    return out
+
+
 def main() -> None:
     """Build, train, save in fp16."""
     parser = argparse.ArgumentParser(description=__doc__)
