@@ -1,7 +1,7 @@
 """What early stopping saves on the example, and what it costs. ``python -m bench.early_stop``
 
-The example is trained twice with a fifth of its pictures held out: to the end of its epochs, and until held-out pictures
-get no better. For each: optimiser steps, and the loss of the pictures that were held out, with the finished file.
+The example is trained twice with a fifth of its pictures held out: to the end of its epochs, and until the held-out
+pictures get no better. For each: optimiser steps, and the loss of the held-out pictures with the finished file.
 """
 
 from __future__ import annotations
