@@ -15,10 +15,10 @@ from gpurent import Broker, Usd
 from gpurent.budget.events import Kind
 from gpurent.clock import SystemClock
 from gpurent.errors import JobFailed, NoOffer, UsageError
-from gpurent.jobs.batch import shares
 from gpurent.jobs.interrupt import Interrupt, Stop
 from gpurent.jobs.options import BatchOptions
 from gpurent.jobs.progress import JobBegun, JobOver, Progress, Spending, Stage, StageStarted, Trained
+from gpurent.report.shares import shares
 
 ONE = Usd.parse("1")
 

@@ -17,6 +17,7 @@ from gpurent.report.receipt import Receipt, make_receipt
 
 def told(folder: Path, budget: str = "10", billed: str = "0.55") -> Receipt:
     """A refused attempt, then an hour's training that the provider billed."""
+    folder.mkdir(exist_ok=True)
     clock = ManualClock()
     ledger = Ledger.open(folder / "ledger.db", clock)
     run_id = ledger.open_run("cat", Usd.parse(budget), output_dir=folder, config={})
@@ -72,3 +73,31 @@ def test_a_bill_above_the_budget_is_not_hidden(tmp_path: Path) -> None:
     receipt = told(tmp_path, "1", "1.25")
     assert (receipt.saved, receipt.exceeded) == (ZERO, Usd.parse("0.25"))
     assert receipt.render_rows()[-1] == ("over budget", "$0.25", "")
+
+
+def test_each_job_of_a_batch_has_a_share_and_all_shares_add_up_to_the_total(tmp_path: Path) -> None:
+    """A rental without a job is set-up of those that were begun elsewhere; of a run of one job there is no such row."""
+    assert [one.name for one in told(tmp_path / "one").jobs] == ["cat"]
+    assert not any("of which" in row[0] for row in told(tmp_path / "other").render_rows())
+    clock = ManualClock()
+    ledger = Ledger.open(tmp_path / "ledger.db", clock)
+    run_id = ledger.open_run("ant and 1 more", Usd.parse("10"), output_dir=tmp_path, config={})
+    for number, names in ((1, ()), (2, ("ant", "bee"))):
+        tag = intend(ledger, run_id, clock.now(), number)
+        ledger.append(run_id, Kind.CREATED, tag=tag, ref=f"i-{number}")
+        ledger.append(run_id, Kind.REACHABLE, tag=tag)
+        clock.advance(600)
+        for name in names:
+            ledger.append(run_id, Kind.JOB_STARTED, tag=tag, job_id=f"{tag}-{name}", name=name)
+            clock.advance(1800 if name == "bee" else 900)
+            ledger.append(run_id, Kind.JOB_DONE, tag=tag, job_id=f"{tag}-{name}")
+        ledger.append(run_id, Kind.GONE, tag=tag)
+    receipt = make_receipt(ledger.run(run_id), clock.now())
+    ledger.close()
+    ant, bee = receipt.jobs
+    assert (ant.name, bee.name) == ("ant", "bee")
+    assert Usd.total([ant.setup, ant.training, bee.setup, bee.training]) == receipt.total
+    assert abs(bee.training.micros - 2 * ant.training.micros) <= 2 and abs(ant.setup.micros - bee.setup.micros) <= 1
+    told_rows = {row[0] for row in receipt.render_rows()}
+    assert {"of which ant", "of which bee", "  set-up", "  training"} <= told_rows
+    assert [one["name"] for one in receipt.to_dict()["jobs"]] == ["ant", "bee"]  # type: ignore[attr-defined]

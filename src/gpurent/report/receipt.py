@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from gpurent.budget.spend import Spent, accrued, estimated, run_spent
 from gpurent.budget.state import Artefact, Rental, RentalState, Run
 from gpurent.money import ZERO, Usd
+from gpurent.report.shares import shares
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,17 @@ class RentalLine:
 
 
 @dataclass(frozen=True, slots=True)
+class JobShare:
+    """What one job cost."""
+
+    name: str
+    setup: Usd
+    """Its part of what the rentals cost while no engine worked: each job that was begun there bears the same."""
+    training: Usd
+    """Cost of the time from its engine's start to its end."""
+
+
+@dataclass(frozen=True, slots=True)
 class Receipt:
     """The bill of one run. ``total`` is the sum of the lines' ``cost``, exactly."""
 
@@ -47,6 +59,8 @@ class Receipt:
     artefacts: tuple[Artefact, ...]
     play: bool = False
     """Whether it is about play money."""
+    jobs: tuple[JobShare, ...] = ()
+    """Every job that was begun, in order; what they cost adds up to ``total``."""
 
     @property
     def saved(self) -> Usd:
@@ -81,6 +95,10 @@ class Receipt:
             "total_micros": self.total.micros,
             "saved_micros": self.saved.micros,
             "exceeded_micros": self.exceeded.micros,
+            "jobs": [
+                {"name": one.name, "setup_micros": one.setup.micros, "training_micros": one.training.micros}
+                for one in self.jobs
+            ],
             "rentals": [_line_dict(line) for line in self.lines],
             "artefacts": [{**asdict(one), "path": str(one.path)} for one in self.artefacts],
         }
@@ -98,6 +116,9 @@ class Receipt:
         for line in self.lines:
             rows.append((_title(line), str(line.estimate.total), "" if line.billed is None else _billed(line)))
             rows += [(f"  {what}", str(amount), "") for what, amount in _parts(line.estimate) if amount]
+        for job in self.jobs if len(self.jobs) > 1 else ():
+            rows.append((f"of which {job.name}", str(job.setup + job.training), ""))
+            rows += [("  set-up", str(job.setup), ""), ("  training", str(job.training), "")]
         rows.append(("total, estimated" if self.estimated else "total", str(self.total), ""))
         rows.append(("budget", str(self.budget), ""))
         rows.append(("over budget", str(self.exceeded), "") if self.exceeded else ("saved", str(self.saved), ""))
@@ -107,7 +128,8 @@ class Receipt:
 def make_receipt(run: Run, now: float) -> Receipt:
     """Draw up the bill of ``run`` as of ``now`` (Unix seconds); a running rental counts up to now."""
     lines = tuple(_line(rental, now) for rental in run.rentals)
-    return Receipt(run.id, run.name, run.outcome, run.budget, run_spent(run, now), lines, run.artefacts, run.play)
+    jobs = tuple(JobShare(name or run.name, *parts) for name, parts in shares(run, now).items())
+    return Receipt(run.id, run.name, run.outcome, run.budget, run_spent(run, now), lines, run.artefacts, run.play, jobs)
 
 
 def _line(rental: Rental, now: float) -> RentalLine:
