@@ -48,6 +48,7 @@ from gpurent.jobs.batch import (
     Batch,
     BatchQuote,
     JobResult,
+    chosen,
     ordered,
     refuse_twins,
     result_of,
@@ -74,6 +75,7 @@ from gpurent.jobs.watch import Halt, Tell
 from gpurent.jobs.work import Task, Work
 from gpurent.model import Instance, Need, Offer, Workload
 from gpurent.money import ZERO, Usd
+from gpurent.plan.fleet import fleets
 from gpurent.plan.pricetable import price_table
 from gpurent.plan.quote import Quote, QuoteRow, Source, affordable_rows, apart, make_quote
 from gpurent.plan.timeline import HOME_MBPS
@@ -386,10 +388,11 @@ class Broker:
             raise Interrupted("Nothing was rented.")
 
         def home(task: Task) -> str:
-            other = None if batch.again else result_of(task, self.ledger.runs())
+            other = None if batch.again else result_of(task, self.ledger.runs(), self._away)
             return "" if other is None else other.why
 
-        work = Work(tasks(found.jobs), batch=True, on_failure=batch.on_failure, home=home)
+        count = 1 if found.fleet is None else len(found.fleet.rows)
+        work = Work(tasks(found.jobs), batch=True, on_failure=batch.on_failure, home=home, rentals=count)
         run_id, outcome = self._run(work, work.title, found.quote, rows, budget, options, tell, interrupt, asker)
         run, now = self.ledger.run(run_id), self.clock.now()
         results = {**had, **{one.name: one for one in results_of(work, run, self.ledger.runs(), now)}}
@@ -407,7 +410,7 @@ class Broker:
         """
         refuse_twins(jobs)
         runs: Sequence[Run] = () if batch.again or not self._has_ledger() else self.ledger.runs()
-        made = [result_of(task, runs) for task in tasks(jobs)] if runs else [None] * len(jobs)
+        made = [result_of(task, runs, self._away) for task in tasks(jobs)] if runs else [None] * len(jobs)
         had = tuple(one for one in made if one is not None)
         new = [job for job, one in zip(jobs, made, strict=True) if one is None]
         wanted = new if batch.in_order else ordered(new)
@@ -424,7 +427,10 @@ class Broker:
                 raise unaffordable(wanted, len(fitting), budget or ZERO, error) from error
             quote = self._requote(fitting, need, quote)
         separate = apart([job.workload for job in fitting], need or self.need, quote)
-        return BatchQuote(tuple(fitting), had, quote, separate, tuple(wanted[len(fitting) :]))
+        rows = quote.rows if budget is None else affordable_rows(quote, budget)
+        machines = chosen(rows, batch.rentals, budget)
+        choices = tuple(fleets(rows)) if batch.rentals != 1 else ()
+        return BatchQuote(tuple(fitting), had, quote, separate, tuple(wanted[len(fitting) :]), machines, choices)
 
     def _fitting(self, jobs: list[Job], need: Need | None, quote: Quote, budget: Usd | None) -> list[Job]:
         """As many of the jobs, from the first on, as the budget surely pays for."""
@@ -502,8 +508,21 @@ class Broker:
         )  # fmt: skip
         return Conductor(
             self.ledger, rentals, self.clock, tell, interrupt, run_id, asker or Nobody(),
-            lambda target, interrupt: beside(self.enforcer(target, interrupt, tell)),
+            lambda target, interrupt: beside(self.enforcer(target, interrupt, tell)), self._given_up,
         )  # fmt: skip
+
+    def _given_up(self, run: Run) -> bool:
+        """Whether nobody will train what a run has claimed: its client is gone, and no machine of it is at work."""
+        now = self.clock.now()
+        at_work = (
+            one.state is RentalState.TRAINING and not one.job_over and now < one.hard_deadline
+            for one in run.open_rentals
+        )  # fmt: skip
+        return not self._attended(run) and not any(at_work)
+
+    def _away(self, run: Run) -> bool:
+        """Whether its files are on another computer."""
+        return elsewhere(run, here(self.home))
 
     def enforcer(
         self, target: Target, interrupt: Interrupt | None = None, tell: Tell = _silent, lead_s: float = LEAD_S
@@ -548,8 +567,16 @@ class Broker:
         tell(Notice(f"The watchdog {why}, so it does not guard this rental. {hint}", warning=True))
         return ("this client",)
 
-    def attach(self, run_id: str, *, tell: Tell = _silent, interrupt: Interrupt | None = None) -> Trained:
+    def attach(
+        self, run_id: str, *, tag: str | None = None, tell: Tell = _silent, interrupt: Interrupt | None = None
+    ) -> Trained:
         """Take over a run whose client died: follow, collect, destroy.
+
+        Args:
+            run_id: of the run.
+            tag: of the rental, where the run has several; the first that trains when left out.
+            tell: hears everything that happens.
+            interrupt: how a user's wish to stop arrives.
 
         Raises:
             UsageError: the run is over, its client is alive, or it never came as far as training.
@@ -561,7 +588,9 @@ class Broker:
                 f"run {run_id} was started on the computer {run.client.host}, which alone has the keys to its machine",
                 hint="`gpurent attach` there; `gpurent stop` asks it from here.",
             )
-        rental = next((one for one in run.open_rentals if one.ref is not None and one.job_id is not None), None)
+        begun = [one for one in run.open_rentals if one.ref is not None and one.job_id is not None]
+        named = [one for one in begun if tag in (None, one.tag)]
+        rental = next((one for one in named if not one.job_over), named[0] if named else None)
         if rental is None or rental.ref is None or rental.endpoint is None:
             state = "is over" if not run.open_rentals else "had not begun to train"
             raise UsageError(f"run {run_id} {state}; there is nothing to attach to", hint="`gpurent reap` cleans up.")
@@ -612,9 +641,11 @@ class Broker:
         Of a run whose client lives it ends only what surfaced after it was held for gone.
         """
         rentals = () if run_id in self.live_runs() else self.ledger.run(run_id).open_rentals
-        if any(one.state is RentalState.TRAINING and not one.job_over for one in rentals):
+        for one in rentals:
+            if one.state is not RentalState.TRAINING or one.job_over:
+                continue
             try:
-                self.attach(run_id, tell=tell)
+                self.attach(run_id, tag=one.tag, tell=tell)
             except GpurentError as error:
                 tell(Notice(f"Run {run_id} could not be followed to its end: {error}", warning=True))
         self.reap(tell=tell)
@@ -638,8 +669,10 @@ class Broker:
             return None
         wish = interrupt or Interrupt()
         wish.request(Stop.ORDERLY)
-        begun = any(None not in (one.job_id, one.ref, one.endpoint) for one in run.open_rentals)
-        trained = self.attach(run_id, tell=tell, interrupt=wish) if begun else None
+        trained = None
+        for one in run.open_rentals:
+            if None not in (one.job_id, one.ref, one.endpoint):
+                trained = self.attach(run_id, tag=one.tag, tell=tell, interrupt=wish)
         teardown = self._teardown(tell)
         for rental in self.ledger.run(run_id).open_rentals:
             teardown.finish(
@@ -763,7 +796,7 @@ class Broker:
                 continue
             if dry_run or not busy or self.clock.monotonic() >= until:
                 break
-            accepted = teardown.act(actions, lambda order: self._collect(order.run_id, tell))
+            accepted = teardown.act(actions, lambda order: self._collect(order.run_id, order.tag, tell))
             wait = every_s if accepted else longer(wait)
             self.clock.sleep(wait)
         if not dry_run:
@@ -789,12 +822,12 @@ class Broker:
                 continue  # another reaper took it in just now
             self.ledger.append(run_id, Kind.ADOPTED, tag=one.tag, ref=one.ref, created_at=one.created_at)
 
-    def _collect(self, run_id: str, tell: Tell) -> None:
+    def _collect(self, run_id: str, tag: str, tell: Tell) -> None:
         """Bring home what a dead client's rental has finished; its end must not wait for long."""
         interrupt = Interrupt()
         interrupt.request(Stop.ORDERLY)
         try:
-            self.attach(run_id, tell=tell, interrupt=interrupt)
+            self.attach(run_id, tag=tag, tell=tell, interrupt=interrupt)
         except GpurentError as error:
             mind()  # whoever leaves is not told of it as of a failure
             tell(Notice(f"Nothing more could be collected from {run_id}: {error}", warning=True))

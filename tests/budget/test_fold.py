@@ -33,8 +33,10 @@ DATA: Mapping[Kind, Mapping[str, object]] = {
     Kind.JOB_FAILED: {"job_id": "j"},
     Kind.CHARGED: {"charges": Charges(Usd(5))},
     Kind.RUN_CLOSED: {"outcome": "done"},
+    Kind.JOB_CLAIMED: {"key": "k"},
+    Kind.JOB_RELEASED: {"key": "k"},
 }  # fmt: skip
-OF_RUN = {Kind.RUN_OPENED, Kind.RUN_CLOSED, Kind.STOP_REQUESTED, Kind.NOTE}
+OF_RUN = {Kind.RUN_OPENED, Kind.RUN_CLOSED, Kind.JOB_CLAIMED, Kind.JOB_RELEASED, Kind.STOP_REQUESTED, Kind.NOTE}
 STORY = (
     Kind.RUN_OPENED, Kind.INTENT, Kind.CREATED, Kind.REACHABLE, Kind.PREPARED, Kind.JOB_STARTED, Kind.PROGRESS,
     Kind.CHECKPOINT_HOME, Kind.STOP_REQUESTED, Kind.JOB_DONE, Kind.DESTROY_SENT, Kind.DESTROY_FAILED,

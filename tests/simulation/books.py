@@ -6,7 +6,7 @@ Same checks, same lines, same fold, added up as they come. ``test_books`` plays 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -89,6 +89,17 @@ class MemoryLedger(Ledger):
 
     def runs(self) -> tuple[Run, ...]:
         return tuple(self.books.runs.values())
+
+    def claim(self, run_id: str, key: str, name: str, given_up: Callable[[Run], bool]) -> str | None:
+        runs = self.books.runs
+        if runs[run_id].outcome is not None:
+            raise LedgerError(f"run {run_id} was closed before it began {name}")
+        for run in self.open_runs():
+            if run.id != run_id and key in run.claims and run.outcome is None and not given_up(run):
+                return run.id
+        if key not in runs[run_id].claims:
+            self.append(run_id, Kind.JOB_CLAIMED, key=key, name=name)
+        return None
 
     def open_runs(self) -> tuple[Run, ...]:
         return tuple(one for one in self.runs() if one.outcome is None or one.open_rentals)

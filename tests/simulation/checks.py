@@ -256,7 +256,14 @@ def switches(world: World, violations: list[str]) -> None:
 
 
 BESIDE_S = 120.0
-"""Two runs at once may train the same job: it is looked for before its files are sent."""
+"""A client that was held for dead, on another computer, may have been frozen right before its engine's start."""
+
+
+def _alive(world: World, run_id: str, at: float) -> bool:
+    """Whether the client of a run could tell that it lives. Of another computer's that is only believed."""
+    if world.shared or world.schedule.jumps:
+        return False
+    return any(one.run_id == run_id and (one.ended is None or one.ended > at) for one in world.processes)
 
 
 def once(world: World, violations: list[str]) -> None:
@@ -265,11 +272,23 @@ def once(world: World, violations: list[str]) -> None:
         return
     home: dict[str, float] = {}
     running: dict[str, str] = {}
+    claims: dict[str, set[str]] = {}
     for event in world.books.lines:
+        if event.kind is Kind.JOB_CLAIMED:
+            others = claims.setdefault(str(event.data["key"]), set())
+            world.tally.checked["claims of jobs"] += 1
+            if alive := [one for one in others - {event.run_id} if _alive(world, one, event.at)]:
+                violations.append(f"{event.run_id} claims {event.data['name']}, which {alive} has, and lives")
+            others.add(event.run_id)
+        if event.kind is Kind.JOB_RELEASED:
+            claims[str(event.data["key"])].discard(event.run_id)
+        if event.kind is Kind.RUN_CLOSED:
+            for holders in claims.values():
+                holders.discard(event.run_id)
         if event.kind is Kind.JOB_STARTED:
             running[str(event.data["job_id"])] = key = str(event.data["key"])
             world.tally.checked["jobs of batches that were begun"] += 1
-            if event.at - home.get(key, event.at) > BESIDE_S:
+            if event.at - home.get(key, event.at) > (BESIDE_S if world.shared else 0.0):
                 violations.append(f"{event.data['name']} is trained again although it is home")
         if event.kind is Kind.CHECKPOINT_HOME and event.data.get("final"):
             home.setdefault(running[str(event.data["job_id"])], event.at)

@@ -81,6 +81,10 @@ RARE: Mapping[str, str] = {
         (f"{S.CREATED} -> {kind}" for kind in _ANSWERED),
         "only where others found it before a client that slept wrote down what create had answered",
     ),
+    **dict.fromkeys(
+        (f"{RUN} -> {kind}" for kind in (Kind.JOB_CLAIMED, Kind.JOB_RELEASED)), "only batches claim their jobs"
+    ),
+    f"{CLOSED} -> {Kind.JOB_RELEASED}": "only where a client that others held for gone gives a job of a batch up",
     f"{CLOSED} -> {Kind.RUN_CLOSED}": "only where a client that others held for gone comes to its end after all",
     f"{CLOSED} -> {Kind.STOP_REQUESTED}": "only where a machine surfaces after its run was closed, and that is stopped",
     f"{S.DESTROYING} -> {Kind.MACHINE_FAILED}": "only where others ordered its end before its client gave it back",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import shutil
 import traceback
 from collections.abc import Callable
@@ -24,7 +25,7 @@ from tests.simulation.world import Tally, World
 from gpurent import broker as product
 from gpurent.broker import Broker
 from gpurent.dataset.job import Job
-from gpurent.errors import GpurentError, InDoubt
+from gpurent.errors import GpurentError, InDoubt, NoOffer
 from gpurent.expected import Expected
 from gpurent.jobs.options import BatchOptions, RunOptions
 from gpurent.money import Usd
@@ -67,11 +68,13 @@ class Verdict:
     violations: list[str]
     tally: Tally
     ending: str
+    span_s: float | None = None
+    """Seconds from the opening of the first run to its close."""
 
 
 def live(
     schedule: Schedule, job: Job, folder: Path, *, with_httpx: bool = False, story: list[str] | None = None,
-    batch: int = 0,
+    batch: int = 0, rentals: int | None = None,
 ) -> Verdict:  # fmt: skip
     """Play a schedule and check every invariant.
 
@@ -81,12 +84,14 @@ def live(
         folder: for everything that is written.
         with_httpx: as ``World`` has it.
         story: gets what happened, line by line.
+        rentals: so many machines at the same time in a batch; drawn when left out.
         batch: so many jobs in a batch, instead of the one; on the good day it is run again until all are home.
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     world = World(schedule, job, folder, with_httpx=with_httpx)
     world.story, world.batch = story, batch
+    world.rentals = random.Random(f"{schedule.seed} rentals").choice((1, 1, 2, 3)) if rentals is None else rentals
     life = _Life(world)
     with inside(world), ExitStack() as seams:
         seams.enter_context(swapped(Broker, "_rouse", lambda broker: life.guards.rouse(broker.clock.process.computer)))
@@ -100,7 +105,9 @@ def live(
     world.tally.pairs.update(combinations(struck, 2))
     world.tally.endings[life.ending] += 1
     world.tally.deaths[world.here.processes[0].died_in or "none"] += 1
-    return Verdict(schedule.seed, world.violations, world.tally, life.ending)
+    first = world.runs()[0] if world.runs() else None
+    span_s = None if first is None or first.closed_at is None else first.closed_at - first.opened_at
+    return Verdict(schedule.seed, world.violations, world.tally, life.ending, span_s)
 
 
 class _Life:
@@ -176,7 +183,13 @@ class _Life:
         world, plan = self.world, self.world.schedule
         jobs = [Played.of(world.job, world.course, world.folder / name, number) for number in range(1, world.batch + 1)]
         options = RunOptions(on_overrun="shrink" if plan.shrinks else "stop", hold_minutes=plan.hold_minutes)
-        done = broker.batch(jobs, budget=budget, options=options, batch=BatchOptions(partial=True))
+        how = BatchOptions(partial=True, rentals=world.rentals)
+        try:
+            done = broker.batch(jobs, budget=budget, options=options, batch=how)
+        except NoOffer:
+            if world.rentals == 1:
+                raise
+            done = broker.batch(jobs, budget=budget, options=options, batch=replace(how, rentals="auto"))
         return "budget" if done.stopped else "done" if done.complete else "partial"
 
     def _act(self, process: Process, act: Callable[[Broker], str]) -> str:

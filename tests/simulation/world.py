@@ -83,6 +83,8 @@ class World:
         """Of every training."""
         self.batch = 0
         """How many jobs a run has, where it is a batch."""
+        self.rentals = 1
+        """How many machines at the same time, where it is a batch."""
         self.complete = False
         """Whether a batch was said to be done; some machines are of no use on any day."""
         self.job = job

@@ -49,16 +49,19 @@ class Kind(StrEnum):
     MACHINE_FAILED = "machine_failed"
     CHARGED = "charged"
     RUN_CLOSED = "run_closed"
+    JOB_CLAIMED = "job_claimed"
+    JOB_RELEASED = "job_released"
     NOTE = "note"
 
 
-OF_A_RUN = frozenset({Kind.RUN_OPENED, Kind.RUN_CLOSED})
+OF_A_RUN = frozenset({Kind.RUN_OPENED, Kind.RUN_CLOSED, Kind.JOB_CLAIMED, Kind.JOB_RELEASED})
 """Kinds that never carry a tag."""
 OF_EITHER = frozenset({Kind.STOP_REQUESTED, Kind.NOTE})
 """Kinds that may be about a rental or about the whole run; all others need a tag."""
 BY_CLIENT = frozenset({
     Kind.RUN_OPENED, Kind.INTENT, Kind.CREATED, Kind.CREATE_REFUSED, Kind.CREATE_UNCLEAR, Kind.REACHABLE, Kind.PREPARED,
     Kind.JOB_STARTED, Kind.PROGRESS, Kind.CHECKPOINT_HOME, Kind.REPLANNED, Kind.JOB_DONE, Kind.JOB_FAILED,
+    Kind.JOB_CLAIMED, Kind.JOB_RELEASED,
 })  # fmt: skip
 """Kinds that only whoever conducts a run writes: signs of life. The others may be a reaper's on another computer."""
 
@@ -253,6 +256,14 @@ class RunClosed(Payload):
     exit_code: int = 0
 
 
+class Claim(Payload):
+    """A run is to train a job, and nobody else meanwhile (``JOB_CLAIMED``), or will not (``JOB_RELEASED``)."""
+
+    key: str
+    """Digest of everything that decides the result, as in ``JOB_STARTED``."""
+    name: str = ""
+
+
 class Note(Payload):
     """For the reader of the ledger."""
 
@@ -284,6 +295,8 @@ PAYLOADS: Mapping[Kind, type[Payload]] = {
     Kind.MACHINE_FAILED: Payload,
     Kind.CHARGED: Charged,
     Kind.RUN_CLOSED: RunClosed,
+    Kind.JOB_CLAIMED: Claim,
+    Kind.JOB_RELEASED: Claim,
     Kind.NOTE: Note,
 }
 

@@ -104,6 +104,11 @@ def end_reserve(rental: Rental) -> Usd:
     return teardown_reserve(hourly, TEARDOWN_S, rental.granularity_s) + tolerated(surge_reserve(rental.offer))
 
 
+def promised(rental: Rental, now: float) -> Usd:
+    """What an open rental may still cost: until its hard deadline, and for its end."""
+    return per_hour(rental.hourly, max(0, round((rental.hard_deadline - now) * 1000))) + end_reserve(rental)
+
+
 def overdue(run: Run, rental: Rental, now: float) -> str:
     """Why a rental has to end now, whoever looks after it: past its hard deadline, or what was spent so far, traffic as
     counted by its provider included, leaves less of the budget than ending it may cost. Empty while neither is so.
@@ -115,7 +120,8 @@ def overdue(run: Run, rental: Rental, now: float) -> str:
     """
     if now >= rental.hard_deadline:
         return "past its hard deadline"
-    if run.budget - run_spent(run, now) < end_reserve(rental):
+    reserves = Usd.total([end_reserve(one) for one in run.open_rentals] or [end_reserve(rental)])
+    if run.budget - run_spent(run, now) < reserves:
         return "what was spent leaves no more of the budget than its end may cost"
     return ""
 

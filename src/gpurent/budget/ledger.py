@@ -175,6 +175,39 @@ class Ledger:
 
         return self._ask(write)
 
+    def claim(self, run_id: str, key: str, name: str, given_up: Callable[[Run], bool]) -> str | None:
+        """Claim a job for a run, in one transaction against all other processes on all computers.
+
+        Args:
+            run_id: that is to train it; it may hold the claim already.
+            key: digest of everything that decides the job's result.
+            name: of the job.
+            given_up: whether the client of another run that claims the job is gone for good.
+
+        Returns:
+            None where the run has it now; otherwise the run that has it.
+
+        Raises:
+            LedgerError: also where the run was closed meanwhile.
+        """
+        holders = [run for run in self.open_runs() if run.id != run_id and key in run.claims]
+        gone = {run.id for run in holders if given_up(run)}
+        text = lines.encode(Kind.JOB_CLAIMED, {"key": key, "name": name})
+
+        def write() -> str | None:
+            with self._database.writing() as connection:
+                runs = {run.id: run for run in self._all(connection)}
+                if runs[run_id].outcome is not None:
+                    raise LedgerError(f"run {run_id} was closed before it began {name}", hint="Run the batch again.")
+                for run in runs.values():
+                    if run.id != run_id and key in run.claims and run.outcome is None and run.id not in gone:
+                        return run.id
+                if key not in runs[run_id].claims:
+                    self._insert(connection, run_id, Kind.JOB_CLAIMED, None, text)
+            return None
+
+        return self._ask(write)
+
     def _check(self, runs: tuple[Run, ...], budget: Usd, label: str, limit: Usd | None, window: int) -> None:
         if limit is None:
             return

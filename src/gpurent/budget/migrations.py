@@ -76,6 +76,7 @@ MIGRATIONS = (
     ),
     _both(3, "account and clock in an intent, bills with their end, metered traffic: no older version reads those"),
     _both(4, "several jobs on one rental, each with the digest of what decides its result"),
+    _both(5, "jobs are claimed by the run that is to train them"),
 )
 SCHEMA_VERSION = MIGRATIONS[-1].number
 

@@ -159,6 +159,8 @@ class Run:
     clock_offset: float | None = None
     """The services' time minus the client's in seconds, as measured last; None where nobody recorded it."""
     data_dir: Path | None = None
+    claims: frozenset[str] = frozenset()
+    """Digests of the jobs that it is to train, and nobody else while it is open and its client alive."""
 
     @property
     def play(self) -> bool:
@@ -216,6 +218,10 @@ def _step(run: Run, event: Event) -> Run:
             return replace(run, outcome=lines.payload(event, lines.RunClosed).outcome, closed_at=event.at)
         case Kind.STOP_REQUESTED:
             return replace(run, stop_requested=True)
+        case Kind.JOB_CLAIMED:
+            return replace(run, claims=run.claims | {lines.payload(event, lines.Claim).key})
+        case Kind.JOB_RELEASED:
+            return replace(run, claims=run.claims - {lines.payload(event, lines.Claim).key})
         case Kind.NOTE:
             return run
         case Kind.INTENT:

@@ -306,6 +306,9 @@ def batch(
     in_order: Annotated[
         bool, typer.Option("--in-order", help="As given, instead of by base model and the shortest first.")
     ] = False,
+    rentals: Annotated[
+        str, typer.Option(help="Machines at the same time; auto: as many as the budget pays for and make it faster.")
+    ] = "1",
     partial: Annotated[
         bool, typer.Option("--partial", help="Begin although the budget surely pays for the first jobs only.")
     ] = False,
@@ -327,7 +330,7 @@ def batch(
     return command.run(
         command.Options(
             tuple(paths), budget, need, dry_run, yes, json, _how(unguarded, hold, max_hours, on_overrun),
-            BatchOptions(failing, again, in_order, partial),
+            BatchOptions(failing, again, in_order, command.count_of(rentals), partial),
         )
     )  # fmt: skip
 

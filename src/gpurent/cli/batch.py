@@ -7,7 +7,7 @@ import sys
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.progress import Progress
 from rich.table import Table
@@ -21,17 +21,25 @@ from gpurent.cli.renting import agreed, require_budget, warn_of_doubt
 from gpurent.cli.train import Terminal
 from gpurent.dataset.batchfile import checked, wanted
 from gpurent.dataset.job import Job
+from gpurent.errors import UsageError
 from gpurent.jobs import hublook
 from gpurent.jobs.basemodel import Hubs
 from gpurent.jobs.batch import Batch, BatchQuote, JobResult
 from gpurent.jobs.interrupt import Stop
 from gpurent.jobs.options import BatchOptions, RunOptions
 from gpurent.money import ZERO, Usd, per_hour
+from gpurent.plan.fleet import MOST, spans
 from gpurent.plan.quote import QuoteRow
-from gpurent.plan.timeline import Timeline
 from gpurent.words import counted
 
-COLOURS = {"done": "green", "had": "green", "stopped": "yellow", "not begun": "yellow", "failed": "red"}
+COLOURS = {
+    "done": "green",
+    "had": "green",
+    "stopped": "yellow",
+    "elsewhere": "yellow",
+    "not begun": "yellow",
+    "failed": "red",
+}
 SAID = {"had": "done before"}
 
 
@@ -64,7 +72,9 @@ def run(options: Options) -> int:
         warn_of_doubt(broker)
 
         def consent(found: BatchQuote, best: QuoteRow) -> bool:
-            what, show = f" for {counted(len(found.jobs), 'job')}", partial(_print_quote, found)
+            more = 0 if found.fleet is None else len(found.fleet.rows) - 1
+            others = f" and {counted(more, 'more machine')}" if more else ""
+            what, show = f"{others} for {counted(len(found.jobs), 'job')}", partial(_print_quote, found)
             return agreed(best, budget, what, show, yes=options.yes, as_json=options.as_json)
 
         made, level = begun(
@@ -87,6 +97,15 @@ def run(options: Options) -> int:
     else:
         _print_batch(made)
     return _code(made, level)
+
+
+def count_of(text: str) -> int | Literal["auto"]:
+    """Value of ``--rentals``. Raises UsageError."""
+    if text == "auto":
+        return "auto"
+    if not text.isdecimal():
+        raise UsageError(f"{text!r} is no number of machines", hint=f"--rentals takes 1 to {MOST}, or auto.")
+    return int(text)
 
 
 def _read(options: Options) -> list[Job]:
@@ -117,17 +136,6 @@ def _describe(jobs: list[Job]) -> None:
         output.console.print(f"note: {whose}{warning}", style="yellow", soft_wrap=True)
 
 
-def _own_s(one: Timeline) -> float:
-    return one.upload_s.mid + one.base_model_s.mid + one.train_s.mid + one.collect_s.mid
-
-
-def _spans(row: QuoteRow) -> tuple[float, list[float]]:
-    """Expected seconds of what all jobs share, and of each job: together those of the whole rental."""
-    first, *later = row.jobs
-    own = [first.train_s.mid + first.collect_s.mid, *map(_own_s, later)]
-    return row.timeline.total_s.mid - sum(own), own
-
-
 def _print_quote(found: BatchQuote) -> None:
     for one in found.had:
         output.console.print(f"{one.name}: done before ({one.why}); --again trains it again.", style="green")
@@ -137,7 +145,7 @@ def _print_quote(found: BatchQuote) -> None:
     output.print_quote(found.quote, 5)
     if found.quote.rows:
         row = found.quote.rows[0]
-        shared_s, own = _spans(row)
+        shared_s, own = spans(row)
         table = Table(header_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
         table.add_column(f"on {row.offer.gpu} at {row.offer.provider}")
         for heading in ("time", "cost"):
@@ -150,6 +158,17 @@ def _print_quote(found: BatchQuote) -> None:
         if found.apart is not None and len(found.jobs) > 1:
             table.add_row("as separate rentals", "", found.apart.rounded(4))
         output.console.print(table)
+    if len(found.choices) > 1:
+        table = Table(header_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+        table.add_column("machines")
+        for heading in ("time", "cost", "budget"):
+            table.add_column(heading, justify="right", no_wrap=True)
+        for choice in found.choices:
+            count = len(choice.rows)
+            mark = " (chosen)" if found.fleet is not None and count == len(found.fleet.rows) else ""
+            money = [choice.mid.rounded(4), choice.asks.rounded()]
+            table.add_row(f"{count}{mark}", output.duration(choice.seconds), *money)
+        output.console.print(table)
     if found.excluded:
         names = ", ".join(job.name for job in found.excluded)
         output.console.print(f"The budget surely does not pay for {names}: not begun.", style="yellow", soft_wrap=True)
@@ -157,15 +176,25 @@ def _print_quote(found: BatchQuote) -> None:
 
 def _quote_dict(found: BatchQuote) -> dict[str, Any]:
     rows = found.quote.rows
-    spans = _spans(rows[0]) if rows else (0.0, [])
+    shared_s, own = spans(rows[0]) if rows else (0.0, [])
     return {
         "jobs": [
             {"name": job.name, "steps": job.length.steps, "expected_s": round(seconds, 1)}
-            for job, seconds in zip(found.jobs, spans[1], strict=bool(rows))
+            for job, seconds in zip(found.jobs, own, strict=bool(rows))
         ],
-        "shared_s": round(spans[0], 1),
+        "shared_s": round(shared_s, 1),
         "had": [_job_dict(one) for one in found.had],
         "not_begun": [job.name for job in found.excluded],
+        "machines": [
+            {
+                "count": len(one.rows),
+                "expected_s": round(one.seconds, 1),
+                "expected_micros": one.mid.micros,
+                "budget_micros": one.asks.micros,
+                "chosen": found.fleet is not None and len(one.rows) == len(found.fleet.rows),
+            }
+            for one in found.choices
+        ],
         "separate_micros": None if found.apart is None else found.apart.micros,
         "quote": output.quote_dict(found.quote, 5) if found.jobs else None,
     }

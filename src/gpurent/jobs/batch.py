@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from gpurent.budget.state import Artefact, Run
 from gpurent.dataset.content import contents, key
@@ -14,7 +15,8 @@ from gpurent.dataset.job import Job
 from gpurent.errors import NoOffer, UsageError
 from gpurent.jobs.work import Task, TaskState, Work
 from gpurent.money import ZERO, Usd
-from gpurent.plan.quote import Quote
+from gpurent.plan.fleet import MOST, Fleet, fastest, fleets
+from gpurent.plan.quote import Quote, QuoteRow
 from gpurent.plan.throughput import work as work_of
 from gpurent.report.receipt import Receipt
 from gpurent.report.shares import shares
@@ -26,7 +28,8 @@ class JobResult:
 
     name: str
     state: str
-    """``done``, ``had`` (an earlier run has its result), ``stopped``, ``failed`` or ``not begun``."""
+    """``done``, ``had`` (an earlier run has its result), ``stopped``, ``failed``, ``elsewhere`` (another run is on
+    it) or ``not begun``."""
     files: tuple[Path, ...] = ()
     final_loss: float | None = None
     why: str = ""
@@ -66,6 +69,10 @@ class BatchQuote:
     """What a rental for each would be expected to cost; None where a job fits no offer by itself."""
     excluded: tuple[Job, ...] = ()
     """Those that the budget surely does not pay for: they are not begun."""
+    fleet: Fleet | None = None
+    """The machines that share the jobs, where there is anything to train and an offer for it."""
+    choices: tuple[Fleet, ...] = ()
+    """The same jobs on one machine, on two, and so on."""
 
 
 def refuse_twins(jobs: Sequence[Job]) -> None:
@@ -109,8 +116,16 @@ def tasks(jobs: Sequence[Job]) -> tuple[Task, ...]:
     return tuple(Task(job, number, content) for number, (job, content) in enumerate(zip(jobs, found, strict=True), 1))
 
 
-def result_of(task: Task, runs: Iterable[Run]) -> JobResult | None:
-    """The verified result that an earlier run has brought home for exactly this job, if its file is still there."""
+def result_of(
+    task: Task, runs: Iterable[Run], away: Callable[[Run], bool] = lambda _run: False
+) -> JobResult | None:  # fmt: skip
+    """The verified result that an earlier run has brought home for exactly this job, if its file is still there.
+
+    Args:
+        task: with its digests.
+        runs: to look through.
+        away: whether a run was another computer's, whose files cannot be looked at: then its word is enough.
+    """
     assert task.content is not None
     wanted = key(task.job, task.content)
     for run in runs:
@@ -118,6 +133,9 @@ def result_of(task: Task, runs: Iterable[Run]) -> JobResult | None:
         for one in run.artefacts:
             if one.final and one.job_id in ids and _intact(one):
                 return JobResult(task.job.name, "had", (one.path,), why=f"run {run.id} has trained it")
+            if one.final and one.job_id in ids and not one.path.exists() and away(run):
+                why = f"run {run.id} has trained it: {one.path} on {run.client.host}"
+                return JobResult(task.job.name, "had", why=why)
     return None
 
 
@@ -142,6 +160,30 @@ def unaffordable(jobs: Sequence[Job], fitting: int, budget: Usd, error: NoOffer)
     )
 
 
+def chosen(rows: Sequence[QuoteRow], rentals: int | Literal["auto"], budget: Usd | None) -> Fleet | None:
+    """How many machines share the jobs of a batch; None where there is no offer.
+
+    Raises:
+        UsageError: there cannot be so many.
+        NoOffer: the budget may not pay for them.
+    """
+    if rentals != "auto" and not 1 <= rentals <= MOST:
+        raise UsageError(f"{rentals} machines at the same time", hint=f"--rentals takes 1 to {MOST}, or auto.")
+    if not rows:
+        return None
+    found = fleets(rows)
+    if rentals == "auto":
+        return found[0] if budget is None else fastest(rows, budget)
+    wanted = found[min(rentals, len(found)) - 1]
+    if budget is not None and len(wanted.rows) > 1 and wanted.asks > budget:
+        fit = max((len(one.rows) for one in found if one.asks <= budget), default=1)
+        raise NoOffer(
+            f"{budget} may not pay for {len(wanted.rows)} machines at the same time: they may cost {wanted.asks}.",
+            hint=f"--rentals {fit} surely fits, or --budget {wanted.asks.decimal():.2f}.", enough=wanted.asks.micros,
+        )  # fmt: skip
+    return wanted
+
+
 def results_of(work: Work, run: Run, runs: Iterable[Run], now: float) -> list[JobResult]:
     """What became of the jobs of a run, each with its share of the bill."""
     parts = shares(run, now)
@@ -149,7 +191,7 @@ def results_of(work: Work, run: Run, runs: Iterable[Run], now: float) -> list[Jo
     for task in work.tasks:
         ids = {job.id for rental in run.rentals for job in rental.jobs if job.name == task.job.name}
         files = tuple(one.path for one in run.artefacts if one.job_id in ids)
-        if task.state is TaskState.HAD and (other := result_of(task, runs)):
+        if task.state is TaskState.HAD and (other := result_of(task, runs)) is not None:
             files = other.files
         loss = None if task.outcome is None else task.outcome.final_loss
         setup, training = parts.get(task.job.name, (ZERO, ZERO))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -13,11 +14,20 @@ from typing import Self
 from gpurent.budget.client import ClientLock
 from gpurent.budget.errors import BudgetError, LedgerError
 from gpurent.budget.events import Kind
-from gpurent.budget.guard import TEARDOWN_S, Deadlines, allow_create, deadlines, teardown_reserve, tolerated
+from gpurent.budget.guard import (
+    TEARDOWN_S,
+    Deadlines,
+    allow_create,
+    deadlines,
+    promised,
+    teardown_reserve,
+    tolerated,
+)
 from gpurent.budget.ledger import Ledger
-from gpurent.budget.spend import run_spent
-from gpurent.budget.state import Rental, RentalState
+from gpurent.budget.spend import accrued, run_spent
+from gpurent.budget.state import Rental, RentalState, Run
 from gpurent.clock import Clock
+from gpurent.dataset.content import key
 from gpurent.dataset.increments import increments
 from gpurent.errors import (
     AuthFailed,
@@ -53,10 +63,13 @@ from gpurent.jobs.keys import forget_keys
 from gpurent.jobs.meter import Meter
 from gpurent.jobs.premises import Premises
 from gpurent.jobs.progress import JobBegun, JobOver, Notice, Progress, Stage, StageStarted
+from gpurent.jobs.purse import Purse
+from gpurent.jobs.queue import Queue
 from gpurent.jobs.rental import LaunchOrder, Rentals
 from gpurent.jobs.replan import Asker, Nobody, Replanner
 from gpurent.jobs.serving import EngineServer
 from gpurent.jobs.session import Outcome, Session
+from gpurent.jobs.shelf import Shelf, machine_of
 from gpurent.jobs.watch import Halt, Tell, Watch
 from gpurent.jobs.work import MOST_TRIES, Task, TaskState, Work, names, planned
 from gpurent.localfiles import private_folder
@@ -85,6 +98,8 @@ MAX_WAIT_S = 30.0
 LONGEST, LONGEST_H = 3.0, 1.0
 """Without ``max_hours`` a rental ends after so many times the high estimate, or so many hours, whatever the budget."""
 SLOW_HINT = "Raise the budget, or name a base model that machines download by themselves."
+TOGETHER_S = 0.5
+"""Between two looks whether all machines of a batch have ended."""
 END_S = 60.0
 """A machine that its owner takes back is left by so much earlier."""
 
@@ -102,6 +117,8 @@ class Conductor:
     asker: Asker = field(default_factory=Nobody)
     enforce: Enforce = nobody_enforces
     """Who ends a rental of this run if this thread does not."""
+    given_up: Callable[[Run], bool] = lambda _run: False
+    """Whether the client of a run that claims a job is gone for good."""
 
     @property
     def run_dir(self) -> Path:
@@ -189,13 +206,18 @@ class Conductor:
         return tuple(self.ledger.run(self.run_id).open_rentals)
 
     def _close(self, outcome: str, exit_code: int) -> None:
+        """Nothing more happens in this run, unless it has other machines that somebody has yet to look after."""
+        if self._open_rentals():
+            return
         self.ledger.append(self.run_id, Kind.RUN_CLOSED, outcome=outcome, exit_code=exit_code)
         forget_keys(self.run_dir, self.ledger.run(self.run_id))
 
     def _attempts(self, work: Work, rows: Sequence[QuoteRow], order: LaunchOrder, max_hours: float | None) -> None:
         """Rent until nothing waits any more. Of a batch, what is home stays, whatever ends it."""
         try:
-            self._tried(work, rows, order, max_hours)
+            self._workers(work, rows, order, max_hours)
+            for task in work.waiting:
+                task.left(task.short or "no machine was left to train it")
         except Halt as halt:
             if halt.leave or not (work.batch and work.gained):
                 raise
@@ -206,28 +228,58 @@ class Conductor:
             self.tell(Notice(f"The batch ends here: {error}", warning=True))
             work.leave(str(error))
 
-    def _tried(self, work: Work, rows: Sequence[QuoteRow], order: LaunchOrder, max_hours: float | None) -> None:
+    def _workers(self, work: Work, rows: Sequence[QuoteRow], order: LaunchOrder, max_hours: float | None) -> None:
+        """One machine after the other; of a batch, several at the same time if that was asked for, each in its thread.
+
+        Raises:
+            as ``_tried``, once all of them have ended: what is in doubt, and a user who leaves, come before the rest.
+        """
+        queue = Queue(work, self._claim, self.tell)
+        shelf = Shelf.of(rows, MAX_ATTEMPTS + work.rentals - 1)
+        if work.rentals == 1:
+            self._tried(work, queue, shelf, order, max_hours, None)
+            return
+        purse = Purse(self.ledger, self.run_id, self.clock, work.rentals)
+
+        def act() -> BaseException | None:
+            try:
+                self._tried(work, queue, shelf, order, max_hours, purse)
+            except Exception as error:  # noqa: BLE001  raised again in the thread that waits for all
+                return error
+            finally:
+                purse.leave()
+            return None
+
+        begun = [self.clock.begin(act) for _ in range(work.rentals)]
+        while not all(one.over for one in begun):
+            self.clock.sleep(TOGETHER_S)
+        errors = [error for one in begun if (error := one.result(0.0)) is not None]
+        errors.sort(key=lambda one: not (isinstance(one, InDoubt) or (isinstance(one, Halt) and one.leave)))
+        doubtful = errors and (isinstance(errors[0], InDoubt) or (isinstance(errors[0], Halt) and errors[0].leave))
+        for error in errors[1:] if doubtful or not work.gained else errors:
+            self.tell(Notice(f"One of {work.rentals} machines brought nothing more: {error}", warning=True))
+        if errors and (doubtful or work.waiting or not work.gained):
+            raise errors[0]
+
+    def _claim(self, task: Task) -> str | None:
+        assert task.content is not None
+        return self.ledger.claim(self.run_id, key(task.job, task.content), task.job.name, self.given_up)
+
+    def _tried(
+        self, work: Work, queue: Queue, shelf: Shelf, order: LaunchOrder, max_hours: float | None, purse: Purse | None
+    ) -> None:  # fmt: skip
         last: GpurentError = NoOffer("no offer was left to try")
-        useless: set[tuple[str, str]] = set()
-        closed: set[str] = set()
-        number = images = 0
-        left = list(rows)
-        while left:
-            row = left.pop(0)
-            provider = row.offer.provider
-            machine = _machine_of(row)
-            if number == MAX_ATTEMPTS or machine in useless or provider in closed:
-                continue
-            number += 1
+        while (taken := shelf.take()) is not None:
+            number, row = taken
+            provider, machine = row.offer.provider, machine_of(row)
             tag = f"gpurent-{self.run_id}-{number}"
             try:
-                others = (one for one in left if one.offer.provider not in closed and _machine_of(one) not in useless)
-                other = next(others, None) if number < MAX_ATTEMPTS else None
-                self._attempt(tag, work, row, order, max_hours, leaving_cost(row, other))
+                leaving = leaving_cost(row, shelf.other())
+                self._attempt(tag, work, queue, row, order, max_hours, leaving, purse)
                 return
             except (NoCredit, AuthFailed) as error:
                 last = error
-                closed.add(provider)
+                shelf.closed.add(provider)
             except RateLimited as error:
                 last = error
                 self.clock.sleep(min(MAX_WAIT_S, error.retry_after or MAX_WAIT_S))
@@ -239,15 +291,14 @@ class Conductor:
                     raise (broke or error) from error
                 last = broke or error
                 if broke is not None:
-                    closed.add(provider)
+                    shelf.closed.add(provider)
                 else:
-                    useless.add(machine)
+                    shelf.useless.add(machine)
                     self._blame(tag, error)
                 if isinstance(error, HostUnfit) and error.trait == NO_ADDRESS:
-                    # Private homes seldom have one: the next of them would cost money and most likely lack it too.
-                    left.sort(key=lambda one: one.offer.provider == provider and not one.offer.trusted)
-                images += isinstance(error, HostUnfit) and error.image and not self.rentals.facts[provider].owned
-                if images == IMAGE_TRIES:
+                    shelf.trusted_first(provider)
+                shelf.images += isinstance(error, HostUnfit) and error.image and not self.rentals.facts[provider].owned
+                if shelf.images == IMAGE_TRIES:
                     raise
             except BudgetError as error:
                 if isinstance(last, (*HOSTS_FAULT, HostUnreachable)):
@@ -256,6 +307,9 @@ class Conductor:
                 raise
             except (OfferGone, NoCapacity) as error:
                 last = error
+            finally:
+                if purse is not None:
+                    purse.settle(tag)
             self.tell(Notice(f"{row.offer.gpu} on {provider}: {last} Trying the next offer.", warning=True))
         raise last
 
@@ -266,19 +320,29 @@ class Conductor:
             self.ledger.append(self.run_id, Kind.MACHINE_FAILED, tag=tag, reason=str(error)[:200], detail=detail)
 
     def _attempt(
-        self, tag: str, work: Work, row: QuoteRow, order: LaunchOrder, max_hours: float | None, leaving: float
+        self, tag: str, work: Work, queue: Queue, row: QuoteRow, order: LaunchOrder, max_hours: float | None,
+        leaving: float, purse: Purse | None,
     ) -> None:  # fmt: skip
-        if not work.waiting:  # a job that its machine was blamed for was the last
-            return
-        limits = self._limits(work, row, max_hours)
-        if work.gained or work.interrupted:  # what is left of the budget may not be worth a machine
-            left_s = limits.soft - self.clock.now() - row.timeline.before_training_s.mid
-            needed = {one.number: Pace().forecast(_estimate(work, one, row)) for one in work.waiting}
-            if not work.batch and needed[1] > left_s:
-                raise BudgetError(_short(needed[1], left_s))
-            if not [one for one in work.waiting if _fits(work, one, needed[one.number], left_s)]:
+        allowance = None if purse is None else purse.allot(tag)
+        limits = self._limits(work, row, max_hours, allowance)
+        again = work.gained or work.interrupted  # what is left of the budget may not be worth a machine
+        left_s = limits.soft - self.clock.now() - row.timeline.before_training_s.mid if again else math.inf
+        first = queue.take(tag, lambda one: _short(Pace().forecast(_estimate(work, one, row)), left_s))
+        if first is None:
+            if work.batch:
                 return
+            raise BudgetError(work.tasks[0].short)
+        try:
+            self._on_one(tag, work, queue, row, order, limits, leaving, allowance, first)
+        finally:
+            queue.back(tag, first)
+
+    def _on_one(
+        self, tag: str, work: Work, queue: Queue, row: QuoteRow, order: LaunchOrder, limits: Deadlines,
+        leaving: float, allowance: Usd | None, first: Task,
+    ) -> None:  # fmt: skip
         watch = self._watch(limits, row.hourly, row.offer)
+        watch.tag, watch.allowance = tag, allowance
         watch.tick()  # who has asked to stop meanwhile wants no machine
         offer, wanted = row.offer, self._wanted(work, row, order)
         self.tell(StageStarted(Stage.RENT, f"{offer.gpu} on {offer.provider} at {row.hourly.rounded(3)}/h"))
@@ -300,7 +364,8 @@ class Conductor:
                 if (unfit := proof.verdict(found, offer, wanted)) is not None:
                     raise unfit
                 machine = _Machine(host, held, watch, guard)
-                self._jobs(work, self._measured(work, row, machine, found.read_mbps, leaving), order, machine)
+                measured = self._measured(work, row, machine, found.read_mbps, leaving)
+                self._jobs(work, queue, measured, order, machine, first)
 
     def _measured(
         self, work: Work, row: QuoteRow, machine: _Machine, hub_mbps: float | None, leaving: float
@@ -328,35 +393,41 @@ class Conductor:
         watch, finish_s = machine.watch, [max(one.collect_s.high for one in each) for each in (row.jobs, jobs)]
         late_s = max(0.0, finish_s[1] - finish_s[0])
         watch.deadlines = replace(watch.deadlines, soft=watch.deadlines.soft - late_s)
-        if not work.batch and (why := line.too_late(jobs[0], watch.deadlines.soft - self.clock.now())):
+        if not work.batch and (
+            why := line.too_late(
+                _estimate(work, work.tasks[0], replace(row, jobs=jobs)), watch.deadlines.soft - self.clock.now()
+            )
+        ):
             if slow:
                 raise BudgetError(f"{what}; {why}", hint=SLOW_HINT)
             raise HostUnfit(line.TRAIT, f"{what}; {why}")
         return replace(row, jobs=jobs, timeline=together.joined(jobs))
 
-    def _jobs(self, work: Work, row: QuoteRow, order: LaunchOrder, machine: _Machine) -> None:
+    def _jobs(
+        self, work: Work, queue: Queue, row: QuoteRow, order: LaunchOrder, machine: _Machine, first: Task
+    ) -> None:  # fmt: skip
         """Train what waits, one job after the other, each home before the next one begins.
 
         Raises:
             JobFailed, SourceChanged: the only job of a run gave up.
             HostError, Halt: the machine is to end now.
         """
-        pace, crashed = Pace(), list[Task]()
+        pace, tag, crashed = Pace(), machine.held.tag, list[Task]()
         if work.batch:
-            machine.premises.server = EngineServer(machine.held.tag)
-        for task in work.waiting:
-            estimate = _estimate(work, task, row)
-            left_s = machine.watch.deadlines.soft - self.clock.now()
-            if task.state is TaskState.LEFT or not _fits(work, task, pace.forecast(estimate), left_s):
-                continue
-            if why := work.home(task):
-                task.state, task.why = TaskState.HAD, why
-                self.tell(JobOver(task.job.name, task.state, why))
-                continue
+            machine.premises.server = EngineServer(tag)
+
+        def left_s() -> float:
+            return machine.watch.deadlines.soft - self.clock.now() if work.batch else math.inf
+
+        def short(task: Task) -> str:
+            return _short(pace.forecast(_estimate(work, task, row)), left_s())
+
+        task = queue.take(tag, short, first)
+        while task is not None:
             begun = self.clock.monotonic()
-            machine.ahead = self._ahead(work, task, machine, row, pace, left_s)
+            machine.ahead = self._ahead(work, task, machine, row, pace, left_s())
             try:
-                self._job(work, task, order, machine)
+                self._job(work, queue, task, order, machine)
             except (JobFailed, SourceChanged) as error:
                 if not work.batch:
                     raise
@@ -365,14 +436,18 @@ class Conductor:
                     machine.premises.server.drop()
                 crashed = [*crashed, task] if isinstance(error, JobFailed) and error.code == CRASH else []
             else:
-                pace.took(estimate, self.clock.monotonic() - begun)
+                if task.outcome is not None:
+                    pace.took(_estimate(work, task, row), self.clock.monotonic() - begun)
                 crashed = []
-            if work.batch:
+            finally:
+                queue.back(tag, task)
+            if work.batch and task.state not in (TaskState.HAD, TaskState.ELSEWHERE):
                 self.tell(JobOver(task.job.name, task.state, task.why))
-            if task.state is TaskState.STOPPED:
+            if task.state is TaskState.STOPPED and (work.rentals == 1 or self.interrupt.level >= Stop.ORDERLY):
                 work.leave("the run was stopped before")
             if len(crashed) == MOST_CRASHES:
                 raise self._suspected(crashed)
+            task = queue.take(tag, short)
         if machine.premises.server is not None and self._free(machine.held.offer.provider, machine.held.offer.price):
             machine.premises.server.end(machine.host)  # it is not destroyed, and its memory is wanted
 
@@ -380,7 +455,7 @@ class Conductor:
         self, work: Work, task: Task, machine: _Machine, row: QuoteRow, pace: Pace, left_s: float
     ) -> Ahead | None:
         """What to send of the next job while this one trains; None where the money left may not pay for both."""
-        following = next((one for one in work.waiting if one.number > task.number), None)
+        following = next((one for one in work.waiting if one.number > task.number and not one.owner), None)
         if following is None or following.content is None:
             return None
         needed_s = sum(pace.forecast(row.jobs[one.number - 1]) for one in (task, following))
@@ -394,7 +469,7 @@ class Conductor:
                 task.state, task.error, task.why = TaskState.WAITING, None, ""
         return HostUnfit("crashes", f"{len(crashed)} trainings in a row died on it")
 
-    def _job(self, work: Work, task: Task, order: LaunchOrder, machine: _Machine) -> None:
+    def _job(self, work: Work, queue: Queue, task: Task, order: LaunchOrder, machine: _Machine) -> None:
         job, watch = task.job, machine.watch
         run_dir = self.run_dir
         if work.batch:
@@ -413,7 +488,9 @@ class Conductor:
             self.tell(Notice(f"{job.name} goes on from step {task.resume.step} of {job.length.steps}."))
         session.scalars = scalars.opened(job.logs, self.run_id, self.tell)
         try:
-            session.prepare(job, session.upload(job, task.content))
+            engine = session.upload(job, task.content)
+            if not session.prepare(job, engine, lambda: queue.confirm(task)):
+                return
             task.done(session.follow())
         except (*HOSTS_FAULT, HostUnreachable) as error:
             self._lost(task, session)
@@ -443,6 +520,9 @@ class Conductor:
             work.leave(f"{task.job.name} failed before, and the batch was to stop then")
         try:
             folder = private_folder(self.run_dir / "jobs" / str(task.number))
+            if task.content is not None:
+                wanted = key(task.job, task.content)
+                self.ledger.append(self.run_id, Kind.JOB_RELEASED, key=wanted, name=task.job.name)
             found = postmortem.write(self.ledger, self.run_id, folder, error)
             self.tell(Notice(f"{task.job.name}: {found.cause} {found.remedy}", warning=True))
         except (OSError, LedgerError) as unwritten:
@@ -477,6 +557,12 @@ class Conductor:
         held = Held(self.run_id, rental.tag, rental.ref, rental.offer, identity)
         limits = Deadlines(rental.soft_deadline, rental.hard_deadline)
         watch = self._watch(limits, rental.hourly, rental.offer)
+        others = [one for one in run.open_rentals if one.tag != rental.tag]
+        if others:
+            now = self.clock.now()
+            spent = Usd.total([accrued(one, now) for one in run.rentals if one.tag != rental.tag])
+            watch.tag = rental.tag
+            watch.allowance = run.budget - spent - Usd.total([promised(one, now) for one in others])
         watch.state = RentalState.TRAINING  # what its job made is worth a look, even after an order to destroy
         if rental.state is RentalState.DESTROYING:
             self.interrupt.request(Stop.ORDERLY)  # and no more than a look: it may end at any moment
@@ -539,8 +625,9 @@ class Conductor:
             travel=for_offer(held.offer, watch.hourly, least_s=self.rentals.patience.state_s),
         )  # fmt: skip
 
-    def _limits(self, work: Work, row: QuoteRow, max_hours: float | None) -> Deadlines:
-        """Deadlines for what is left of the budget now; vetoes an attempt that could not reach training."""
+    def _limits(self, work: Work, row: QuoteRow, max_hours: float | None, allowance: Usd | None = None) -> Deadlines:
+        """Deadlines for what is left of the budget now, or for its share; vetoes an attempt that could not reach
+        training."""
         run, start = self.ledger.run(self.run_id), self.clock.now()
         facts = self.rentals.facts[row.offer.provider]
         if max_hours is not None and run.rentals:  # the user's own limit is for all machines of the run
@@ -555,7 +642,8 @@ class Conductor:
         crossing += row.offer.price.in_gb.scaled(2 * states, GB)
         crossing += row.state_cost
         limits = deadlines(
-            budget=run.budget, spent=run_spent(run, start), hourly=tolerated(row.hourly),
+            budget=run.budget if allowance is None else allowance,
+            spent=run_spent(run, start) if allowance is None else ZERO, hourly=tolerated(row.hourly),
             traffic=tolerated(crossing + surge_reserve(row.offer)), start=start,
             finish_s=max(one.collect_s.high for one in row.jobs) + 15, teardown_s=row.timeline.destroy_s.high,
             max_hours=max_hours, granularity_s=facts.billing_granularity_s,
@@ -578,19 +666,10 @@ class Conductor:
         )  # fmt: skip
 
 
-def _machine_of(row: QuoteRow) -> tuple[str, str]:
-    return row.offer.provider, row.offer.machine_id or row.offer.id
-
-
-def _fits(work: Work, task: Task, needed_s: float, left_s: float) -> bool:
-    """Whether a job of a batch is begun; one that is not is left, and says why. A job of its own always is."""
-    if not work.batch or needed_s <= left_s:
-        return True
-    task.left(_short(needed_s, left_s))
-    return False
-
-
 def _short(needed_s: float, left_s: float) -> str:
+    """Why a job does not fit; empty where it does."""
+    if needed_s <= left_s:
+        return ""
     return f"it needs about {needed_s:.0f} s, and the money left pays for {max(0.0, left_s):.0f} s"
 
 

@@ -62,7 +62,7 @@ class Home:
 
     def __post_init__(self) -> None:
         self.allowance = Allowance(self.expected)
-        self.landing = Landing(self.output_dir, self.run_id)
+        self.landing = Landing(self.output_dir, self.job_id.removeprefix("gpurent-"))
 
     def record(self, kind: Kind, **data: object) -> None:
         """Write a line that later decisions rest on.

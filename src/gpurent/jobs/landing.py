@@ -14,15 +14,16 @@ from gpurent.errors import HomeFull
 
 @dataclass(frozen=True)
 class Landing:
-    """The folder of one run inside the output folder: on the same disk, so that a rename is all or nothing."""
+    """The folder of one job on one machine inside the output folder: on the same disk, so that a rename is all or
+    nothing."""
 
     output_dir: Path
-    run_id: str
+    job: str
 
     @property
     def folder(self) -> Path:
         """Of what has not been verified yet."""
-        return self.output_dir / f".gpurent-{self.run_id}"
+        return self.output_dir / f".gpurent-{self.job}"
 
     def place(self, name: str) -> Path:
         """Where a file lands. Raises HomeFull when the folder cannot be made."""

@@ -38,5 +38,7 @@ class BatchOptions:
     """Train what has a verified result already."""
     in_order: bool = False
     """As given, instead of by base model and the shortest first."""
+    rentals: int | Literal["auto"] = 1
+    """Machines at the same time; ``auto``: as many as the budget pays for and make it faster."""
     partial: bool = False
     """Begin although the budget surely pays for the first jobs only."""

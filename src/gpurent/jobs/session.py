@@ -184,8 +184,15 @@ class Session:
         self.tell(StageMoved(Stage.UPLOAD, total, total))
         return engine
 
-    def prepare(self, job: Job, engine: str) -> None:
+    def prepare(self, job: Job, engine: str, wanted: Callable[[], bool] = lambda: True) -> bool:
         """See that the host can train, installing what the image lacks, and start the engine detached.
+
+        Args:
+            job, engine: what is trained, and the folder of the engine on the host.
+            wanted: asked last of all, whether the engine is to start.
+
+        Returns:
+            Whether it was started.
 
         Raises:
             CommandFailed: Python or a package is missing and cannot be installed.
@@ -196,6 +203,8 @@ class Session:
         self._base_model(job)
         self.host.put_bytes(json.dumps(self._order(job)).encode(), f"{self.folder}/job.json")
         bytes_in = self.home.traffic.bytes_in
+        if not wanted():
+            return False
         self.key = key(job, self._content)
         self.ledger.append(self.run_id, Kind.PREPARED, tag=self.tag, bytes_in=bytes_in)
         self.ledger.append(
@@ -211,6 +220,7 @@ class Session:
             [runtime.python, "-m", "gpurent_engine", "train", "--job", self._absolute(f"{self.folder}/job.json")],
             {"PYTHONPATH": self._absolute(engine), "PYTHONUNBUFFERED": "1"},
         )
+        return True
 
     def _mind(self) -> None:
         """Watch money, time and the user's wish, show a sign of life, and have the engine save when that is due."""

@@ -11,7 +11,7 @@ from queue import SimpleQueue
 from gpurent.budget.errors import LedgerError
 from gpurent.budget.guard import Deadlines, end_reserve
 from gpurent.budget.ledger import Ledger
-from gpurent.budget.spend import run_spent
+from gpurent.budget.spend import accrued, run_spent
 from gpurent.budget.state import RentalState, Run
 from gpurent.clock import Clock
 from gpurent.errors import GpurentError, HostUnreachable
@@ -55,6 +55,10 @@ class Watch:
     reserve: Usd = ZERO
     """What destroying may cost: money that training must not touch, whatever the deadlines say."""
     hourly: Usd = ZERO
+    tag: str = ""
+    """Of the rental, where the run may have others."""
+    allowance: Usd | None = None
+    """What this rental may cost, where the budget is shared with others that are open."""
     state: RentalState = RentalState.CREATED
     """As far as it matters here: whether there is training to save."""
     rouse: Callable[[], None] = lambda: None
@@ -126,12 +130,16 @@ class Watch:
             run = self._read()
         if run is None:
             return
-        for rental in run.open_rentals:  # a machine may turn out dearer than its offer
+        own = [one for one in run.open_rentals if self.allowance is None or one.tag == self.tag]
+        for rental in own:  # a machine may turn out dearer than its offer
             self.hourly, self.reserve = max(self.hourly, rental.hourly), max(self.reserve, end_reserve(rental))
         if run.stop_requested:
             self.interrupt.request(Stop.ORDERLY)
         spent = run_spent(run, self.clock.now())
         self._left = run.budget - spent
+        if self.allowance is not None:
+            cost = Usd.total([accrued(one, self.clock.now()) for one in run.rentals if one.tag == self.tag])
+            self._left = min(self._left, self.allowance - cost)
         self.tell(Spending(spent, run.budget, self.deadlines.soft, self.deadlines.hard))
 
     def _read(self) -> Run | None:

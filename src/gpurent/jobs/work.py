@@ -34,6 +34,8 @@ class TaskState(StrEnum):
     """Ended early by the budget or by the user; what it had made is at home."""
     FAILED = "failed"
     LEFT = "not begun"
+    ELSEWHERE = "elsewhere"
+    """Another run, whose client lives, is to train it."""
 
 
 @dataclass
@@ -52,6 +54,10 @@ class Task:
     error: GpurentError | None = None
     why: str = ""
     tries: int = 0
+    owner: str = ""
+    """The rental of this run that is on it."""
+    short: str = ""
+    """Why it did not fit the time and money of a machine."""
     begun: bool = False
     """A machine has trained it, and was lost before its end."""
     quoted_from: int = field(default=0, init=False)
@@ -90,6 +96,8 @@ class Work:
     on_failure: OnFailure = "continue"
     home: Callable[[Task], str] = lambda _task: ""
     """Why a job need not be trained: another run may have done it meanwhile. Empty where it has to be."""
+    rentals: int = 1
+    """Machines at the same time."""
     stop_at: float | None = None
     """Share of each job's steps after which it stops."""
     halted: bool = field(default=False, init=False)
@@ -133,7 +141,8 @@ class Work:
     def leave(self, why: str) -> None:
         """Begin nothing more."""
         for task in self.waiting:
-            task.left(why)
+            if not task.owner:
+                task.left(why)
 
     def halt(self, why: str) -> None:
         """The budget or the user ends it between two jobs."""
