@@ -64,7 +64,7 @@ def test_more_machines_than_the_budget_pays_for_are_refused_and_auto_takes_as_ma
     assert [len(one.rows) for one in choices] == [1, 2, 3, 4]
     assert [one.seconds for one in choices] == sorted((one.seconds for one in choices), reverse=True)
     budget = choices[1].asks
-    with pytest.raises(NoOffer, match="may not pay for 4 machines") as refused:
+    with pytest.raises(NoOffer, match=r"may not pay for \d machines") as refused:
         ground.broker.batch_quote(jobs, budget=budget, batch=BatchOptions(rentals=4))
     assert "--rentals" in refused.value.hint
     found = ground.broker.batch_quote(jobs, budget=budget, batch=BatchOptions(rentals="auto"))
