@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from statistics import median
+from threading import RLock
 from types import TracebackType
 from typing import Self
 
@@ -102,6 +103,17 @@ NO_MONEY = "the budget surely pays for the jobs before it only"
 
 
 def _silent(_progress: Progress) -> None: ...
+
+
+def _in_turn(tell: Tell) -> Tell:
+    """Several machines of a run have threads of their own; whoever listens hears one at a time."""
+    turn = RLock()
+
+    def one_at_a_time(progress: Progress) -> None:
+        with turn:
+            tell(progress)
+
+    return one_at_a_time
 
 
 @dataclass(frozen=True, slots=True)
@@ -499,6 +511,7 @@ class Broker:
         return Trained(run_id, files, outcome.final_loss, stopped, receipt, outcome.state)
 
     def _conductor(self, run_id: str, tell: Tell, interrupt: Interrupt, asker: Asker | None = None) -> Conductor:
+        tell = _in_turn(tell)
         facts = {name: opened.facts for name, opened in self.opened.items()}
         play = all(one.play_money for one in facts.values())
         patience = self._patience or (PLAYED if play else Patience())

@@ -323,19 +323,23 @@ class Conductor:
         self, tag: str, work: Work, queue: Queue, row: QuoteRow, order: LaunchOrder, max_hours: float | None,
         leaving: float, purse: Purse | None,
     ) -> None:  # fmt: skip
-        allowance = None if purse is None else purse.allot(tag)
-        limits = self._limits(work, row, max_hours, allowance)
-        again = work.gained or work.interrupted  # what is left of the budget may not be worth a machine
-        left_s = limits.soft - self.clock.now() - row.timeline.before_training_s.mid if again else math.inf
-        first = queue.take(tag, lambda one: _short(Pace().forecast(_estimate(work, one, row)), left_s))
-        if first is None:
-            if work.batch:
-                return
-            raise BudgetError(work.tasks[0].short)
+        first = queue.take(tag, lambda _task: "")
         try:
+            if first is None:
+                return  # other machines are on all that is left
+            allowance = None if purse is None else purse.allot(tag)
+            limits = self._limits(work, row, max_hours, allowance)
+            if work.gained or work.interrupted:  # what is left of the budget may not be worth a machine
+                left_s = limits.soft - self.clock.now() - row.timeline.before_training_s.mid
+                first = queue.take(tag, lambda one: _short(Pace().forecast(_estimate(work, one, row)), left_s), first)
+            if first is None:
+                if work.batch:
+                    return
+                raise BudgetError(work.tasks[0].short)
             self._on_one(tag, work, queue, row, order, limits, leaving, allowance, first)
         finally:
-            queue.back(tag, first)
+            if first is not None:
+                queue.back(tag, first)
 
     def _on_one(
         self, tag: str, work: Work, queue: Queue, row: QuoteRow, order: LaunchOrder, limits: Deadlines,
