@@ -105,6 +105,13 @@ NO_MONEY = "the budget surely pays for the jobs before it only"
 def _silent(_progress: Progress) -> None: ...
 
 
+def _several(rows: Sequence[QuoteRow], quote: Quote) -> tuple[QuoteRow, ...]:
+    """Offers for several machines: first those that could do everything within the budget, then the others."""
+    play = rows[0].offer.provider in quote.play
+    others = (row for row in quote.rows if row not in rows and (row.offer.provider in quote.play) is play)
+    return (*rows, *others)
+
+
 def _in_turn(tell: Tell) -> Tell:
     """Several machines of a run have threads of their own; whoever listens hears one at a time."""
     turn = RLock()
@@ -398,6 +405,8 @@ class Broker:
         rows = affordable_rows(found.quote, budget)
         if consent is not None and not consent(found, rows[0]):
             raise Interrupted("Nothing was rented.")
+        if found.fleet is not None and len(found.fleet.rows) > 1:
+            rows = _several(rows, found.quote)
 
         def home(task: Task) -> str:
             other = None if batch.again else result_of(task, self.ledger.runs(), self._away)
@@ -439,7 +448,7 @@ class Broker:
                 raise unaffordable(wanted, len(fitting), budget or ZERO, error) from error
             quote = self._requote(fitting, need, quote)
         separate = apart([job.workload for job in fitting], need or self.need, quote)
-        rows = quote.rows if budget is None else affordable_rows(quote, budget)
+        rows = quote.rows if budget is None else _several(affordable_rows(quote, budget), quote)
         machines = chosen(rows, batch.rentals, budget)
         choices = tuple(fleets(rows)) if batch.rentals != 1 else ()
         return BatchQuote(tuple(fitting), had, quote, separate, tuple(wanted[len(fitting) :]), machines, choices)

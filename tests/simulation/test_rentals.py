@@ -21,8 +21,8 @@ def job(tmp_path: Path) -> Job:
 
 
 def span_s(job: Job, folder: Path, rentals: int) -> float:
-    """Seconds from the run's opening to its close, of six jobs of ten minutes each."""
-    plan = Schedule(seed=3, budget=Usd.parse("2"), course=Course(8, 75.0, every=4, size=4096), boot_s=60.0)
+    """Seconds from the run's opening to its close, of six jobs of almost seven minutes each."""
+    plan = Schedule(seed=3, budget=Usd.parse("2"), course=Course(8, 50.0, every=4, size=4096), boot_s=60.0)
     verdict = live(plan, job, folder, batch=6, rentals=rentals)
     assert verdict.violations == [] and verdict.ending == "done"
     assert verdict.tally.lines[Kind.JOB_STARTED] == 6

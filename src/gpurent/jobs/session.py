@@ -214,7 +214,7 @@ class Session:
         runtime, server = self.host.runtime(), self.premises.server
         alone = self.gpu_count == 1  # one process for each GPU is started anew for every job
         if server is not None and alone and server.give(self.host, self.job_id, self._absolute(engine), runtime):
-            return
+            return True
         self.host.start_job(
             self.job_id,
             [runtime.python, "-m", "gpurent_engine", "train", "--job", self._absolute(f"{self.folder}/job.json")],
