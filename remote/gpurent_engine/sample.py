@@ -29,6 +29,8 @@ class Prompt:
     text: str
     seed: int
     negative: str = ""
+    label: str = ""
+    """What stands beside the row; empty: the text."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +43,15 @@ class Settings:
 
 
 def read_prompts(path: Path) -> tuple[list[Prompt], Settings]:
-    """Read a ``prompts.toml``: ``[[prompt]]`` tables (``text``, ``seed``), also ``steps``, ``guidance``, ``cell``."""
+    """Read a ``prompts.toml``: ``steps``, ``guidance``, ``cell``, and ``[[prompt]]`` tables.
+
+    A table has ``text`` and ``seed``, and may have ``negative`` and ``label``.
+    """
     document = read_toml(path.name, path.read_text(encoding="utf-8"))
-    prompts = [Prompt(one["text"], int(one["seed"]), one.get("negative", "")) for one in document["prompt"]]
+    prompts = [
+        Prompt(one["text"], int(one["seed"]), one.get("negative", ""), one.get("label", ""))
+        for one in document["prompt"]
+    ]
     given = {key: document[key] for key in ("steps", "guidance", "cell") if key in document}
     return prompts, Settings(**given)
 
@@ -70,7 +78,7 @@ def grid(
         pipeline.set_adapters(["lora"], [strength])
         columns.append((f"LoRA {strength:g}", _draw(pipeline, prompts, settings, side)))
         on_column(columns[-1][0])
-    return compose(columns, [prompt.text for prompt in prompts], settings.cell)
+    return compose(columns, [prompt.label or prompt.text for prompt in prompts], settings.cell)
 
 
 def _pipeline(parts: Parts) -> Any:

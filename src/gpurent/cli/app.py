@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _EXIT_STATUS = "\n\n".join(f"{code}  {meaning}" for code, meaning in exits.CODES)
 
 
-_SILENT = (("sandbox", "up"), ("watchdog", "run"), ("watchdog", "tend"), ("login",), ("lora",), ("help",))
+_SILENT = (("sandbox", "up"), ("watchdog", "run"), ("watchdog", "tend"), ("login",), ("lora",), ("grid",), ("help",))
 """Commands that are not about rentals at all, or that go on and on: every other ends by naming what may still run."""
 
 
@@ -470,6 +470,31 @@ def init(
     from gpurent.cli import init as command
 
     return command.run(folder, force=force, source=source, export=export)
+
+
+@app.command()
+def grid(
+    file: Annotated[Path, typer.Argument(help="A LoRA in .safetensors.")],
+    base: Annotated[str, typer.Option(help="Base model: a folder, a .safetensors file, or a hub id.")],
+    trigger: Annotated[str, typer.Option(help="Word of the captions; it is put at start, middle and end.")] = "",
+    prompt: Annotated[list[str] | None, typer.Option(help="Around the trigger; may be given several times.")] = None,
+    negative: Annotated[
+        str, typer.Option(help="Each prompt is drawn with and without it; '' for without only.")
+    ] = "blurry, deformed, low quality, watermark, text",
+    strengths: Annotated[str, typer.Option(help="Of the LoRA, with commas between.")] = "0.5,0.7,0.8,1.0",
+    seeds: Annotated[str, typer.Option(help="With commas between.")] = "1,2",
+    steps: Annotated[int, typer.Option(help="Of the sampler.")] = 30,
+    out: Annotated[Path | None, typer.Option(help="The picture; default: FILE-grid.png beside the file.")] = None,
+    json: Json = False,
+) -> int:
+    """Draw a LoRA on this computer: base and strengths side by side, for prompts and seeds."""
+    from gpurent.cli import grid as command
+
+    return command.run(
+        command.GridOptions(
+            file, base, trigger, tuple(prompt or ()), negative, strengths, seeds, steps, out, as_json=json
+        )
+    )
 
 
 @app.command()

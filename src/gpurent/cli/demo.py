@@ -8,12 +8,12 @@ import sys
 from pathlib import Path
 
 from gpurent.broker import Broker
-from gpurent.cli import output
+from gpurent.cli import grid, output
 from gpurent.cli.conducting import conduct
 from gpurent.cli.train import describe
 from gpurent.dataset.base import LocalFolder
 from gpurent.dataset.job import Job
-from gpurent.errors import JobFailed, UsageError
+from gpurent.errors import UsageError
 from gpurent.money import Usd
 from gpurent.plan.quote import Quote, QuoteRow
 from gpurent.settings import load_settings
@@ -74,18 +74,7 @@ def _draw(job: Job, lora: Path, prompts: Path, picture: Path) -> None:
     """In a process of its own: only the engine knows torch."""
     base = job.base_model.path if isinstance(job.base_model, LocalFolder) else job.base_model.name
     output.console.print("Drawing five prompts at five strengths through diffusers …")
-    command = [
-        sys.executable, "-W", "ignore", "-m", "gpurent_engine", "grid", "--base", str(base), "--lora", str(lora),
-        "--prompts", str(prompts), "--strengths", STRENGTHS, "--out", str(picture),
-    ]  # fmt: skip
-    try:
-        ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=DRAW_S)
-    except subprocess.TimeoutExpired as error:
-        raise JobFailed(f"the picture was not drawn in {DRAW_S / 60:.0f} minutes") from error
-    if ended.returncode != 0:
-        raise JobFailed(
-            f"the picture could not be drawn: {ended.stderr.strip()[-300:]}", hint="pip install 'gpurent[engine]'"
-        )
+    grid.draw(str(base), lora, prompts, STRENGTHS, picture, DRAW_S)
 
 
 def _open(picture: Path) -> None:
