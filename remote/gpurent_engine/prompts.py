@@ -59,7 +59,8 @@ def embed(spec: TrainSpec, here: Path) -> TrainSpec:
         here: where a relative path starts.
 
     Raises:
-        SpecError: pictures are wanted, and there are no prompts for them; or a prompt is wrong.
+        SpecError: the file that is named is not there, or a prompt is wrong. One that is not named is a warning: GUIs
+            write how often to draw in any case.
     """
     if not wanted(spec):
         return replace(spec, sample_prompts="", samples=())
@@ -67,7 +68,11 @@ def embed(spec: TrainSpec, here: Path) -> TrainSpec:
         return spec
     if not spec.sample_prompts:
         asked = next(key for key in EVERY if getattr(spec, key))
-        raise SpecError(KEY, f"is missing: {asked} draws pictures, and needs a file with a prompt in each line.")
+        missing = f"is missing, so no pictures are drawn: {asked} needs a file with a prompt in each line."
+        return replace(
+            spec, sample_every_n_epochs=None, sample_every_n_steps=None, sample_at_first=False,
+            warnings=(*spec.warnings, (KEY, missing)),
+        )  # fmt: skip
     text, suffix = _text(spec.sample_prompts, here)
     found = read(text, suffix, spec)
     if not found:

@@ -230,11 +230,11 @@ def test_a_wrong_prompt_is_an_error_before_anything_is_rented(tmp_path: Path, te
     assert caught.value.key == "sample_prompts"
 
 
-def test_pictures_without_prompts_are_an_error_and_prompts_without_pictures_are_none(tmp_path: Path) -> None:
-    """kohya's GUI always names a prompt file, also one that is not there."""
+def test_pictures_without_prompts_are_not_drawn_and_prompts_without_pictures_are_none(tmp_path: Path) -> None:
+    """kohya's GUI writes how often to draw, and names a prompt file, whether there are prompts or not."""
     assert prompts.embed(spec(sample_prompts="/nowhere/prompt.txt"), tmp_path).samples == ()
-    with pytest.raises(SpecError, match="is missing: sample_every_n_steps"):
-        prompts.embed(spec(sample_every_n_steps=5), tmp_path)
+    bare = prompts.embed(spec(sample_every_n_steps=5), tmp_path)
+    assert not prompts.wanted(bare) and "no pictures are drawn" in dict(bare.warnings)["sample_prompts"]
     with pytest.raises(SpecError, match="is not a file"):
         prompts.embed(spec(sample_every_n_steps=5, sample_prompts="p.txt"), tmp_path)
     embedded = prompts.embed(spec(sample_at_first=True, sample_prompts="a\nb --w 64"), tmp_path)
