@@ -55,6 +55,9 @@ def _parser() -> argparse.ArgumentParser:
     train = commands.add_parser("train", help="train one LoRA")
     source = train.add_mutually_exclusive_group(required=True)
     source.add_argument("--job", type=Path, help="job.json as the client writes it")
+    source.add_argument(
+        "--pack", type=Path, nargs="+", metavar="JOB", help="several job.json on one base model, trained at once"
+    )
     source.add_argument("--config", type=Path, help="training_config.toml")
     train.add_argument("--data", type=Path, help="overrides train_data_dir")
     train.add_argument("--out", type=Path, help="overrides output_dir")
@@ -122,6 +125,8 @@ def _order(options: argparse.Namespace) -> tuple[dict[str, Any], Path]:
 
 
 def _train(options: argparse.Namespace) -> int:
+    if options.pack:
+        return _train_pack(options)
     try:
         job, path = _order(options)
     except (SpecError, OSError) as error:
@@ -131,11 +136,36 @@ def _train(options: argparse.Namespace) -> int:
         count = training.processes(job)
         if count > 1:
             return launch.run(count, path)
+    return training.train(job, path, _stoppable())
+
+
+def _train_pack(options: argparse.Namespace) -> int:
+    own = [name for name in ("data", "out", "events", "resume") if getattr(options, name)]
+    if own:
+        print(f"gpurent_engine: --{own[0]} is for one training; with --pack each job.json says it.", file=sys.stderr)
+        return training.REFUSED
+    jobs = []
+    for path in options.pack:
+        try:
+            job = training.read_order(path)
+        except (SpecError, OSError) as error:
+            print(f"gpurent_engine: {path}: {error}", file=sys.stderr)
+            return training.REFUSED
+        jobs.append(job | {"step": options.step or job.get("step", ""), "deterministic": options.deterministic})
+    folders = [str(Path(job["out_dir"]).resolve()) for job in jobs]
+    if len(set(folders)) < len(folders):
+        print("gpurent_engine: --pack: two trainings would write into one out_dir.", file=sys.stderr)
+        return training.REFUSED
+    return training.train_pack(jobs, _stoppable())
+
+
+def _stoppable() -> threading.Event:
+    """Set when the process is asked to end."""
     stop = threading.Event()
     faulthandler.register(signal.SIGUSR1, all_threads=True)  # into the log: whoever follows asks where it hangs
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    return training.train(job, path, stop)
+    return stop
 
 
 def _serve(options: argparse.Namespace) -> int:

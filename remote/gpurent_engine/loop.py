@@ -152,7 +152,8 @@ def _steps(run: Run, out: EventWriter, saver: Saver | Bystander, stop: threading
         saver.best()
     name = checkpoint.step_name(spec.output_name, step) if stopped else final_name(spec.output_name)
     saver.checkpoint(name, final=not stopped, best=early)
-    proven = saver.prove(draw=not stopped)  # who stops early is short of time
+    # who stops early is short of time; and drawing changes the base, which others still train on
+    proven = saver.prove(draw=not stopped and not run.packed)
     final = mean(run.losses)
     if not stopped and (final == 0 or (proven is not None and proven.nothing)):
         why = "the loss was 0 throughout" if final == 0 else "all of its layers are zero"

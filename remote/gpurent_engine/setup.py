@@ -39,10 +39,11 @@ from gpurent_engine.fitting import FittingStepper
 from gpurent_engine.live import LiveEncoder
 from gpurent_engine.metadata import RunFacts
 from gpurent_engine.networks.plan import UNET, Plan
+from gpurent_engine.pack import Pack
 from gpurent_engine.plain import PlainStepper
 from gpurent_engine.spec import TrainSpec
 from gpurent_engine.step.build import UnsupportedError
-from gpurent_engine.step.choose import fast_stepper
+from gpurent_engine.step.choose import fast_stepper, optimizer_name
 from gpurent_engine.step.switches import PLAIN
 from gpurent_engine.stepper import Stepper
 from gpurent_engine.store import Store
@@ -123,6 +124,8 @@ class Run:
     """What a saved state must have been made with."""
     device: torch.device
     group: Group
+    packed: bool
+    """Whether other trainings use the same base: it must stay as it is until the last has ended."""
     watched: Watched = field(default_factory=Watched)
 
 
@@ -154,18 +157,31 @@ class Loaded:
         return tuple(self.everywhere[i] for i in self.trained)
 
 
-def prepare(order: Order, out: EventWriter, group: Group = ALONE, *, opener: Opener = opened) -> Run:
-    """Set up a run and say what it will do; ``opener`` reads its base model.
+def prepare(
+    order: Order, out: EventWriter, group: Group = ALONE, *, opener: Opener = opened, pack: Pack | None = None
+) -> Run:
+    """Set up a run and say what it will do.
+
+    Args:
+        order: what to train.
+        out: told.
+        group: the processes that train it together.
+        opener: reads its base model.
+        pack: the trainings that share its base and its steps.
 
     Raises:
         DataError, SpecError, ModelError, StateMismatch: see ``loop.train``.
+        UnsupportedError: it does not go into this pack.
     """
     spec = order.spec
     choice = device.choose(spec.mixed_precision)
     for key, message in (*spec.warnings, *((("mixed_precision", choice.note),) if choice.note else ())):
         out.emit("warning", key=key, message=message)
     out.emit("phase", name="load")
-    loaded = _load(order, choice, out, opener)
+    first = pack is None or pack.parts is None
+    loaded = _load(order, choice, out, opener if pack is None else pack.opener(opener))
+    if pack is not None:
+        pack.parts = loaded.parts
     parts, length = loaded.parts, loaded.length
 
     out.emit("phase", name="cache")
@@ -178,18 +194,18 @@ def prepare(order: Order, out: EventWriter, group: Group = ALONE, *, opener: Ope
     encoder = None
     if any(augment.live(own, item.path) for own, item in zip(specs, loaded.whole.images, strict=True)):
         encoder = LiveEncoder(parts.vae.to(choice.device), choice.device, spec.vae_batch_size, spec.masks)
-    else:
+    elif pack is None:
         parts.vae.to("cpu")
     _tell(kept, len(posteriors), out)
 
     identity = states.identity(spec, loaded.dataset, parts.unet)  # before a stepper rebuilds the base for its needs
-    for note in starting.merge_base(parts, spec, order.data_dir):
+    for note in starting.merge_base(parts, spec, order.data_dir) if first else ():
         out.emit("warning", key="base_weights", message=note)
     plan = networks.plan(parts, spec, starting.ranks(parts, spec, order.data_dir))
     process = diffusion(
         parts.alphas_cumprod, loaded.agreed.prediction, choice.device, zero_terminal=loaded.agreed.zero_terminal_snr
     )
-    stepper, optimizer = _stepper(order, loaded, plan, choice, process, out, group)
+    stepper, optimizer = _stepper(order, loaded, plan, choice, process, out, group, pack)
     course = Course(
         spec, _rates(spec, plan), length,
         schedule.warmup_steps(spec.lr_warmup_steps, length.steps),
@@ -231,6 +247,7 @@ def prepare(order: Order, out: EventWriter, group: Group = ALONE, *, opener: Ope
         identity=identity,
         device=choice.device,
         group=group,
+        packed=pack is not None,
     )
     if order.resume and (order.out_dir / states.FILE).exists():
         _restore(run)
@@ -272,8 +289,9 @@ def _load(order: Order, choice: device.Choice, out: EventWriter, opener: Opener)
 
 
 def _stepper(
-    order: Order, loaded: Loaded, plan: Plan, choice: device.Choice, process: Diffusion, out: EventWriter, group: Group
-) -> tuple[Stepper, str]:
+    order: Order, loaded: Loaded, plan: Plan, choice: device.Choice, process: Diffusion, out: EventWriter, group: Group,
+    pack: Pack | None,
+) -> tuple[Stepper, str]:  # fmt: skip
     """The fast step where it can, else the plain one, which can do everything; and the optimiser's name for the
     metadata."""
 
@@ -288,6 +306,9 @@ def _stepper(
     spec, wanted = order.spec, order.step
     _place(loaded.parts, choice)
     why = ""
+    if pack is not None:
+        lane = pack.join(loaded.parts, plan, process, spec, choice.device)
+        return shared(lane), optimizer_name(spec)
     if wanted != PLAIN and (wanted or choice.device.type == "cuda"):
         try:
             found = fast_stepper(loaded.parts, plan, process, spec, choice.device, wanted=wanted, group=group)

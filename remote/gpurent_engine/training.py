@@ -8,7 +8,8 @@ import os
 import platform
 import threading
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from gpurent_engine.step.switches import PLAIN, Switches
 
 if TYPE_CHECKING:
     from gpurent_engine.bases import Opener
+    from gpurent_engine.setup import Order
 
 DONE, FAILED, REFUSED, STOPPED = 0, 1, 2, 4
 """Exit statuses: REFUSED is for a configuration or a dataset, STOPPED for a training that ended on request."""
@@ -67,16 +69,60 @@ def train(job: dict[str, Any], events: Path, stop: threading.Event, opener: Open
     with EventWriter(launch.beside(events, rank) if rank else events) as out:
         try:
             return _run(job, out, stop, opener)
-        except (SpecError, DataError) as error:
-            code = "spec" if isinstance(error, SpecError) else "data"
-            out.emit("error", code=code, message=str(error), remedy=getattr(error, "hint", ""))
-            return REFUSED
         except Exception as error:  # noqa: BLE001
             # The last line of defence: whatever it was, the client has to hear of it, and the log has the rest.
-            traceback.print_exc()
-            code, message, remedy = (rank == 0 and launch.cause(events, size)) or diagnose(error)
-            out.emit("error", code=code, message=message, remedy=remedy)
-            return FAILED
+            return _failed(error, out, launch.cause(events, size) if rank == 0 else None)
+
+
+def train_pack(jobs: Sequence[dict[str, Any]], stop: threading.Event, opener: Opener | None = None) -> int:
+    """Train several LoRAs at once; what happens to each is said in its ``events``.
+
+    Returns:
+        The worst of the exit statuses that they would have by themselves.
+    """
+    status = DONE
+    with ExitStack() as stack:
+        outs = [stack.enter_context(EventWriter(Path(job["events"]))) for job in jobs]
+        tasks = []
+        for job, out in zip(jobs, outs, strict=True):
+            order = _begun_or_failed(job, out)
+            if isinstance(order, int):
+                status = _worse(status, order)
+            else:
+                tasks.append((order, out))
+        if not tasks:
+            return status
+        from gpurent_engine import bases, together
+
+        for (_, out), outcome in zip(tasks, together.train_together(tasks, stop, opener or bases.opened), strict=True):
+            if isinstance(outcome, Exception):
+                status = _worse(status, _failed(outcome, out))
+            else:
+                status = _worse(status, STOPPED if outcome.stopped else DONE)
+    return status
+
+
+def _begun_or_failed(job: dict[str, Any], out: EventWriter) -> Order | int:
+    try:
+        return _begun(job, out, 1)
+    except Exception as error:  # noqa: BLE001 - as in ``train``
+        return _failed(error, out)
+
+
+def _worse(one: int, other: int) -> int:
+    return max(one, other, key=(DONE, STOPPED, REFUSED, FAILED).index)
+
+
+def _failed(error: Exception, out: EventWriter, cause: tuple[str, str, str] | None = None) -> int:
+    """Say why a training ended; its exit status."""
+    if isinstance(error, SpecError | DataError):
+        code = "spec" if isinstance(error, SpecError) else "data"
+        out.emit("error", code=code, message=str(error), remedy=getattr(error, "hint", ""))
+        return REFUSED
+    traceback.print_exception(error)
+    code, message, remedy = cause or diagnose(error)
+    out.emit("error", code=code, message=message, remedy=remedy)
+    return FAILED
 
 
 def ranks() -> tuple[int, int]:
@@ -93,9 +139,20 @@ def processes(job: Mapping[str, Any]) -> int:
 
 
 def _run(job: dict[str, Any], out: EventWriter, stop: threading.Event, opener: Opener | None) -> int:
+    from gpurent_engine import bases, distributed, loop
+
+    group = distributed.join()
+    order = _begun(job, out, group.size)
+    result = loop.train(order, out, stop, group, opener=opener or bases.opened)
+    distributed.leave()  # not after a failure, when the others may never answer
+    return STOPPED if result.stopped else DONE
+
+
+def _begun(job: dict[str, Any], out: EventWriter, size: int) -> Order:
+    """Say hello and read the order. ``size`` is the number of processes. Raises SpecError."""
     import torch
 
-    from gpurent_engine import bases, device, distributed, loop
+    from gpurent_engine import device, loop
 
     if job["protocol"] != PROTOCOL:
         raise SpecError("protocol", f"the client speaks {job['protocol']}, this engine {PROTOCOL}.")
@@ -108,27 +165,23 @@ def _run(job: dict[str, Any], out: EventWriter, stop: threading.Event, opener: O
             raise SpecError("step", f"{error}; or {PLAIN}.") from error
     if job.get("deterministic"):
         device.deterministic()
-    group = distributed.join()
     choice = device.choose(spec.mixed_precision)
     out.emit(
         "hello", protocol=PROTOCOL, engine=__version__, python=platform.python_version(), torch=torch.__version__,
         device=str(choice.device), device_name=choice.name, pid=os.getpid(),
-        processes=group.size,
+        processes=size,
     )  # fmt: skip
     wanted = int(job.get("processes") or 1)
-    if group.size < wanted:
+    if size < wanted:
         pictures = spec.train_batch_size * spec.gradient_accumulation_steps
-        said = f"Of {wanted} GPUs {group.size} are used: a step has {pictures} pictures. A larger train_batch_size"
+        said = f"Of {wanted} GPUs {size} are used: a step has {pictures} pictures. A larger train_batch_size"
         out.emit("warning", key="train_batch_size", message=f"{said} keeps more of them busy.")
-    order = loop.Order(
+    return loop.Order(
         spec, job["base_model"], Path(job["data_dir"]), Path(job["out_dir"]),
         Path(job["stop_file"]) if job.get("stop_file") else None, bool(job.get("resume")),
         Path(job["plan_file"]) if job.get("plan_file") else None, step, job.get("stop_at"),
         Path(job["cache_dir"]) if job.get("cache_dir") else None,
     )  # fmt: skip
-    result = loop.train(order, out, stop, group, opener=opener or bases.opened)
-    distributed.leave()  # not after a failure, when the others may never answer
-    return STOPPED if result.stopped else DONE
 
 
 def diagnose(error: Exception) -> tuple[str, str, str]:

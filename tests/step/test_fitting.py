@@ -63,7 +63,7 @@ class Shelf(FastStepper):
     def _crowd(self, batches: Any) -> None:
         with undoing(self.core.forget):
             for one in batches:
-                self.core.micro(self._inputs(one))  # gradients of a step that fails must not stay
+                self.core.micro(self.inputs(one))  # gradients of a step that fails must not stay
                 if len(one.mean) > self.room - (self.core.recompute.what != "blocks"):
                     raise torch.OutOfMemoryError("CUDA out of memory.")
         self.core.forget()

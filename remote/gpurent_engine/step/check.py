@@ -41,13 +41,14 @@ def _verify(core: Core, parts: Parts, clip_skip: int | None) -> None:
     def normal(*shape: int) -> torch.Tensor:
         return torch.randn(shape, generator=draw).to(device, dtype)
 
-    noisy, text = normal(2, config.in_channels, EDGE, EDGE), normal(2, 77, config.cross_attention_dim)
-    times = torch.tensor([10, 700], device=device)
+    count = 2 * core.bank.adapters
+    noisy, text = normal(count, config.in_channels, EDGE, EDGE), normal(count, 77, config.cross_attention_dim)
+    times = torch.tensor([10, 700] * core.bank.adapters, device=device)
     pooled = sizes = None
     extra = {}
     if parts.family.size_conditioning:
-        pooled = normal(2, config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim)
-        sizes = torch.tensor([[512.0, 640.0, 0.0, 16.0, 512.0, 640.0]] * 2, device=device)
+        pooled = normal(count, config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim)
+        sizes = torch.tensor([[512.0, 640.0, 0.0, 16.0, 512.0, 640.0]] * count, device=device)
         extra = {"added_cond_kwargs": {"text_embeds": pooled, "time_ids": sizes}}
     theirs = parts.unet(noisy, times, text, return_dict=False, **extra)[0]
     with kernels(core.switches.kernels):
@@ -60,7 +61,7 @@ def _verify(core: Core, parts: Parts, clip_skip: int | None) -> None:
 
 def _compare_text(core: Core, encoder: Encoder, clip_skip: int | None) -> None:
     name = encoder.facts.folder
-    ids = torch.randint(1, 90, (2, 1, 77), generator=torch.Generator().manual_seed(0))
+    ids = torch.randint(1, 90, (2 * core.bank.adapters, 1, 77), generator=torch.Generator().manual_seed(0))
     ids[:, :, -1] = encoder.inner.config.eos_token_id
     ids = ids.to(core.device)
     theirs, their_pooled = encode(encoder, ids, clip_skip)

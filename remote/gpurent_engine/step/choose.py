@@ -36,7 +36,7 @@ class Chosen:
 
 def fast_stepper(
     parts: Parts, plan: Plan, diffusion: Diffusion, spec: TrainSpec, device: torch.device, *, wanted: str = "",
-    group: Group = ALONE,
+    group: Group = ALONE, adapters: int = 1,
 ) -> Chosen:  # fmt: skip
     """The fast step for this run, its adapters filled with their first values.
 
@@ -48,6 +48,7 @@ def fast_stepper(
         device: where the base is.
         wanted: the level, or "" for the best that runs here.
         group: the processes that share each step.
+        adapters: how many are trained at once; each starts with the same values.
 
     Raises:
         UnsupportedError: something in the base or the configuration is not one that the fast step knows.
@@ -72,13 +73,19 @@ def fast_stepper(
         switches=switches,
         clip_skip=spec.clip_skip,
         accumulate=spec.gradient_accumulation_steps > 1 or group.size > 1,
+        adapters=adapters,
     )
     if group.size > 1:
         stepper.core.reduce = group.sum_flat
-    stepper.start(first)
+    for position in range(adapters):
+        stepper.of(position).start(first)
     verify(stepper.core, parts, spec.clip_skip)
-    name = f"{AdamW.__module__}.{AdamW.__qualname__}(weight_decay={hyper.weight_decay})"
-    return Chosen(stepper, str(switches), tuple(notes), name)
+    return Chosen(stepper, str(switches), tuple(notes), optimizer_name(spec))
+
+
+def optimizer_name(spec: TrainSpec) -> str:
+    """As the metadata names the fast step's optimiser; raises as ``settings``."""
+    return f"{AdamW.__module__}.{AdamW.__qualname__}(weight_decay={settings(spec).weight_decay})"
 
 
 def settings(spec: TrainSpec) -> Hyper:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
+from gpurent_engine.device import sent
 from gpurent_engine.diffusion import Diffusion
 from gpurent_engine.families.parts import Encoder, Parts
 from gpurent_engine.networks.plan import Plan
 from gpurent_engine.step.bank import Site
 from gpurent_engine.step.core import Core, TrainedText
+from gpurent_engine.step.graph import Tensors
 from gpurent_engine.step.objective import Objective
 from gpurent_engine.step.switches import CHECKPOINTS, Switches
 from gpurent_engine.step.update import BACKOFF, GROWTH, GROWTH_INTERVAL, Hyper
@@ -32,6 +35,7 @@ class FastStepper:
         switches: which parts are fast.
         clip_skip: as in the configuration.
         accumulate: whether several micro-batches make a step.
+        adapters: how many are trained at once; more than one by ``step_packed``.
 
     Raises:
         UnsupportedError: this base or network is not one that the fast step knows.
@@ -47,7 +51,10 @@ class FastStepper:
         switches: Switches,
         clip_skip: int | None,
         accumulate: bool,
+        adapters: int = 1,
     ) -> None:
+        self.adapter = 0
+        """Which of the core's adapters this is."""
         self._encoders = [encoder.facts.folder for encoder in parts.text_encoders]
         trained = [encoder for encoder in parts.text_encoders if plan.trains(encoder.facts.folder)]
         self._groups = len(plan.groups)
@@ -61,7 +68,39 @@ class FastStepper:
             encoders=self._encoders if trained else (),
             groups=self._groups,
             accumulate=accumulate,
+            adapters=adapters,
         )
+
+    def of(self, adapter: int) -> FastStepper:
+        """The same step, as the owner of one of its adapters sees it."""
+        found = copy.copy(self)
+        found.adapter = adapter
+        return found
+
+    def step_packed(
+        self, packed: Sequence[Tensors], rates: Sequence[Sequence[float]], resting: Sequence[bool]
+    ) -> torch.Tensor:
+        """One optimiser step of several adapters.
+
+        Args:
+            packed: micro-batches, the samples of the first adapter, then of the second, and so on, of equal number.
+            rates: ``[adapters][groups]``.
+            resting: which adapters take no step; their samples weigh nothing.
+
+        Raises:
+            NoMemory: as ``Stepper.step``.
+
+        Returns:
+            Losses ``[micro-batches, adapters]``.
+        """
+        core = self.core
+        if len(packed) > 1 and not core.updater.accumulate:
+            core.gather()
+        core.updater.skip.copy_(sent(torch.tensor(resting, dtype=torch.float32), core.device))
+        with undoing(core.forget):
+            losses = [core.micro(inputs, 1 / len(packed)) for inputs in packed]
+        core.update(rates)
+        return torch.stack(losses)
 
     def start(self, values: Mapping[str, torch.Tensor]) -> None:
         """Put first values into the adapters, by their names in the LoRA file.
@@ -81,7 +120,7 @@ class FastStepper:
         if len(batches) > 1 and not core.updater.accumulate:
             core.gather()
         with undoing(core.forget):
-            losses = [core.micro(self._inputs(batch), share) for batch in batches]
+            losses = [core.micro(self.inputs(batch), share) for batch in batches]
         core.update([rates])
         return torch.cat(losses)
 
@@ -89,13 +128,19 @@ class FastStepper:
         """See ``Stepper.rehearse``; without a graph, which needs no more memory than that."""
         with undoing(self.core.forget):
             for batch in batches:
-                self.core.micro(self._inputs(batch))
+                self.core.micro(self.inputs(batch))
                 self.core.forget()
 
     def examine(self, batches: Sequence[Batch]) -> torch.Tensor:
         """See ``Stepper.examine``."""
         with undoing(self.core.forget):
-            return torch.cat([self.core.examine(self._inputs(batch)) for batch in batches])
+            found = [self.core.examine(self._everywhere(self.inputs(batch))) for batch in batches]
+            return torch.stack([one[self.adapter] for one in found])
+
+    def _everywhere(self, inputs: Tensors) -> Tensors:
+        """The same samples for every adapter of a pack, which is asked for the answer of one."""
+        count = self.core.bank.adapters
+        return inputs if count == 1 else {name: torch.cat([one] * count) for name, one in inputs.items()}
 
     def predict(
         self, noisy: torch.Tensor, times: torch.Tensor, text: TextInput, sizes: torch.Tensor | None
@@ -104,7 +149,10 @@ class FastStepper:
         found = self._conditions(text)
         if sizes is not None:
             found["sizes"] = sizes
-        return self.core.predict(noisy, times, found)
+        count, size = self.core.bank.adapters, len(noisy)
+        if count > 1:
+            noisy, times, found = torch.cat([noisy] * count), times.repeat(count), dict(self._everywhere(found))
+        return self.core.predict(noisy, times, found)[self.adapter * size : (self.adapter + 1) * size]
 
     def lighten(self) -> str:
         """See ``Stepper.lighten``."""
@@ -119,7 +167,8 @@ class FastStepper:
         """See ``Stepper.release``; the base's weights lie in tables of ours now, with the same numbers."""
         self.core.forget()
 
-    def _inputs(self, batch: Batch) -> dict[str, torch.Tensor]:
+    def inputs(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """A micro-batch as the core takes it."""
         found = {
             "mean": batch.mean,
             "std": batch.std,
@@ -152,7 +201,7 @@ class FastStepper:
     def _named(self, buffer: torch.Tensor) -> dict[str, torch.Tensor]:
         """Views of a flat buffer by their names in the LoRA file."""
         found: dict[str, torch.Tensor] = {}
-        for key, (down, up) in self.core.bank.tensors(buffer).items():
+        for key, (down, up) in self.core.bank.tensors(buffer, self.adapter).items():
             found[f"{key}.{DOWN}"], found[f"{key}.{UP}"] = down, up
         return found
 
@@ -169,7 +218,7 @@ class FastStepper:
         """See ``Stepper.state``; the same names as AdamW's state has in ``plain.PlainStepper``."""
         updater = self.core.updater
         tensors = {f"parameter.{name}": one for name, one in self.adapters().items()}
-        step = updater.steps[0, 0].clone() if updater.steps.numel() else torch.zeros(())
+        step = updater.steps[self.adapter, 0].clone() if updater.steps.numel() else torch.zeros(())
         if float(step):
             for what, buffer in zip(("exp_avg", "exp_avg_sq"), updater.moments, strict=True):
                 tensors |= {f"optimizer.{name}.{what}": one for name, one in self._active(buffer).items()}
@@ -196,7 +245,7 @@ class FastStepper:
             for what, buffer in zip(("exp_avg", "exp_avg_sq"), updater.moments, strict=True):
                 for name, one in self._active(buffer).items():
                     one.copy_(tensors[f"optimizer.{name}.{what}"].reshape(one.shape))
-            updater.steps.fill_(float(steps[0]))
+            updater.steps[self.adapter].fill_(float(steps[0]))
         scaler = state.scalars.get("scaler")
         if updater.scale is not None and scaler is not None:
             updater.scale.scale.fill_(scaler["scale"])
