@@ -94,6 +94,7 @@ def _steps(run: Run, out: EventWriter, saver: Saver | Bystander, stop: threading
     meter = Meter(run.position.step)
     watcher, painter = Watcher(run, out), Painter(run, out)
     step, stopped, early = run.position.step, False, False
+    ending, rates = False, list[float]()
     out.emit("phase", name="train")
     replan(run, out, step)
     watcher.begin()
