@@ -115,15 +115,17 @@ NO_EFFECT: dict[str, str] = {
     ), _FLOW), "train_double_block_indices": _FLOW, "train_single_block_indices": _FLOW,
 }  # fmt: skip
 
-_LATER = "it would change the result, and this version does not do it"
+_COUNT = "to go on from a LoRA, name it in network_weights, and the epochs that are left in max_train_epochs"
 REFUSED: dict[str, str] = {
     "metadata_file": "it belongs into a [[datasets.subsets]]; beside train_data_dir the key is in_json",
     "dataset_class": "it runs code of its own",
     "debug_dataset": "`gpurent train --dry-run` shows the dataset",
     "resume": "a stopped run goes on with `gpurent continue`; to go on from a LoRA file, use network_weights",
     "resume_from_huggingface": "a stopped run goes on with `gpurent continue`",
-    "initial_epoch": _LATER, "initial_step": _LATER, "skip_until_initial_step": _LATER,
-    "train_inpainting": "inpainting bases cannot be trained", "custom_attributes": _LATER,
+    "initial_epoch": _COUNT, "initial_step": _COUNT, "skip_until_initial_step": _COUNT,
+    "train_inpainting": "inpainting bases cannot be trained",
+    "custom_attributes": "the only one that kohya's trainer heeds, diff_output_preservation, is not done here; "
+    "regularisation images (is_reg = true) keep what the model knows",
 }  # fmt: skip
 
 MEANING: dict[str, str] = {

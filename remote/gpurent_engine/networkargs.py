@@ -33,6 +33,8 @@ _IDLE = {
 }  # fmt: skip
 """Arguments that LyCORIS knows: fine while they are off. With a reason, they mean nothing for our kinds."""
 _OFF = ("", "false", "none", "0", "0.0")
+_OTHERS = frozenset(("oft", "diag-oft", "boft", "ia3", "dylora", "full", "glora", "tlora"))
+"""Kinds of LyCORIS that are refused."""
 _ALGOS: dict[str, Algo] = {"lora": "lora", "locon": "lora", "loha": "loha", "lokr": "lokr"}
 
 
@@ -189,6 +191,8 @@ def _given(arguments: tuple[str, ...]) -> dict[str, str]:
 def _algo(spec: TrainSpec, given: dict[str, str]) -> Algo:
     own = {"networks.loha": "loha", "networks.lokr": "lokr"}.get(spec.network_module, "lora")
     name = given.get("algo", "lora" if spec.network_module == "lycoris.kohya" else own).lower()
+    if name in _OTHERS:
+        raise SpecError(KEY, f"algo={name} is not trained here; lora, loha and lokr are, each also with dora_wd=True.")
     if name not in _ALGOS:
         raise _wrong("algo", f"{name} is not one that can be trained: {', '.join(_ALGOS)}", name, tuple(_ALGOS))
     return _ALGOS[name]

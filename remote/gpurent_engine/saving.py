@@ -139,9 +139,9 @@ class Saver:
         name = checkpoint.step_name(run.order.spec.output_name, run.position.step)
         try:
             self.announce_state(wait=True)
-            self.best()
             if run.position.step and name not in self.files:
                 self._rescue(name)
+            self.best()
         except Exception as second:  # noqa: BLE001 - the first error is the one to report
             self._warn(f"Nothing could be saved after the failure ({type(second).__name__}: {second}).")
 

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from gpurent_engine.keys import REFUSED
 from gpurent_engine.spec import SpecError, Subset, TrainSpec, problem, together
 
 PER_DATASET = frozenset((
@@ -149,7 +150,7 @@ def _subset(
     for key in _OFF:
         for level in levels:
             if level.get(key):
-                raise SpecError(key, f"in {where} is not supported by this version.")
+                raise SpecError(key, f"in {where} is not supported: {REFUSED[key]}.")
     folder = own.get("image_dir")
     if not isinstance(folder, str) or not folder:
         raise SpecError("image_dir", f"is missing in {where}.")
