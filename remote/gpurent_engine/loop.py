@@ -128,6 +128,9 @@ def _steps(run: Run, out: EventWriter, saver: Saver | Bystander, stop: threading
         early = step < run.course.length.steps and watcher.enough()
         if spec.early_stopping_patience:
             early = bool(*run.group.agree(early))
+        if early and not ending:
+            meter.fetch(run)
+            report(run, out, meter, rates)
         if early or ending:
             break
 
@@ -145,9 +148,6 @@ def _steps(run: Run, out: EventWriter, saver: Saver | Bystander, stop: threading
 
     stopped = stopped and step < run.course.length.steps and not early
     if early:
-        if not ending:
-            meter.fetch(run)
-            report(run, out, meter, rates)
         tell_early(run, out)
     else:
         saver.best()
