@@ -123,7 +123,7 @@ def _steps(run: Run, out: EventWriter, saver: Saver | Bystander, stop: threading
             if meter.bad >= MAX_BAD_LOSSES:
                 raise NotANumber(f"the loss is not a number at step {step}")
         watcher.after_step()
-        if painter.due():
+        if painter.due() and not stopped:  # who stops early is short of time
             painter.draw()
         early = step < run.course.length.steps and watcher.enough()
         if spec.early_stopping_patience:
