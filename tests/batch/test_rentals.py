@@ -69,7 +69,7 @@ def test_more_machines_than_the_budget_pays_for_are_refused_and_auto_takes_as_ma
     assert "--rentals" in refused.value.hint
     found = ground.broker.batch_quote(jobs, budget=budget, batch=BatchOptions(rentals="auto"))
     assert found.fleet is not None and found.fleet.asks <= budget
-    with pytest.raises(UsageError, match="0 machines"):
+    with pytest.raises(UsageError, match="0 is no number of machines"):
         ground.broker.batch_quote(jobs, budget=budget, batch=BatchOptions(rentals=0))
     assert ground.broker.ledger.runs() == ()
 

@@ -84,6 +84,8 @@ USUAL = (
 NOT_BY_TRAIN = {
     Kind.STOP_REQUESTED: "written by `gpurent stop`, whose own death changes nothing for the client that obeys",
     Kind.METERED: "written by any process that looks at the traffic, ten seconds into a rental at the earliest",
+    Kind.JOB_CLAIMED: "written by `gpurent batch`, whose clients the simulation kills",
+    Kind.JOB_RELEASED: "as JOB_CLAIMED",
     Kind.NOTE: "for readers of the ledger",
 }
 

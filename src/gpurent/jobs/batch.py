@@ -168,7 +168,9 @@ def chosen(rows: Sequence[QuoteRow], rentals: int | Literal["auto"], budget: Usd
         NoOffer: the budget may not pay for them.
     """
     if rentals != "auto" and not 1 <= rentals <= MOST:
-        raise UsageError(f"{rentals} machines at the same time", hint=f"--rentals takes 1 to {MOST}, or auto.")
+        raise UsageError(
+            f"{rentals} is no number of machines for a batch.", hint=f"--rentals takes 1 to {MOST}, or auto."
+        )
     if not rows:
         return None
     found = fleets(rows)
