@@ -383,16 +383,16 @@ class Conductor:
         facts = self.rentals.facts.get(row.offer.provider, Facts())
         slow = any(one.trait == line.TRAIT for one in self.ledger.run(self.run_id).rentals)
         home = None if facts.play_money or facts.owned else self.run_dir.parent.parent
-        ways, bytes_in, bytes_out = lines.measure(machine.host, hub_mbps, home, self.clock, self.tell)
-        machine.premises.traffic.bytes_in += bytes_in
-        machine.premises.traffic.bytes_out += bytes_out
+        ways = lines.measure(machine.host, hub_mbps, home, self.clock, self.tell)
+        machine.premises.traffic.bytes_in += ways.line.up_bytes
+        machine.premises.traffic.bytes_out += ways.line.down_bytes
         self.tell(Notice(f"The line carries {line.told(ways, row.offer)}."))
         loads = increments([task.job for task in work.tasks])
         what = f"{row.offer.gpu} at {row.offer.provider}: {line.told(ways, row.offer)}"
         waiting = [(row.jobs[task.number - 1], loads[task.number - 1]) for task in work.waiting]
         # a second machine that shows the same shows that it is not the machine
         if not slow and (why := line.too_slow(waiting, ways, row.hourly, leaving)):
-            raise HostUnfit(line.TRAIT, f"{what}; {why}")
+            raise HostUnfit(line.TRAIT, f"{what}; {why}", hint=proof.NEXT_HINT)
         jobs = tuple(line.forecast(one, load, ways) for one, load in zip(row.jobs, loads, strict=True))
         watch, finish_s = machine.watch, [max(one.collect_s.high for one in each) for each in (row.jobs, jobs)]
         late_s = max(0.0, finish_s[1] - finish_s[0])
@@ -404,7 +404,7 @@ class Conductor:
         ):
             if slow:
                 raise BudgetError(f"{what}; {why}", hint=SLOW_HINT)
-            raise HostUnfit(line.TRAIT, f"{what}; {why}")
+            raise HostUnfit(line.TRAIT, f"{what}; {why}", hint=proof.NEXT_HINT)
         return replace(row, jobs=jobs, timeline=together.joined(jobs))
 
     def _jobs(

@@ -14,8 +14,8 @@ from gpurent.spi import Host
 
 def measure(
     host: Host, hub_mbps: float | None, home: Path | None, clock: Clock, tell: Tell
-) -> tuple[Ways, int, int]:  # fmt: skip
-    """What a machine's line carries, and the bytes that went in and out for it.
+) -> Ways:  # fmt: skip
+    """What a machine's line carries.
 
     Args:
         host: connected.
@@ -32,4 +32,4 @@ def measure(
             homeline.remember(home, clock.now(), line)
         except OSError as error:
             tell(Notice(f"What this computer's line carries could not be kept: {error}"))
-    return Ways(line, hub_mbps, known), line.up_bytes, line.down_bytes
+    return Ways(line, hub_mbps, known)
