@@ -1,6 +1,6 @@
 """The example teaches what it shows: pictures that were held out are predicted better, drawn ones come nearer.
 
-``python -m bench.effect`` trains each network on junk as well, over more steps; its table is in ``docs/benchmarks.md``.
+``python -m bench.effect`` trains each network on junk as well, over more steps, and prints a table.
 """
 
 from __future__ import annotations
