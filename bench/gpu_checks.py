@@ -199,10 +199,10 @@ def half_precision() -> Found:
     h, d, bias = normal(512, 2 * 2560), normal(512, 2560).detach(), normal(2560).detach()
     out = geglu(h, room=32, back_room=64)
     found = [out, *torch.autograd.grad(out, h, d), add(out.detach(), d, bias, room=32)]
-    exact = h.detach().float().requires_grad_()
+    precise = h.detach().float().requires_grad_()
     with kernels(False):
-        plain = geglu(exact)
-    wanted = [plain, *torch.autograd.grad(plain, exact, d.float()), out.detach().float() + d.float() + bias.float()]
+        twin = geglu(precise)
+    wanted = [twin, *torch.autograd.grad(twin, precise, d.float()), out.detach().float() + d.float() + bias.float()]
     yield (
         "geglu and addition",
         {str(i): relative(p, q) for i, (p, q) in enumerate(zip(found, wanted, strict=True))},

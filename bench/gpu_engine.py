@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save_file
 
 from gpurent_engine import families
 from gpurent_engine.bench.base import LAYERS, TINY, UNETS
-from gpurent_engine.families import tokenizer
+from gpurent_engine.families import bpe, tokenizer
 
 CUDA = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if CUDA else "cpu")
@@ -71,7 +71,7 @@ def base(folder: Path, family: str, tiny: bool) -> Path:
         packed = files("gpurent_engine.families").joinpath("clip_merges.txt.gz").read_bytes()
         merges = gzip.decompress(packed).decode("utf-8")
         (words / "merges.txt").write_text("#version: 0.2\n" + merges)
-        letters = tokenizer.byte_letters()
+        letters = bpe.byte_letters().values()
         tokens = [
             *letters,
             *(f"{one}</w>" for one in letters),

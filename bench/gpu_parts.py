@@ -23,6 +23,11 @@ REPEATS = 10
 BF16 = torch.bfloat16
 
 
+def attend(inputs: list[torch.Tensor]) -> torch.Tensor:
+    q, k, v = (one.detach() for one in inputs)
+    return F.scaled_dot_product_attention(q, k, v)
+
+
 def microseconds(act: Callable[[], object]) -> float:
     """Of one call inside a graph of ``REPEATS`` calls; median of three replays."""
     stream = torch.cuda.Stream()
@@ -44,7 +49,7 @@ def microseconds(act: Callable[[], object]) -> float:
         graph.replay()
         end.record()
         torch.cuda.synchronize()
-        found.append(begin.elapsed_time(end) * 1e3 / REPEATS)
+        found.append(float(begin.elapsed_time(end)) * 1e3 / REPEATS)
     return sorted(found)[1]
 
 
@@ -72,13 +77,13 @@ def kernel_parts() -> Iterator[Part]:
         us = microseconds(lambda y=y, x=x, d=d: torch.autograd.grad(y, x, d, retain_graph=True))
         yield {"part": "group norm backward", "shape": [n, edge, c], "us": us, "gb_s": 3 * size / us / 1e3}
     for rows, c in ((1024, 1280), (4096, 1280), (16384, 640), (4096, 320)):
-        norm = torch.nn.LayerNorm(c, device="cuda", dtype=BF16).requires_grad_(False)
+        layer = torch.nn.LayerNorm(c, device="cuda", dtype=BF16).requires_grad_(False)
         x, y, ds, dn = (normal(rows, c) for _ in range(4))
         size = x.numel() * 2
-        us = microseconds(lambda x=x, y=y, norm=norm: add_norm(x, y, norm, room=32))
+        us = microseconds(lambda x=x, y=y, layer=layer: add_norm(x, y, layer, room=32))
         yield {"part": "add and layer norm", "shape": [rows, c], "us": us, "gb_s": 4 * size / us / 1e3}
         x.requires_grad_()
-        outs = add_norm(x, y, norm, room=32)
+        outs = add_norm(x, y, layer, room=32)
         us = microseconds(lambda o=outs, x=x, ds=ds, dn=dn: torch.autograd.grad(o, [x], [ds, dn], retain_graph=True))
         yield {"part": "add and layer norm backward", "shape": [rows, c], "us": us, "gb_s": 4 * size / us / 1e3}
     for rows, c in ((1024, 5120), (4096, 5120), (16384, 2560)):
@@ -116,8 +121,8 @@ def attention_parts() -> Iterator[Part]:
             part: Part = {"part": f"attention {name[:5].lower()}", "of": family, "shape": [b, heads, t, s, head]}
             try:
                 with sdpa_kernel(getattr(SDPBackend, name)):
-                    us = microseconds(lambda i=inputs: F.scaled_dot_product_attention(*(one.detach() for one in i)))
-                    o = F.scaled_dot_product_attention(*inputs)
+                    us = microseconds(lambda i=inputs: attend(i))
+                    o = F.scaled_dot_product_attention(inputs[0], inputs[1], inputs[2])
                     back = microseconds(lambda o=o, i=inputs, d=d: torch.autograd.grad(o, i, d, retain_graph=True))
             except RuntimeError as error:
                 yield {**part, "error": str(error)[:80]}

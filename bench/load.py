@@ -20,6 +20,7 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 from PIL import Image
@@ -37,7 +38,6 @@ from gpurent.sandbox.held import Order
 from gpurent.sandbox.server import Sandbox
 from gpurent.spi import Provider
 from gpurent_engine.data import scan
-from gpurent_engine.reading import parse_spec
 from gpurent_providers.runpod.provider import RunPodProvider
 from gpurent_providers.vastai.provider import VastProvider
 
@@ -48,7 +48,7 @@ import json, sqlite3, sys
 for (data,) in sqlite3.connect(sys.argv[1]).execute("SELECT data FROM events ORDER BY seq"):
     json.loads(data)
 """
-SHOWN = {
+SHOWN: dict[str, dict[str, Any]] = {
     "vast": {"runtype": "ssh_direct", "env": [], "args": [], "direct": True},
     "runpod": {"args": "", "ports": ["22/tcp"]},
 }
@@ -135,8 +135,7 @@ def dataset(folder: Path) -> None:
         small = Image.frombytes("RGB", (16, 16), noise.randbytes(768))
         small.resize((768, 768)).save(concept / f"{number}.jpg")
         (concept / f"{number}.txt").write_text(f"zqx cat, {number}")
-    named = {"pretrained_model_name_or_path": "base", "train_data_dir": "data", "output_name": "x"}
-    found, spec = scan(folder / "data"), parse_spec({**named, "resolution": 512})
+    found = scan(folder / "data")
 
     def plainly() -> None:
         for image in found.images:
@@ -146,7 +145,7 @@ def dataset(folder: Path) -> None:
                 picture.load()
             hashlib.sha256(image.path.read_bytes()).hexdigest()
 
-    ours = compare(lambda: pictures.check(found, spec, lambda _done, _total: None), plainly, ROUNDS)
+    ours = compare(lambda: pictures.decode(found, lambda _done, _total: None), plainly, ROUNDS)
     say(f"{PICTURES} pictures checked", ours, "one after the other")
 
 

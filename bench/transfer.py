@@ -189,7 +189,7 @@ def compare(far: Far, files: list[LocalFile]) -> None:
         again = seconds(lambda: host.put(files, f"{far.root}/ours-{folder.name}"))
     print(f"  gpurent  {ours:6.2f} s; when all is there already, {again:.2f} s")
     for tool, command in (("rsync", far.rsync(folder)), ("scp", far.scp(folder))):
-        took = seconds(lambda command=command: subprocess.run(command, check=True))  # type: ignore[misc]
+        took = seconds(lambda command=command: subprocess.run(command, check=True))
         print(f"  {tool:7}  {took:6.2f} s, ratio {ours / took:.2f}", flush=True)
 
 
@@ -217,4 +217,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
