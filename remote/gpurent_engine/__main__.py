@@ -45,6 +45,9 @@ def main(arguments: list[str] | None = None) -> int:
     # Nobody waits for these on a rented machine; a hub id that is not cached still downloads.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # Threads that spin at each barrier train four times as slowly where others use the processor too: rented machines
+    # share theirs. Read by OpenMP when torch is loaded, which is later.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     status: int = options.run(options)
     return status
 
