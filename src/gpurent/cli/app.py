@@ -268,9 +268,9 @@ def continue_(
     yes: Yes = False,
     json: Json = False,
 ) -> int:
-    """Go on with a run that was stopped or lost its machine, on any other.
+    """Go on with a run that was stopped or lost its machine.
 
-    It goes on exactly where its state is.
+    It goes on exactly where its state is, on any machine.
     """
     from gpurent.cli import train as command
     from gpurent.cli.quote import NeedOptions
@@ -489,7 +489,10 @@ def grid(
     out: Annotated[Path | None, typer.Option(help="The picture; default: FILE-grid.png beside the file.")] = None,
     json: Json = False,
 ) -> int:
-    """Draw a LoRA on this computer: base and strengths side by side, for prompts and seeds."""
+    """Draw a LoRA here, base and strengths side by side.
+
+    A row for each prompt and seed.
+    """
     from gpurent.cli import grid as command
 
     return command.run(
@@ -544,7 +547,10 @@ def sandbox_env(
 def show_page(
     topic: Annotated[str | None, typer.Argument(help="Name of a page; all are listed without one.")] = None,
 ) -> int:
-    """Show a page of the documentation: how to do something, what a file may hold, why it is so."""
+    """Show a page of the documentation.
+
+    How to do something, what a file may hold, why it is so.
+    """
     from gpurent.cli import help as command
 
     return command.show(topic)
