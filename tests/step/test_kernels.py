@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +34,9 @@ def lines(module: str, *arguments: str, **environ: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
 
-@pytest.fixture(scope="module")
-def interpreted() -> list[dict[str, Any]]:
-    return lines("tests.step.kernel_checks", TRITON_INTERPRET="1")
-
-
 @pytest.mark.parametrize("group", GROUPS)
-def test_kernels_give_what_torch_gives_in_double_precision(group: str, interpreted: list[Mapping[str, Any]]) -> None:
-    found = [one for one in interpreted if one["group"] == group]
+def test_kernels_give_what_torch_gives_in_double_precision(group: str) -> None:
+    found = lines("tests.step.kernel_checks", group, TRITON_INTERPRET="1")
     assert found
     for one in found:
         assert "raised" not in one, one["raised"]
