@@ -79,6 +79,9 @@ def _contradictions(spec: TrainSpec) -> Iterator[SpecError]:
         yield SpecError("max_token_length", f"must be 75, 150 or 225, not {spec.max_token_length}.")
     if spec.min_bucket_reso > spec.max_bucket_reso:
         yield SpecError("min_bucket_reso", "must not exceed max_bucket_reso.")
+    width, height = spec.resolution
+    if spec.enable_bucket and not spec.bucket_no_upscale and spec.bucket_reso_steps**2 > width * height:
+        yield SpecError("bucket_reso_steps", f"is {spec.bucket_reso_steps}: no bucket fits {width}×{height} pixels.")
     if spec.min_timestep >= spec.max_timestep:
         yield SpecError("min_timestep", "must be less than max_timestep.")
     if not (spec.train_unet or spec.train_text_encoder):

@@ -212,6 +212,7 @@ def test_files_of_other_programs_are_recognised(document: dict[str, Any], progra
         ({"output_name": "n" * 300}, "too long"),
         ({"lr_scheduler_power": -1.0, "lr_scheduler": "polynomial"}, "at least 0"),
         ({"min_bucket_reso": 0}, "at least 1"),
+        ({"enable_bucket": True, "resolution": 32, "bucket_reso_steps": 64}, "no bucket fits 32×32"),
         ({"masked_loss": True}, "needs masks"),
         ({"max_timestep": 100, "min_timestep": 500}, "less than"),
     ],

@@ -20,7 +20,7 @@ class _Index(http.server.BaseHTTPRequestHandler):
         self.send_response(200 if self.path == "/cpu/torch/" else 404)
         self.end_headers()
 
-    def log_message(self, *_: object) -> None:
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
         """Say nothing."""
 
 
