@@ -53,8 +53,11 @@ def test_the_oldest_packages_train_as_the_newest_do(pictures: Path, tmp_path: Pa
         name: train(Path(python), base, pictures, tmp_path / name, keys)
         for name, python in (("old", OLDEST), ("new", Path(sys.executable)))
     }
-    losses = {name: [one["loss"] for one in said if one["event"] == "step"] for name, said in told.items()}
-    assert losses["old"] == pytest.approx(losses["new"], abs=1e-5)
+    # Not every step is told: it depends on the time since the last one.
+    losses = {name: {one["step"]: one["loss"] for one in said if one["event"] == "step"} for name, said in told.items()}
+    both = losses["old"].keys() & losses["new"].keys()
+    assert 4 in both
+    assert all(losses["old"][step] == pytest.approx(losses["new"][step], abs=1e-5) for step in both)
     assert all(next(one for one in said if one["event"] == "proof")["ok"] for said in told.values())
     old, new = (load_file(tmp_path / name / "disc.safetensors") for name in ("old", "new"))
     assert old.keys() == new.keys() and all(torch.allclose(old[key], new[key], atol=1e-5) for key in new)
