@@ -39,7 +39,7 @@ done
 F=.ssh/authorized_keys
 if [ -s $F ]; then grep -v " gpurent:$T\\$" $F > .gpurent/keys; cat .gpurent/keys > $F; fi
 P=$(cat .gpurent/sleeper 2> /dev/null)
-rm -rf .gpurent/jobs .gpurent/content .gpurent/engine .gpurent/sleeper .gpurent/keys .gpurent/enter*
+rm -rf .gpurent/jobs .gpurent/content .gpurent/cache .gpurent/engine .gpurent/sleeper .gpurent/keys .gpurent/enter*
 rm -f .gpurent/lease
 rmdir .gpurent 2> /dev/null
 [ -n "$P" ] && [ "$P" != "$$" ] && kill -s KILL -- "-$P" 2> /dev/null
