@@ -200,7 +200,8 @@ def diagnose(error: Exception) -> tuple[str, str, str]:
         where = "GPU" if isinstance(error, torch.OutOfMemoryError) or "CU" in str(error) else "machine"
         return "oom", f"The {where} ran out of memory.", OOM_REMEDY
     if isinstance(error, NotANumber | NotFinite):
-        return "nan", str(error), 'Lower unet_lr and text_encoder_lr; with fp16, try mixed_precision = "bf16".'
+        remedy = 'Lower the learning rates, unet_lr and text_encoder_lr; with fp16, try mixed_precision = "bf16".'
+        return "nan", str(error), remedy
     if isinstance(error, NothingLearnt):
         return "nothing_learnt", str(error), "Look at learning rates, masks and transparent pictures."
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:

@@ -43,6 +43,6 @@ def test_a_failed_run_leaves_all_that_a_person_needs(cli: Cli) -> None:
     assert (folder / "ledger.jsonl").read_text(encoding="utf-8").count("job_failed") == 1
     assert "Filesystem" in (folder / "host.txt").read_text(encoding="utf-8")
     told = json.loads(cli.run("why", "--json").stdout)["postmortem"]
-    assert (told["failure"], "learning rate" in told["remedy"]) == ("not_a_number", True)
+    assert (told["failure"], "learning rates" in told["remedy"]) == ("not_a_number", True)
     shown = cli.run("why").stdout
     assert "diverged" in shown and "learning rate" in shown and "engine.log" in shown

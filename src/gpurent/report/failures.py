@@ -54,7 +54,8 @@ TABLE: tuple[Failure, ...] = (
     ),
     Failure(
         "not_a_number", r"loss is not a number|NotANumber|NotFinite|not finite",
-        "The training diverged.", "Lower the learning rates, unet_lr and text_encoder_lr; with fp16, try mixed_precision = \"bf16\".",
+        "The training diverged.",
+        "Lower the learning rates, unet_lr and text_encoder_lr; with fp16, try mixed_precision = \"bf16\".",
         "edit training_config.toml",
     ),
     Failure(
