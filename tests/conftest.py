@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 from tests import thorough
+from tests.budget import postgres
 from tests.session.world import end_started
 from tests.stub.control import StubEngine
 
@@ -166,3 +167,16 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 def repository() -> Path:
     """The checkout."""
     return Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[postgres.Server]:
+    """A PostgreSQL server."""
+    if not postgres.usable():
+        pytest.skip("PostgreSQL is missing: apt-get install postgresql; .venv/bin/pip install --editable '.[postgres]'")
+    running = postgres.Server()
+    try:
+        running.start()
+        yield running
+    finally:
+        running.stop()

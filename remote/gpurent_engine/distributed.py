@@ -9,7 +9,7 @@ several machines as well: what they say in the environment is what is read here.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
@@ -18,8 +18,7 @@ import torch.distributed as dist
 
 from gpurent_engine import launch
 from gpurent_engine.fitting import rows
-from gpurent_engine.stepper import Batch, Stepper, StepperState
-from gpurent_engine.text import TextInput
+from gpurent_engine.stepper import Batch, PassingOn, Stepper
 
 TIMEOUT = timedelta(minutes=15)
 """Longer than any process keeps the others waiting: the first one saves and validates between two steps."""
@@ -87,8 +86,8 @@ def leave() -> None:
         dist.destroy_process_group()
 
 
-class SharedStepper:
-    """Computes this process's share of each step and has the result of all.
+class SharedStepper(PassingOn):
+    """Computes this process's share of each step and has the result of all; what it passes on, it does by itself.
 
     Args:
         stepper: sums gradients over ``group`` between its backward passes and its optimiser step.
@@ -108,39 +107,9 @@ class SharedStepper:
         self._group.sum_flat(found)
         return found
 
-    def examine(self, batches: Sequence[Batch]) -> torch.Tensor:
-        """See ``Stepper.examine``; by this process alone."""
-        return self.inner.examine(batches)
-
-    def predict(
-        self, noisy: torch.Tensor, times: torch.Tensor, text: TextInput, sizes: torch.Tensor | None
-    ) -> torch.Tensor:
-        """See ``Stepper.predict``; by this process alone."""
-        return self.inner.predict(noisy, times, text, sizes)
-
     def rehearse(self, batches: Sequence[Batch]) -> None:
         """See ``Stepper.rehearse``; this process's share."""
         self.inner.rehearse(share(batches, self._group)[0])
-
-    def lighten(self) -> str:
-        """See ``Stepper.lighten``."""
-        return self.inner.lighten()
-
-    def adapters(self) -> Mapping[str, torch.Tensor]:
-        """See ``Stepper.adapters``."""
-        return self.inner.adapters()
-
-    def state(self) -> StepperState:
-        """See ``Stepper.state``."""
-        return self.inner.state()
-
-    def restore(self, state: StepperState) -> None:
-        """See ``Stepper.restore``."""
-        self.inner.restore(state)
-
-    def release(self) -> None:
-        """See ``Stepper.release``."""
-        self.inner.release()
 
 
 def share(batches: Sequence[Batch], group: Group) -> tuple[list[Batch], list[int]]:

@@ -7,20 +7,20 @@ The result stays what was configured. A batch of ``b`` pictures that is cut into
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
 import torch
 
-from gpurent_engine.stepper import Batch, NoMemory, Stepper, StepperState
+from gpurent_engine.stepper import Batch, NoMemory, PassingOn, Stepper
 from gpurent_engine.text import TextInput
 
 SPARE_BYTES = 200 << 20
 """Left over by the largest step: libraries take memory of their own later, and allocations do not pack perfectly."""
 
 
-class FittingStepper:
+class FittingStepper(PassingOn):
     """A stepper that never gives up while anything is left to try.
 
     Args:
@@ -109,32 +109,6 @@ class FittingStepper:
                 return losses if len(pieces) == len(batches) else gathered(losses, owners)
             del pieces
             self._give_way(max(len(batch.mean) for batch in batches), said)
-
-    def predict(
-        self, noisy: torch.Tensor, times: torch.Tensor, text: TextInput, sizes: torch.Tensor | None
-    ) -> torch.Tensor:
-        """See ``Stepper.predict``."""
-        return self.inner.predict(noisy, times, text, sizes)
-
-    def lighten(self) -> str:
-        """See ``Stepper.lighten``."""
-        return self.inner.lighten()
-
-    def adapters(self) -> Mapping[str, torch.Tensor]:
-        """See ``Stepper.adapters``."""
-        return self.inner.adapters()
-
-    def state(self) -> StepperState:
-        """See ``Stepper.state``."""
-        return self.inner.state()
-
-    def restore(self, state: StepperState) -> None:
-        """See ``Stepper.restore``."""
-        self.inner.restore(state)
-
-    def release(self) -> None:
-        """See ``Stepper.release``."""
-        self.inner.release()
 
 
 def cut(batches: Sequence[Batch], most: int) -> tuple[list[Batch], list[int]]:

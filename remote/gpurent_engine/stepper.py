@@ -154,3 +154,39 @@ class Stepper(Protocol):
 
     def release(self) -> None:
         """Take the adapters out: the base's modules are as they were loaded. Nothing else may be called afterwards."""
+
+
+class PassingOn:
+    """What steppers around another have in common: what they do not change, the inner one does."""
+
+    inner: Stepper
+
+    def examine(self, batches: Sequence[Batch]) -> torch.Tensor:
+        """See ``Stepper.examine``."""
+        return self.inner.examine(batches)
+
+    def predict(
+        self, noisy: torch.Tensor, times: torch.Tensor, text: TextInput, sizes: torch.Tensor | None
+    ) -> torch.Tensor:
+        """See ``Stepper.predict``."""
+        return self.inner.predict(noisy, times, text, sizes)
+
+    def lighten(self) -> str:
+        """See ``Stepper.lighten``."""
+        return self.inner.lighten()
+
+    def adapters(self) -> Mapping[str, torch.Tensor]:
+        """See ``Stepper.adapters``."""
+        return self.inner.adapters()
+
+    def state(self) -> StepperState:
+        """See ``Stepper.state``."""
+        return self.inner.state()
+
+    def restore(self, state: StepperState) -> None:
+        """See ``Stepper.restore``."""
+        self.inner.restore(state)
+
+    def release(self) -> None:
+        """See ``Stepper.release``."""
+        self.inner.release()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
@@ -21,18 +20,6 @@ from gpurent.jobs.batch import Batch
 from gpurent.jobs.options import BatchOptions
 
 ONE = Usd.parse("1")
-
-
-@pytest.fixture
-def server() -> Iterator[postgres.Server]:
-    if not postgres.usable():
-        pytest.skip("PostgreSQL is missing: apt-get install postgresql; .venv/bin/pip install --editable '.[postgres]'")
-    running = postgres.Server()
-    try:
-        running.start()
-        yield running
-    finally:
-        running.stop()
 
 
 def started(broker: Broker) -> Counter[str]:

@@ -13,19 +13,6 @@ from tests.budget.world import Place
 DATABASES = ["sqlite", "postgresql"]
 
 
-@pytest.fixture(scope="session")
-def server() -> Iterator[postgres.Server]:
-    """A PostgreSQL server."""
-    if not postgres.usable():
-        pytest.skip("PostgreSQL is missing: apt-get install postgresql; .venv/bin/pip install --editable '.[postgres]'")
-    running = postgres.Server()
-    try:
-        running.start()
-        yield running
-    finally:
-        running.stop()
-
-
 @pytest.fixture(params=DATABASES)
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     """An empty database for one ledger."""
