@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
@@ -12,7 +13,7 @@ from tests.budget import postgres
 from tests.stub.control import StubEngine
 from tests.stub.engine import Orders
 
-from gpurent import Broker, Usd
+from gpurent import Broker, Job, Usd
 from gpurent.budget.events import Kind
 from gpurent.clock import SystemClock
 from gpurent.errors import NoOffer, UsageError
@@ -56,15 +57,15 @@ def test_more_machines_than_the_budget_pays_for_are_refused_and_auto_takes_as_ma
     assert "--rentals" in refused.value.hint
     found = ground.broker.batch_quote(jobs, budget=budget, batch=BatchOptions(rentals="auto"))
     assert found.fleet is not None and found.fleet.asks <= budget
-    with pytest.raises(UsageError, match="0 is no number of machines"):
+    with pytest.raises(UsageError, match="0 is not a number of machines"):
         ground.broker.batch_quote(jobs, budget=budget, batch=BatchOptions(rentals=0))
     assert ground.broker.ledger.runs() == ()
 
 
-def batch(ground: Ground, home: str) -> Batch:
+def batch(ground: Ground, home: str, jobs: Sequence[Job]) -> Batch:
     """The same four jobs as everybody's, by a process of its own, so to say."""
     with Broker(home=ground.cli.folder / home, patience=QUICK, clock=SystemClock()) as broker:
-        return broker.batch(ground.jobs("ant", "bee", "cat", "dog"), budget=ONE)
+        return broker.batch(jobs, budget=ONE)
 
 
 @pytest.mark.parametrize("homes", [("state", "state"), ("one", "two")], ids=["one computer", "two computers"])
@@ -77,9 +78,9 @@ def test_two_batches_at_once_train_no_job_twice(
         server: postgres.Server = request.getfixturevalue("server")
         monkeypatch.setenv("GPURENT_LEDGER_URL", server.fresh())
     stub.order(Orders(start_s=0.5))
-    ground.jobs("ant", "bee", "cat", "dog")
+    jobs = ground.jobs("ant", "bee", "cat", "dog")
     with ThreadPoolExecutor(2) as pool:
-        both = list(pool.map(lambda home: batch(ground, home), homes))
+        both = list(pool.map(lambda home: batch(ground, home, jobs), homes))
     with closing(Broker(home=ground.cli.folder / homes[0], patience=QUICK)) as broker:
         assert started(broker) == Counter({"ant": 1, "bee": 1, "cat": 1, "dog": 1})
     states = [{one.name: one.state for one in made.jobs} for made in both]

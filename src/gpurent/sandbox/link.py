@@ -73,6 +73,7 @@ class Link:
             await asyncio.sleep(self._free_at - now)
 
     def _strike(self) -> None:
+        self.break_now()  # while it is ordered again and again, no byte passes between two looks of the market
         if self._break_at is not None and self._passed >= self._break_at:
             self._break_at = None
             self.cut()
