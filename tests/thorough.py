@@ -14,12 +14,12 @@ def often(values: Iterable[Any], usual: Callable[[Any], bool] | Iterable[Any]) -
     """Parameters of which ``usual`` run every time: those named, or those for which it holds.
 
     Raises:
-        ValueError: none of them would; that is no sample.
+        ValueError: none of them would; that is not a sample.
     """
     everything = list(values)
     chosen = [one for one in everything if usual(one)] if callable(usual) else list(usual)
     if not chosen or any(one not in everything for one in chosen):
-        raise ValueError(f"{chosen} is no sample of {everything}")
+        raise ValueError(f"{chosen} is not a sample of {everything}")
     return [
         pytest.param(*(one if isinstance(one, tuple) else (one,)), marks=() if one in chosen else THE_REST)
         for one in everything

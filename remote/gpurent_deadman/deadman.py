@@ -1,4 +1,4 @@
-"""Destroys the machine it runs on when time is up, whoever else is alive. Standard library only."""
+"""Destroys the machine it runs on when time is up, no matter who else is alive. Standard library only."""
 
 from __future__ import annotations
 

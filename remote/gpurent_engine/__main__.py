@@ -165,7 +165,7 @@ def _train_pack(options: argparse.Namespace) -> int:
 def _stoppable() -> threading.Event:
     """Set when the process is asked to end."""
     stop = threading.Event()
-    faulthandler.register(signal.SIGUSR1, all_threads=True)  # into the log: whoever follows asks where it hangs
+    faulthandler.register(signal.SIGUSR1, all_threads=True)  # into the log: the client that follows asks where it hangs
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     return stop

@@ -30,11 +30,11 @@ def write(base: Path, loras: Sequence[tuple[Path, float]], out: Path, family: st
         How many layers of each part were changed.
 
     Raises:
-        ModelError: the base is no single file that is known.
+        ModelError: the base is not a single file that is known.
         NotALora: a layer that the base does not have, or of another shape or kind.
     """
     if base.suffix.lower() != ".safetensors" or not base.is_file():
-        raise ModelError(f"{base} is no single .safetensors file; a LoRA is baked into such a file only")
+        raise ModelError(f"{base} is not a single .safetensors file; a LoRA is baked into such a file only")
     try:
         with safe_open(base, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
@@ -52,7 +52,7 @@ def write(base: Path, loras: Sequence[tuple[Path, float]], out: Path, family: st
         lora = dialects.read(path, get(family) if family else found.family, config)
         for key, layer in lora.file.layers.items():
             if key not in places:
-                raise NotALora(f"{key} of {path.name} is no layer of {base.name}")
+                raise NotALora(f"{key} of {path.name} is not a layer of {base.name}")
             name, take = places[key]
             weight = tensors[name] if take == "all" else tensors[name].chunk(3)["qkv".index(take)]
             delta = layer.delta(weight.float())

@@ -116,7 +116,7 @@ def read(data: bytes, *, lines: bool, separator: str = ",") -> Text:
 
 
 def _in_json(text: str) -> str | None:
-    """The caption in a JSON object; empty where it has none; None where the text is no JSON."""
+    """The caption in a JSON object; empty where it has none; None where the text is not JSON."""
     try:
         document: Any = json.loads(text)
     except (ValueError, RecursionError):

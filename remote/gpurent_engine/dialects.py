@@ -202,9 +202,9 @@ def to_diffusers(file: LoraFile, family: Family, dtype: torch.dtype) -> tuple[di
     settings: dict[str, Any] = {}
     for key, layer in file.layers.items():
         if layer.kind != "lora" or set(layer.tensors) - {DOWN, UP}:
-            raise NotALora(f"{key} is no plain LoRA layer ({layer.kind}), and diffusers' form holds no other")
+            raise NotALora(f"{key} is not a plain LoRA layer ({layer.kind}), and diffusers' form holds no other")
         if key not in paths:
-            raise NotALora(f"{key} is no layer of {family.title}")
+            raise NotALora(f"{key} is not a layer of {family.title}")
         tensors[f"{paths[key]}.lora_A.weight"] = layer.tensors[DOWN].to(dtype).contiguous()
         tensors[f"{paths[key]}.lora_B.weight"] = (layer.tensors[UP].float() * layer.scale).to(dtype).contiguous()
         part, _, module = paths[key].partition(".")

@@ -34,7 +34,7 @@ def utf8(data: bytes) -> str:
 
 
 def recognised(data: bytes) -> str:
-    """The encoding that ``data``, which is no UTF-8, most likely has; by the name that ``iconv`` knows."""
+    """The encoding that ``data``, which is not UTF-8, most likely has; by the name that ``iconv`` knows."""
     for mark, name in _MARKS:
         if data.startswith(mark):
             return name

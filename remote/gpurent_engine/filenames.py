@@ -37,7 +37,7 @@ def sample_name(name: str, at: int, index: int, *, by_epoch: bool) -> str:
 
 def meant(name: str) -> bool:
     """Whether a name can be sent and shown as it is: no control characters, no turns of the writing direction, and
-    nothing that is no Unicode. Spaces of any script and the joiners inside emoji are fine."""
+    nothing that is not an Unicode. Spaces of any script and the joiners inside emoji are fine."""
     return not any(unicodedata.category(one) in ("Cc", "Cs", "Zl", "Zp") or one in _TURNS for one in name)
 
 

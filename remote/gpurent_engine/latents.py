@@ -1,4 +1,4 @@
-"""Encode every picture once; keep the posterior, not a sample, so that each step draws anew."""
+"""Encode every picture once; keep the posterior, not a sample, so that each step draws another."""
 
 from __future__ import annotations
 

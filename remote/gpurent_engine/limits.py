@@ -153,7 +153,7 @@ def literals(key: str, arguments: tuple[str, ...]) -> dict[str, object]:
     """``name=value`` pairs, values as Python literals, as kohya's trainer reads them.
 
     Raises:
-        SpecError: one is no pair.
+        SpecError: one is not a pair.
     """
     found: dict[str, object] = {}
     for one in arguments:

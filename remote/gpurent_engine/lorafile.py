@@ -27,7 +27,7 @@ KINDS: dict[str, tuple[str, ...]] = {
 
 
 class NotALora(Exception):
-    """The file is no LoRA, or is damaged; the message says which."""
+    """The file is not a LoRA, or is damaged; the message says which."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """All tensors of a safetensors file, and its metadata.
 
     Raises:
-        NotALora: it is no safetensors file, or is damaged.
+        NotALora: it is not a safetensors file, or is damaged.
         OSError: it cannot be read.
     """
     if path.suffix.lower() != ".safetensors":

@@ -34,7 +34,7 @@ _WIDE = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 
 
 class Unreadable(Exception):
-    """The file is no picture that can be used; ``str()`` says why."""
+    """The file is not a picture that can be used; ``str()`` says why."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def size(path: Path) -> tuple[int, int]:
     """Width and height in pixels as a viewer shows it; the picture is not decoded.
 
     Raises:
-        Unreadable: it is no picture, or larger than can be used.
+        Unreadable: it is not a picture, or larger than can be used.
     """
     with _opened(path) as picture:
         width, height = picture.size
@@ -68,7 +68,7 @@ def verify(source: IO[bytes]) -> None:
     """Look at the checksums in a file, where its format has some; decoding alone passes over them.
 
     Raises:
-        Unreadable: one is wrong, or it is no picture.
+        Unreadable: one is wrong, or it is not a picture.
     """
     with _opened(source) as picture:
         try:

@@ -101,7 +101,7 @@ def read(text: str, suffix: str, spec: TrainSpec) -> list[Sample]:
     """Prompts of a file. Sizes that it does not name are those of the training, seeds are the same each time.
 
     Raises:
-        SpecError: it is no valid TOML or JSON, or a prompt is wrong.
+        SpecError: it is not valid TOML or JSON, or a prompt is wrong.
     """
     if suffix == ".toml":
         from gpurent_engine.reading import read_toml
@@ -112,7 +112,7 @@ def read(text: str, suffix: str, spec: TrainSpec) -> list[Sample]:
         try:
             rows = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise SpecError(KEY, f"is no valid JSON: {error}.") from error
+            raise SpecError(KEY, f"is not valid JSON: {error}.") from error
     else:
         rows = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
     if not isinstance(rows, list):

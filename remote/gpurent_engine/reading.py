@@ -36,7 +36,7 @@ def load_spec(path: Path) -> TrainSpec:
     """Read a ``training_config.toml`` (or ``.json``).
 
     Raises:
-        SpecError: a key is unknown, of the wrong type or refused; the file is no TOML.
+        SpecError: a key is unknown, of the wrong type or refused; the file is not TOML.
         OSError: the file cannot be read.
     """
     return parse_spec(read_document(path))
@@ -57,7 +57,7 @@ def read_document(path: Path) -> dict[str, Any]:
     try:
         document = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise SpecError(path.name, f"is no valid JSON: {error}.") from error
+        raise SpecError(path.name, f"is not valid JSON: {error}.") from error
     if not isinstance(document, dict):
         raise SpecError(path.name, "must hold a JSON object.")
     return document
@@ -89,7 +89,7 @@ def read_toml(name: str, text: str) -> dict[str, Any]:
         hint = ""
         if "escape" in str(error) or "hex" in str(error):
             hint = " Backslashes of a Windows path need 'single quotes', or / instead."
-        raise SpecError(name, f"is no valid TOML: {error}.{hint}") from error
+        raise SpecError(name, f"is not valid TOML: {error}.{hint}") from error
     return document
 
 
@@ -169,7 +169,7 @@ LENGTHS = frozenset({"max_train_steps", "max_train_epochs", "epoch"})
 
 
 def _changed(flat: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """``flat`` with other values; whoever changes the length of a training does not mean the old one to win."""
+    """``flat`` with other values; changing the length of a training does not mean that the old one wins."""
     gone = {ALIASES.get(key, key) for key in changes}
     if gone & LENGTHS:
         gone |= LENGTHS

@@ -149,7 +149,7 @@ class Saver:
         run = self._run
         try:
             self._write_lora(name, run.stepper.adapters(), run.position.step, run.epoch, final=False)
-            self.start_state()  # whoever goes on with a smaller batch loses nothing
+            self.start_state()  # going on with a smaller batch loses nothing
             self.announce_state(wait=True)
         except (export.NotFinite, RuntimeError):  # the weights are spoiled, or the GPU no longer answers
             if not (run.order.out_dir / states.FILE).exists():

@@ -114,7 +114,7 @@ def _job_of(order: Path) -> Path:
     try:
         found = json.loads(order.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise SpecError(order.name, f"is no valid JSON: {error}.") from error
+        raise SpecError(order.name, f"is not valid JSON: {error}.") from error
     path = found.get("job") if isinstance(found, dict) else None
     if not isinstance(path, str) or not Path(path).is_absolute():
         raise SpecError("job", "must be the absolute path of a job.json.")

@@ -372,7 +372,7 @@ def _place(parts: Parts, choice: device.Choice) -> None:
 
 
 def _tell(kept: Store, pictures: int, out: EventWriter) -> None:
-    """Say what was computed and what an earlier training had left; a damaged file is no secret."""
+    """Say what was computed and what an earlier training had left; a damaged file is not a secret."""
     out.emit("cached", pictures=pictures, read=kept.read)
     if kept.damaged:
         said = f"Damaged files of the cache were computed again: {len(kept.damaged)}, such as {kept.damaged[0]}."

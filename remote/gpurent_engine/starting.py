@@ -35,7 +35,7 @@ def merge_base(parts: Parts, spec: TrainSpec, data_dir: Path) -> list[str]:
         Notes for the user: layers that the base does not have.
 
     Raises:
-        SpecError: a file is no LoRA of this family.
+        SpecError: a file is not a LoRA of this family.
     """
     notes = []
     places = layers_of(parts)
@@ -94,7 +94,7 @@ def go_on(network: Network, plan: Plan, parts: Parts, spec: TrainSpec, data_dir:
         ) from error
     if len(lacking) == len(plan.layers):
         raise SpecError("network_weights", f"{path.name} has no layer of this network.")
-    notes = [f"{path.name} lacks {len(lacking)} layers, such as {lacking[0]}; they start anew."] if lacking else []
+    notes = [f"{path.name} lacks {len(lacking)} layers, such as {lacking[0]}; they start fresh."] if lacking else []
     differing = [
         one.key for one in plan.layers if (found := file.layers.get(one.key)) and found.alpha not in (None, one.alpha)
     ]

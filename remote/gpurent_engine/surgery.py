@@ -30,7 +30,7 @@ def merge(files: Sequence[tuple[LoraFile, float]]) -> LoraFile:
     """One LoRA that does what several do together, each at its strength; ranks add up, nothing is lost.
 
     Raises:
-        NotALora: a layer that is no plain LoRA, or layers of different shapes under one key.
+        NotALora: a layer that is not a plain LoRA, or layers of different shapes under one key.
     """
     keys = list(dict.fromkeys(key for file, _ in files for key in file.layers))
     merged: dict[str, Layer] = {}
@@ -61,7 +61,7 @@ def resize(file: LoraFile, rank: int, energy: float = 1.0) -> tuple[LoraFile, li
         energy: keep no more than it takes for this share of the squared norm, between 0 and 1.
 
     Raises:
-        NotALora: a layer that is no plain LoRA.
+        NotALora: a layer that is not a plain LoRA.
     """
     layers, cuts = {}, []
     for key, layer in file.layers.items():
@@ -144,7 +144,7 @@ def _pairs(tuned: Parts, base: Parts) -> Iterable[tuple[str, torch.Tensor, torch
 
 def _plain(layer: Layer) -> Layer:
     if layer.kind != "lora" or set(layer.tensors) - {DOWN, UP}:
-        raise NotALora(f"{layer.key} is no plain LoRA layer ({', '.join(sorted(layer.tensors))})")
+        raise NotALora(f"{layer.key} is not a plain LoRA layer ({', '.join(sorted(layer.tensors))})")
     return layer
 
 

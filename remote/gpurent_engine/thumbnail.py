@@ -22,7 +22,7 @@ def embed(spec: TrainSpec, here: Path) -> TrainSpec:
         here: where a relative path starts.
 
     Raises:
-        SpecError: the file is missing or is no picture.
+        SpecError: the file is missing or is not a picture.
     """
     if not spec.metadata_thumbnail or spec.metadata_thumbnail.startswith("data:image/"):
         return spec

@@ -47,9 +47,9 @@ def read_order(path: Path) -> dict[str, Any]:
     try:
         job = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise SpecError(path.name, f"is no valid JSON: {error}.") from error
+        raise SpecError(path.name, f"is not valid JSON: {error}.") from error
     if not isinstance(job, dict):
-        raise SpecError(path.name, "is no JSON object.")
+        raise SpecError(path.name, "is not JSON object.")
     missing = NEEDED - set(job)
     if missing:
         raise SpecError(sorted(missing)[0], f"is missing in {path}.")

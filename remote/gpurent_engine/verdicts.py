@@ -18,7 +18,7 @@ SAME = 1e-6
 
 @dataclass(frozen=True)
 class Look:
-    """Loss of held-out pictures after ``step`` optimiser steps; NaN where it was no number."""
+    """Loss of held-out pictures after ``step`` optimiser steps; NaN where it was not a number."""
 
     step: int
     epoch: int

@@ -17,7 +17,7 @@ from gpurent_remote.link import Link
 
 
 class SshConnector:
-    """Connects with paramiko and fabric; for a while a lost link is made anew before it counts as dead."""
+    """Connects with paramiko and fabric; for a while a lost link is made again before it counts as dead."""
 
     def __init__(self, clock: Clock | None = None, waits: Waits | None = None) -> None:
         self._clock = clock or SystemClock()

@@ -85,7 +85,7 @@ def fetch(
         raise TransferFailed(f"{path} ended {left} bytes early")
     if _digest(part) != sha256:
         part.unlink()
-        if start:  # the part was of another file: its name is no proof
+        if start:  # the part was of another file: its name is not proof
             fetch(sftp, path, target, sha256, size, lambda _count: None, accept)
             return
         raise TransferFailed(f"{path} does not have the digest that was announced; it was thrown away")
@@ -112,7 +112,7 @@ def _ask_ahead(source: Any, size: int) -> None:
 
 @contextmanager
 def _room(part: Path) -> Iterator[None]:
-    """A full disk here is no trouble of the host's, though both look alike from below."""
+    """A full disk here is not a trouble of the host's, though both look alike from below."""
     try:
         yield
     except OSError as error:

@@ -59,7 +59,7 @@ SLOWEST_DIGEST = 20_000_000
 
 
 class SshHost:
-    """One machine, one connection at a time; a lost one is made anew until its patience is over."""
+    """One machine, one connection at a time; a lost one is made again until its patience is over."""
 
     def __init__(self, dial: Callable[[], Link], clock: Clock, waits: Waits | None = None) -> None:
         self._dial = dial
@@ -252,7 +252,7 @@ class SshHost:
         self, what: str, act: Callable[[Link, Pulse], T], within: float,
         on_bytes: Callable[[int], None] = lambda _count: None, silence_s: float | None = None,
     ) -> T:  # fmt: skip
-        """Have something done within a time; a link that is lost meanwhile is made anew, and it is done again."""
+        """Have something done within a time; a link that is lost meanwhile is made again, and it is done again."""
         until = self._clock.monotonic() + self._waits.patience_s
         silence_s = self._waits.silence_s if silence_s is None else silence_s
         told = _Highest(on_bytes)

@@ -10,7 +10,7 @@ _ID = re.compile(r"[A-Za-z0-9._-]{1,80}")
 
 
 def folder(job_id: str) -> str:
-    """Where a job lives, below the login folder. Raises ValueError for an id that is no plain name."""
+    """Where a job lives, below the login folder. Raises ValueError for an id that is not a plain name."""
     if not _ID.fullmatch(job_id) or job_id.startswith("."):
         raise ValueError(f"{job_id!r} is not a job id")
     return f".gpurent/jobs/{job_id}"

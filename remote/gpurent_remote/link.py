@@ -108,7 +108,7 @@ class Pulse:
         self._left = True
 
     def deliver(self, on_bytes: Callable[[int], None]) -> None:
-        """Hand what has moved since the last call to whoever waits, in its own thread."""
+        """Hand what has moved since the last call to the waiting caller, in its own thread."""
         with self._lock:
             count, self._bytes = self._bytes, 0
         if count:

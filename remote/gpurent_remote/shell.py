@@ -1,4 +1,4 @@
-"""Commands for a login shell that may be anything: bash, tcsh, one that greets whoever logs in.
+"""Commands for a login shell that may be anything: bash, tcsh, one that greets every login.
 
 Every command of ours is POSIX sh. The account's login shell only has to start ``/bin/sh``, and what it prints by itself
 is told from our output by a marker that nobody can guess.

@@ -90,7 +90,7 @@ def _rounds(act: Callable[[int], float], trip: float) -> tuple[float, int]:
 
 
 def rate_mbps(size: int, took: float, trip: float) -> float:
-    """What ``size`` bytes in ``took`` seconds mean, of which one round trip is no fault of the line's width."""
+    """What ``size`` bytes in ``took`` seconds mean, of which one round trip is not a fault of the line's width."""
     return size * 8e-6 / max(took - trip, took / 2, 1e-6)
 
 

@@ -1,6 +1,6 @@
 """The verbs of gpurent: ``quote``, ``train``, ``batch``, ``attach``, ``stop``, ``reap``. Each reads as a story.
 
-The broker knows ports only: providers and the SSH link come from the registry, or from whoever builds it.
+The broker knows ports only: providers and the SSH link come from the registry, or from the code that builds it.
 """
 
 from __future__ import annotations
@@ -373,7 +373,7 @@ class Broker:
         if key(found, contents([found])[0]) != kept.state.key:
             raise UsageError(
                 f"the state of run {run_id} is of another training: configuration, pictures, captions or base model "
-                "have changed since", hint="Change them back, or train anew. --epochs makes a training longer.",
+                "have changed since", hint="Undo the change, or train from the start. --epochs extends a training.",
             )  # fmt: skip
         return (read_again(run, kept.name, changes) if changes else found), kept.state
 
@@ -851,7 +851,7 @@ class Broker:
         try:
             self.attach(run_id, tag=tag, tell=tell, interrupt=interrupt)
         except GpurentError as error:
-            mind()  # whoever leaves is not told of it as of a failure
+            mind()  # a user who leaves is not told of it as of a failure
             tell(Notice(f"Nothing more could be collected from {run_id}: {error}", warning=True))
 
     def _teardown(self, tell: Tell) -> Teardown:

@@ -160,7 +160,7 @@ class ManualClock:
         self.advance(max(0.0, seconds))
 
     def begin(self, act: Callable[[], T]) -> Task[T]:
-        """Carried out by whoever waits for it."""
+        """Carried out by the caller that waits for it."""
         return Inline(act)
 
     def advance(self, seconds: float) -> None:

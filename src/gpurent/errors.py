@@ -31,7 +31,7 @@
         ├── Unavailable             timeout, reset, 5xx (transient)
         ├── OfferGone               the offer was taken: nothing was created
         │   └── NotAsOffered        what was created is dearer or another machine: it is given back
-        ├── NoCapacity              no machine to be had: nothing was created
+        ├── NoCapacity              no machine available: nothing was created
         │   └── NoCredit            the account cannot pay: no other offer of this provider will do
         ├── CreateFailed            an answer to create is lost or unclear; .ref may name what exists
         └── BadReply                the service answered something that cannot be understood
@@ -47,7 +47,7 @@ from gpurent.untrusted.text import MESSAGE, clean
 class GpurentError(Exception):
     """Root of all errors; ``str()`` is one sentence for the user, ``hint`` the next step.
 
-    Both may quote a host or a service, whoever raises them: they are one printable line, cut to a bearable length.
+    Both may quote a host or a service, so they are one printable line, cut to a bearable length.
     """
 
     def __init__(self, message: str, *, hint: str = "") -> None:
@@ -222,7 +222,7 @@ class NotAsOffered(OfferGone):
 
 
 class NoCapacity(ProviderError):
-    """No machine to be had; nothing was created."""
+    """No machine available; nothing was created."""
 
 
 class NoCredit(NoCapacity):

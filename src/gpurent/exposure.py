@@ -1,6 +1,6 @@
 """What traffic that this computer did not cause may cost, and how often to look for it. Pure.
 
-A machine can send and receive as fast as its line, whoever causes it, and some hosts sell traffic by the gigabyte. The
+A machine can send and receive as fast as its line, whatever causes it, and some hosts sell traffic by the gigabyte. The
 worst case is bandwidth × price. Nobody can prevent it, but it is bounded: the service's own counters are read so often
 that what a full line costs between two looks, and until the machine is gone, is a reserve of cents.
 """
@@ -18,10 +18,10 @@ LOOK_FOR = Usd(10_000)
 LOOK_SOONEST_S, LOOK_LATEST_S = 10.0, 60.0
 """Services limit how often they are asked; Vast.ai documents 2 s for one instance."""
 LEAD_S = 5.0
-"""So long an enforcer leaves a look to whoever conducts the rental, which may hang."""
+"""So long an enforcer leaves a look to the process that conducts the rental, which may hang."""
 REACT_S = 20.0
 """From the moment at which a look is due to the end of the machine, where the service answers: an enforcer may look
-``LEAD_S`` and one of its rounds later, and gives whoever conducts the rental a few seconds to end it first."""
+``LEAD_S`` and one of its rounds later, and gives the process that conducts the rental a few seconds to end it first."""
 ONE_IN = 50
 """So many rentals are believed to be right about their traffic for one whose line is full until it ends. A judgement:
 nobody publishes how often a host misbehaves."""

@@ -53,14 +53,16 @@ def _key_line(value: str) -> str:
     kind, blob = fields[:2]
     if kind not in KINDS:
         close = difflib.get_close_matches(kind, KINDS, n=1)
-        raise ValueError(f"{kind} is no kind of host key that is known here; {close[0] if close else ', '.join(KINDS)}")
+        raise ValueError(
+            f"{kind} is not a kind of host key that is known here; {close[0] if close else ', '.join(KINDS)}"
+        )
     try:
         data = base64.b64decode(blob, validate=True)
     except ValueError as error:
-        raise ValueError(f"{_EXPECTED}; what follows {kind} is no base64") from error
+        raise ValueError(f"{_EXPECTED}; what follows {kind} is not base64") from error
     size = int.from_bytes(data[:4], "big")
     if data[4 : 4 + size] != kind.encode() or (kind == "ssh-ed25519" and len(data) != 51):
-        raise ValueError(f"{_EXPECTED}; what follows {kind} is no whole key of that kind")
+        raise ValueError(f"{_EXPECTED}; what follows {kind} is not a whole key of that kind")
     return f"{kind} {blob}"
 
 
@@ -112,7 +114,7 @@ def load_hosts(path: Path) -> dict[str, OwnHost]:
     for name, table in _tables(path, text, document).items():
         if not _NAME.fullmatch(name):
             raise ConfigError(
-                f"{path}, line {_line(text, name) or '?'}: {name!r} is no name for a machine.", hint=_NAMES
+                f"{path}, line {_line(text, name) or '?'}: {name!r} is not a name for a machine.", hint=_NAMES
             )
         try:
             found[name] = OwnHost.model_validate(table)
@@ -137,7 +139,7 @@ def _tables(path: Path, text: str, document: tomlkit.TOMLDocument) -> dict[str, 
 def check_name(name: str) -> None:
     """Raise UsageError unless ``name`` can name a machine."""
     if not _NAME.fullmatch(name):
-        raise UsageError(f"{name!r} is no name for a machine", hint=_NAMES)
+        raise UsageError(f"{name!r} is not a name for a machine", hint=_NAMES)
 
 
 def save_host(path: Path, name: str, given: dict[str, Any]) -> OwnHost:
@@ -187,7 +189,7 @@ def _read(path: Path) -> tuple[str, tomlkit.TOMLDocument]:
         raise ConfigError(f"{path} cannot be read: {error}.", hint="It must be a UTF-8 text file.") from error
     except (TOMLKitError, ValueError, RecursionError) as error:
         raise ConfigError(
-            f"{path} is no valid TOML: {error}.", hint="`gpurent hosts add` writes valid entries."
+            f"{path} is not valid TOML: {error}.", hint="`gpurent hosts add` writes valid entries."
         ) from error
 
 

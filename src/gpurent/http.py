@@ -1,7 +1,7 @@
 """The HTTP client of all adapters: deadlines, pacing, retries of what may be repeated, redaction, one error map.
 
 Each request has a deadline for all of it, from looking up the name to the last byte of the answer: httpx's own
-timeouts begin anew with every byte. It runs on a connection that no other request uses meanwhile, and that is closed
+timeouts restart with every byte. It runs on a connection that no other request uses meanwhile, and that is closed
 if the deadline passes.
 
 Three verbs, by what a repetition costs: ``read`` and ``destroy`` may be sent again and are; ``send_once`` never is.
@@ -494,7 +494,7 @@ def asked_to_wait(headers: Mapping[str, str], body: bytes, now: float) -> float 
 
 
 def used_up_for(text: str | None) -> float:
-    """Seconds until the quotas that a ``RateLimit`` header shows used up (``"minute";r=0;t=12``) start anew, else 0."""
+    """Seconds until the quotas that a ``RateLimit`` header shows used up (``"minute";r=0;t=12``) restart, else 0."""
     parts = [dict(_QUOTA.findall(part)) for part in (text or "").split(",")]
     return max((float(part["t"]) for part in parts if "t" in part and int(part.get("r", "1")) == 0), default=0.0)
 

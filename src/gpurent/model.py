@@ -33,7 +33,7 @@ class Need:
     min_cuda: tuple[int, int] = (0, 0)
     """Major and minor version that the host's driver must reach, where the host tells."""
     interruptible: bool = False
-    """Machines will do that whoever bids more may take away."""
+    """Machines will do that a higher bid may take away."""
     capabilities: tuple[Version, Version] = ((0, 0), (99, 0))
     """Lowest and highest compute capability that the image's torch has kernels for, where the host tells its own."""
     min_ram_mb: int = 0
@@ -141,7 +141,7 @@ class Offer:
     cuda: tuple[int, int] | None = None
     """Newest CUDA version that the driver runs, where the provider tells."""
     interruptible: bool = False
-    """Cheaper, and taken away by whoever bids more. ``price.gpu_hour`` is what would be bid."""
+    """Cheaper, and taken away by a higher bid. ``price.gpu_hour`` is what would be bid."""
     capability: Version | None = None
     """CUDA compute capability, where the provider tells."""
     ram_mb: int | None = None
@@ -216,11 +216,11 @@ class Instance:
     endpoint: Endpoint | None = None
     message: str = ""
     gpu_count: int | None = None
-    """Where the provider tells; one that differs from the offer's is no machine to train on."""
+    """Where the provider tells; one that differs from the offer's is not a machine to train on."""
     region: str = ""
     """Where the provider tells, spelled as in its offers; compared like ``gpu``, which has to be spelled alike too."""
     bytes_in: int | None = None
-    """What the provider has counted as received traffic so far, whoever caused it; None where it does not tell."""
+    """What the provider has counted as received traffic so far, whatever caused it; None where it does not tell."""
     bytes_out: int | None = None
     """The same of what was sent."""
     up: bool | None = None

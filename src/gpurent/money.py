@@ -34,7 +34,7 @@ class Usd:
         """Read dollars such as ``"10"``, ``"$0.35"`` or ``Decimal("0.1")``; more than six decimals round up.
 
         Raises:
-            ValueError: the text is no finite decimal number, has more than 64 characters, or exceeds ``MOST``.
+            ValueError: the text is not a finite decimal number, has more than 64 characters, or exceeds ``MOST``.
         """
         if isinstance(text, (bool, float)):
             raise TypeError("a float is not money; pass a string or a Decimal")

@@ -101,7 +101,7 @@ def _import(point: EntryPoint) -> ProviderPlugin | Problem:
     except Exception as error:  # noqa: BLE001  foreign code may raise anything; the reason is shown
         return Problem(point.name, f"cannot be imported: {type(error).__name__}: {error}", hint)
     if not isinstance(plugin, ProviderPlugin):
-        return Problem(point.name, f"{point.value} is no ProviderPlugin", hint)
+        return Problem(point.name, f"{point.value} is not a ProviderPlugin", hint)
     if plugin.spi_version != SPI_VERSION:
         return Problem(point.name, f"speaks version {plugin.spi_version} of the SPI; this is {SPI_VERSION}", hint)
     if plugin.name != point.name:

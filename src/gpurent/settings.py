@@ -136,7 +136,7 @@ class NeedSection(_Section):
         default=0, ge=0, le=10_000, allow_inf_nan=False, description="main memory; 0: estimated from the job"
     )
     interruptible: bool = Field(
-        default=False, description="also machines at a lower price that whoever bids more may take away"
+        default=False, description="also machines at a lower price that a higher bid may take away"
     )
     avoid_failed_hours: float = Field(
         default=24, ge=0, le=8760, allow_inf_nan=False,
@@ -203,7 +203,7 @@ def load_settings(folder: Path, environ: Mapping[str, str] | None = None) -> Set
     try:
         document = tomllib.loads(text, parse_float=_number)
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path} is no valid TOML: {error}.", hint="`gpurent init` writes a valid one.") from error
+        raise ConfigError(f"{path} is not valid TOML: {error}.", hint="`gpurent init` writes a valid one.") from error
     variables: dict[tuple[str, ...], str] = {}
     for section, key, variable in environment_names():
         raw = (os.environ if environ is None else environ).get(variable, "")
@@ -266,7 +266,7 @@ def _from_environment(section: str, key: str, raw: str) -> object:
 
 def _model(annotation: Any) -> type[BaseModel]:
     if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-        raise TypeError(f"{annotation!r} is no section")
+        raise TypeError(f"{annotation!r} is not a section")
     return annotation
 
 

@@ -1,4 +1,4 @@
-"""A socket that can be taken away from whoever waits on it."""
+"""A socket that can be taken away from the thread that waits on it."""
 
 from __future__ import annotations
 

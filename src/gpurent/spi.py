@@ -64,7 +64,7 @@ class Provider(Protocol):
     def destroy(self, ref: str) -> None:
         """Ask for the end of an instance and of its billing. Idempotent: an unknown ``ref`` is a success.
 
-        Returns when the provider has accepted. Acceptance is no proof: only absence from listings is.
+        Returns when the provider has accepted. Acceptance is not proof: only absence from listings is.
         """
         ...
 
@@ -138,7 +138,7 @@ class SupportsCharges(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Billed:
-    """What one instance of the account was billed, whoever rented it."""
+    """What one instance of the account was billed, no matter who rented it."""
 
     ref: str
     total: Usd
@@ -375,6 +375,6 @@ class Connector(Protocol):
         self, endpoint: Endpoint, identity: Identity, *, timeout: float,
         moved: Callable[[], Endpoint | None] = lambda: None,
     ) -> Host:  # fmt: skip
-        """Connect once, with the host key pinned. ``moved`` is asked before a lost link is made anew: where the machine
-        answers now, None if that is not known. Raises HostUnreachable, HostKeyMismatch."""
+        """Connect once, with the host key pinned. ``moved`` is asked before a lost link is made again: where the
+        machine answers now, None if that is not known. Raises HostUnreachable, HostKeyMismatch."""
         ...

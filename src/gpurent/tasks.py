@@ -1,4 +1,4 @@
-"""Waiting that always ends: what may hang runs in a thread of its own, and whoever waits for it can leave.
+"""Waiting that always ends: what may hang runs in a thread of its own, and the caller that waits for it can leave.
 
 Nothing in a thread that is blocked in a system call can be stopped from outside. So the thread that may block is never
 the one that has a deadline to keep: it is left behind, its socket is closed under it, and it ends by itself.
@@ -71,7 +71,7 @@ class Beside(Generic[T]):
         try:
             with minding(self._wanted):
                 self._value.append(act())
-        except BaseException as error:  # noqa: BLE001  handed to whoever waits
+        except BaseException as error:  # noqa: BLE001  handed to the waiting caller
             self._error = error
         finally:
             self._ended.set()
@@ -121,7 +121,7 @@ class Inline(Generic[T]):
 def parallel(act: Callable[[A], T], items: Iterable[A]) -> Iterator[T]:
     """Results in the order of ``items``, made by several threads; what an act raises is raised in its place.
 
-    Whoever stops listening waits for none of them, and neither does the end of the process: they are daemons.
+    A listener that stops waits for none of them, and neither does the end of the process: they are daemons.
     """
     todo = list(items)
     results: SimpleQueue[tuple[int, T | None, BaseException | None]] = SimpleQueue()
@@ -137,7 +137,7 @@ def parallel(act: Callable[[A], T], items: Iterable[A]) -> Iterator[T]:
                 return
             try:
                 results.put((number, act(todo[number]), None))
-            except BaseException as error:  # noqa: BLE001  handed to whoever listens
+            except BaseException as error:  # noqa: BLE001  handed to the listener
                 results.put((number, None, error))
 
     for _ in range(min(len(todo), WORKERS)):

@@ -71,7 +71,7 @@ class Watchdog:
                     return True
 
     def _needed(self, broker: Broker) -> bool:
-        """Whoever began a run before the lock was free relies on this process."""
+        """A client that began a run before the lock was free relies on this process."""
         try:
             return bool(self._open(broker))
         except GpurentError as error:
@@ -120,7 +120,7 @@ class Watchdog:
         return open_runs
 
     def _bury(self) -> None:
-        """Let go of workers that have ended, and of those that hang: what they leave is taken over anew."""
+        """Let go of workers that have ended, and of those that hang: what they leave is taken over again."""
         for run_id, worker in list(self._tending.items()):
             if worker.at_work() and worker.silent_s() > self.hang_s:
                 _log(f"what tends {run_id} has shown no sign of life for {self.hang_s:.0f} s: it is killed")
@@ -164,7 +164,7 @@ class Watchdog:
 
 
 def with_settings(folder: Path, open_broker: Callable[[Path], Broker], home: Path) -> Broker:
-    """With the run's own settings; whoever breaks that file meanwhile does not keep a machine alive."""
+    """With the run's own settings; breaking that file meanwhile does not keep a machine alive."""
     try:
         return open_broker(folder)
     except ConfigError as error:

@@ -1,4 +1,4 @@
-"""Whoever breaks a service's rules in a test fails it, without that test's doing anything for it."""
+"""A test that breaks a service's rules fails, without doing anything for it."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_sandbox_in_a_process_of_its_own_tells_as_well(tmp_path: Path, rule_bo
 def test_a_look_alike_that_answers_what_its_document_does_not_allow_is_caught(
     rule_book: RuleBook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """RunPod's document judges our replies as it judges requests, whoever asks."""
+    """RunPod's document judges our replies as it judges requests, no matter who asks."""
     true = pods.pod_json
     monkeypatch.setattr(pods, "pod_json", lambda held, now: {**true(held, now), "cost": "free"})
     with Sandbox(seed=1) as sandbox, closing(RunPodHarness(sandbox)) as harness:

@@ -65,7 +65,7 @@ def booked(total: Usd, until: float | None) -> Charges:
 def test_a_bill_is_final_when_it_reaches_the_end_and_lacks_nothing(
     total: Usd, until: float | None, final: bool
 ) -> None:
-    """Half of it is none; nor is an hour that was begun, whose end alone is past; rounding is no lack."""
+    """Half of it is none; nor is an hour that was begun, whose end alone is past; rounding is not a lack."""
     assert judged(ended(), booked(total, until), END + 60).final is final
 
 

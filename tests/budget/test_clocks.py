@@ -72,7 +72,7 @@ def test_a_date_that_is_none_tells_nothing(date: str | None) -> None:
 def test_two_computers_are_apart_when_their_clocks_differ_by_minutes(
     theirs: float | None, mine: float | None, ahead: float, refused: bool
 ) -> None:
-    """A service whose own clock is wrong shows the same to both; what nobody measured is no difference."""
+    """A service whose own clock is wrong shows the same to both; what nobody measured is not a difference."""
     found = compared("anna", theirs, mine)
     assert (found.ahead_s, bool(found.refusal)) == (ahead, refused)
 

@@ -91,7 +91,7 @@ def test_whoever_opens_a_new_file_at_the_same_moment_gets_it(tmp_path: Path) -> 
 
 
 def test_what_is_appended_reads_back_typed(place: Place) -> None:
-    """Offers and prices survive the way through the file; a loss that is no number becomes none."""
+    """Offers and prices survive the way through the file; a loss that is not a number becomes none."""
     clock = ManualClock()
     ledger, run_id = opened(place, clock)
     tag = intend(ledger, run_id, clock.now())
@@ -137,7 +137,7 @@ def test_the_database_itself_refuses_to_forget(place: Place) -> None:
 
 
 def test_the_database_itself_refuses_a_second_intent_of_one_tag(place: Place) -> None:
-    """Two rentals under one tag could not be told apart, whoever wrote them; the same goes for two runs of one id."""
+    """Two rentals under one tag could not be told apart, whatever wrote them; nor could two runs of one id."""
     clock = ManualClock()
     ledger, run_id = opened(place, clock)
     intend(ledger, run_id, clock.now())

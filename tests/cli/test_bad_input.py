@@ -81,7 +81,7 @@ def empty_caption(folder: Path) -> None:
          "{}/training_config.toml, line 12: network_dim must be a whole number, not 'two'.", "help training-config"),
         (edit("max_train_steps = 4", "max_train_steps = 0"),
          "{}/training_config.toml, line 11: max_train_steps must be at least 1.", "help training-config"),
-        (edit("network_dim = 2", "network_dim = = 2"), "{}/training_config.toml is no valid TOML: ", "line 12"),
+        (edit("network_dim = 2", "network_dim = = 2"), "{}/training_config.toml is not valid TOML: ", "line 12"),
         (edit("tiny-sd", "tiny-sdd"), "tiny-sdd does not exist.", "Name a diffusers folder, a .safetensors file"),
         (own_settings("[budgt]\nmax = 5"), "{}/gpurent.toml, line 1: budgt is not a known key.",
          "Did you mean 'budget'?"),

@@ -104,7 +104,7 @@ def test_without_a_terminal_consent_is_given_beforehand_or_not_at_all(terminal: 
 
 
 def test_no_is_an_answer(terminal: Terminal) -> None:
-    """On a terminal the question names machine and cap; whoever declines has rented nothing, exit 130."""
+    """On a terminal the question names machine and cap; declining rents nothing, exit 130."""
     make_job(terminal.folder)
     code, shown = terminal.on_screen("train", "--budget", "1", keys="n\n")
     assert code == 130

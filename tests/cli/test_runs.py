@@ -68,7 +68,7 @@ def test_every_line_of_train_is_a_json_object(done: tuple[Terminal, list[dict[st
 
 
 def test_status_shows_finished_runs_on_demand(done: tuple[Terminal, list[dict[str, Any]]]) -> None:
-    """What is over is no news; --all has it, with what it cost."""
+    """What is over is not a news; --all has it, with what it cost."""
     terminal, lines = done
     assert terminal.run("status").stdout == "Nothing runs.\n"
     (run,) = json.loads(terminal.run("status", "--all", "--json").stdout)["runs"]

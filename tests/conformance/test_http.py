@@ -175,7 +175,7 @@ def test_a_quota_that_is_used_up_is_waited_for(quota: tuple[str, dict[str, str]]
     [(None, 0), ("", 0), ('"a";r=0', 0), ('"a";t=9;r=0', 9), ('"a"; r=0; t=5, "b";r=0;t=7', 7), ("r=0;t=x,,;r=", 0)],
 )
 def test_a_quota_is_read_from_whatever_the_header_says(text: str | None, seconds: float) -> None:
-    """Order and blanks do not matter, nonsense is no quota."""
+    """Order and blanks do not matter, nonsense is not a quota."""
     assert used_up_for(text) == seconds
 
 

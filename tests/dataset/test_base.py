@@ -168,7 +168,7 @@ def test_a_single_file_is_sent(tmp_path: Path) -> None:
         ([*COMPLETE, "model.diffusion_model.double_blocks.0"], "is Flux"),
         (["lora_unet_down_blocks_0.alpha"], "is a LoRA, not a base model"),
         (COMPLETE[:1], "first_stage_model, cond_stage_model.transformer missing"),
-        ([], "is no complete checkpoint"),
+        ([], "is not a complete checkpoint"),
     ],
 )
 def test_a_single_file_of_another_kind_says_which(tmp_path: Path, names: list[str], message: str) -> None:

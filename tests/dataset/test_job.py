@@ -140,7 +140,7 @@ def test_progress_counts_every_picture(tmp_path: Path) -> None:
             "gpurent help training-config",
         ),
         (GUIDE + "train_inpainting = true\n", "train_inpainting is not supported", "gpurent help training-config"),
-        ("[model\n", "is no valid TOML", "gpurent help training-config"),
+        ("[model\n", "is not valid TOML", "gpurent help training-config"),
         ("", "pretrained_model_name_or_path is missing", "gpurent help training-config"),
         (GUIDE.replace('train_data_dir = "training_data"', ""), "train_data_dir is missing.", "--dataset"),
     ],

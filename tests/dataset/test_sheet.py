@@ -55,7 +55,7 @@ def test_a_picture_that_cannot_be_decoded_keeps_its_place(tmp_path: Path) -> Non
 def test_a_sheet_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     """No picture, no such format, no such folder; nothing half written stays behind."""
     found = looked(tmp_path)
-    with pytest.raises(UsageError, match=r"sheet\.gif is no name for a picture"):
+    with pytest.raises(UsageError, match=r"sheet\.gif is not a name for a picture"):
         sheet.write(found, tmp_path / "sheet.gif")
     with pytest.raises(DatasetError, match="cannot be written"):
         sheet.write(found, tmp_path / "none" / "sheet.png")

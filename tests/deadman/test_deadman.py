@@ -355,7 +355,7 @@ def test_no_start_reaches_beyond_the_wall_clock_or_its_own_seconds(
 def test_no_number_of_restarts_lengthens_anything(
     after: int, first: int, skew: int, lives: list[tuple[int, int, bool]]
 ) -> None:
-    """A container that starts anew again and again ends when its first start said, even where the clock is wrong."""
+    """A container that restarts again and again ends when its first start said, even where the clock is wrong."""
     begun = wall = 1_800_000_000.0
     said: object = None
     until = begun + min(after, first)

@@ -74,7 +74,7 @@ def test_an_epoch_shows_each_picture_as_often_as_it_repeats(
 
 
 def test_epochs_differ_in_order() -> None:
-    """Each epoch is shuffled anew."""
+    """Each epoch is shuffled again."""
     orders = {str(epoch_batches([(0, 64, 64, 3)] * 12, [1] * 12, 7, epoch)) for epoch in range(5)}
     assert len(orders) == 5
 

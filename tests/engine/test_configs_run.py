@@ -81,7 +81,7 @@ def test_the_loss_of_regularisation_is_weighed(base_model: Path, tmp_path: Path)
 
 
 def test_what_a_mask_hides_is_not_learnt(base_model: Path, tmp_path: Path) -> None:
-    """The loss counts what the mask shows only; where everything is hidden it is 0 throughout, which is no success."""
+    """Only what the mask shows counts; where everything is hidden the loss is 0 throughout, which is not a success."""
     for side in ("none", "all"):
         root = tmp_path / side
         tiny_model.pictures(root / "d", 2)

@@ -93,7 +93,7 @@ def test_a_hub_that_is_busy_is_asked_again(hub: Hub, tmp_path: Path) -> None:
 
 
 def test_bytes_that_are_not_the_listed_ones_do_not_stay(hub: Hub, tmp_path: Path) -> None:
-    """Whoever sends them."""
+    """No matter who sends them."""
     hub.damaged = True
     with pytest.raises(FetchError, match="digest") as failed:
         fetch.fetch(order(hub, tmp_path))

@@ -224,7 +224,7 @@ def test_options_of_the_loss_train(base_model: Path, pictures: Path, tmp_path: P
 
 
 def test_sizes_that_the_base_cannot_take_are_refused(base_model: Path, pictures: Path, tmp_path: Path) -> None:
-    """A resolution that is no multiple of the VAE's factor is named before training."""
+    """A resolution that is not a multiple of the VAE's factor is named before training."""
     with pytest.raises(SpecError, match="multiples of 4"):
         run(spec(resolution=30), base_model, pictures, tmp_path)
 

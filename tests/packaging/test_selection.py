@@ -29,7 +29,7 @@ def test_a_matrix_is_never_left_out_as_a_whole() -> None:
     """Nor does a name that it does not have count."""
     assert [bool(one.marks) for one in often(["a", "b", "c"], ["b"])] == [True, False, True]
     for usual in ([], ["d"]):
-        with pytest.raises(ValueError, match="is no sample"):
+        with pytest.raises(ValueError, match="is not a sample"):
             often(["a", "b", "c"], usual)
 
 

@@ -37,7 +37,7 @@ def test_what_a_service_tells_goes_before_the_name() -> None:
 
 
 def test_a_card_that_nobody_knows_comes_last_not_first() -> None:
-    """Its speed is a guess, and a guess must not win; what is free is no guess."""
+    """Its speed is a guess, and a guess must not win; what is free is not a guess."""
     strange = replace(OFFER, id="2", gpu="Grace Card 9", price=Price(Usd.parse("0.01")))
     assert [row.offer.id for row in make_quote(JOB, NEED, [strange, OFFER]).rows] == ["1", "2"]
     own = replace(strange, price=Price(Usd(0)))

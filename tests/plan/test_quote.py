@@ -103,7 +103,7 @@ def test_too_small_a_budget_says_what_would_do() -> None:
         ({}, Need(max_hourly=Usd.parse("0.30")), "$0.364167/h with disk, above $0.30/h"),
         ({"reliability": 0.8}, Need(min_reliability=0.95), "reliability 80.0%, 95.0% wanted"),
         ({}, Need(trusted_only=True), "not in a data centre or secure cloud"),
-        ({"max_duration_s": 600}, Need(), "to be had for 0.2 h at most, 0.5 h needed"),
+        ({"max_duration_s": 600}, Need(), "available for at most 0.2 h, 0.5 h needed"),
     ],
 )
 def test_a_rejected_offer_says_why(change: dict[str, object], need: Need, reason: str) -> None:
@@ -129,7 +129,7 @@ def test_an_unreliable_machine_must_be_much_cheaper_to_come_first() -> None:
 
 
 def test_a_bid_must_be_cheaper_by_what_outbids_cost() -> None:
-    """A long job on a machine that may be taken away: a few percent less is no bargain, half the price is."""
+    """A long job on a machine that may be taken away: a few percent less is not a bargain, half the price is."""
     long = replace(JOB, steps=40_000)
     bid = replace(OFFER, id="bid", interruptible=True)
     for percent, first in ((97, "1"), (50, "bid")):

@@ -39,7 +39,7 @@ def test_a_command_whose_link_dies_is_not_taken_for_one_that_failed(rented: Rent
 
 
 def test_a_command_killed_by_a_signal_is_not_taken_for_a_dead_link(host: Host) -> None:
-    """Its status is no success, and it is not run again."""
+    """Its status is not a success, and it is not run again."""
     assert host.run("kill -9 $$").status != 0
 
 

@@ -132,7 +132,7 @@ def test_an_image_without_python_is_named(machine: Machine) -> None:
 
 
 def test_what_a_machine_answers_is_not_believed(machine: Machine) -> None:
-    """A home that is no path, a broken answer, paths with control characters: a typed error, or left out."""
+    """A home that is not a path, a broken answer, paths with control characters: a typed error, or left out."""
     for lines in ([], ["home /root"], ["home root", "end"], ["home /" + "x" * 500, "end"]):
         with pytest.raises(HostUnfit):
             runtime.read(lines)

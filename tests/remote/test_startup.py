@@ -51,7 +51,7 @@ def test_it_fits_the_tightest_service_and_holds_no_key_of_ours(tmp_path: Path) -
 
 
 def test_one_that_would_not_fit_is_refused_before_it_is_sent(tmp_path: Path) -> None:
-    """Services cut longer scripts silently, and half a script is no dead-man switch."""
+    """Services cut longer scripts silently, and half a script is not a dead-man switch."""
     long = SelfDestruct("DELETE", "https://example.ai/" + "x" * 4000, ())
     with pytest.raises(ValueError, match="more than 4096"):
         script(SshConnector().new_identity(tmp_path), long, FUSE)

@@ -122,7 +122,7 @@ def test_exec_form_overrides_the_entry_point_of_an_image(client: Client, more: d
 
 
 def test_a_bare_command_is_handed_to_the_entry_point(client: Client) -> None:
-    """And is no command to it."""
+    """And is not a command to it."""
     pod = client.made("pods", {**BODY, "image": "vllm/vllm-openai:v1", "args": f"bash -c '{MARK}'"})["id"]
     wait_for(lambda: client.answers(pod) and client.started(pod), "the end of its command", 20)
     assert "unrecognized arguments" in (client.root(pod) / "var/startup.log").read_text(encoding="utf-8")

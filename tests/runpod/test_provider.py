@@ -91,7 +91,7 @@ def test_too_little_credit_is_no_capacity() -> None:
 
 
 def test_an_api_that_was_switched_off_says_so_everywhere(harness: RunPodHarness) -> None:
-    """410 is no outage that asking again could end, and a create made nothing."""
+    """410 is not an outage that asking again could end, and a create made nothing."""
     offer = harness.runpod.offers(ANY)[0]
     for act in (lambda: harness.runpod.offers(ANY), harness.runpod.instances, lambda: harness.runpod.destroy("x")):
         harness.sandbox.faults.set(Fault.HTTP_410)
@@ -204,7 +204,7 @@ def test_reads_wait_as_long_as_runpod_asks_and_creates_do_not(harness: RunPodHar
 
 
 def test_a_refused_client_is_told_apart_from_a_refused_key() -> None:
-    """Cloudflare's 403 is no JSON and says nothing about the key."""
+    """Cloudflare's 403 is not JSON and says nothing about the key."""
     with Sandbox(seed=1) as elsewhere, closing(RunPodHarness(elsewhere)) as harness:
         harness.runpod._api._headers["User-Agent"] = "Python-urllib/3.12"
         with pytest.raises(AuthFailed) as caught:
@@ -239,7 +239,7 @@ def test_without_graphql_the_balance_is_unknown_and_nothing_else_is(harness: Run
 
 
 def test_a_key_without_graphql_has_an_unknown_balance(harness: RunPodHarness) -> None:
-    """401 from GraphQL is no verdict on a key that opens the REST API."""
+    """401 from GraphQL is not a verdict on a key that opens the REST API."""
     with closing(harness.open("rpa_restricted")) as limited, pytest.raises(BadReply, match="balance is unknown"):
         limited.balance()
 

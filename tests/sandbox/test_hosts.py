@@ -111,7 +111,7 @@ def test_sshd_uses_the_host_key_that_the_script_wrote(customer: Customer) -> Non
 
 
 def test_the_script_runs_before_ssh_answers(customer: Customer) -> None:
-    """Whoever gets in finds the start-up script finished, and its output kept."""
+    """After a login the start-up script has finished, and its output kept."""
     client = customer.login(customer.rent(startup="sleep 0.4; echo made it; touch done"))
     assert customer.run(client, "test -e done && cat ../var/startup.log")[1].splitlines()[0] == "made it"
 

@@ -136,7 +136,7 @@ class Mute(SandboxProvider):
 def test_an_adapter_that_cannot_tell_its_account_says_so_and_needs_the_users_word(
     cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever comes later destroys the machine, but holds it for gone only when the user vouches for the key."""
+    """A later client destroys the machine, but holds it for gone only when the user vouches for the key."""
     said: list[str] = []
 
     def tell(event: Progress) -> None:

@@ -41,7 +41,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRe
     stub = StubEngine(tmp_path_factory.mktemp("stub"))
     engine = () if request.param == "sandbox" else stub.command
     with Sandbox(boot_s=0.2, seed=7, engine=engine, machines=reachable(7)) as sandbox:
-        cli = Cli(tmp_path_factory.mktemp("finished"), sandbox, SERVICES[request.param], anew=True)
+        cli = Cli(tmp_path_factory.mktemp("finished"), sandbox, SERVICES[request.param], afresh=True)
         make_job(cli.folder)
         yield Finished(cli, cli.run("train", "--budget", "1", "--yes", "--json"), request.param)
         assert [one for one in sandbox.journal.entries() if one.violations] == []

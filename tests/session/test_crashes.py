@@ -265,7 +265,7 @@ def tight(cli: Cli, job: Job, life_s: float = LIFE_S, machines: int = 1) -> Usd:
     all of it has to be kept back for makes them so. The line is slow, so that little is kept for others' traffic.
     """
     reserved = job.workload.upload_bytes * 2 + job.workload.base_download_bytes + 500_000_000
-    kept = 100 + PRICE_TOLERANCE_PERCENT  # deadlines are reckoned from the dearest price that is put up with
+    kept = 100 + PRICE_TOLERANCE_PERCENT  # deadlines are computed from the highest price that is accepted
     spare = int(100 * predict(job.workload, OFFER).total_s.high - kept * (DESTROY_S.high + life_s))
     sent = job.workload.upload_bytes + job.workload.base_download_bytes
     per_gb = HOURLY.scaled(spare, 3600).scaled(1_000_000_000, kept * reserved - 100 * sent)

@@ -207,7 +207,7 @@ def test_a_machine_that_answers_elsewhere_is_followed(cli: Cli, broker: Broker, 
 
 
 def test_a_machine_that_is_listed_late_is_waited_for(cli: Cli, broker: Broker) -> None:
-    """A look-up that does not know a new machine yet is no proof that it is gone."""
+    """A look-up that does not know a new machine yet is not proof that it is gone."""
     cli.sandbox.faults.set(Fault.LIST_LAG, value=1.5)
     with broker:
         trained = broker.train(Job.from_config(make_job(cli.folder)), budget=Usd.parse("1"))

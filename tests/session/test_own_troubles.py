@@ -1,4 +1,4 @@
-"""What happens to a run when the trouble is on this computer: its disk, its clock, its terminal, whoever reads."""
+"""What happens to a run when the trouble is on this computer: its disk, its clock, its terminal, its reader."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def test_a_signal_saves_collects_and_destroys(cli: Cli, number: signal.Signals) 
 
 
 def test_a_second_signal_destroys_at_once(cli: Cli) -> None:
-    """Whoever is in a hurry is obeyed: nothing is collected, nothing runs."""
+    """A user in a hurry is obeyed: nothing is collected, nothing runs."""
     make_job(cli.folder, steps=4000)
     client = cli.begin()
     client.send_signal(signal.SIGTERM)
@@ -263,7 +263,7 @@ def test_a_laptop_that_sleeps_finds_its_result_when_it_wakes(cli: Cli) -> None:
 
 
 def test_a_third_signal_leaves_and_says_what_runs(cli: Cli) -> None:
-    """Whoever insists gets the prompt back: exit 5, the machine by name, and the command that ends it."""
+    """A user who insists gets the prompt back: exit 5, the machine by name, and the command that ends it."""
     cli.sandbox.faults.set(Fault.DESTROY_IGNORED, times=1_000_000)
     make_job(cli.folder, steps=4000)
     client = cli.begin()

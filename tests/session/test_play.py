@@ -15,7 +15,7 @@ from gpurent.clock import ManualClock
 from gpurent.sandbox.address import SandboxAddress
 
 REAL = {"RUNPOD_API_KEY": "rpa_no_sandbox_key", "RUNPOD_API_BASE_URL": "http://127.0.0.1:9"}
-"""RunPod's adapter with a key that is no sandbox's; nobody answers there, so nothing can be rented."""
+"""RunPod's adapter with a key that is not a sandbox's; nobody answers there, so nothing can be rented."""
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def test_with_a_real_provider_ready_the_sandbox_is_neither_listed_nor_rented(bot
 
 
 def test_asked_for_by_name_it_is_listed_and_every_row_says_what_it_is(both: Cli) -> None:
-    """Whoever names it wants it."""
+    """Naming it asks for it."""
     (both.folder / "gpurent.toml").write_text('[providers]\nenabled = ["sandbox", "runpod"]\n', encoding="utf-8")
     shown = json.loads(both.run("quote", "--json").stdout)
     assert shown["offers"] and all(row["play_money"] for row in shown["offers"])

@@ -56,7 +56,7 @@ def watched(tmp_path: Path, stub: StubEngine, request: pytest.FixtureRequest) ->
         thread = threading.Thread(target=watcher.watch)
         thread.start()
         try:
-            yield Cli(tmp_path / "user", sandbox, SERVICES[request.param], anew=True), watcher
+            yield Cli(tmp_path / "user", sandbox, SERVICES[request.param], afresh=True), watcher
         finally:
             watcher.over.set()
             thread.join()
@@ -102,7 +102,7 @@ def test_no_secret_is_anywhere_but_where_it_belongs(watched: tuple[Cli, Watcher]
     assert held_by(hosts, secrets, lambda path, name: name == "instance" and path.match(str(first))) == []
     private = next(iter(keys.values())).splitlines()[3]  # the first lines are the same in all such files
     assert not [path for path in hosts.rglob("*") if path.is_file() and private in path.read_bytes()]
-    # paths hold the name of whoever sits here
+    # paths hold the user's name
     orders = [path for path in hosts.rglob("job.json") if "/root/" in str(path)]
     assert orders and all(str(cli.folder) not in path.read_text(encoding="utf-8") for path in orders)
     # the machine is gone for good, and its keys with it

@@ -134,7 +134,7 @@ def rent(broker: Broker, harness: AlikeHarness | None = None) -> str:
 def test_a_meter_looks_as_often_as_the_price_of_traffic_says_and_no_oftener(
     cli: Cli, broker: Broker, clock: LaterClock
 ) -> None:
-    """Whoever looked last counts for all: two meters do not look twice."""
+    """The last look counts for all: two meters do not look twice."""
     with broker:
         run_id = rent(broker)
         meters = [Meter(broker.ledger, broker.providers, clock, lambda _event: None) for _ in range(2)]
@@ -207,7 +207,7 @@ def test_more_that_is_booked_than_counted_here_counts(cli: Cli, broker: Broker, 
 def test_reap_ends_a_living_clients_rental_whose_money_was_taken_by_traffic(
     cli: Cli, broker: Broker, clock: LaterClock
 ) -> None:
-    """A client that hangs counts nothing; whoever lists its machine does."""
+    """A client that hangs counts nothing; the process that lists its machine does."""
     from gpurent.budget.client import ClientLock, claim
 
     with broker:

@@ -73,7 +73,7 @@ class Cli:
     watchdog: str = "false"
     state: Path | None = None
     """Of ledger and runs; below ``folder`` when left out."""
-    anew: bool = False
+    afresh: bool = False
     """Started anew for each command, which takes most of a second: for tests that look into ``/proc``."""
 
     @property
@@ -98,7 +98,7 @@ class Cli:
         return [str(Path(sys.executable).parent / "gpurent"), *arguments]
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        if not self.anew:
+        if not self.afresh:
             return warm.run(self.argv(*arguments), cwd=self.folder, env=self.env, timeout=240)
         return subprocess.run(
             self.argv(*arguments), cwd=self.folder, env=self.env, capture_output=True, text=True, check=False,

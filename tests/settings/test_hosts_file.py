@@ -28,7 +28,7 @@ def blob(kind: str, *parts: bytes) -> str:
         ("hosts = 3", "line 1: hosts is a table"),
         ("[hosts]\nlab = 3", "line 2: hosts.lab is a table, not 3"),
         ("[desk]\naddress = 'a'", "line 1: desk is not a known table"),
-        ('[hosts."my lab"]\naddress = "a"', "line 1: 'my lab' is no name"),
+        ('[hosts."my lab"]\naddress = "a"', "line 1: 'my lab' is not a name"),
         ("[[hosts]]\naddress = 'a'", "hosts is a table"),
     ],
 )
@@ -70,7 +70,7 @@ def test_a_host_key_that_is_none_is_named(tmp_path: Path, key: str, said: str) -
 
 
 def test_a_host_key_that_only_cryptography_can_refuse_is_named(tmp_path: Path) -> None:
-    """A point that is not on the curve: told as a mistake in the file, whoever finds it."""
+    """A point that is not on the curve: told as a mistake in the file, no matter who finds it."""
     path = tmp_path / "hosts.toml"
     kind = "ecdsa-sha2-nistp256"
     host = save_host(path, "lab", {**GOOD, "host_key": f"{kind} {blob(kind, b'nistp256', bytes(65))}"})

@@ -36,7 +36,7 @@ def load(folder: Path, text: str, **environ: str) -> Settings:
 
 
 def test_without_a_file_defaults_hold(tmp_path: Path) -> None:
-    """No gpurent.toml is no mistake."""
+    """No gpurent.toml is not a mistake."""
     assert load_settings(tmp_path, {}) == Settings()
 
 

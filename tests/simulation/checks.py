@@ -45,7 +45,8 @@ def money(world: World, violations: list[str]) -> None:
     """No run costs more than its budget, and all together no more than the limit.
 
     Set apart is what a machine costs after its money was used up *while nobody of ours could act*: no client, no
-    watchdog, nobody who came to look, and no switch on the machine. Whoever comes back has to end it like any other.
+    watchdog, nobody who came to look, and no switch on the machine. The client that comes back has to end it
+    like any other.
     """
     total = ZERO
     for run in world.runs():
@@ -60,7 +61,7 @@ def money(world: World, violations: list[str]) -> None:
             continue
         for reason in {handless(world, held) for held in own if parts[held.id] > ZERO}:
             world.tally.apart[f"nobody could act: {reason or 'the switch was not asked, or not answered'}"] += 1
-    limit = None if world.batch else world.schedule.per_day  # whoever runs a batch again on the good day has raised it
+    limit = None if world.batch else world.schedule.per_day  # a batch that is run again on the good day has raised it
     if limit is not None and total > limit and not world.tally.apart:
         violations.append(f"billed {total} of {limit} a day")
 

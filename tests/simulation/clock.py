@@ -1,4 +1,4 @@
-"""Virtual time on which many act at once: whoever waits gives way, and everything that falls due happens in order."""
+"""Virtual time on which many act at once: an actor that waits gives way, and everything due happens in order."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class VirtualClock:
         self._now = START
         self._due: list[tuple[float, int, Entry]] = []
         self._fresh: list[Actor[Any]] = []
-        """They begin as soon as whoever acts gives way, unless somebody waits for them before."""
+        """They begin as soon as the current actor gives way, unless somebody waits for them before."""
         self._order = count()
         self._horizon = START
         self.conductor = getcurrent()
@@ -60,7 +60,7 @@ class VirtualClock:
             self._give_way()
 
     def _give_way(self) -> None:
-        """To whoever let this actor begin, if it has not waited before; to the conductor otherwise."""
+        """To the actor that let this one begin, if it has not waited before; to the conductor otherwise."""
         if self._fresh:
             self._let_begin()
         back, self._back = self._back, self.conductor
@@ -140,7 +140,7 @@ class Entry:
 
 
 class Actor(Generic[T]):
-    """Something that acts by itself. What it raises is kept for whoever asks for its result."""
+    """Something that acts by itself. What it raises is kept until its result is asked for."""
 
     def __init__(self, clock: VirtualClock, act: Callable[[], T]) -> None:
         self._clock = clock
@@ -160,7 +160,7 @@ class Actor(Generic[T]):
     def _run(self) -> None:
         try:
             self._value.append(self._act())
-        except BaseException as error:  # noqa: BLE001  handed to whoever waits for it
+        except BaseException as error:  # noqa: BLE001  handed to the caller that waits for it
             self._error = error
         self.over = True
 

@@ -21,7 +21,10 @@ HERE: Mapping[Kind, tuple[Collection[RentalState], str]] = {
     Kind.CREATED: ((S.INTENT,), "an answer that was unclear once is searched for, and adopted"),
     Kind.CREATE_REFUSED: ((S.INTENT,), "a create is answered once"),
     Kind.ADOPTED: ((S.INTENT, S.UNCLEAR, S.CREATED, S.DESTROYING, S.GONE), _NO_LISTING_LIES),
-    Kind.REACHABLE: ((S.CREATED, *_MET), "written once by whoever rented it, and once by whoever takes it over"),
+    Kind.REACHABLE: (
+        (S.CREATED, *_MET),
+        "written once by the client that rented it, and once by the one that takes it over",
+    ),
     Kind.PREPARED: ((S.REACHABLE,), "the step after the first contact"),
     Kind.JOB_STARTED: ((S.REACHABLE,), "a job is started once"),
     Kind.PROGRESS: (_MET, _BY_ATTACH),
@@ -90,7 +93,7 @@ RARE: Mapping[str, str] = {
     f"{S.DESTROYING} -> {Kind.MACHINE_FAILED}": "only where others ordered its end before its client gave it back",
     **dict.fromkeys(
         (f"{state} -> {Kind.ADOPTED}" for state in (S.REACHABLE, S.TRAINING)),
-        "only where whoever comes later is the first to see it in a listing",
+        "only where a later client is the first to see it in a listing",
     ),
     f"{S.REFUSED} -> {Kind.CREATE_UNCLEAR}": "only where others closed it before a client that slept heard no answer",
     **dict.fromkeys(

@@ -110,7 +110,7 @@ def _price_raised(plan: Schedule, rng: random.Random) -> Schedule:
 
 
 def _small_rise(plan: Schedule, rng: random.Random) -> Schedule:
-    """A machine a little dearer is money only after hours, and where nobody reckons with it."""
+    """A machine a little dearer is money only after hours, and where nobody expects it."""
     course = replace(plan.course, hangs_at=plan.course.steps // 2, fails_at=None, dies_at=None)
     rules = tuple(rule for rule in plan.rules if rule.fault is not Fault.WRONG_PRICE)
     return replace(

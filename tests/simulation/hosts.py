@@ -62,7 +62,7 @@ NONSENSE = (
     http.client.BadStatusLine("\0\xff"), http.client.RemoteDisconnected("closed"), http.client.IncompleteRead(b"<html"),
     UnicodeDecodeError("ascii", b"\xff", 0, 1, "not in range"), ConnectionResetError(104, "reset"),
 )  # fmt: skip
-"""What the standard library makes of a connection that is cut, or of an answer that is no HTTP."""
+"""What the standard library makes of a connection that is cut, or of an answer that is not HTTP."""
 
 
 class Program(deadman.Program):
@@ -176,8 +176,8 @@ class Machine:
             self._look(self.program)
 
     def restart(self, *, loses_job: bool) -> None:
-        """Its container starts anew: the start-up script again, and what ran is gone or goes on."""
-        self.world.tally.faults["a container starts anew" + (", its job is lost" if loses_job else "")] += 1
+        """Its container restarts: the start-up script again, and what ran is gone or goes on."""
+        self.world.tally.faults["a container restarts" + (", its job is lost" if loses_job else "")] += 1
         for engine in self.engines.values() if loses_job else ():
             engine.kill(self.world.clock.now())
         self.boot()
@@ -202,7 +202,7 @@ class Machine:
             world.clock.sleep(timeout)
             raise TimeoutError("timed out")
         if status == 0:
-            world.tally.faults["answer to a machine that is no HTTP"] += 1
+            world.tally.faults["answer to a machine that is not HTTP"] += 1
             raise NONSENSE[len(self.heard_no) % len(NONSENSE)]
         if status >= 300:
             raise urllib.error.HTTPError(request.full_url, status, "", Message(), BytesIO())

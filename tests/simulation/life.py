@@ -111,7 +111,7 @@ def live(
 
 
 class _Life:
-    """The course of events: clients and their watchdog, whoever comes after, and a good day at last."""
+    """The course of events: clients and their watchdog, the next client, and a good day at last."""
 
     def __init__(self, world: World) -> None:
         self.world = world
@@ -266,7 +266,7 @@ class _Life:
                 return
 
     def _again(self, broker: Broker) -> None:
-        """Whoever ran a batch runs it again, on a day and with a budget on which everything comes to its end."""
+        """The user of a batch runs it again, on a day and with a budget on which everything comes to its end."""
         need = broker.settings.need.model_copy(update={"avoid_failed_hours": 0.0})
         broker.settings = broker.settings.model_copy(update={"limits": LimitsSection(), "need": need})
         self.world.market._deposit += PLENTY  # somebody has paid in

@@ -93,12 +93,12 @@ class Schedule:
     """None: there is no watchdog."""
     aftermath: Aftermath = Aftermath.WATCHDOG
     delay_s: float = 60.0
-    """From the client's end to whoever comes after."""
+    """From the client's end to the next client."""
     later_crashes: tuple[int, ...] = ()
     comes_apart_s: float | None = None
-    """Whoever comes after sits at another computer, whose clock differs by so much; None: at the same."""
+    """The next client sits at another computer, whose clock differs by so much; None: at the same."""
     other_account: bool = False
-    """Whoever comes after has another account's key."""
+    """The next client has another account's key."""
 
     # The client's computer
     naps: tuple[tuple[int, float], ...] = ()
@@ -144,7 +144,7 @@ class Schedule:
     switch_dies_after_s: float | None = None
     """Their owner kills the dead-man switch so long after they run."""
     restarts: tuple[float, bool] | None = None
-    """Their container starts anew so long after they run; whether that ends the job."""
+    """Their container restarts so long after they run; whether that ends the job."""
 
 
 QUIET: dict[str, object] = {
@@ -198,8 +198,8 @@ TROUBLES = (
     "a process is frozen", "a process is frozen for good", "a thread hangs for good",
     "ledger's disk full", "disk full at a certain line", "ledger out of reach", "disk for results full",
     "a line is written and its writer told otherwise", "a second run at the same time",
-    "machine cut off from its provider", "answer to a machine that is no HTTP", "a machine's clock is wrong",
-    "the switch was killed by the host", "a container starts anew", "a container starts anew, its job is lost",
+    "machine cut off from its provider", "answer to a machine that is not HTTP", "a machine's clock is wrong",
+    "the switch was killed by the host", "a container restarts", "a container restarts, its job is lost",
 )  # fmt: skip
 """What goes wrong without the market's doing."""
 ELSEWHERE = {

@@ -116,7 +116,7 @@ class Service:
         self, method: str, path: str, headers: Mapping[str, str], body: bytes, query: str = "",
         sight: Sight = SEES_ALL,
     ) -> Answer:  # fmt: skip
-        """One request and its answer; statuses below 100 are no answer at all. ``sight``: of whoever asks."""
+        """One request and its answer; statuses below 100 are no answer at all. ``sight``: of the asking account."""
         self._clock.sleep(LATENCY_S)
         if self.down:
             self._struck["provider's API down"] += 1

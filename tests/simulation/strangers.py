@@ -88,7 +88,7 @@ class Strangers:
         return own + [one for held in self._market.history("sandbox") if (one := self._reused(held)) is not None]
 
     def _reused(self, held: Held) -> Stranger | None:
-        """Whoever has the number of ``held`` by now."""
+        """The machine that has the number of ``held`` by now."""
         given = None if held.ended_at is None else held.ended_at + REUSED_AFTER_S
         if not self._plan.reused or given is None or not held.gone or self._clock.now() < given:
             return None

@@ -1,4 +1,4 @@
-"""A market with machines, a ledger, and the computers of whoever shares it."""
+"""A market with machines, a ledger, and the computers that share it."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class World:
         self.violations: list[str] = []
         self.lies: list[str] = []
         self.offset_at: dict[str, float] = {}
-        """By how much the clock was wrong by which a rental's deadlines were reckoned."""
+        """By how much the clock was wrong by which a rental's deadlines were computed."""
         self.ordered_at: dict[str, float] = {}
         """When a rental was first ordered to end."""
         self.over = False
@@ -225,7 +225,7 @@ class World:
         return provider
 
     def note(self, process: Process | None, text: str) -> None:
-        """Put something down for whoever reads this life's story."""
+        """Put something down for the reader of this life's story."""
         if self.story is not None:
             self.story.append(f"{self.clock.monotonic():10.1f}  {'' if process is None else process.name:10}  {text}")
 

@@ -189,7 +189,7 @@ def test_no_job_is_started_that_would_outlive_the_rental(listed: Path) -> None:
     long, short = (make_quote(replace(JOB, steps=steps), Need(disk_gb=10), offers) for steps in (200_000, 100))
     assert {row.offer.id for row in long.rows} == {"box0", "box2"}
     (rejected,) = [one for one in long.rejected if one.offer.id == "box1"]
-    assert "to be had for 1.0 h at most" in rejected.reason
+    assert "available for at most 1.0 h" in rejected.reason
     assert "box1" in {row.offer.id for row in short.rows}
 
 

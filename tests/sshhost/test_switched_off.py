@@ -1,4 +1,4 @@
-"""One machine that does not answer is no trouble of the others, and what may be on it is never held for gone."""
+"""One machine that does not answer is not a trouble of the others, and what may be on it is never held for gone."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_reap_ends_what_it_reaches_and_comes_back_for_the_rest(owner: Owner, mac
 
 
 def test_a_lost_create_is_looked_for_on_its_own_machine(owner: Owner) -> None:
-    """An intent without an answer is sought where it was meant to be, whoever else is off."""
+    """An intent without an answer is sought where it was meant to be, no matter who else is off."""
     rental = owner.use("box2")
     owner.switch_off("box0")
     found = owner.provider.survey([rental.offer.id])

@@ -78,7 +78,7 @@ def test_ports_that_the_environment_opens_are_shown_beside_22(client: Client, sa
 
 @pytest.mark.parametrize(("env", "names"), [(OPENED, 3), ({}, 0)])
 def test_container_arguments_bring_no_port_22(client: Client, env: dict[str, str], names: int) -> None:
-    """Whoever brings an sshd of its own opens a port for it."""
+    """A client that brings its own sshd opens a port for it."""
     shown = client.running(runtype="args", args=["sleep", "9"], env=env)
     assert len(shown["ports"]) == names and "22/tcp" not in shown["ports"]
 

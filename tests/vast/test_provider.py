@@ -231,7 +231,7 @@ def test_a_second_factor_is_no_wrong_key_and_says_what_to_do(
 
 
 def test_an_api_that_was_switched_off_says_so(harness: VastHarness) -> None:
-    """410 is no outage that asking again could end, and a create made nothing."""
+    """410 is not an outage that asking again could end, and a create made nothing."""
     offer = harness.vast.offers(ANY)[0]
     for act in (lambda: harness.vast.offers(ANY), harness.vast.instances, lambda: harness.vast.destroy("1")):
         harness.sandbox.faults.set(Fault.HTTP_410)

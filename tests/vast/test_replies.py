@@ -96,7 +96,7 @@ def test_any_answer_to_a_create_is_an_instance_or_an_error_of_the_contract(
 
 @pytest.mark.parametrize("name", sorted(CALLS))
 def test_a_session_that_expired_is_a_matter_of_the_key(canned: Canned, api: VastProvider, name: str) -> None:
-    """A 404 that is no missing thing, whatever was asked for: nothing is concluded from it but that."""
+    """A 404 that is not a missing thing, whatever was asked for: nothing is concluded from it but that."""
     said = {"success": False, "msg": "Session expired. Please log in again."}
     canned.status, canned.body = 404, json.dumps(said).encode()
     with pytest.raises(AuthFailed, match="Session expired"):
@@ -106,7 +106,7 @@ def test_a_session_that_expired_is_a_matter_of_the_key(canned: Canned, api: Vast
 
 
 def test_keys_that_can_never_be_attached_are_not_asked_for_again(canned: Canned, api: VastProvider) -> None:
-    """Of teams, and what is no key: permanent; of an instance that is not there yet: not."""
+    """Of teams, and what is not a key: permanent; of an instance that is not there yet: not."""
     for code in ("team_ssh_keys_not_supported", "no_ssh_key"):
         canned.status, canned.body = 400, json.dumps({"success": False, "error": code}).encode()
         with pytest.raises(BadReply) as caught:

@@ -107,7 +107,7 @@ def test_a_page_that_repeats_is_stepped_over(digits: int) -> None:
 
 
 def test_a_search_that_ignores_everything_ends_and_says_so() -> None:
-    """The same page again and again is no market of 64."""
+    """The same page again and again is not a market of 64."""
     service = Service(market(100, 2, 0.001), ignore={"ask_contract_id", "dph_total", "gpu_name"})
     found = look(service)
     assert found.partial and len(found.offers) == search.CAP and len(service.asked) <= search.MAX_PAGES

@@ -124,7 +124,7 @@ def test_a_contract_is_a_number_however_it_is_written(value: object, ref: str | 
      ("args", ""), ("image", ""), ("moved", ""), ("no instance", "missing")],
 )  # fmt: skip
 def test_refusals_are_told_apart_by_their_words(name: str, kind: str) -> None:
-    """404 alone says nothing; "image not available" is no lack of capacity."""
+    """404 alone says nothing; "image not available" is not a lack of capacity."""
     found = wire.problem(REPLIES["problems"][name])
     assert found.known
     assert [one for one in ("gone", "poor", "auth", "missing") if getattr(found, one)] == ([kind] if kind else [])
@@ -219,7 +219,7 @@ def test_null_is_gone_and_anything_else_is_no_answer() -> None:
 
 
 def test_pages_say_whether_there_are_more() -> None:
-    """A refusal in a 200 is no empty page."""
+    """A refusal in a 200 is not an empty page."""
     page = REPLIES["page"]
     assert wire.page(page) == (page["instances"], None)
     assert wire.page(page | {"next_token": "t"})[1] == "t"

@@ -181,7 +181,7 @@ def test_reap_leaves_at_the_first(cli: Cli, record_property: Record) -> None:
 
 
 def test_the_question_ends_at_the_first(cli: Cli, record_property: Record) -> None:
-    """Whoever is asked may say no in this way as well; nothing is rented."""
+    """Ctrl-C at the question means no as well; nothing is rented."""
     make_job(cli.folder)
     ours, theirs = pty.openpty()
     client = subprocess.Popen(

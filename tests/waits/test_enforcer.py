@@ -117,7 +117,7 @@ def test_before_the_deadline_it_only_looks(rental: Rental) -> None:
 
 
 def test_after_it_the_machine_is_destroyed_if_nobody_else_has(rental: Rental) -> None:
-    """Whoever conducts it has a moment to do so first."""
+    """The process that conducts it has a moment to do so first."""
     enforcer = rental.enforcer()
     rental.look(enforcer, LIFE_S)
     assert rental.asked == 0
@@ -197,7 +197,7 @@ def test_what_it_acts_through_is_opened_again(rental: Rental, trouble: Exception
 
 @pytest.mark.parametrize(("level", "ends"), [(Stop.ORDERLY, False), (Stop.NOW, True)])
 def test_a_wish_to_destroy_at_once_is_heard_as_well(rental: Rental, level: Stop, ends: bool) -> None:
-    """Should whoever conducts it not get to it."""
+    """If the process that conducts it does not get to it."""
     enforcer = rental.enforcer()
     rental.interrupt.request(level)
     rental.look(enforcer)

@@ -1,8 +1,8 @@
 """Commands that start in milliseconds: a process that has imported what they need (``nursery.py``) forks for each.
 
-Importing it anew takes most of a second, and the tests start hundreds of commands. What is forked is a process of its
+Importing it again takes most of a second, and the tests start hundreds of commands. What is forked is a process of its
 own, with arguments, environment, folder, streams and session as given; it imports the command line itself and ends as
-a program ends. ``/proc`` alone tells it from a program that was started anew: there it has the arguments and the
+a program ends. ``/proc`` alone tells it from a program that was started afresh: there it has the arguments and the
 environment of the process that forked.
 """
 
@@ -116,7 +116,7 @@ def start(
     start_new_session: bool = False, terminal: bool = False, nest: Nest = OURS,
 ) -> Command:  # fmt: skip
     """Start a command; ``stdin`` to ``stderr`` as for ``subprocess.Popen``, a pipe for standard output only."""
-    assert all(env.get(name) == os.environ.get(name) for name in EARLY), "start it anew"
+    assert all(env.get(name) == os.environ.get(name) for name in EARLY), "start it afresh"
     ours: IO[str] | None = None
     opened: list[int] = []
 

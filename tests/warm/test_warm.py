@@ -1,4 +1,4 @@
-"""A command that was forked is like one that was started anew."""
+"""A command that was forked is like one that was started afresh."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ def test_it_has_arguments_environment_folder_and_input_as_given(tmp_path: Path) 
 def test_a_command_says_what_it_says_when_it_is_started_anew(tmp_path: Path, arguments: list[str]) -> None:
     """Outputs and exit status agree, help and errors included."""
     argv = [str(PROGRAM), *arguments]
-    anew = subprocess.run(argv, cwd=tmp_path, env=env(tmp_path), capture_output=True, text=True, check=False)
+    alone = subprocess.run(argv, cwd=tmp_path, env=env(tmp_path), capture_output=True, text=True, check=False)
     forked = warm.run(argv, cwd=tmp_path, env=env(tmp_path), timeout=60)
-    assert (forked.returncode, forked.stdout, forked.stderr) == (anew.returncode, anew.stdout, anew.stderr)
+    assert (forked.returncode, forked.stdout, forked.stderr) == (alone.returncode, alone.stdout, alone.stderr)
 
 
 def test_it_dies_of_signals_as_any_process(tmp_path: Path) -> None:
@@ -83,6 +83,6 @@ def test_a_terminal_controls_it(tmp_path: Path) -> None:
 
 
 def test_what_python_reads_as_it_starts_cannot_be_changed(tmp_path: Path) -> None:
-    """Such a command is started anew."""
-    with pytest.raises(AssertionError, match="anew"):
+    """Such a command is started afresh."""
+    with pytest.raises(AssertionError, match="afresh"):
         warm.run(["x"], cwd=tmp_path, env={**env(tmp_path), "LC_ALL": "C", "PYTHONUTF8": "0"}, timeout=60)

@@ -167,7 +167,7 @@ class Server(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}"
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A client that we hung up on is no error."""
+        """A client that we hung up on is not an error."""
 
     def stop(self) -> None:
         """End it."""

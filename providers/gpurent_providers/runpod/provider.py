@@ -51,7 +51,9 @@ class RunPodProvider:
 
     def __init__(self, url: str, key: str, clock: Clock, *, policy: Policy | None = None) -> None:
         if not url.startswith("https://") and not is_loopback(url):
-            raise ConfigError(f"{url!r} is no https address", hint="Set RUNPOD_API_BASE_URL to one, or leave it out.")
+            raise ConfigError(
+                f"{url!r} is not a https address", hint="Set RUNPOD_API_BASE_URL to one, or leave it out."
+            )
         self._base = url.rstrip("/")
         self._clock = clock
         self._api = Api(
@@ -225,11 +227,11 @@ REFUSED = {
     413: "RunPod takes no request above 102,400 bytes, and made nothing.",
     422: "RunPod refuses what was asked for: is the image's name right?",
 }
-"""Replies to create that made nothing, whoever is asked next; a hint for each."""
+"""Replies to create that made nothing, no matter who is asked next; a hint for each."""
 
 
 def _refusal(reply: Reply, problem: wire.Problem, ref: str | None) -> ProviderError:
-    """What a reply to create means that is no success; anything not plainly a refusal may have made something."""
+    """What a reply to create means that is not a success; anything not plainly a refusal may have made something."""
     text = f"runpod: create: status {reply.status}: {reply.redact(problem.detail) or reply.unquoted}"
     if ref is None and reply.status in (401, 429):
         return reply.error()

@@ -203,7 +203,7 @@ def problem(value: object) -> Problem:
 def named_in(value: object) -> str | None:
     """The pod that a reply to create names, in success or in error."""
     given = mapping(value)
-    own = None if problem(value).known else given.get("id")  # a problem's id, should it have one, is no pod's
+    own = None if problem(value).known else given.get("id")  # a problem's id, should it have one, is not a pod's
     for ref in (own, given.get("podId"), mapping(given.get("pod")).get("id")):
         if text(ref):
             return text(ref)

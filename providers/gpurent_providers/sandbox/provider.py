@@ -90,7 +90,7 @@ class SandboxProvider:
         reply = self._api.read(_path(ref), accept=(200, 404))
         value = reply.json()
         if reply.status == 404:
-            if _code(value) != "not_found":  # a proxy's 404 is no word of the market's
+            if _code(value) != "not_found":  # a proxy's 404 is not a word of the market's
                 raise Unavailable(f"sandbox: an unclear 404: {reply.excerpt!r}", provider=self.name)
             return None
         return wire.instance(value.get("instance") if isinstance(value, dict) else None)
@@ -162,7 +162,7 @@ def _named_in(reply: Reply) -> str | None:
 
 
 def _refusal(reply: Reply, ref: str | None) -> ProviderError:
-    """What a reply to create means that is no success; anything not plainly a refusal may have made something."""
+    """What a reply to create means that is not a success; anything not plainly a refusal may have made something."""
     text = f"sandbox: create: status {reply.status}: {reply.unquoted}"
     if ref is None:
         match reply.status:

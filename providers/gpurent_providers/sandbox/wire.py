@@ -165,7 +165,7 @@ def page(value: object, name: str) -> tuple[list[object], str | None]:
         raise BadReply(f"sandbox: a page without {name}", provider=PROVIDER)
     cursor = value.get("next_cursor")
     if cursor is not None and not isinstance(cursor, str):
-        raise BadReply("sandbox: a cursor that is no string", provider=PROVIDER)
+        raise BadReply("sandbox: a cursor that is not a string", provider=PROVIDER)
     return items, cursor or None
 
 

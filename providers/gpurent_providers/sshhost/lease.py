@@ -28,5 +28,5 @@ class Lease:
         """
         found = _LINE.fullmatch(line)
         if found is None:
-            raise Malformed(f"{clean(line, 80)!r} is no lease")
+            raise Malformed(f"{clean(line, 80)!r} is not a lease")
         return cls(found[1], float(found[2]) or None)

@@ -26,7 +26,7 @@ ENDING_S = 5.0
 
 
 class SshHostProvider:
-    """Reads ``hosts.toml`` anew for every question: a machine may be added while a run is on."""
+    """Reads ``hosts.toml`` again for every question: a machine may be added while a run is on."""
 
     def __init__(self, path: Path, clock: Clock, *, timeout: float = 15.0) -> None:
         self._path = path
@@ -68,7 +68,7 @@ class SshHostProvider:
         ref = f"{offer.id}/{launch.tag}"
         try:
             self._look(host)
-        except (Unavailable, BadReply) as error:  # whoever cannot be reached has made nothing
+        except (Unavailable, BadReply) as error:  # a machine that cannot be reached has made nothing
             raise OfferGone(str(error), provider=self.name) from error
         try:
             lines = self._run(host, scripts.create(launch.tag, launch.public_key, launch.lifetime_s))
@@ -130,7 +130,7 @@ class SshHostProvider:
         return BadReply(f"{self._path} lists no machine {name!r}. {hint}", provider=self.name)
 
     def account(self) -> str:
-        """Machines are told apart by their own host keys, whoever lists them."""
+        """Machines are told apart by their own host keys, no matter who lists them."""
         return "own"
 
     def destroy(self, ref: str) -> None:

@@ -149,7 +149,7 @@ def _pinned(host: OwnHost) -> paramiko.PKey:
         return paramiko.PKey.from_type_string(kind, base64.b64decode(blob))
     except (paramiko.SSHException, UnknownKeyType, ValueError) as error:
         raise ConfigError(
-            f"hosts.toml: host_key of {host.address} is no usable key: {str(error) or type(error).__name__}",
+            f"hosts.toml: host_key of {host.address} is not an usable key: {str(error) or type(error).__name__}",
             hint="`gpurent hosts test NAME --pin` pins the one that the machine shows.",
         ) from error
 

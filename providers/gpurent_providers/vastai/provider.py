@@ -79,7 +79,7 @@ class VastProvider:
         self, url: str, key: str, clock: Clock, *, policy: Policy | None = None, unverified: bool = False
     ) -> None:
         if not url.startswith("https://") and not is_loopback(url):
-            raise ConfigError(f"{url!r} is no https address", hint="Set VAST_URL to one, or leave it out.")
+            raise ConfigError(f"{url!r} is not a https address", hint="Set VAST_URL to one, or leave it out.")
         self._base = url.rstrip("/")
         self._clock = clock
         self._unverified = unverified
@@ -283,7 +283,7 @@ def _closed(reply: Reply, problem: wire.Problem) -> ProviderError:
 
 
 def _refusal(reply: Reply, value: object, ref: str | None) -> ProviderError:
-    """What a reply to create means that is no success; anything not plainly a refusal may have made something."""
+    """What a reply to create means that is not a success; anything not plainly a refusal may have made something."""
     problem = wire.problem(value)
     said = reply.redact(problem.message or problem.code)
     text = f"vastai: create: status {reply.status}: {said or reply.unquoted}"

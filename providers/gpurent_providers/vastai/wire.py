@@ -125,7 +125,7 @@ def _price(row: Mapping[str, object]) -> Price | None:
     if hour is None or hour <= ZERO or any(one is not None and one < ZERO for one in (disk, inward, outward)):
         return None
     if disk is None or inward is None or outward is None:
-        return None  # an unknown price is no price of nothing
+        return None  # an unknown price is not a price of nothing
     return Price(hour, disk, inward, outward)
 
 
@@ -206,7 +206,7 @@ class Problem:
 
     @property
     def gone(self) -> bool:
-        """Whether the offer is not to be had. Looser words would catch an image that is not available."""
+        """Whether the offer is no longer available. Looser words would catch an image that is not available."""
         return self.code == "no_such_ask" or self._says("no_such_ask") or self._says("error 403/3586")
 
     @property
@@ -339,7 +339,7 @@ def page(value: object) -> tuple[list[object], str | None]:
     if not isinstance(found, list) or given.get("success") is False:
         raise BadReply(f"vastai: a page without instances: {problem(value).message}".rstrip(": "), provider=PROVIDER)
     if token is not None and not isinstance(token, str):
-        raise BadReply("vastai: a page's token is no text", provider=PROVIDER)
+        raise BadReply("vastai: a page's token is not a text", provider=PROVIDER)
     return found, token or None
 
 

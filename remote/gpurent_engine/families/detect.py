@@ -163,7 +163,7 @@ def single_file(shapes: Shapes) -> Detected:
     prefixes = (UNET, VAE, *TEXT_PREFIXES[family.name])
     missing = [one.rstrip(".") for one in prefixes if not any(name.startswith(one) for name in shapes)]
     if missing:
-        raise NotTrainable(f"is no complete checkpoint: {', '.join(missing)} missing")
+        raise NotTrainable(f"is not a complete checkpoint: {', '.join(missing)} missing")
     # NoobAI and its descendants mark their files with two empty tensors
     return Detected(family, "v_prediction" if "v_pred" in shapes else None, "ztsnr" in shapes)
 

@@ -235,7 +235,7 @@ def _count(shapes: Shapes, prefix: str) -> int:
 def _size(shapes: Shapes, name: str, axis: int) -> int:
     shape = shapes.get(name, ())
     if len(shape) <= axis:
-        raise NotTrainable(f"is no complete checkpoint: {name} missing")
+        raise NotTrainable(f"is not a complete checkpoint: {name} missing")
     return shape[axis]
 
 

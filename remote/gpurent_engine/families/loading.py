@@ -197,7 +197,7 @@ def _move(module: Any, moves: Iterable[layout.Move], tensors: Tensors, prefix: s
     for move in moves:
         source = prefix + move.source
         if source not in tensors:
-            raise NotTrainable(f"is no complete checkpoint: {source} missing")
+            raise NotTrainable(f"is not a complete checkpoint: {source} missing")
         places[_canonical(move.target)] = lambda read=tensors[source][1], take=move.take: _taken(read(), take)  # type: ignore[misc]
         used.add(source)
     _fill(module, places, dtype, prefix.rstrip("."))

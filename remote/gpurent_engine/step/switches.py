@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 PLAIN = "plain"
-"""The level that is no part of the fast step: torch, peft, autocast."""
+"""The level that is not a part of the fast step: torch, peft, autocast."""
 CHECKPOINTS = ("none", "feed-forward", "blocks")
 """From the most memory to the least."""
 ATTENTION = ("auto", "flash", "cudnn", "efficient", "math")

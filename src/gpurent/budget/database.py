@@ -116,7 +116,7 @@ class Database:
         """Bring the schema up to date; processes that start at once take turns. Reads only when it is.
 
         Raises:
-            LedgerError: it cannot be reached, is no ledger, or was written by a newer gpurent.
+            LedgerError: it cannot be reached, is not a ledger, or was written by a newer gpurent.
         """
         try:
             with self.reading() as connection:
@@ -190,7 +190,7 @@ class Database:
         return "Restore it from a backup; until then look for machines tagged gpurent- at your providers."
 
     def renew(self) -> None:
-        """Go on with new connections; those in use are left to whoever uses them, and closed afterwards."""
+        """Go on with new connections; those in use are left to their users, and closed afterwards."""
         self._renewals += 1
         self._engine.dispose()
 

@@ -63,7 +63,7 @@ BY_CLIENT = frozenset({
     Kind.JOB_STARTED, Kind.PROGRESS, Kind.CHECKPOINT_HOME, Kind.REPLANNED, Kind.JOB_DONE, Kind.JOB_FAILED,
     Kind.JOB_CLAIMED, Kind.JOB_RELEASED,
 })  # fmt: skip
-"""Kinds that only whoever conducts a run writes: signs of life. The others may be a reaper's on another computer."""
+"""Signs of life: only the process that conducts a run writes them. A reaper elsewhere may write the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +164,7 @@ class Traffic(Payload):
 
 
 class Metered(Traffic):
-    """A look at what the provider counts while the rental runs, whoever caused it."""
+    """A look at what the provider counts while the rental runs, whatever caused it."""
 
     hourly_micros: Count | None = None
     """What it says the machine costs now, GPU and disk."""
@@ -180,7 +180,7 @@ class JobStarted(Traffic):
 
 
 class ProgressMade(Traffic):
-    """The latest report of the engine; a loss that is no number is stored as null."""
+    """The latest report of the engine; a loss that is not a number is stored as null."""
 
     job_id: str = ""
     step: Count
@@ -321,9 +321,9 @@ def decode(text: str) -> Mapping[str, JSON]:
     try:
         data = json.loads(text)
     except ValueError as error:
-        raise LedgerError(f"the ledger holds a line that is no JSON: {text[:80]!r}") from error
+        raise LedgerError(f"the ledger holds a line that is not JSON: {text[:80]!r}") from error
     if not isinstance(data, dict):
-        raise LedgerError(f"the ledger holds a line that is no object: {text[:80]!r}")
+        raise LedgerError(f"the ledger holds a line that is not an object: {text[:80]!r}")
     return data
 
 

@@ -110,8 +110,9 @@ def promised(rental: Rental, now: float) -> Usd:
 
 
 def overdue(run: Run, rental: Rental, now: float) -> str:
-    """Why a rental has to end now, whoever looks after it: past its hard deadline, or what was spent so far, traffic as
-    counted by its provider included, leaves less of the budget than ending it may cost. Empty while neither is so.
+    """Why a rental has to end now, no matter who looks after it: past its hard deadline, or what was spent so far,
+    traffic as counted by its provider included, leaves less of the budget than ending it may cost. Empty while neither
+    is so.
 
     Args:
         run: that pays for it.

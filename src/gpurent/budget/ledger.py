@@ -1,7 +1,8 @@
 """The durable truth: append-only events in a database, committed before the act they announce.
 
-A line that ``append`` has returned survives ``kill -9`` and a power cut of whoever keeps the database. Several
-processes write at once, on PostgreSQL from several computers; a reservation is one transaction, and writers take turns.
+A line that ``append`` has returned survives ``kill -9`` and a power cut of the computer that keeps the database.
+Several processes write at once, on PostgreSQL from several computers; a reservation is one transaction, and
+writers take turns.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ class Ledger:
         """Open or make the ledger in the file ``path``.
 
         Raises:
-            LedgerError: the file is no ledger, or was written by a newer gpurent.
+            LedgerError: the file is not a ledger, or was written by a newer gpurent.
         """
         return cls(Database.at_file(path), clock, chooser)
 

@@ -87,7 +87,7 @@ def version(connection: sa.Connection, name: str) -> int:
     """Number of the last step that was taken; 0 for an empty database.
 
     Raises:
-        LedgerError: a later gpurent has taken steps that this one does not know, or it is no ledger.
+        LedgerError: a later gpurent has taken steps that this one does not know, or it is not a ledger.
     """
     if not sa.inspect(connection).has_table("meta"):
         return 0

@@ -147,15 +147,15 @@ def reconcile(
         listings: complete listing by provider; None where listing failed: then nothing is concluded.
         now: Unix seconds.
         live_runs: runs whose client is alive and looks after its own.
-        known_tags: runs of closed rentals by their tags: one that is listed again is adopted and destroyed, whoever is
-            alive.
+        known_tags: runs of closed rentals by their tags: one that is listed again is adopted and destroyed, no matter
+            who is alive.
         silent: tags of rentals whose own machine did not answer although others did: as if listing had failed.
         asked: uptime of this computer when the listings were asked for. How long a machine has been absent is told by
             it and not by ``now``: the wall clock may be set, and the computer may sleep after the answer.
         others: by tag, rentals that may exist in another account. One that a listing shows is in the listed one.
         clocks: by run, the clocks of other computers that rented. Where one differs too much from ours, its rentals are
             left alone until their hard deadline, which is compared by that clock.
-        late: by tag, why rentals have to end now, whoever is alive (``guard.overdue``), beside the hard deadline.
+        late: by tag, why rentals have to end now, no matter who is alive (``guard.overdue``), beside the hard deadline.
     """
     actions: list[Action] = []
     for rental in rentals:

@@ -400,7 +400,7 @@ def _back(rental: Rental) -> Rental:
 
 
 def _present(rental: Rental) -> Rental:
-    """From here on absence is counted anew."""
+    """From here on absence is counted from zero."""
     return replace(rental, absent_count=0, absent_since={})
 
 

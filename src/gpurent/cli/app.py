@@ -82,7 +82,7 @@ def _share(text: str) -> float:
     try:
         percent = float(text.removesuffix("%"))
     except ValueError as error:
-        raise typer.BadParameter(f"{text!r} is no percentage such as 60%.") from error
+        raise typer.BadParameter(f"{text!r} is not a percentage such as 60%.") from error
     if not 0 < percent < 100:
         raise typer.BadParameter(f"{text} is not between 0 and 100 percent.")
     return percent / 100
@@ -102,7 +102,7 @@ MinVram = Annotated[
 ]
 TrustedOnly = Annotated[bool, typer.Option("--trusted-only", help="Data centres and secure clouds only.")]
 Interruptible = Annotated[
-    bool, typer.Option("--interruptible", help="Also cheaper machines that whoever bids more may take away.")
+    bool, typer.Option("--interruptible", help="Also cheaper machines that a higher bid may take away.")
 ]
 
 

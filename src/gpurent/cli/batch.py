@@ -104,7 +104,7 @@ def count_of(text: str) -> int | Literal["auto"]:
     if text == "auto":
         return "auto"
     if not text.isdecimal():
-        raise UsageError(f"{text!r} is no number of machines", hint=f"--rentals takes 1 to {MOST}, or auto.")
+        raise UsageError(f"{text!r} is not a number of machines", hint=f"--rentals takes 1 to {MOST}, or auto.")
     return int(text)
 
 

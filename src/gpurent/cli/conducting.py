@@ -56,7 +56,7 @@ class Foreground:
 def heeded(interrupt: Interrupt, broker: Broker, *, leaves: bool = False) -> Iterator[None]:
     """One SIGINT or SIGTERM more, one level higher; SIGHUP saves first. What ``nohup`` ignores stays ignored.
 
-    Whoever leaves has left two seconds later, whatever this process is held up by.
+    A user who leaves has left two seconds later, whatever this process is held up by.
 
     Args:
         interrupt: what rises.

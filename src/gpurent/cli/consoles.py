@@ -48,7 +48,7 @@ def silence() -> None:
 
 
 def _unread(descriptor: int) -> bool:
-    """Whether its reader has gone. Windows can tell that of sockets only: there, whoever asks has met an error."""
+    """Whether its reader has gone. Windows can tell that of sockets only: there, the caller has met an error."""
     if sys.platform == "win32":
         return True
     else:  # noqa: RET505  mypy reads both branches, each for its system

@@ -152,7 +152,7 @@ def _agree(fingerprint: str, *, yes: bool, as_json: bool) -> None:
     if not sys.stdin.isatty():
         raise UsageError("Nobody is there to compare the fingerprint.", hint="Add --yes to pin it unseen.")
     if not confirm("Is that the machine? It is pinned from now on"):
-        raise UsageError("Nothing was pinned.", hint="Ask whoever runs the machine for its fingerprint.")
+        raise UsageError("Nothing was pinned.", hint="Ask the person who runs the machine for its fingerprint.")
 
 
 def _host(name: str) -> OwnHost:

@@ -49,7 +49,7 @@ def agreed(best: QuoteRow, budget: Usd, what: str, show: Callable[[], None], *, 
         return True
     if not sys.stdin.isatty():
         raise UsageError(
-            "Nobody is there to be asked: standard input is no terminal.", hint="Add --yes to agree beforehand."
+            "Nobody is there to be asked: standard input is not a terminal.", hint="Add --yes to agree beforehand."
         )
     expected = f"expected {best.mid.total.rounded()}, at most {budget.rounded()}"
     return confirm(Text(f"Rent {best.offer.gpu} on {best.offer.provider}{what}, {expected}?"), output.console)

@@ -100,7 +100,7 @@ def _rule(text: str) -> Rule:
             p=None if match[2] is None else float(match[2]), value=None if match[4] is None else float(match[4]),
         )  # fmt: skip
     except ValueError as error:
-        raise UsageError(f"--fault {text}: that is no number", hint=f"{_EXAMPLES}.") from error
+        raise UsageError(f"--fault {text}: that is not a number", hint=f"{_EXAMPLES}.") from error
     try:
         return rule.checked()
     except ValueError as error:

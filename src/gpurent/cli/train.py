@@ -95,7 +95,7 @@ def _train(broker: Broker, job: Job, state: StateFile | None, budget: Usd, optio
 
 
 class Terminal:
-    """Asks on the terminal; whoever answers later than the run ends is not heard."""
+    """Asks on the terminal; an answer that comes after the run's end is not heard."""
 
     def __init__(self) -> None:
         self._answer: str | None = None

@@ -120,7 +120,7 @@ def resolve(name: str, here: Path, config: Path, *, half: bool = True) -> BaseMo
         half: the training is in half precision: half-precision weights are sent or downloaded where there are some.
 
     Raises:
-        ConfigError: a path that is not there, a folder that is no diffusers model, a pickle, a family not trained yet.
+        ConfigError: a missing path, a folder that is not a diffusers model, a pickle, a family that is not trained yet.
     """
     path = here / Path(name).expanduser()
     if path.is_dir():
@@ -205,7 +205,7 @@ def _folder(path: Path, config: Path, half: bool) -> LocalFolder:
     hint = "A diffusers model folder holds model_index.json and a folder for each part."
     missing = [part for part in ("model_index.json", "unet", "vae", "scheduler") if not (path / part).exists()]
     if missing:
-        raise _wrong(config, f"{path} is no diffusers model: {', '.join(missing)} missing.", hint)
+        raise _wrong(config, f"{path} is not a diffusers model: {', '.join(missing)} missing.", hint)
     try:
         found = detect.folder(path, lambda file: _json(bounds, file, config))
     except NotTrainable as error:
@@ -215,7 +215,7 @@ def _folder(path: Path, config: Path, half: bool) -> LocalFolder:
     small = ["scheduler", *(one.tokenizer for one in encoders)]
     missing = [part for part in (*weighted, *small) if not (path / part).is_dir()]
     if missing:
-        raise _wrong(config, f"{path} is no diffusers model: {', '.join(missing)} missing.", hint)
+        raise _wrong(config, f"{path} is not a diffusers model: {', '.join(missing)} missing.", hint)
     files = [path / "model_index.json", *_weights(path, weighted, config, half)]
     for part in small:
         files += [one for one in sorted((path / part).iterdir()) if _is_file(one) and _SENT.fullmatch(one.name)]

@@ -67,7 +67,7 @@ def wanted(paths: Sequence[Path], left_out: Callable[[Path], None] = lambda _pat
 
     Args:
         paths: batch files, configurations, folders of them.
-        left_out: told of each file in a folder that names no base model, as sample prompts do not: it is no job.
+        left_out: told of each file in a folder that names no base model, as sample prompts do not: it is not a job.
 
     Raises:
         ConfigError: a file cannot be read, or lists jobs in another way.
@@ -209,7 +209,7 @@ def _matrix(path: Path, where: str, table: Mapping[str, Any]) -> dict[str, list[
 
 
 def _changes(path: Path, where: str, table: Mapping[str, Any]) -> dict[str, Any]:
-    """Keys of the configuration; a misspelt key of ours is named, the others are left to whoever reads them all."""
+    """Keys of the configuration; a misspelt key of ours is named, the others are left to the reader of all keys."""
     found = {key: value for key, value in table.items() if key not in OWN}
     for key in found:
         near = difflib.get_close_matches(key, OWN, n=1, cutoff=0.75)

@@ -23,7 +23,7 @@ def named(spec: TrainSpec, here: Path, config: Path) -> tuple[TrainSpec, tuple[S
         config: for messages.
 
     Raises:
-        ConfigError: a file is missing, is damaged or is no safetensors file.
+        ConfigError: a file is missing, is damaged or is not a safetensors file.
     """
     sources: list[Source] = []
 
@@ -64,7 +64,7 @@ def _folder(key: str, path: Path, config: Path, sources: list[Source]) -> str:
     weights = sorted(inside.glob("*.safetensors"))
     if not (inside / "config.json").is_file() or not weights:
         raise ConfigError(
-            f"{config}: {key}: {path} is no VAE.",
+            f"{config}: {key}: {path} is not a VAE.",
             hint="A folder of diffusers holds config.json and diffusion_pytorch_model.safetensors; a file is fine too.",
         )
     target = f"{FOLDER}/vae"

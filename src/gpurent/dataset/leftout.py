@@ -116,7 +116,7 @@ def _in_folder(path: Path, stems: set[str]) -> LeftOut:
     if suffix in PICTURES:
         return LeftOut(path, "image", f"{PICTURES[suffix]} is not read", "Convert to PNG or JPEG to use.")
     if suffix in data.SUFFIXES:
-        return LeftOut(path, "image", "it is no file, or a mask without a picture")
+        return LeftOut(path, "image", "it is not a file, or a mask without a picture")
     if suffix in TEXTS:
         return _text(path, stems)
     if suffix in LATENTS:

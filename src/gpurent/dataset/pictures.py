@@ -14,7 +14,7 @@ from gpurent.tasks import parallel
 from gpurent_engine import pictures
 from gpurent_engine.data import DataError, Dataset, Folder
 
-HINT = "Replace or remove it: the file is damaged or is no picture."
+HINT = "Replace or remove it: the file is damaged or is not a picture."
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,7 +70,7 @@ def write(found: Survey, path: Path) -> Sheet:
         DatasetError: there is no picture to draw, or the file cannot be written.
     """
     if path.suffix.lower() not in SUFFIXES:
-        raise UsageError(f"{path} is no name for a picture.", hint=f"Use one that ends in {', '.join(SUFFIXES)}.")
+        raise UsageError(f"{path} is not a name for a picture.", hint=f"Use one that ends in {', '.join(SUFFIXES)}.")
     if found.dataset is None or found.spec is None or not found.dataset.images:
         raise DatasetError("There is no picture for a contact sheet.", hint="`gpurent check` says what is wrong.")
     spec, images = found.spec, found.dataset.images[:MOST]

@@ -254,7 +254,7 @@ def _named(spec: TrainSpec, name: str | None) -> TrainSpec:
     if name is None:
         return spec
     if not good_name(name):
-        raise ConfigError(f"{name!r} is no name for a LoRA.", hint="Give a plain file name without folders.")
+        raise ConfigError(f"{name!r} is not a name for a LoRA.", hint="Give a plain file name without folders.")
     return replace(spec, output_name=name)
 
 

@@ -1,4 +1,4 @@
-"""Pictures that are the same to the eye: copies, and copies that were scaled or saved anew."""
+"""Pictures that are the same to the eye: copies, and copies that were scaled or saved again."""
 
 from __future__ import annotations
 

@@ -169,7 +169,7 @@ def chosen(rows: Sequence[QuoteRow], rentals: int | Literal["auto"], budget: Usd
     """
     if rentals != "auto" and not 1 <= rentals <= MOST:
         raise UsageError(
-            f"{rentals} is no number of machines for a batch.", hint=f"--rentals takes 1 to {MOST}, or auto."
+            f"{rentals} is not a number of machines for a batch.", hint=f"--rentals takes 1 to {MOST}, or auto."
         )
     if not rows:
         return None

@@ -596,7 +596,7 @@ class Conductor:
             return outcome
 
     def _unfinished(self) -> bool:
-        """Whether jobs of a batch are not home; whoever takes it over brings home the one that was training."""
+        """Whether jobs of a batch are not home; the next process brings home the one that was training."""
         run = self.ledger.run(self.run_id)
         ended = {
             job.name for rental in run.rentals for job in rental.jobs if job.over_at is not None and not job.failed

@@ -1,7 +1,7 @@
-"""Ends a rental whose time is up, beside whoever conducts it: with a thread, a ledger and a provider of its own.
+"""Ends a rental whose time is up, beside the process that conducts it: with its own thread, ledger and provider.
 
-A deadline that is kept by the thread that may hang is none. Whoever conducts a rental keeps its deadlines as well, and
-first; the enforcer waits a moment, looks whether the order to destroy was accepted, and gives it otherwise.
+A deadline that is kept by the thread that may hang is none. The process that conducts a rental keeps its deadlines as
+well, and first; the enforcer waits a moment, looks whether the order to destroy was accepted, and gives it otherwise.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from gpurent.jobs.watch import Tell
 from gpurent.tasks import Task
 
 LEAD_S = 3.0
-"""What whoever conducts the rental has to end it in time."""
+"""What the process that conducts the rental has to end it in time."""
 LOOK_S = 1.0
 """Most seconds between two looks at clock and wish: a clock may be set."""
 COUNT_S = 5.0
@@ -33,7 +33,7 @@ AGAIN_S = 5.0
 FOREIGN_S = 60.0
 """Between two looks where the key in use opens another account than the one that rented: somebody may correct that."""
 CONFIRM_S = 20.0
-"""After so long it also confirms the end: whoever should is not there any more."""
+"""After so long it also confirms the end: the process that was to do it is gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class Target:
 
 
 class Known(Protocol):
-    """Where whoever conducts a rental says what it knows of it."""
+    """Where the process that conducts a rental says what it knows of it."""
 
     ref: str | None
 
@@ -190,5 +190,5 @@ class _Nobody:
 
 @contextmanager
 def nobody_enforces(_target: Target, _interrupt: Interrupt) -> Iterator[Known]:
-    """Deadlines are kept by whoever conducts the rental, and by nobody else."""
+    """Deadlines are kept by the process that conducts the rental, and by nobody else."""
     yield _Nobody()

@@ -77,7 +77,7 @@ class Plan(_Event):
 
 
 class Step(_Event):
-    """Progress of the optimiser; a loss that is no finite number arrives as null."""
+    """Progress of the optimiser; a loss that is not a finite number arrives as null."""
 
     event: Literal["step"]
     step: Count

@@ -36,7 +36,7 @@ def listings(
     providers: Mapping[str, Provider], rentals: Sequence[Rental], everywhere: Collection[str], tell: Tell, clock: Clock,
     within: float,
 ) -> Listings:  # fmt: skip
-    """Ask side by side whoever holds one of ``rentals``, and those named in ``everywhere`` for all they have.
+    """Ask, side by side, the providers that hold one of ``rentals``, and those in ``everywhere`` for all they have.
 
     None is waited for longer than ``within`` seconds. One that cannot be used here (no key) is left out: it cannot be
     told to destroy anything either.

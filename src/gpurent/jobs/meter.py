@@ -1,6 +1,7 @@
-"""Reads what a provider counts while a rental runs: traffic, whoever caused it, the price, and what is booked so far.
+"""Reads what a provider counts while a rental runs: traffic, whatever caused it, the price, and what is booked so far.
 
-Whoever looks writes it into the ledger, so that the client, its watchdog and ``reap`` look in turns and count alike.
+Each process that looks writes it into the ledger, so that the client, its watchdog and ``reap`` take turns and count
+alike.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a running session tells whoever watches it: frozen values, no rendering."""
+"""What a running session tells its watchers: frozen values, no rendering."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Trained:
     epoch: int
     epochs: int
     loss: float | None
-    """None when it was no finite number."""
+    """None when it was not a finite number."""
     avg_loss: float | None
     it_s: float
     peak_mem_mb: float

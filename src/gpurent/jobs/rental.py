@@ -78,7 +78,7 @@ class Rentals:
 
         Raises:
             GuardFailed: its provider gives machines no way to end themselves; nothing was created.
-            OfferGone: nothing was created, or what was is dearer than offered; whoever calls ends it.
+            OfferGone: nothing was created, or what was is dearer than offered; the caller ends it.
             NoCapacity, AuthFailed, RateLimited: nothing was created.
             InDoubt: something may have been created and was not found; the ledger goes on watching it.
         """
@@ -318,7 +318,7 @@ class LaunchOrder:
 
     @property
     def kept(self) -> dict[str, JsonValue]:
-        """What whoever takes the run over has to know."""
+        """What the process that takes the run over has to know."""
         return {"hold_s": self.hold_s, "on_overrun": self.on_overrun}
 
     def as_kept(self, config: Mapping[str, JsonValue]) -> LaunchOrder:

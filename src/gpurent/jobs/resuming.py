@@ -65,7 +65,9 @@ def read_again(run: Run, name: str, changes: Mapping[str, object] = NO_CHANGES) 
         data = Path(given) if isinstance(given := kept.get("data_dir"), str) else None
     changes = {**(before if isinstance(before, dict) else {}), **changes}
     if not isinstance(config, str):
-        raise UsageError(f"run {run.id} cannot be continued: its configuration is not known", hint="Train anew.")
+        raise UsageError(
+            f"run {run.id} cannot be continued: its configuration is not known", hint="Train from the start."
+        )
     job = Job.from_config(config, output=output, name=name, changes=changes)
     if data is not None and job.data_dir != data:  # it was given beside the configuration
         job = Job.from_config(config, dataset=data, output=output, name=name, changes=changes)

@@ -26,7 +26,7 @@ class Scalars:
         self._tell = tell
 
     def add(self, step: int, values: Mapping[str, float | None]) -> None:
-        """Add a point to each curve; what is no finite number is left out."""
+        """Add a point to each curve; what is not a finite number is left out."""
         if self._writer is None:
             return
         try:

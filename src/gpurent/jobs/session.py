@@ -76,7 +76,7 @@ class Outcome:
 
 @dataclass
 class Session:
-    """The conversation with one host about one job. ``attach`` builds it anew and goes on with ``follow``."""
+    """The conversation with one host about one job. ``attach`` builds it again and goes on with ``follow``."""
 
     host: Host
     job_id: str
@@ -212,7 +212,7 @@ class Session:
             key=self.key,
         )  # fmt: skip
         runtime, server = self.host.runtime(), self.premises.server
-        alone = self.gpu_count == 1  # one process for each GPU is started anew for every job
+        alone = self.gpu_count == 1  # one process for each GPU is started afresh for every job
         if server is not None and alone and server.give(self.host, self.job_id, self._absolute(engine), runtime):
             return True
         self.host.start_job(

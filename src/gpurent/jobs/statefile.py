@@ -73,7 +73,9 @@ def found(folder: Path) -> StateFile | None:
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UsageError(f"the state in {folder} cannot be read: {error}", hint="Train from the start.") from error
     if digest != state.sha256:
-        raise UsageError(f"{state.path} is not what came home", hint="Restore it from a backup, or train anew.")
+        raise UsageError(
+            f"{state.path} is not what came home", hint="Restore it from a backup, or train from the start."
+        )
     return state
 
 
@@ -82,4 +84,4 @@ def check(path: Path) -> None:
     try:
         tensor_names(path, most=HEADER)
     except ValueError as error:
-        raise BadHostData(f"what the host sent is no state: {error}") from error
+        raise BadHostData(f"what the host sent is not a state: {error}") from error

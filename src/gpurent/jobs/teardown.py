@@ -49,8 +49,8 @@ T = TypeVar("T")
 MOST_S = 30.0
 """Between two rounds, while nothing can be done."""
 SEEK_AFTER_S, SEEK_EVERY_S = 120.0, 60.0
-"""So long after its intent others look for a machine that has no number yet, and so often. Whoever asked for it looks
-for a minute."""
+"""So long after its intent others look for a machine that has no number yet, and so often. The process that
+asked for it looks for a minute."""
 Collect = Callable[[Destroy], None]
 Listing = Mapping[str, Sequence[Instance] | None]
 """What providers show; None where one did not answer."""
@@ -97,7 +97,7 @@ class Teardown:
         )  # fmt: skip
 
     def _overdue(self, rentals: Sequence[Rental], shown: Listing) -> Mapping[str, str]:
-        """Why rentals have to end now, whoever looks after them: by what their providers count as well."""
+        """Why rentals have to end now, no matter who looks after them: by what their providers count as well."""
         late: dict[str, str] = {}
         for run_id in {one.run_id for one in rentals}:
             try:
@@ -114,8 +114,8 @@ class Teardown:
         return self._late(self._run(run_id) if self._meter.look(run) else run)
 
     def _sought(self, run: Run) -> bool:
-        """Look for machines that lost answers made and whoever asked for them has not found: it may hang, and what
-        nobody knows the number of cannot be counted. Whether one was found."""
+        """Look for machines that lost answers made and that the process which asked for them has not found: it may
+        hang, and a machine without a known number cannot be counted. Whether one was found."""
         now, looks_at = self.clock.now(), self.clock.monotonic()
         lost = [
             one for one in run.open_rentals
@@ -215,7 +215,7 @@ class Teardown:
         return next((one for one in self._run(run_id).rentals if one.tag == tag), None)
 
     def taken(self, provider: str, tag: str, ref: str) -> bool:
-        """Whether a quick listing shows somebody else's machine under this ref, for whoever cannot ask the ledger.
+        """Whether a quick listing shows somebody else's machine under this ref, for callers that cannot ask the ledger.
 
         By what the ledger last said of ours; where that was nothing, a machine of another name is not ours.
         """

@@ -108,6 +108,6 @@ def end_with(parent: BinaryIO) -> None:
 
     def wait() -> None:
         parent.read()
-        os._exit(1)  # no clean-up: whoever comes next finds everything in the ledger, as after any death
+        os._exit(1)  # no clean-up: the next process finds everything in the ledger, as after any death
 
     threading.Thread(target=wait, daemon=True).start()

@@ -1,4 +1,4 @@
-"""The longest waits for what others do, in seconds. Whoever is not done by then is left behind, and asked again.
+"""The longest waits for what others do, in seconds. What is not done by then is left behind, and asked again.
 
 Each covers everything that one call does: all attempts, all pages. What single requests and host operations may take
 is said where they are made: ``http.Policy``, ``gpurent_remote.host``, ``budget.ledger``.

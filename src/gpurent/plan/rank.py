@@ -60,7 +60,7 @@ def why_not(offer: Offer, need: Need) -> str:
     if offer.cuda is not None and offer.cuda < need.min_cuda:
         return f"its driver runs CUDA {_version(offer.cuda)}, the image wants {_version(need.min_cuda)}"
     if offer.interruptible and not need.interruptible:
-        return "whoever bids more takes it away; --interruptible allows that"
+        return "a higher bid takes it away; --interruptible allows that"
     return _why_not_the_machine(offer, need)
 
 
@@ -85,7 +85,7 @@ def too_short(offer: Offer, seconds: float) -> str:
     """Say if ``offer`` ends before ``seconds`` are over, or ""."""
     if offer.max_duration_s is None or offer.max_duration_s >= seconds:
         return ""
-    return f"to be had for {offer.max_duration_s / 3600:.1f} h at most, {seconds / 3600:.1f} h needed"
+    return f"available for at most {offer.max_duration_s / 3600:.1f} h, {seconds / 3600:.1f} h needed"
 
 
 def expected_cost(once: Usd, reliability: float) -> Usd:

@@ -1,4 +1,4 @@
-"""Faults to order: each is named, counted or random, and taken by whoever is about to act."""
+"""Faults to order: each is named, counted or random, and taken by the part that is about to act."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class Fault(StrEnum):
     HEARTBEAT_LOST = "heartbeat_lost"
     """The look-alike of Vast calls an instance ``unknown`` for the first ``value`` seconds (5) in which it runs."""
     RAW_CONTROL = "raw_control"
-    """The look-alike of Vast leaves control characters unescaped, so that its reply is no strict JSON."""
+    """The look-alike of Vast leaves control characters unescaped, so that its reply is not strict JSON."""
     MIN_INTERVALS = "min_intervals"
     """The look-alike of Vast enforces its shortest times between requests, times ``value`` (1), until cleared."""
     SEARCH_QUOTA = "search_quota"
@@ -116,7 +116,7 @@ class Fault(StrEnum):
     PORTS_LATE = "ports_late"
     """The look-alikes tell an instance's ports ``value`` seconds (2) after it runs; Vast's proxy is told before."""
     OUTBID_RETURNS = "outbid_returns"
-    """An instance that is outbid gets its GPU back ``value`` seconds (2) later, and boots anew."""
+    """An instance that is outbid gets its GPU back ``value`` seconds (2) later, and boots again."""
     OLD_LIST_EMPTY = "old_list_empty"
     """The look-alike of Vast answers the old list of instances with an empty one."""
     TEAM_KEYS = "team_keys"

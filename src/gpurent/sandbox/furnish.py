@@ -19,7 +19,7 @@ SIMULATED = "usr/lib/simulated"
 """What stands in for hardware in a machine's Python, except for the training engine."""
 _LEAN = "usr/lib/lean"
 _LACKING = "usr/lib/lacking"
-"""In the path of whoever asks what is installed."""
+"""In the path of the asking account what is installed."""
 _TOOLS = ("/usr/bin", "/bin")
 _NOT_TOOLS = ("python", "pip", "apt", "conda", "sshd", "nvidia-smi")
 SSHD_PATH = ("usr/local/sbin", "usr/local/bin", "usr/sbin", "usr/bin")

@@ -15,7 +15,7 @@ VIOLATIONS = "GPURENT_SANDBOX_VIOLATIONS"
 """Names a file to which every sandbox on this computer adds the requests that break a service's specification."""
 
 OWN_REPLY = "the look-alike's own reply"
-"""Begins a violation that is no client's: the look-alike itself does not keep to its service's specification."""
+"""Begins a violation that is not a client's: the look-alike itself does not keep to its service's specification."""
 
 
 @dataclass(frozen=True, slots=True)

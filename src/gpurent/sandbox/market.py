@@ -378,7 +378,7 @@ class Market:
         elif held.active and not held.idle_s and held.stops_at is not None and held.stops_at <= now:
             self._change(held, stopped_at=held.stops_at, message="stopped by the host")
         elif held.stopped_at is not None and held.back_at is not None and held.back_at <= now:
-            # Its host boots anew, and the GPU was not billed meanwhile.
+            # Its host boots again, and the GPU was not billed meanwhile.
             idle_s = held.back_at - held.stopped_at
             self._change(held, stopped_at=None, idle_s=idle_s, port=None, message="")
         elif held.stopped_at is None and expiry <= now:

@@ -81,7 +81,7 @@ async def serve_command(
     )
     assert child.stdin is not None and child.stdout is not None and child.stderr is not None
     feeding = asyncio.create_task(_feed(process, child, child.stdin, link))
-    # Like OpenSSH, the channel stays open until whoever inherited the output has closed it.
+    # Like OpenSSH, the channel stays open until every process that inherited the output has closed it.
     await asyncio.gather(
         _drain(child.stdout, process.stdout, link), _drain(child.stderr, process.stderr, link), child.wait()
     )

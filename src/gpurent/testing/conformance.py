@@ -89,7 +89,7 @@ class ProviderConformance:
         assert len({offer.id for offer in found}) == len(found) > 0
 
     def test_offers_are_empty_when_nothing_fits(self, provider: Provider) -> None:
-        """A need that nothing meets is no error."""
+        """A need that nothing meets is not an error."""
         assert list(provider.offers(Need(min_vram_mb=10**9))) == []
 
     def test_offers_leave_out_malformed_entries(self, harness: ProviderHarness, provider: Provider) -> None:

@@ -1,4 +1,4 @@
-"""pytest plug-in, loaded in every pytest run of whoever installed gpurent: it imports nothing but pytest."""
+"""pytest plug-in, loaded in every pytest run of anyone who installed gpurent: it imports nothing but pytest."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ def _judge_body(template: str, method: str, body: bytes) -> list[str]:
     try:
         value = json.loads(body)
     except (ValueError, RecursionError):
-        return ["$: the body is no JSON"]
+        return ["$: the body is not JSON"]
     names = ("paths", template, method.lower(), "requestBody", "content", "application/json", "schema")
     return _complaints(_validator(_pointer(*names)), value, "$")
 

@@ -22,7 +22,7 @@ NOT_STARTED = "There are not enough free GPUs on the host machine to start this 
 
 
 class Placing:
-    """The pods of all accounts, over the market. Whoever calls has looked at the key."""
+    """The pods of all accounts, over the market. The caller has looked at the key."""
 
     def __init__(self, context: Context) -> None:
         self._market = context.market

@@ -17,7 +17,7 @@ NO_INSTANCES = (
 
 
 class Problem(Exception):
-    """An answer that is no success."""
+    """An answer that is not a success."""
 
     def __init__(self, status: int, detail: str, errors: Sequence[str] = (), **headers: str) -> None:
         super().__init__(detail)
@@ -78,5 +78,5 @@ class RateLimits:
         return {"RateLimit": ", ".join(state), "RateLimit-Policy": ", ".join(policy)}
 
     def retry_after(self, name: str, now: float) -> int:
-        """Seconds until a window starts anew."""
+        """Seconds until a window starts again."""
         return next(math.ceil(width - now % width) for one, _, width in self.quotas if one == name)

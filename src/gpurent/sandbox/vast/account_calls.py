@@ -102,5 +102,5 @@ def _filters(request: Request, known: tuple[str, ...]) -> Mapping[str, Any]:
 def _size(request: Request) -> int:
     text = request.query_params.get("limit", str(PAGE))
     if not text.isdecimal() or int(text) < 1:
-        raise refuse(request, 400, "invalid_args", "limit is no number of rows")
+        raise refuse(request, 400, "invalid_args", "limit is not a number of rows")
     return min(MAX_PAGE, int(text))

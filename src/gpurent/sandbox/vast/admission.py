@@ -32,7 +32,7 @@ def read_json(request: Request, name: str, default: str) -> Any:
     try:
         return json.loads(request.query_params.get(name) or default)
     except (ValueError, RecursionError) as error:
-        raise refuse(request, 400, "invalid_request", f"{name} is no JSON") from error
+        raise refuse(request, 400, "invalid_request", f"{name} is not JSON") from error
 
 
 def _key(request: Request) -> str:

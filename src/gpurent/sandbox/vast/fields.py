@@ -121,7 +121,7 @@ def judge_body(name: str, body: bytes) -> tuple[dict[str, Any], list[str]]:
     try:
         value = json.loads(body)
     except (ValueError, RecursionError):
-        return {}, ["the body is no JSON"]
+        return {}, ["the body is not JSON"]
     wrong = _complaints(BODIES[name], value)
     return (value if isinstance(value, dict) else {}), wrong
 
@@ -133,7 +133,7 @@ def judge_query(name: str, given: Iterable[str]) -> list[str]:
 
 
 def judge_search_key(name: str, value: object) -> list[str]:
-    """What is wrong with a key of a search that is no filter."""
+    """What is wrong with a key of a search that is not a filter."""
     return [f"{name}: {text}" for text in _complaints(SEARCH_KEYS[name], value)]
 
 

@@ -82,7 +82,7 @@ class InstanceCalls:
         try:
             wanted = int(request.query_params.get("limit", PAGE))
         except ValueError as error:
-            raise refuse(request, 400, "invalid_args", "limit is no number") from error
+            raise refuse(request, 400, "invalid_args", "limit is not a number") from error
         return min(PAGE, wanted) if wanted > 0 else FALLBACK_PAGE
 
     def _selected(self, request: Request, shown: dict[str, Any], filters: dict[str, Any]) -> bool:
@@ -121,7 +121,7 @@ class InstanceCalls:
             return JSONResponse({"instances": None})
 
     def _own(self, request: Request) -> list[Held]:
-        """Everything that whoever asks has, and can see."""
+        """Everything that the asking account has, and can see."""
         return self._market.instances(instances.API, self._door.account(request) or MAIN_ACCOUNT)
 
     def _show(self, held: Held) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 MOST = 64
 IDENTICAL = 70_000
-"""From here on a number is no port: it asks for one that is the same inside and outside."""
+"""From here on a number is not a port: it asks for one that is the same inside and outside."""
 FIRST, ROOM = 40_000, 20_000
 _OPTION = re.compile(r"-p\s+(\d{1,6}):(\d{1,6})(?:/(tcp|udp))?")
 

@@ -14,7 +14,7 @@ MOVED_LIST = "/api/v0/instances/ is deprecated. Use /api/v1/instances/ instead."
 
 
 class Problem(Exception):
-    """An answer that is no success. One without ``error`` is plain text; ``more`` stands beside code and message."""
+    """An answer that is not a success. One without ``error`` is plain text; ``more`` stands beside code and message."""
 
     def __init__(
         self, status: int, error: str, message: str, *,
