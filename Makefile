@@ -63,7 +63,7 @@ check-format:
 check-mypy:
 	$(BIN)/mypy
 check-mypy-windows:
-	$(BIN)/mypy --cache-dir .mypy_cache/windows --platform win32 src/gpurent providers remote/gpurent_remote
+	$(BIN)/mypy --cache-dir .mypy_cache/windows --platform win32 src/gpurent src/gpurent_sandbox/adapter providers remote/gpurent_remote
 check-mypy-3.10:
 	$(BIN)/mypy --python-version 3.10 remote/gpurent_deadman
 check-pyright:

@@ -33,13 +33,13 @@ from gpurent.clock import ManualClock, SystemClock
 from gpurent.dataset import pictures
 from gpurent.model import Offer, Price
 from gpurent.money import Usd
-from gpurent.sandbox.catalogue import default_machines
-from gpurent.sandbox.held import Order
-from gpurent.sandbox.server import Sandbox
 from gpurent.spi import Provider
 from gpurent_engine.data import scan
 from gpurent_providers.runpod.provider import RunPodProvider
 from gpurent_providers.vastai.provider import VastProvider
+from gpurent_sandbox.catalogue import default_machines
+from gpurent_sandbox.held import Order
+from gpurent_sandbox.server import Sandbox
 
 LINES, A_RUN, MACHINES, PICTURES, ROUNDS = 100_000, 2_500, 500, 600, 3
 OFFER = Offer("cloud", "o1", "RTX 4090", 24_000, Price(Usd.parse("0.4")))

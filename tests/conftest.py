@@ -17,7 +17,7 @@ from tests.budget import postgres
 from tests.session.world import end_started
 from tests.stub.control import StubEngine
 
-from gpurent.sandbox.journal import OWN_REPLY, VIOLATIONS
+from gpurent_sandbox.journal import OWN_REPLY, VIOLATIONS
 
 KEPT = ("GPURENT_FORBID_SKIPS", VIOLATIONS)
 OUR_AGENTS = ("gpurent/", "gpurent-deadman/")

@@ -12,11 +12,11 @@ from tests.conformance.sandbox_harness import FAULTS
 
 from gpurent.clock import Clock, SystemClock, Uptime
 from gpurent.http import Policy
-from gpurent.sandbox.faults import Fault
-from gpurent.sandbox.held import Held, State
-from gpurent.sandbox.server import Sandbox
 from gpurent.spi import Provider
 from gpurent.testing.harness import Failure, HalfSuccess
+from gpurent_sandbox.faults import Fault
+from gpurent_sandbox.held import Held, State
+from gpurent_sandbox.server import Sandbox
 
 QUICK = Policy(connect_s=2.0, answer_s=3.0, attempts=1)
 

@@ -17,9 +17,9 @@ from gpurent.budget.ledger import Ledger
 from gpurent.jobs.accounts import Accounts
 from gpurent.jobs.rental import Rentals
 from gpurent.money import Usd
-from gpurent.sandbox.server import Sandbox
 from gpurent_remote import SshConnector
 from gpurent_remote.host import Waits
+from gpurent_sandbox.server import Sandbox
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

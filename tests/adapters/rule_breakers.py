@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from gpurent.sandbox.server import Sandbox
+from gpurent_sandbox.server import Sandbox
 
 ASK = """
 import httpx, sys

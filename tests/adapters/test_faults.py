@@ -17,9 +17,9 @@ from gpurent.budget.events import Kind
 from gpurent.errors import GuardFailed, HostKeyMismatch, HostUnreachable, InDoubt, NoCapacity, OfferGone, ProviderError
 from gpurent.jobs.rental import LaunchOrder
 from gpurent.money import Usd
-from gpurent.sandbox.faults import Fault
-from gpurent.sandbox.processes import processes_under
 from gpurent.testing.conformance import ANY, launch
+from gpurent_sandbox.faults import Fault
+from gpurent_sandbox.processes import processes_under
 
 
 def instance_key(renter: Renter) -> str:

@@ -15,11 +15,11 @@ from tests.runpod.harness import RunPodHarness
 from tests.session.world import Cli, wait_for
 
 from gpurent.clock import SystemClock
-from gpurent.sandbox.address import SandboxAddress, discover
-from gpurent.sandbox.runpod import pods
-from gpurent.sandbox.server import Sandbox
 from gpurent.testing.conformance import ANY, launch
 from gpurent_providers.runpod.provider import RunPodProvider
+from gpurent_sandbox.address import SandboxAddress, discover
+from gpurent_sandbox.runpod import pods
+from gpurent_sandbox.server import Sandbox
 
 
 def test_every_broken_rule_fails_its_test(repository: Path) -> None:

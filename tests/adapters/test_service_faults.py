@@ -19,10 +19,10 @@ from tests.session.world import wait_for
 from gpurent.budget.events import Kind
 from gpurent.errors import AuthFailed, BadReply, HostUnreachable, NoCapacity, OfferGone, ProviderError, RateLimited
 from gpurent.model import Phase
-from gpurent.sandbox.faults import Fault
 from gpurent.spi import SupportsClock, SupportsKeys
 from gpurent.testing.conformance import ANY, PUBLIC_KEY
 from gpurent_providers.runpod.wire import Place
+from gpurent_sandbox.faults import Fault
 
 vast = pytest.mark.parametrize("harness", ["vastai"], indirect=True)
 runpod = pytest.mark.parametrize("harness", ["runpod"], indirect=True)

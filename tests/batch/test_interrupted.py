@@ -24,12 +24,12 @@ from gpurent.jobs.options import RunOptions
 from gpurent.jobs.progress import JobBegun, Notice, Progress, Trained
 from gpurent.model import Need
 from gpurent.registry import Opened
-from gpurent.sandbox.server import Sandbox
 from gpurent.spi import Facts, Offers
-from gpurent_providers.sandbox.provider import SandboxProvider
 from gpurent_providers.vastai.provider import VastProvider
 from gpurent_remote import SshConnector
 from gpurent_remote.host import Waits
+from gpurent_sandbox.adapter.provider import SandboxProvider
+from gpurent_sandbox.server import Sandbox
 
 ONE = Usd.parse("1")
 EXACT = """

@@ -18,10 +18,10 @@ from gpurent.model import Need
 from gpurent.money import Usd
 from gpurent.plan.quote import Quote, make_quote
 from gpurent.registry import Opened
-from gpurent.sandbox.server import Sandbox
 from gpurent.settings import Settings
 from gpurent.spi import Facts
-from gpurent_providers.sandbox.provider import SandboxProvider
+from gpurent_sandbox.adapter.provider import SandboxProvider
+from gpurent_sandbox.server import Sandbox
 
 BAD = replace(OFFER, provider="p", machine_id="m7")
 

@@ -25,11 +25,11 @@ from gpurent.clock import ManualClock
 from gpurent.model import Charges, Price
 from gpurent.money import Usd
 from gpurent.registry import Opened
-from gpurent.sandbox.faults import Fault
-from gpurent.sandbox.server import Sandbox
 from gpurent.settings import Settings
 from gpurent.spi import Facts
 from gpurent.testing.conformance import ANY, launch
+from gpurent_sandbox.faults import Fault
+from gpurent_sandbox.server import Sandbox
 
 START, HOURS = 1_800_000_000.0, 8
 END = START + HOURS * 3600

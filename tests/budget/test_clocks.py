@@ -24,11 +24,11 @@ from gpurent.model import Launch, Need
 from gpurent.money import Usd
 from gpurent.offset import Offset, measured
 from gpurent.registry import Opened
-from gpurent.sandbox.faults import Fault
-from gpurent.sandbox.server import Sandbox
 from gpurent.settings import Settings
 from gpurent.spi import Facts
-from gpurent_providers.sandbox.provider import SandboxProvider
+from gpurent_sandbox.adapter.provider import SandboxProvider
+from gpurent_sandbox.faults import Fault
+from gpurent_sandbox.server import Sandbox
 
 HOUR = 3600.0
 moments = st.floats(1_700_000_000, 1_900_000_000)

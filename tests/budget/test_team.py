@@ -16,7 +16,7 @@ from gpurent.budget.events import Kind
 from gpurent.budget.ledger import Ledger
 from gpurent.clock import SystemClock
 from gpurent.jobs.progress import Notice, Progress, Trained
-from gpurent.sandbox.server import Sandbox
+from gpurent_sandbox.server import Sandbox
 
 pytestmark = pytest.mark.parametrize("place", ["postgresql" if postgres.usable() else "sqlite"], indirect=True)
 """On PostgreSQL, where there is one: that is what teams have."""

@@ -15,8 +15,8 @@ import pytest
 from tests.session.world import ROOT
 from tests.warm import client as warm
 
-from gpurent.sandbox.faults import Fault
-from gpurent.sandbox.server import Sandbox
+from gpurent_sandbox.faults import Fault
+from gpurent_sandbox.server import Sandbox
 
 
 @dataclass

@@ -11,7 +11,7 @@ from tests.cli.world import Terminal
 from tests.session.world import Cli, kill, make_job, wait_for
 
 from gpurent.budget.events import Kind
-from gpurent.sandbox.server import Sandbox
+from gpurent_sandbox.server import Sandbox
 
 ON_RUNS = ("logs", "attach", "stop", "receipt")
 

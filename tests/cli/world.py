@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tests.warm import client as warm
 
-from gpurent.sandbox.journal import VIOLATIONS
+from gpurent_sandbox.journal import VIOLATIONS
 
 COMMAND = str(Path(sys.executable).parent / "gpurent")
 NO_NETWORK = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"), "http://127.0.0.1:9")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from tests.conformance.sandbox_harness import BOOT_S
 
-from gpurent.sandbox.server import Sandbox
+from gpurent_sandbox.server import Sandbox
 
 
 @pytest.fixture(scope="module")

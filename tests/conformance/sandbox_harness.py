@@ -7,13 +7,13 @@ from collections.abc import Mapping
 
 from gpurent.clock import SystemClock
 from gpurent.http import Policy
-from gpurent.sandbox.api import PAGE
-from gpurent.sandbox.faults import Fault
-from gpurent.sandbox.held import State
-from gpurent.sandbox.server import Sandbox
 from gpurent.spi import Provider
 from gpurent.testing.harness import Failure, HalfSuccess
-from gpurent_providers.sandbox.provider import SandboxProvider
+from gpurent_sandbox.adapter.provider import SandboxProvider
+from gpurent_sandbox.api import PAGE
+from gpurent_sandbox.faults import Fault
+from gpurent_sandbox.held import State
+from gpurent_sandbox.server import Sandbox
 
 BOOT_S = 0.2
 

@@ -14,8 +14,8 @@ import pytest
 from gpurent.clock import Clock, ManualClock, SystemClock
 from gpurent.errors import AuthFailed, BadReply, ProviderError, RateLimited, Unavailable
 from gpurent.http import HTTPX_ERRORS, Api, Pace, Policy, Redactor, map_error, parse_retry_after, used_up_for
-from gpurent.sandbox.faults import Fault
-from gpurent.sandbox.server import Sandbox
+from gpurent_sandbox.faults import Fault
+from gpurent_sandbox.server import Sandbox
 
 EXPORTED = [
     kind for kind in vars(httpx).values() if isinstance(kind, type) and issubclass(kind, Exception)

@@ -12,11 +12,11 @@ from gpurent.clock import ManualClock
 from gpurent.credentials import resolve
 from gpurent.errors import UsageError
 from gpurent.registry import found, load, plugins, unique
-from gpurent_providers.sandbox import PLUGIN
+from gpurent_sandbox.adapter import PLUGIN
 
 PLUGINS = """
 from dataclasses import replace
-from gpurent_providers.sandbox import PLUGIN
+from gpurent_sandbox.adapter import PLUGIN
 good = replace(PLUGIN, name="good")
 old = replace(PLUGIN, name="old", spi_version=0)
 other = 3

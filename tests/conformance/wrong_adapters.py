@@ -12,11 +12,11 @@ from tests.conformance.sandbox_harness import SandboxHarness
 
 from gpurent.errors import BadReply, CreateFailed
 from gpurent.model import Instance, Launch, Offer
-from gpurent.sandbox.server import Sandbox
 from gpurent.testing.conformance import ProviderConformance
 from gpurent.testing.harness import ProviderHarness
-from gpurent_providers.sandbox import wire
-from gpurent_providers.sandbox.provider import SandboxProvider
+from gpurent_sandbox.adapter import wire
+from gpurent_sandbox.adapter.provider import SandboxProvider
+from gpurent_sandbox.server import Sandbox
 
 
 class LosesTheTag(SandboxProvider):

@@ -16,8 +16,8 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-from gpurent.sandbox.furnish import SIMULATED
-from gpurent.sandbox.hosts import STARTUP_LOG, Host, Hosts
+from gpurent_sandbox.furnish import SIMULATED
+from gpurent_sandbox.hosts import STARTUP_LOG, Host, Hosts
 
 SSHD = shutil.which("sshd", path="/usr/sbin:/usr/bin") or ""
 BROUGHT = ("opt", "venv", "workspace", "sys", "etc/gpu.json", "usr/local/bin", "usr/bin", SIMULATED, "usr/lib")

@@ -13,9 +13,9 @@ from tests.session.world import Cli, make_job
 from tests.stub.control import StubEngine
 
 from gpurent.budget.events import Kind
-from gpurent.sandbox.server import Sandbox
 from gpurent.tensorfile import tensor_shapes
 from gpurent_remote.identity import CLIENT
+from gpurent_sandbox.server import Sandbox
 
 
 @pytest.fixture

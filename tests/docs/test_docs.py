@@ -25,8 +25,8 @@ from tests.stub.engine import Orders
 from tools import docs as generated
 
 from gpurent.cli.app import app
-from gpurent.sandbox.server import Sandbox
 from gpurent.settings import load_settings
+from gpurent_sandbox.server import Sandbox
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted(

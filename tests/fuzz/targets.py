@@ -38,12 +38,12 @@ from gpurent_engine.reading import parse_spec
 from gpurent_engine.spec import SpecError
 from gpurent_providers.runpod import keyfile as runpod_keyfile
 from gpurent_providers.runpod import wire as runpod
-from gpurent_providers.sandbox import wire as sandbox
 from gpurent_providers.sshhost.lease import Lease
 from gpurent_providers.vastai import keyfile as vast_keyfile
 from gpurent_providers.vastai import wire as vast
 from gpurent_providers.vastai.provider import VastProvider
 from gpurent_remote import upload
+from gpurent_sandbox.adapter import wire as sandbox
 
 RUNPOD: dict[str, Any] = json.loads((Path(__file__).parents[1] / "runpod" / "data" / "replies.json").read_text())
 NOW = 1_800_000_000.0

@@ -21,9 +21,9 @@ import asyncssh
 from asyncssh.constants import FX_FAILURE
 from asyncssh.packet import String
 
-from gpurent.sandbox.faults import Faults
-from gpurent.sandbox.link import Link
-from gpurent.sandbox.sshd import HostFiles, HostServer, serve_command
+from gpurent_sandbox.faults import Faults
+from gpurent_sandbox.link import Link
+from gpurent_sandbox.sshd import HostFiles, HostServer, serve_command
 
 PATH = "/usr/local/bin:/usr/bin:/bin"
 CHUNK = b"x" * 65536

@@ -20,7 +20,7 @@ from gpurent.cli.help import KINDS
 
 ROOT = Path(__file__).parents[2]
 HOMES = {
-    "gpurent": "src", "gpurent_providers": "providers",
+    "gpurent": "src", "gpurent_sandbox": "src", "gpurent_providers": "providers",
     "gpurent_remote": "remote", "gpurent_engine": "remote", "gpurent_deadman": "remote",
 }  # fmt: skip
 NOT_FOR_EVERYBODY = {
@@ -98,7 +98,7 @@ def test_the_wheel_is_well_formed(wheel: Path) -> None:
     assert ended.returncode == 0, ended.stdout
 
 
-def test_the_wheel_holds_the_five_packages_their_pages_and_nothing_else(wheel: Path) -> None:
+def test_the_wheel_holds_the_six_packages_their_pages_and_nothing_else(wheel: Path) -> None:
     """Every file below the package roots with its bytes and the pages of the manual, no test, no example, no cache."""
     expected = {}
     for name in sources():
@@ -113,7 +113,7 @@ def test_the_wheel_holds_the_five_packages_their_pages_and_nothing_else(wheel: P
     assert held == expected
     assert {"gpurent_engine/loop.py", "gpurent_deadman/deadman.py", "gpurent/plan/prices.toml"} <= set(held)
     assert {f"{package}/py.typed" for package in HOMES} <= set(held)
-    assert "gpurent_providers/sandbox/provider.py" in held
+    assert "gpurent_sandbox/adapter/provider.py" in held
 
 
 def test_the_wheel_says_who_may_use_it_and_how_it_is_started(wheel: Path) -> None:
@@ -174,7 +174,7 @@ def test_every_exported_name_can_be_imported() -> None:
 
 @pytest.mark.parametrize("package", HOMES)
 def test_every_package_describes_itself(package: str) -> None:
-    """Each of the five roots can be imported on its own and says what it is for."""
+    """Each of the six roots can be imported on its own and says what it is for."""
     module = importlib.import_module(package)
     assert module.__doc__
 

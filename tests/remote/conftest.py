@@ -17,12 +17,12 @@ from tests.container.hosts import ContainedHosts, why_not
 from gpurent.clock import SystemClock
 from gpurent.errors import HostUnreachable
 from gpurent.model import Endpoint, Fuse, Identity, Launch, Need
-from gpurent.sandbox.hosts import Hosts
-from gpurent.sandbox.server import Sandbox
 from gpurent.spi import Host
-from gpurent_providers.sandbox.provider import SandboxProvider
 from gpurent_remote import SshConnector
 from gpurent_remote.host import Waits
+from gpurent_sandbox.adapter.provider import SandboxProvider
+from gpurent_sandbox.hosts import Hosts
+from gpurent_sandbox.server import Sandbox
 
 OPENSSH = os.environ.get("GPURENT_SSHD") == "openssh"
 

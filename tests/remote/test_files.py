@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from tests.remote.conftest import Rented
 
 from gpurent.errors import CommandFailed, HostError, SourceChanged, TransferFailed
-from gpurent.sandbox.faults import Fault
 from gpurent.spi import Host, LocalFile
 from gpurent_remote.files import check_target
 from gpurent_remote.lanes import BLOCK, LANES, SMALL, lanes_for
 from gpurent_remote.receiver import Heard
+from gpurent_sandbox.faults import Fault
 
 MIB = 1024 * 1024
 

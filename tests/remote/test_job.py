@@ -11,9 +11,9 @@ from contextlib import closing
 import pytest
 from tests.remote.conftest import Rented
 
-from gpurent.sandbox.faults import Fault
 from gpurent.spi import Host
 from gpurent_remote import bundle, job
+from gpurent_sandbox.faults import Fault
 
 
 def eventually(what: Callable[[], bool]) -> None:

@@ -12,9 +12,9 @@ from tests.remote.conftest import Rented
 
 from gpurent.clock import SystemClock
 from gpurent.errors import BadHostData, HostUnreachable
-from gpurent.sandbox.faults import Fault
 from gpurent.spi import Host
 from gpurent_remote import speed
+from gpurent_sandbox.faults import Fault
 
 MARK = b"gpurent-0123"
 

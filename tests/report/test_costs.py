@@ -24,10 +24,10 @@ from gpurent.model import Charges, Price
 from gpurent.money import ZERO, Usd
 from gpurent.registry import Opened
 from gpurent.report.costs import BY, costs, unknown, unsettled
-from gpurent.sandbox.faults import Fault
-from gpurent.sandbox.server import Sandbox
 from gpurent.spi import Billed, Facts, Provider
 from gpurent.testing.conformance import ANY, launch
+from gpurent_sandbox.faults import Fault
+from gpurent_sandbox.server import Sandbox
 
 rentals = st.lists(
     st.tuples(

@@ -10,7 +10,7 @@ from tests.adapters.alike import obeyed
 from tests.conformance.sandbox_harness import BOOT_S
 from tests.runpod.harness import RunPodHarness
 
-from gpurent.sandbox.server import Sandbox
+from gpurent_sandbox.server import Sandbox
 
 
 @pytest.fixture(scope="module")

@@ -8,11 +8,11 @@ from typing import ClassVar
 from tests.adapters.alike import QUICK, AlikeHarness
 
 from gpurent.http import Policy
-from gpurent.sandbox.held import Held
-from gpurent.sandbox.runpod import pods
-from gpurent.sandbox.runpod.api import PAGE
-from gpurent.sandbox.server import Sandbox
 from gpurent_providers.runpod.provider import RunPodProvider
+from gpurent_sandbox.held import Held
+from gpurent_sandbox.runpod import pods
+from gpurent_sandbox.runpod.api import PAGE
+from gpurent_sandbox.server import Sandbox
 
 
 class RunPodHarness(AlikeHarness):

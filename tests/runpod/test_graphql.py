@@ -11,7 +11,7 @@ import pytest
 from tests.session.world import wait_for
 
 from gpurent.money import ZERO
-from gpurent.sandbox.server import Sandbox
+from gpurent_sandbox.server import Sandbox
 
 GPU = "NVIDIA GeForce RTX 4090"
 POD = """id containerDiskInGb costPerHr desiredStatus dockerArgs dockerId env gpuCount imageName lastStatusChange

@@ -12,9 +12,9 @@ import httpx
 import pytest
 from tests.session.world import wait_for
 
-from gpurent.sandbox.runpod.pods import Command, command_of
-from gpurent.sandbox.server import Sandbox
 from gpurent_providers.runpod import boot
+from gpurent_sandbox.runpod.pods import Command, command_of
+from gpurent_sandbox.server import Sandbox
 
 GPU = "NVIDIA GeForce RTX 4090"
 CENTER = "EU-NL-1"

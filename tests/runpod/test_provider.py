@@ -27,12 +27,12 @@ from gpurent.errors import (
 from gpurent.http import Policy
 from gpurent.model import Instance, Need, Offer, Phase
 from gpurent.money import Usd
-from gpurent.sandbox.faults import Fault
-from gpurent.sandbox.server import Sandbox
 from gpurent.testing.conformance import ANY, launch
 from gpurent_providers.runpod import PLUGIN, keyfile
 from gpurent_providers.runpod.provider import RunPodProvider
 from gpurent_providers.runpod.wire import Place
+from gpurent_sandbox.faults import Fault
+from gpurent_sandbox.server import Sandbox
 
 
 def rent(harness: RunPodHarness, tag: str = "tag-1", number: int = 0) -> tuple[Offer, Instance]:

@@ -15,9 +15,9 @@ from gpurent import Broker, Job, Usd
 from gpurent.budget.events import Kind
 from gpurent.budget.guard import PRICE_TOLERANCE_PERCENT
 from gpurent.jobs.boot import Patience
-from gpurent.sandbox.address import SandboxAddress
-from gpurent.sandbox.faults import Fault
-from gpurent.sandbox.server import Sandbox
+from gpurent_sandbox.address import SandboxAddress
+from gpurent_sandbox.faults import Fault
+from gpurent_sandbox.server import Sandbox
 
 NOWHERE = "at runpod runs, but has no public address for SSH."
 QUICK = Patience(boot_s=12, poll_s=0.2, connect_s=6, search_s=3, destroy_s=30, confirm_every_s=0.2, address_s=1)

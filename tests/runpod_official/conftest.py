@@ -13,7 +13,7 @@ from filelock import FileLock
 from tests.adapters.alike import obeyed
 from tests.runpod_official.mcp import McpServer
 
-from gpurent.sandbox.server import Sandbox
+from gpurent_sandbox.server import Sandbox
 
 PACKAGE, VERSION = "@runpod/mcp-server", "4.0.0"
 OLDEST_NODE = 20

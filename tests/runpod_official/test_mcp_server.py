@@ -13,10 +13,10 @@ import pytest
 from tests.runpod_official.mcp import Answer, McpServer
 from tests.session.world import wait_for
 
-from gpurent.sandbox.faults import Fault
-from gpurent.sandbox.held import Order
-from gpurent.sandbox.journal import Entry
-from gpurent.sandbox.server import Sandbox
+from gpurent_sandbox.faults import Fault
+from gpurent_sandbox.held import Order
+from gpurent_sandbox.journal import Entry
+from gpurent_sandbox.server import Sandbox
 
 GPU = "NVIDIA GeForce RTX 4090"
 RECORDED = [

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from gpurent.clock import ManualClock
 from gpurent.model import Price
 from gpurent.money import ZERO, Usd
-from gpurent.sandbox.billing import Usage, bill, whole_seconds
-from gpurent.sandbox.catalogue import Machine
-from gpurent.sandbox.faults import Fault, Faults
-from gpurent.sandbox.market import Market, Order, Refusal, State
+from gpurent_sandbox.billing import Usage, bill, whole_seconds
+from gpurent_sandbox.catalogue import Machine
+from gpurent_sandbox.faults import Fault, Faults
+from gpurent_sandbox.market import Market, Order, Refusal, State
 
 PRICE = Price(Usd.parse("0.36"), Usd.parse("0.10"), Usd.parse("0.01"), Usd.parse("0.02"))
 ORDER = Order("m", "tag", "image", 30, "key")

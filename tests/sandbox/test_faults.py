@@ -16,9 +16,9 @@ import paramiko
 import pytest
 from tests.sandbox.conftest import Customer, eventually
 
-from gpurent.sandbox.address import discover
-from gpurent.sandbox.faults import Fault
-from gpurent.sandbox.processes import processes_under
+from gpurent_sandbox.address import discover
+from gpurent_sandbox.faults import Fault
+from gpurent_sandbox.processes import processes_under
 
 
 def refs(customer: Customer) -> list[str]:
@@ -215,7 +215,7 @@ def test_the_journal_holds_every_request_and_no_key(customer: Customer) -> None:
 def test_a_killed_sandbox_leaves_no_process(tmp_path: Path) -> None:
     """kill -9 of the sandbox: its janitor kills every process of every host, and nobody finds it running."""
     program = (
-        "import sys; from pathlib import Path; from gpurent.sandbox.server import run_forever; "
+        "import sys; from pathlib import Path; from gpurent_sandbox.server import run_forever; "
         "run_forever(port=0, state_dir=Path(sys.argv[1]))"
     )
     server = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)])

@@ -11,7 +11,7 @@ import psutil
 import pytest
 from tests.sandbox.conftest import Customer, eventually, new_key
 
-from gpurent.sandbox.hosts import THREADS
+from gpurent_sandbox.hosts import THREADS
 
 
 def alive(pid: int) -> bool:

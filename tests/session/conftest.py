@@ -9,7 +9,7 @@ import pytest
 from tests.session.world import Cli
 from tests.stub.control import StubEngine
 
-from gpurent.sandbox.server import Sandbox
+from gpurent_sandbox.server import Sandbox
 
 
 @pytest.fixture

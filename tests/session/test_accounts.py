@@ -22,7 +22,7 @@ from gpurent.money import Usd
 from gpurent.registry import Opened
 from gpurent.settings import Settings
 from gpurent.spi import Facts
-from gpurent_providers.sandbox.provider import SandboxProvider
+from gpurent_sandbox.adapter.provider import SandboxProvider
 
 Open = Callable[[str], Broker]
 

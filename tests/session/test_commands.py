@@ -16,11 +16,11 @@ from tests.stub.control import StubEngine
 
 from gpurent.budget.events import Kind
 from gpurent.clock import SystemClock
-from gpurent.sandbox.address import SandboxAddress
-from gpurent.sandbox.held import Order
-from gpurent.sandbox.server import Sandbox
 from gpurent.testing.conformance import ANY, launch
 from gpurent_providers.vastai.provider import VastProvider
+from gpurent_sandbox.address import SandboxAddress
+from gpurent_sandbox.held import Order
+from gpurent_sandbox.server import Sandbox
 
 SERVICES = {"sandbox": SandboxAddress.env, "runpod": SandboxAddress.runpod_env, "vastai": SandboxAddress.vast_env}
 """Adapters before their look-alikes: what the four tests of one complete run show holds for each."""

@@ -28,8 +28,8 @@ from gpurent.model import Need, Offer, Price
 from gpurent.money import ZERO, Usd, per_hour
 from gpurent.plan.quote import make_quote
 from gpurent.plan.timeline import DESTROY_S, predict
-from gpurent.sandbox.catalogue import Machine
-from gpurent.sandbox.faults import Fault, Rule
+from gpurent_sandbox.catalogue import Machine
+from gpurent_sandbox.faults import Fault, Rule
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from tests.cli.world import Terminal
 from tests.session.world import Cli, kill, make_job
 
 from gpurent.budget.events import Kind
-from gpurent.sandbox.faults import Fault
-from gpurent.sandbox.server import Sandbox
+from gpurent_sandbox.faults import Fault
+from gpurent_sandbox.server import Sandbox
 
 
 @pytest.fixture(scope="module")

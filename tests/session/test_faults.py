@@ -24,12 +24,12 @@ from gpurent.jobs.interrupt import Interrupt
 from gpurent.jobs.options import RunOptions
 from gpurent.jobs.progress import Notice, Progress, Spending, Stage, StageStarted, Trained
 from gpurent.model import Need, Price
-from gpurent.sandbox.catalogue import default_machines
-from gpurent.sandbox.faults import Fault
-from gpurent.sandbox.held import Order
-from gpurent.sandbox.server import Sandbox
 from gpurent_remote import SshConnector
 from gpurent_remote.host import Waits
+from gpurent_sandbox.catalogue import default_machines
+from gpurent_sandbox.faults import Fault
+from gpurent_sandbox.held import Order
+from gpurent_sandbox.server import Sandbox
 
 QUICK = Patience(boot_s=15, poll_s=0.1, connect_s=15, search_s=3, destroy_s=30, confirm_every_s=0.1)
 

@@ -12,7 +12,7 @@ from tests.session.world import ROOT, Cli
 from tests.stub.control import StubEngine
 from tests.stub.engine import Orders
 
-from gpurent.sandbox.server import Sandbox
+from gpurent_sandbox.server import Sandbox
 
 GUIDE = Path(__file__).parent / "data/guide.toml"
 TINY = ROOT / "examples/tiny-sd"

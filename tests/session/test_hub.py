@@ -10,8 +10,8 @@ from tests.hub import Hub, serving
 from tests.session.test_images import train
 from tests.session.world import ROOT, Cli, make_job
 
-from gpurent.sandbox.images import Trait
-from gpurent.sandbox.server import Sandbox
+from gpurent_sandbox.images import Trait
+from gpurent_sandbox.server import Sandbox
 
 TINY = ROOT / "examples" / "tiny-sd"
 

@@ -10,9 +10,9 @@ from tests.session.world import Cli, make_job
 from tests.thorough import often
 
 from gpurent.budget.events import Kind
-from gpurent.sandbox.address import SandboxAddress
-from gpurent.sandbox.images import IMAGES, Trait
-from gpurent.sandbox.server import Sandbox
+from gpurent_sandbox.address import SandboxAddress
+from gpurent_sandbox.images import IMAGES, Trait
+from gpurent_sandbox.server import Sandbox
 
 FITS = (
     Trait.SLOW_LINK, Trait.READ_ONLY_WORKSPACE, Trait.CLOCK_AHEAD, Trait.CLOCK_BEHIND, Trait.NO_DNS, Trait.NOISE,

@@ -10,8 +10,8 @@ from pathlib import Path
 from tests.hub import Hub, serving
 from tests.session.world import ROOT, Cli, make_job, wait_for
 
-from gpurent.sandbox.images import Trait
-from gpurent.sandbox.server import Sandbox
+from gpurent_sandbox.images import Trait
+from gpurent_sandbox.server import Sandbox
 
 TINY = ROOT / "examples" / "tiny-sd"
 BASE = "stable-diffusion-v1-5/stable-diffusion-v1-5"

@@ -22,9 +22,9 @@ from gpurent.errors import InDoubt
 from gpurent.jobs.boot import Patience
 from gpurent.jobs.options import RunOptions
 from gpurent.jobs.progress import Notice, Progress, Trained
-from gpurent.sandbox.faults import Fault
 from gpurent_remote import SshConnector
 from gpurent_remote.host import Waits
+from gpurent_sandbox.faults import Fault
 
 QUICK = Patience(boot_s=15, poll_s=0.1, connect_s=15, search_s=3, destroy_s=30, confirm_every_s=0.1)
 FULL = "No space left on device"

@@ -12,7 +12,7 @@ from gpurent import Usd
 from gpurent.budget.errors import BudgetError
 from gpurent.budget.ledger import Ledger
 from gpurent.clock import ManualClock
-from gpurent.sandbox.address import SandboxAddress
+from gpurent_sandbox.address import SandboxAddress
 
 REAL = {"RUNPOD_API_KEY": "rpa_no_sandbox_key", "RUNPOD_API_BASE_URL": "http://127.0.0.1:9"}
 """RunPod's adapter with a key that is not a sandbox's; nobody answers there, so nothing can be rented."""

@@ -8,8 +8,8 @@ from tests.session.test_images import best
 from tests.session.world import Cli, make_job
 
 from gpurent.budget.events import Kind
-from gpurent.sandbox.images import Trait
-from gpurent.sandbox.server import Sandbox
+from gpurent_sandbox.images import Trait
+from gpurent_sandbox.server import Sandbox
 
 
 def test_a_report_tells_what_services_show_and_why_machines_failed(cli: Cli, sandbox: Sandbox) -> None:

@@ -13,9 +13,9 @@ import pytest
 from tests.session.world import Cli, make_job, reachable, wait_for
 from tests.stub.control import StubEngine
 
-from gpurent.sandbox.address import SandboxAddress
-from gpurent.sandbox.faults import Fault
-from gpurent.sandbox.server import Sandbox
+from gpurent_sandbox.address import SandboxAddress
+from gpurent_sandbox.faults import Fault
+from gpurent_sandbox.server import Sandbox
 
 SERVICES: dict[str, Callable[[SandboxAddress], dict[str, str]]] = {
     "runpod": SandboxAddress.runpod_env,

@@ -13,8 +13,8 @@ from tests.session.test_images import failures
 from tests.session.world import ROOT, Cli, make_job, wait_for
 
 from gpurent.budget.events import Kind
-from gpurent.sandbox.images import Trait
-from gpurent.sandbox.server import Sandbox
+from gpurent_sandbox.images import Trait
+from gpurent_sandbox.server import Sandbox
 
 TINY = ROOT / "examples" / "tiny-sd"
 BASE = "stable-diffusion-v1-5/stable-diffusion-v1-5"

@@ -21,7 +21,7 @@ from gpurent.jobs.boot import Patience
 from gpurent.jobs.events import Checkpoint, PhaseStarted, Step
 from gpurent.jobs.progress import Notice, Progress, Trained
 from gpurent.jobs.stall import FACTOR, USUAL_S, WARM_UP_S, Alarm, Silence
-from gpurent.sandbox.server import Sandbox
+from gpurent_sandbox.server import Sandbox
 
 
 def step(it_s: float = 0.0) -> Step:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests.session.world import Cli, kill, make_job
 
 from gpurent.budget.events import Kind
-from gpurent.sandbox.faults import Fault
+from gpurent_sandbox.faults import Fault
 
 
 def test_stop_ends_what_had_not_begun_to_train(cli: Cli) -> None:

@@ -21,9 +21,9 @@ from gpurent.jobs.boot import Patience
 from gpurent.jobs.meter import BOOKED_EVERY_S, Meter
 from gpurent.jobs.progress import Notice, Progress, Trained
 from gpurent.model import Launch, Need, Price
-from gpurent.sandbox.catalogue import Machine
-from gpurent.sandbox.faults import Fault
-from gpurent.sandbox.server import Sandbox
+from gpurent_sandbox.catalogue import Machine
+from gpurent_sandbox.faults import Fault
+from gpurent_sandbox.server import Sandbox
 
 QUICK = Patience(boot_s=15, poll_s=0.1, connect_s=15, search_s=3, destroy_s=30, confirm_every_s=0.1)
 PRICE = Price(Usd.parse("0.20"), Usd.parse("0.10"), Usd.parse("0.004"), Usd.parse("0.006"))

@@ -19,10 +19,10 @@ from tests.warm.client import Command, Process
 from gpurent.budget.events import Event, Kind
 from gpurent.budget.ledger import Ledger
 from gpurent.clock import SystemClock
-from gpurent.sandbox.address import SandboxAddress
-from gpurent.sandbox.catalogue import Machine, default_machines
-from gpurent.sandbox.journal import VIOLATIONS
-from gpurent.sandbox.server import Sandbox
+from gpurent_sandbox.address import SandboxAddress
+from gpurent_sandbox.catalogue import Machine, default_machines
+from gpurent_sandbox.journal import VIOLATIONS
+from gpurent_sandbox.server import Sandbox
 
 ROOT = Path(__file__).resolve().parents[2]
 STARTED: list[Command] = []

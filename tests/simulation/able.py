@@ -10,7 +10,7 @@ from tests.simulation.clock import START
 from tests.simulation.schedule import NEVER, UNSEEN, Home
 
 from gpurent.budget.state import Run
-from gpurent.sandbox.held import Held
+from gpurent_sandbox.held import Held
 
 if TYPE_CHECKING:
     from tests.simulation.computer import Process

@@ -17,8 +17,8 @@ from gpurent.budget.spend import accrued, run_spent
 from gpurent.budget.state import Rental, RentalState, Run
 from gpurent.jobs.carrying import KEPT
 from gpurent.money import ZERO, Usd
-from gpurent.sandbox.faults import Fault
-from gpurent.sandbox.held import Held
+from gpurent_sandbox.faults import Fault
+from gpurent_sandbox.held import Held
 
 if TYPE_CHECKING:
     from tests.simulation.hosts import Machine

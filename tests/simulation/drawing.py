@@ -32,7 +32,7 @@ from tests.simulation.schedule import (
 
 from gpurent.budget.events import Kind
 from gpurent.money import Usd
-from gpurent.sandbox.faults import Fault, Rule
+from gpurent_sandbox.faults import Fault, Rule
 
 Trouble = Callable[[Schedule, random.Random], Schedule]
 

@@ -27,13 +27,13 @@ from tests.simulation.service import TRICKLE, URL
 from gpurent.errors import HomeFull, HostUnreachable, TransferFailed
 from gpurent.jobs.carrying import KEPT
 from gpurent.model import Endpoint, Fuse, Identity, Line, SelfDestruct
-from gpurent.sandbox.faults import Fault
-from gpurent.sandbox.held import Held, State
 from gpurent.spi import Completed, Host, LocalFile, Runtime
 from gpurent.tasks import Overdue
 from gpurent_deadman import deadman
 from gpurent_remote.host import Waits
 from gpurent_remote.startup import arguments
+from gpurent_sandbox.faults import Fault
+from gpurent_sandbox.held import Held, State
 
 if TYPE_CHECKING:
     from tests.simulation.world import World

@@ -9,7 +9,7 @@ from tests.simulation.schedule import NEVER, Aftermath, Guard, Home, Schedule, S
 
 from gpurent.budget.events import Kind
 from gpurent.money import Usd
-from gpurent.sandbox.faults import Fault, Rule
+from gpurent_sandbox.faults import Fault, Rule
 
 KEPT: Mapping[str, Schedule] = {
     "the computer slept between the intent and create, and the listing was late": Schedule(

@@ -10,7 +10,7 @@ from tests.simulation.engine import Course
 
 from gpurent.budget.events import Kind
 from gpurent.money import Usd
-from gpurent.sandbox.faults import Fault, Rule
+from gpurent_sandbox.faults import Fault, Rule
 
 NEVER = math.inf
 

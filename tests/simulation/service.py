@@ -16,12 +16,12 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 from tests.simulation.strangers import JSON, Answer, Sight, Strangers
 
-from gpurent.sandbox.api import Context, Keys, build_api
-from gpurent.sandbox.faults import Fault, Faults, Rule
-from gpurent.sandbox.held import Held, Refusal
-from gpurent.sandbox.journal import Journal
-from gpurent.sandbox.market import Market
-from gpurent.sandbox.wire import CUT, Wire
+from gpurent_sandbox.api import Context, Keys, build_api
+from gpurent_sandbox.faults import Fault, Faults, Rule
+from gpurent_sandbox.held import Held, Refusal
+from gpurent_sandbox.journal import Journal
+from gpurent_sandbox.market import Market
+from gpurent_sandbox.wire import CUT, Wire
 
 if TYPE_CHECKING:
     from tests.simulation.world import World

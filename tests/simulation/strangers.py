@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 from tests.simulation.clock import VirtualClock
 from tests.simulation.schedule import Schedule
 
-from gpurent.sandbox.market import Market
+from gpurent_sandbox.market import Market
 
 if TYPE_CHECKING:
-    from gpurent.sandbox.held import Held
+    from gpurent_sandbox.held import Held
 
 REUSED_AFTER_S = 120.0
 """No number is given away sooner: an order that is repeated because its answer was lost has to hit nobody."""

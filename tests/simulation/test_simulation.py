@@ -17,7 +17,7 @@ from tests.simulation.shrink import literal, shrink
 from tests.simulation.strangers import Sight, Stranger
 
 from gpurent.budget.events import Kind
-from gpurent.sandbox.faults import Fault
+from gpurent_sandbox.faults import Fault
 
 LIVES = 240
 

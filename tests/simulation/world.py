@@ -27,13 +27,13 @@ from gpurent.jobs.boot import Patience
 from gpurent.model import Price
 from gpurent.money import Usd
 from gpurent.registry import Opened
-from gpurent.sandbox.catalogue import Machine
-from gpurent.sandbox.faults import Fault
-from gpurent.sandbox.held import Held
-from gpurent.sandbox.market import Market
 from gpurent.settings import LimitsSection, NeedSection, Settings
 from gpurent.spi import Facts
-from gpurent_providers.sandbox.provider import SandboxProvider
+from gpurent_sandbox.adapter.provider import SandboxProvider
+from gpurent_sandbox.catalogue import Machine
+from gpurent_sandbox.faults import Fault
+from gpurent_sandbox.held import Held
+from gpurent_sandbox.market import Market
 
 POLICY = Policy(attempts=3)
 

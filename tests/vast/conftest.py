@@ -9,7 +9,7 @@ import pytest
 from tests.adapters.alike import obeyed
 from tests.vast.harness import VastHarness, machines
 
-from gpurent.sandbox.server import Sandbox
+from gpurent_sandbox.server import Sandbox
 
 
 @pytest.fixture(scope="module")

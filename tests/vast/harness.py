@@ -10,12 +10,12 @@ from typing import ClassVar
 from tests.adapters.alike import QUICK, AlikeHarness
 
 from gpurent.http import Policy
-from gpurent.sandbox.catalogue import Machine, default_machines
-from gpurent.sandbox.held import Held
-from gpurent.sandbox.server import Sandbox
-from gpurent.sandbox.vast import instances
-from gpurent.sandbox.vast.instance_calls import PAGE
 from gpurent_providers.vastai.provider import VastProvider
+from gpurent_sandbox.catalogue import Machine, default_machines
+from gpurent_sandbox.held import Held
+from gpurent_sandbox.server import Sandbox
+from gpurent_sandbox.vast import instances
+from gpurent_sandbox.vast.instance_calls import PAGE
 
 
 def machines(count: int = PAGE + 2) -> list[Machine]:

@@ -8,9 +8,9 @@ from contextlib import closing
 import pytest
 from tests.vast.harness import VastHarness
 
-from gpurent.sandbox.server import Sandbox
 from gpurent.testing.conformance import ProviderConformance
 from gpurent.testing.harness import ProviderHarness
+from gpurent_sandbox.server import Sandbox
 
 
 class TestVast(ProviderConformance):

@@ -10,7 +10,7 @@ import pytest
 from tests.session.world import wait_for
 from tests.vast.harness import machines
 
-from gpurent.sandbox.server import Sandbox
+from gpurent_sandbox.server import Sandbox
 
 BODY: dict[str, Any] = {"image": "ubuntu:22.04", "disk": 20, "runtype": "ssh_direct", "cancel_unavail": True}
 OPENED = {"-p 8080:8080": "1", "-p 9000:9000/udp": "1", "-p 70001:70001": "1", "TOKEN": "x"}

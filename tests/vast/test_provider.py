@@ -31,13 +31,13 @@ from gpurent.errors import (
 from gpurent.http import Pace, Policy
 from gpurent.model import Instance, Need, Offer, Phase
 from gpurent.money import Usd
-from gpurent.sandbox.faults import Fault
-from gpurent.sandbox.server import Sandbox
 from gpurent.spi import Offers
 from gpurent.testing.conformance import ANY, PUBLIC_KEY, launch
 from gpurent_providers.vastai import PLUGIN, search
 from gpurent_providers.vastai.keyfile import key_in_files
 from gpurent_providers.vastai.provider import PACES, VastProvider
+from gpurent_sandbox.faults import Fault
+from gpurent_sandbox.server import Sandbox
 
 
 def rent(harness: VastHarness, tag: str = "tag-1", number: int = 0) -> tuple[Offer, Instance]:

@@ -17,7 +17,7 @@ from filelock import FileLock
 from tests.vast.harness import machines
 from tests.warm.client import EARLY, Nest, run
 
-from gpurent.sandbox.server import Sandbox
+from gpurent_sandbox.server import Sandbox
 
 VERSION = "1.9.1"
 DATA = Path(__file__).parent / "data"

@@ -14,8 +14,8 @@ from tests.session.world import wait_for
 from tests.vast_official.conftest import DATA, Client
 
 from gpurent.model import Offer
-from gpurent.sandbox.faults import Fault
 from gpurent_providers.vastai import wire
+from gpurent_sandbox.faults import Fault
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHWGYlMT8CxcILI user@h"
 LOGGED: dict[str, list[dict[str, Any]]] = {}

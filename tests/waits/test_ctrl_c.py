@@ -23,7 +23,7 @@ from tests.stub.engine import Orders
 from tests.warm.client import Process
 
 from gpurent.budget.events import Kind
-from gpurent.sandbox.faults import Fault
+from gpurent_sandbox.faults import Fault
 
 SOON_S = 25.0
 """Long for a busy computer, short beside every deadline that is met here. What it really took is printed."""

@@ -23,9 +23,9 @@ from gpurent.jobs.teardown import Teardown
 from gpurent.jobs.watch import Tell
 from gpurent.model import Launch, Need
 from gpurent.money import Usd
-from gpurent.sandbox.faults import Fault
-from gpurent.sandbox.server import Sandbox
-from gpurent_providers.sandbox.provider import SandboxProvider
+from gpurent_sandbox.adapter.provider import SandboxProvider
+from gpurent_sandbox.faults import Fault
+from gpurent_sandbox.server import Sandbox
 
 TAG = "gpurent-x-1"
 LIFE_S = 3600.0

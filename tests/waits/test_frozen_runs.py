@@ -24,10 +24,10 @@ from gpurent.clock import SystemClock
 from gpurent.dataset.job import Job
 from gpurent.jobs.detached import Guarding, guarding
 from gpurent.money import ZERO, Usd, per_hour
-from gpurent.sandbox.faults import Fault
-from gpurent.sandbox.held import Held
-from gpurent.sandbox.processes import processes_under
-from gpurent.sandbox.server import Sandbox
+from gpurent_sandbox.faults import Fault
+from gpurent_sandbox.held import Held
+from gpurent_sandbox.processes import processes_under
+from gpurent_sandbox.server import Sandbox
 
 LIFE_S = 30.0
 """From the creation to the hard deadline, as far as the budget says."""

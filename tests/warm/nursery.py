@@ -17,8 +17,8 @@ from typing import TextIO, cast
 
 ROOT = Path(__file__).parents[2]
 PRELOADED = (
-    "gpurent.broker", "gpurent.hosts", "gpurent.jobs.detached", "gpurent.report.costs", "gpurent.sandbox.server",
-    "gpurent_providers.runpod.provider", "gpurent_providers.sandbox.provider", "gpurent_providers.sshhost.provider",
+    "gpurent.broker", "gpurent.hosts", "gpurent.jobs.detached", "gpurent.report.costs", "gpurent_sandbox.server",
+    "gpurent_providers.runpod.provider", "gpurent_sandbox.adapter.provider", "gpurent_providers.sshhost.provider",
     "gpurent_providers.vastai.provider", "gpurent_remote", "rich.live", "rich.progress", "rich.table",
     "gpurent_engine.families.bpe", "gpurent_remote.startup", "sqlalchemy.dialects.sqlite", "tomlkit", "typer",
 )  # fmt: skip

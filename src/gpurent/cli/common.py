@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -16,24 +15,14 @@ from gpurent.dataset.find import look
 from gpurent.dataset.job import Job, Progressed
 from gpurent.dataset.leftout import unused
 from gpurent.errors import UsageError
-from gpurent.sandbox.address import discover
 from gpurent.settings import LEDGER_FILE, Settings, ledger_url, load_settings, state_dir
 
 _READ = Kept()
 """What this command has read of the ledger: the look at its end reads only what is new."""
 
 
-def sandbox_dir() -> Path:
-    """State folder of the sandbox that ``gpurent sandbox up`` runs."""
-    return state_dir() / "sandbox"
-
-
 def open_broker(folder: Path | None = None) -> Broker:
-    """A broker on a folder's settings, the working folder's if none is given; a sandbox of this computer is found."""
-    if "GPURENT_SANDBOX_URL" not in os.environ:
-        address = discover(sandbox_dir())
-        if address is not None:
-            os.environ.update(address.env())
+    """A broker on a folder's settings, the working folder's if none is given."""
     broker = Broker() if folder is None else Broker(settings=load_settings(folder))
     broker.kept = _READ
     return broker

@@ -10,6 +10,7 @@ from pathlib import Path
 from gpurent.broker import Broker
 from gpurent.cli import grid, output
 from gpurent.cli.conducting import conduct
+from gpurent.cli.sandbox import sandboxes
 from gpurent.cli.train import describe
 from gpurent.dataset.base import LocalFolder
 from gpurent.dataset.job import Job
@@ -31,20 +32,14 @@ def run(example: Path, target: Path) -> int:
         raise UsageError(
             f"{prompts} does not exist", hint="Run `make demo` in a checkout of gpurent, or pass --example."
         )
-    try:
-        from gpurent.sandbox.server import Sandbox
-    except ImportError as error:
-        raise UsageError(
-            f"the sandbox is not installed ({error.name} is missing)", hint="pip install 'gpurent[sandbox]'"
-        ) from error
-
+    new_sandbox = sandboxes()
     target = target.resolve()
     job = Job.from_config(example / "training_config.toml", output=target)
     describe(job)
     settings = load_settings(Path.cwd())
     # The market of the demo dies with this process, so there is nothing to watch over afterwards.
     alone = settings.model_copy(update={"budget": settings.budget.model_copy(update={"watchdog": False})})
-    with Sandbox() as sandbox:
+    with new_sandbox() as sandbox:
         os.environ.update(sandbox.env())
         with Broker(home=target / "state", settings=alone) as broker:
             status = conduct(

@@ -5,53 +5,66 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from gpurent.cli import output
-from gpurent.cli.common import sandbox_dir
 from gpurent.errors import UsageError
-from gpurent.sandbox.address import SandboxAddress, discover
 
 if TYPE_CHECKING:
-    from gpurent.sandbox.faults import Rule
-    from gpurent.sandbox.images import Furnishing
-    from gpurent.sandbox.server import Sandbox
+    from gpurent_sandbox.address import SandboxAddress
+    from gpurent_sandbox.faults import Rule
+    from gpurent_sandbox.images import Furnishing
+    from gpurent_sandbox.server import Sandbox
 
 
 _EXAMPLES = "e.g. http_500:2, http_429:p=0.1 or list_lag=3"
 
-Clients = Sequence[Callable[[SandboxAddress], dict[str, str]]]
+Clients: TypeAlias = "Sequence[Callable[[SandboxAddress], dict[str, str]]]"
 """Each yields the environment variables that lead one service's clients to a sandbox."""
 
 
 def chosen(*, vast: bool, runpod: bool) -> Clients:
     """The services whose clients are wanted."""
+    from gpurent_sandbox.address import SandboxAddress
+
     every = ((vast, SandboxAddress.vast_env), (runpod, SandboxAddress.runpod_env))
     return [client for wanted, client in every if wanted]
 
 
-def up(port: int, faults: list[str], clients: Clients = (), hosts: Sequence[str] = ()) -> int:
-    """Serve until Ctrl-C."""
+def sandboxes() -> type[Sandbox]:
+    """What a sandbox is made by, loaded in this one place of the product.
+
+    Raises:
+        UsageError: it is not installed.
+    """
     try:
-        from gpurent.sandbox.server import run_forever
+        from gpurent_sandbox.server import Sandbox
     except ImportError as error:
         raise UsageError(
             f"the sandbox is not installed ({error.name} is missing)", hint="pip install 'gpurent[sandbox]'"
         ) from error
+    return Sandbox
+
+
+def up(port: int, faults: list[str], clients: Clients = (), hosts: Sequence[str] = ()) -> int:
+    """Serve until Ctrl-C."""
+    sandboxes()
+    from gpurent_sandbox.address import usual_dir
+    from gpurent_sandbox.server import run_forever
 
     def announce(sandbox: Sandbox) -> None:
         _announce(sandbox)
         _export(sandbox.address, clients)
 
     run_forever(
-        port=port, state_dir=sandbox_dir(), faults=[_rule(text) for text in faults], on_ready=announce,
+        port=port, state_dir=usual_dir(), faults=[_rule(text) for text in faults], on_ready=announce,
         furnishings=[_furnishing(text) for text in hosts],
     )  # fmt: skip
     return 0
 
 
 def _furnishing(text: str) -> tuple[str, Furnishing]:
-    from gpurent.sandbox.images import parse
+    from gpurent_sandbox.images import parse
 
     try:
         return parse(text)
@@ -69,7 +82,9 @@ def _announce(sandbox: Sandbox) -> None:
 
 def env(clients: Clients = ()) -> int:
     """Print ``export`` lines."""
-    address = discover(sandbox_dir())
+    from gpurent_sandbox.address import SandboxAddress, discover, usual_dir
+
+    address = discover(usual_dir())
     if address is None:
         raise UsageError("no sandbox is running", hint="`gpurent sandbox up` starts one.")
     _export(address, [SandboxAddress.env, *clients])
@@ -83,7 +98,7 @@ def _export(address: SandboxAddress, clients: Clients) -> None:
 
 
 def _rule(text: str) -> Rule:
-    from gpurent.sandbox.faults import Fault, Rule
+    from gpurent_sandbox.faults import Fault, Rule
 
     match = re.fullmatch(r"([a-z_0-9]+)(?::(?:p=([^=:]*)|([^=:]*)))?(?:=(.*))?", text)
     names = sorted(fault.value for fault in Fault)
