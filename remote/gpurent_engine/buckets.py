@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-from gpurent_engine.spec import TrainSpec
+from gpurent_engine.spec import SpecError, TrainSpec
 
 Size = tuple[int, int]
 Kind = tuple[int, tuple[tuple[str, Any], ...]]
@@ -163,20 +163,41 @@ class Length:
     batches_per_epoch: int
     steps_per_epoch: int
     epochs: int
+    """The last epoch's number, counted from 1."""
     steps: int
+    """That are taken; ``skipped`` epochs are not."""
+    skipped: int = 0
+
+    @property
+    def rounds(self) -> int:
+        """Epochs that are trained."""
+        return self.epochs - self.skipped
 
 
 def shortened(length: Length, steps: int) -> Length:
     """The same run with fewer steps."""
-    return replace(length, steps=steps, epochs=-(-steps // length.steps_per_epoch))
+    return replace(length, steps=steps, epochs=length.skipped - (-steps // length.steps_per_epoch))
 
 
 def length(
     spec: TrainSpec, sizes: Sequence[Size], repeats: Sequence[int], kinds: Sequence[Kind] = ()
 ) -> Length:  # fmt: skip
-    """How long a run is. ``max_train_epochs`` wins over ``max_train_steps``, as in kohya's trainer."""
+    """How long a run is. ``max_train_epochs`` wins over ``max_train_steps``, as in kohya's trainer.
+
+    So does ``initial_step`` over ``initial_epoch``; as there, they leave out whole epochs, and steps count from 0.
+
+    Raises:
+        SpecError: no epoch is left.
+    """
     batches = batches_per_epoch(bins(place_all(sizes, spec, kinds), kinds, spec), repeats)
     per_epoch = -(-batches // spec.gradient_accumulation_steps)
     if spec.max_train_epochs is not None:
-        return Length(batches, per_epoch, spec.max_train_epochs, spec.max_train_epochs * per_epoch)
-    return Length(batches, per_epoch, -(-spec.max_train_steps // per_epoch), spec.max_train_steps)
+        epochs, most = spec.max_train_epochs, spec.max_train_epochs * per_epoch
+    else:
+        epochs, most = -(-spec.max_train_steps // per_epoch), spec.max_train_steps
+    by_step = spec.initial_step is not None
+    skipped = (spec.initial_step or 0) // per_epoch if by_step else (spec.initial_epoch or 1) - 1
+    if skipped >= epochs:
+        key = "initial_step" if by_step else "initial_epoch"
+        raise SpecError(key, f"is {getattr(spec, key)}, but the run ends after {most} steps, with epoch {epochs}.")
+    return Length(batches, per_epoch, epochs, min(most, (epochs - skipped) * per_epoch), skipped)

@@ -45,7 +45,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
 ZERO_IS_UNSET = frozenset((
     "save_every_n_epochs", "save_every_n_steps", "clip_skip", "min_snr_gamma", "max_timestep", "vae_batch_size",
     "max_token_length", "lr_scheduler_timescale", "validate_every_n_steps", "validate_every_n_epochs",
-    "max_validation_steps", "sample_every_n_epochs", "sample_every_n_steps", "early_stopping_patience",
+    "max_validation_steps", "sample_every_n_epochs", "sample_every_n_steps", "early_stopping_patience", "initial_epoch",
+    "initial_step",
 ))  # fmt: skip
 """A GUI writes 0 for what is switched off."""
 
@@ -88,6 +89,7 @@ NO_EFFECT: dict[str, str] = {
     "save_last_n_epochs": "every checkpoint is brought home", "save_last_n_steps": "every checkpoint is brought home",
     "save_last_n_epochs_state": "one state is kept", "save_last_n_steps_state": "one state is kept",
     "save_n_epoch_ratio": "use save_every_n_epochs",
+    "skip_until_initial_step": "an epoch always shows what it would in the whole training",
     "no_metadata": "metadata is what makes the file usable elsewhere",
     "dynamo_backend": "the step is compiled as the GPU needs it", "torch_compile": "the step is compiled as needed",
     "output_config": "nothing is written beside the model", "config_file": "this is the file",
@@ -115,14 +117,12 @@ NO_EFFECT: dict[str, str] = {
     ), _FLOW), "train_double_block_indices": _FLOW, "train_single_block_indices": _FLOW,
 }  # fmt: skip
 
-_COUNT = "to go on from a LoRA, name it in network_weights, and the epochs that are left in max_train_epochs"
 REFUSED: dict[str, str] = {
     "metadata_file": "it belongs into a [[datasets.subsets]]; beside train_data_dir the key is in_json",
     "dataset_class": "it runs code of its own",
     "debug_dataset": "`gpurent train --dry-run` shows the dataset",
     "resume": "a stopped run goes on with `gpurent continue`; to go on from a LoRA file, use network_weights",
     "resume_from_huggingface": "a stopped run goes on with `gpurent continue`",
-    "initial_epoch": _COUNT, "initial_step": _COUNT, "skip_until_initial_step": _COUNT,
     "train_inpainting": "inpainting bases cannot be trained",
     "custom_attributes": "the only one that kohya's trainer heeds, diff_output_preservation, is not done here; "
     "regularisation images (is_reg = true) keep what the model knows",
@@ -167,6 +167,9 @@ MEANING: dict[str, str] = {
     "weighted_captions": "`(word:1.3)` and `[word]` weigh words as in A1111",
     "output_dir": "where results go", "output_name": "name of the LoRA file, without suffix",
     "max_train_epochs": "epochs; wins over `max_train_steps`", "max_train_steps": "optimiser steps",
+    "initial_epoch": "begin at this epoch, counted from 1, and train up to `max_train_epochs`; with `network_weights` "
+    "it goes on from a LoRA. Files, captions and order are those of these epochs; the curve of the rates spans them",
+    "initial_step": "likewise, at the epoch of this step; wins over `initial_epoch`, as in kohya",
     "learning_rate": "rate of every part without one of its own (kohya's default of 2e-6 trains next to nothing)",
     "unet_lr": "rate of the UNet; 0 leaves it out", "text_encoder_lr": "rate of the text encoder; 0 leaves it out",
     "lr_scheduler": "curve of the rate; `adafactor:RATE` names where it begins",

@@ -30,6 +30,7 @@ RANGES: dict[str, Range] = {
     "network_alpha": Range(0, 1e6), "gradient_accumulation_steps": Range(1, 4096), "vae_batch_size": Range(1, 1024),
     "bucket_reso_steps": Range(1, 1024), "min_bucket_reso": Range(1, 16384), "max_bucket_reso": Range(16, 16384),
     "max_train_epochs": Range(1, 1_000_000), "max_train_steps": Range(1, 100_000_000),
+    "initial_epoch": Range(1, 1_000_000), "initial_step": Range(0, 100_000_000),
     "save_every_n_epochs": Range(1), "save_every_n_steps": Range(1), "clip_skip": Range(1, 32),
     "learning_rate": Range(0, 1e3), "unet_lr": Range(0, 1e3), "text_encoder_lr": Range(0, 1e3),
     "lr_scheduler_num_cycles": Range(1, 1_000_000), "lr_scheduler_power": Range(0, 1e3),
@@ -182,6 +183,9 @@ def doubts(spec: TrainSpec) -> list[tuple[str, str]]:
         found.append(
             ("caption_dropout_rate", "caption_dropout: every caption is left empty, so no trigger word is learnt.")
         )
+    if ((spec.initial_epoch or 1) > 1 or spec.initial_step) and not spec.network_weights:
+        said = "epochs are left out, and no network_weights hold what they made: the LoRA starts empty."
+        found.append(("initial_epoch", f"initial_epoch: {said}"))
     if spec.min_snr_gamma is not None and spec.debiased_estimation_loss:
         found.append(
             (

@@ -239,7 +239,7 @@ def prepare(
         feed=feed(loaded.trained),
         held=feed(loaded.held) if loaded.held else None,
         stepper=stepper,
-        position=Position(0, 0, 0),
+        position=Position(0, length.skipped, 0),
         randomness=generator.get_state(),
         epoch=0,
         losses=deque(maxlen=length.batches_per_epoch),

@@ -122,6 +122,8 @@ class TrainSpec:
     output_name: str = "last"
     max_train_epochs: int | None = None
     max_train_steps: int = 1600
+    initial_epoch: int | None = None
+    initial_step: int | None = None
     learning_rate: float = 1e-4
     unet_lr: float | None = None
     text_encoder_lr: tuple[float, ...] | None = None

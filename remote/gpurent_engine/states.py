@@ -51,7 +51,7 @@ FREE = frozenset((
     "early_stopping_patience", "early_stopping_threshold", "sample_prompts", "sample_every_n_epochs",
     "sample_every_n_steps", "sample_at_first", "sample_sampler", "samples", "logging_dir", "log_with", "log_prefix",
     "log_tracker_name", "pretrained_model_name_or_path", "validate_every_n_steps", "validate_every_n_epochs",
-    "max_validation_steps",
+    "max_validation_steps", "initial_epoch", "initial_step",
 ))  # fmt: skip
 """Keys that may differ. The base is compared by its weights, not by its path."""
 
@@ -184,7 +184,8 @@ def carried_over(saved: Snapshot, now: Length, spec: TrainSpec) -> Position:
     gather = spec.gradient_accumulation_steps
     batch = at.batch * now.batches_per_epoch // old.batches_per_epoch // gather * gather
     by_epochs = spec.max_train_epochs is not None
-    return Position(at.epoch * now.steps_per_epoch + batch // gather if by_epochs else at.step, at.epoch, batch)
+    done = (at.epoch - now.skipped) * now.steps_per_epoch + batch // gather
+    return Position(done if by_epochs else at.step, at.epoch, batch)
 
 
 class Keeper:

@@ -70,6 +70,8 @@ class Expected:
     best: bool = False
     """Whether the LoRA that does best on held-out pictures is kept."""
     pictures: Pictures = Pictures()
+    skipped: int = 0
+    """Epochs before the first."""
 
     @property
     def final(self) -> str:
@@ -84,7 +86,7 @@ class Expected:
         return frozenset((
             self.final,
             *([best_name(self.name)] if self.best else []),
-            *(epoch_name(self.name, epoch) for epoch in epochs),
+            *(epoch_name(self.name, epoch) for epoch in epochs if epoch > self.skipped),
             *(step_name(self.name, step) for step in steps),
         ))  # fmt: skip
 
@@ -131,6 +133,7 @@ class Expected:
         return cls(
             name, number("steps") or 0, number("epochs") or 0, number("every_epochs"), number("every_steps"),
             number("file_bytes") or 0, found.get("best") is True, _pictures(found.get("pictures")),
+            number("skipped") or 0,
         )  # fmt: skip
 
 

@@ -73,7 +73,7 @@ def test_a_spelling_of_its_own_for_a_key_does_not_hide_a_change(tmp_path: Path) 
         ("config = 'training_config.toml'\n[[job]]\ndatset = 'cats'\n", "datset is not a known key"),
         ("config = 5\n[[job]]\nname = 'cat'\n", "config must be a text"),
         ("config = 'training_config.toml'\njob = 5\n[matrix]\nseed = [1]\n", "must be a list of tables"),
-        ("config = 'x'\n[matrix]\nseed = [1", "no valid TOML"),
+        ("config = 'x'\n[matrix]\nseed = [1", "not valid TOML"),
     ],
 )
 def test_a_batch_file_that_is_wrong_is_refused_by_name(tmp_path: Path, text: str, said: str) -> None:

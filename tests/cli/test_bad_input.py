@@ -204,8 +204,8 @@ def test_a_mistyped_command_is_answered_with_the_nearest(alone: Terminal, argume
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
-        ("http_429:p=2", "p in 0..1"), ("http_429:0", "times must be at least 1"), ("list_lag=1.2.3", "no number"),
-        ("http_429:p=.", "no number"), ("http_429:p=", "no number"), ("http_429:x", "no number"),
+        ("http_429:p=2", "p in 0..1"), ("http_429:0", "times must be at least 1"), ("list_lag=1.2.3", "not a number"),
+        ("http_429:p=.", "not a number"), ("http_429:p=", "not a number"), ("http_429:x", "not a number"),
         ("http_42", "Did you mean http_429?"), ("list_lag=nan", "not negative"), ("", "is not a fault"),
     ],
 )  # fmt: skip

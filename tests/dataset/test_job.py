@@ -115,7 +115,7 @@ def test_arguments_win_over_the_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["", "../up", "a/b", ".hidden", "a\\b"])
 def test_a_name_is_a_plain_file_name(tmp_path: Path, name: str) -> None:
     """No name leads out of the output folder."""
-    with pytest.raises(ConfigError, match="no name for a LoRA"):
+    with pytest.raises(ConfigError, match="not a name for a LoRA"):
         Job.from_config(working_folder(tmp_path), name=name)
 
 
@@ -155,6 +155,17 @@ def test_a_wrong_configuration_names_file_key_and_remedy(tmp_path: Path, text: s
     assert str(first).startswith(f"{start}")
     assert message in str(first)
     assert hint in first.hint
+
+
+def test_later_epochs_are_planned_under_their_own_numbers(tmp_path: Path) -> None:
+    """What is not trained is neither paid for nor expected."""
+    start = working_folder(tmp_path)
+    whole, rest = Job.from_config(start), Job.from_config(start, changes={"initial_epoch": 7})
+    assert (whole.workload.steps, rest.workload.steps, rest.workload.epochs) == (1000, 400, 4)
+    assert rest.expected.planned == {"my_lora-000008.safetensors", "my_lora-000010.safetensors", "my_lora.safetensors"}
+    assert rest.workload.checkpoints == 2
+    with pytest.raises(ConfigError, match="initial_epoch is 11, but the run ends after 1000 steps, with epoch 10"):
+        Job.from_config(start, changes={"initial_epoch": 11})
 
 
 def test_a_missing_configuration_is_named(tmp_path: Path) -> None:

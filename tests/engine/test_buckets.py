@@ -12,14 +12,15 @@ from hypothesis import strategies as st
 
 from gpurent_engine.buckets import Bin, Placement, batches_per_epoch, epoch_batches, length, place, resolutions
 from gpurent_engine.reading import parse_spec
-from gpurent_engine.spec import TrainSpec
+from gpurent_engine.spec import SpecError, TrainSpec
 
 VECTORS = json.loads((Path(__file__).parent / "data" / "bucket_vectors.json").read_text())["rows"]
 SIZES = st.tuples(st.integers(64, 4096), st.integers(64, 4096))
 
 
 def spec(**keys: object) -> TrainSpec:
-    return parse_spec({"pretrained_model_name_or_path": "base", **keys})
+    given = {key: value for key, value in keys.items() if value is not None}
+    return parse_spec({"pretrained_model_name_or_path": "base", **given})
 
 
 @pytest.mark.parametrize("row", VECTORS, ids=lambda row: "-".join(map(str, row[:7])))
@@ -90,3 +91,21 @@ def test_step_counts_follow_kohya() -> None:
     assert (run.steps_per_epoch, run.steps) == (3, 6)
     run = length(spec(train_batch_size=4, max_train_steps=12), sizes, repeats)
     assert (run.batches_per_epoch, run.epochs, run.steps) == (5, 3, 12)
+
+
+@pytest.mark.parametrize(("keys", "skipped", "steps"), [
+    ({"initial_epoch": 1}, 0, 15), ({"initial_epoch": 3}, 2, 5), ({"initial_step": 9}, 1, 10),
+    ({"initial_step": 0, "initial_epoch": 3}, 2, 5), ({"max_train_epochs": None, "max_train_steps": 12}, 0, 12),
+    ({"max_train_epochs": None, "max_train_steps": 12, "initial_epoch": 2}, 1, 10),
+    ({"max_train_epochs": None, "max_train_steps": 12, "initial_step": 14}, 2, 5),
+])  # fmt: skip
+def test_a_training_may_begin_at_a_later_epoch(keys: dict[str, object], skipped: int, steps: int) -> None:
+    """Whole epochs are left out, counted as kohya counts them; a 0 is one that a GUI writes for nothing."""
+    run = length(spec(train_batch_size=4, **{"max_train_epochs": 3, **keys}), [(512, 512)] * 20, [1] * 20)
+    assert (run.skipped, run.steps, run.epochs) == (skipped, steps, 3)
+
+
+def test_a_training_that_would_begin_after_its_end_is_refused() -> None:
+    """The message says where it ends."""
+    with pytest.raises(SpecError, match=r"initial_epoch: is 4, but the run ends after 15 steps, with epoch 3\."):
+        length(spec(train_batch_size=4, max_train_epochs=3, initial_epoch=4), [(512, 512)] * 20, [1] * 20)

@@ -159,6 +159,22 @@ def test_more_epochs_go_on_where_fewer_ended(base_model: Path, pictures: Path, t
     assert equal(tmp_path / "whole" / "disc.safetensors", tmp_path / "parts" / "disc.safetensors")
 
 
+def test_epochs_after_a_lora_bear_the_numbers_that_they_have_in_the_whole_training(
+    base_model: Path, pictures: Path, tmp_path: Path
+) -> None:
+    """As with kohya's ``network_weights`` and ``initial_epoch``; what was saved on the way is named by them as well."""
+    run(spec(max_train_epochs=1), base_model, pictures, tmp_path / "first")
+    begun = str(tmp_path / "first" / "disc.safetensors")
+    keys = {"max_train_epochs": 4, "save_every_n_epochs": 1, "network_weights": begun}
+    told = run(spec(**keys, initial_epoch=2), base_model, pictures, tmp_path / "rest")
+    assert [one["epoch"] for one in told.of("step")] == [2, 2, 2, 3, 3, 3, 4, 4, 4]
+    assert sorted(path.name for path in (tmp_path / "rest").glob("disc*.safetensors")) == [
+        "disc-000002.safetensors", "disc-000003.safetensors", "disc.safetensors",
+    ]  # fmt: skip
+    by_step = run(spec(**keys, initial_step=5), base_model, pictures, tmp_path / "by step")  # of epoch 2
+    assert by_step.losses == told.losses
+
+
 def test_another_batch_size_goes_on_at_the_same_share_of_the_epoch(
     base_model: Path, pictures: Path, tmp_path: Path
 ) -> None:

@@ -23,6 +23,7 @@ NEEDED: dict[str, dict[str, object]] = {
     "validation_seed": {"validation_split": 0.1}, "log_with": {"logging_dir": "l"},
     "validate_every_n_steps": {"validation_split": 0.1},
     "validate_every_n_epochs": {"validation_split": 0.1}, "max_validation_steps": {"validation_split": 0.1},
+    "initial_epoch": {"network_weights": "w.safetensors"}, "initial_step": {"network_weights": "w.safetensors"},
 }  # fmt: skip
 """Keys that mean something beside another one only."""
 GUIDE = Path(__file__).parent / "data" / "training_config.toml"

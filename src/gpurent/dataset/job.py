@@ -176,6 +176,7 @@ class Job:
                 len(spec.samples), spec.sample_every_n_epochs, spec.sample_every_n_steps, spec.sample_at_first,
                 max((one.width * one.height for one in spec.samples), default=0),
             ),
+            skipped=self.length.skipped,
         )  # fmt: skip
 
     @property
@@ -207,7 +208,7 @@ class Job:
         width, height = max((one.resolution for one in specs), key=lambda size: size[0] * size[1])
         return Workload(
             name=self.name, family=family.name, images=len(self.dataset.images),
-            steps=length.steps * spec.gradient_accumulation_steps, epochs=length.epochs,
+            steps=length.steps * spec.gradient_accumulation_steps, epochs=length.rounds,
             batch_size=max(one.train_batch_size for one in specs), width=width, height=height,
             network_dim=networkargs.equivalent_rank(spec), train_text_encoder=spec.train_text_encoder,
             gradient_checkpointing=spec.gradient_checkpointing, checkpoints=saved,
@@ -223,13 +224,13 @@ class Job:
         """Predictions for held-out and sample pictures, counted in pictures of ``pixels``."""
         spec, length = self.spec, self.length
         held = len(validation.split(self.dataset, spec)[1])
-        looks = 1 + length.epochs // (spec.validate_every_n_epochs or 1)
+        looks = 1 + length.rounds // (spec.validate_every_n_epochs or 1)
         looks += length.steps // spec.validate_every_n_steps if spec.validate_every_n_steps else 0
         if spec.max_validation_steps is not None:
             held = min(held, spec.max_validation_steps * spec.train_batch_size)
         # with guidance and without, at each step of the sampler
         drawn = sum(2 * one.steps * one.width * one.height / pixels for one in spec.samples)
-        return held * validation.TIMES * looks + drawn * prompts.times(spec, length.steps, length.epochs)
+        return held * validation.TIMES * looks + drawn * prompts.times(spec, length.steps, length.rounds)
 
     @property
     def _encodings(self) -> int:
@@ -237,7 +238,7 @@ class Job:
         own = [self.spec.of(folder.settings) for folder in self.dataset.owners]
         shown = zip(self.dataset.images, self.dataset.repeats, own, strict=True)
         repeats = sum(times for image, times, spec in shown if augment.live(spec, image.path))
-        return repeats * self.length.epochs
+        return repeats * self.length.rounds
 
     @property
     def report(self) -> Report:
@@ -262,7 +263,8 @@ def _sent_as(path: Path, picture: Path) -> str:
 
 
 def _checkpoints(spec: TrainSpec, length: buckets.Length) -> int:
-    by_epoch = (length.epochs - 1) // spec.save_every_n_epochs if spec.save_every_n_epochs else 0
+    every = spec.save_every_n_epochs
+    by_epoch = (length.epochs - 1) // every - length.skipped // every if every else 0
     by_step = (length.steps - 1) // spec.save_every_n_steps if spec.save_every_n_steps else 0
     return 1 + by_epoch + by_step
 

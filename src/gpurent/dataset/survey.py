@@ -88,9 +88,11 @@ def _all_of(look: _Look, given: TrainSpec, output: str | Path | None) -> Survey:
     job = None
     if not look.errors and found is not None and model is not None:
         target = Path(output) if output else here / Path(spec.output_dir).expanduser()
-        job = Job(spec.output_name, config, spec, found, model, target.absolute(), (), files)
-        notes = [*folded(suited.doubts(spec, job.length)), *notes]
-        job = replace(job, warnings=tuple(dict.fromkeys((*look.warnings, *notes))))
+        whole = Job(spec.output_name, config, spec, found, model, target.absolute(), (), files)
+        length = look.tried(lambda: whole.length)
+        if length is not None:
+            notes = [*folded(suited.doubts(spec, length)), *notes]
+            job = replace(whole, warnings=tuple(dict.fromkeys((*look.warnings, *notes))))
     warnings = job.warnings if job else tuple(dict.fromkeys((*look.warnings, *notes)))
     shared = () if found is None else tuple(wording.shared(one, spec) for one in found.folders)
     return Survey(

@@ -52,10 +52,10 @@ class Replanner:
     _told: bool = field(default=False, init=False)
     _ordered: int | None = field(default=None, init=False)
 
-    def wanted(self, step: Step) -> Overrun | None:
-        """The shorter training to order now, if any."""
+    def wanted(self, step: Step, skipped: int = 0) -> Overrun | None:
+        """The shorter training to order now, if any; ``skipped`` of its epochs are not trained."""
         found = overrun(
-            step=step.step, total=step.total, epochs=step.epochs, it_s=step.it_s, elapsed_s=step.elapsed_s,
+            step=step.step, total=step.total, epochs=step.epochs - skipped, it_s=step.it_s, elapsed_s=step.elapsed_s,
             now=self.clock.now(), soft=self.soft(),
         )  # fmt: skip
         if found is None or (self._ordered is not None and step.total > self._ordered):

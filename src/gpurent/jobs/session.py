@@ -576,7 +576,7 @@ class Session:
             )  # fmt: skip
         if self.replan is None or self._stop_sent:
             return
-        shorter = self.replan.wanted(step)
+        shorter = self.replan.wanted(step, self.expected.skipped)
         if shorter is not None:
             shorten(self.home, shorter)
             self.replan.ordered(shorter)
