@@ -35,8 +35,13 @@ DATA: Mapping[Kind, Mapping[str, object]] = {
     Kind.RUN_CLOSED: {"outcome": "done"},
     Kind.JOB_CLAIMED: {"key": "k"},
     Kind.JOB_RELEASED: {"key": "k"},
+    Kind.JOB_ADDED: {"name": "cat", "plan": {"number": 1}},
+    Kind.IDLE: {"until": 200.0},
 }  # fmt: skip
-OF_RUN = {Kind.RUN_OPENED, Kind.RUN_CLOSED, Kind.JOB_CLAIMED, Kind.JOB_RELEASED, Kind.STOP_REQUESTED, Kind.NOTE}
+OF_RUN = {
+    Kind.RUN_OPENED, Kind.RUN_CLOSED, Kind.JOB_CLAIMED, Kind.JOB_RELEASED, Kind.JOB_ADDED, Kind.STOP_REQUESTED,
+    Kind.NOTE,
+}  # fmt: skip
 STORY = (
     Kind.RUN_OPENED, Kind.INTENT, Kind.CREATED, Kind.REACHABLE, Kind.PREPARED, Kind.JOB_STARTED, Kind.PROGRESS,
     Kind.CHECKPOINT_HOME, Kind.STOP_REQUESTED, Kind.JOB_DONE, Kind.DESTROY_SENT, Kind.DESTROY_FAILED,

@@ -163,7 +163,7 @@ def test_a_damaged_file_is_an_error_in_words_wherever_it_is_read(tmp_path: Path)
 
 @pytest.mark.parametrize(
     ("values", "said"),
-    [("1.5, 'r', 'from_the_future', '{}'", "from_the_future"), ("1.5, 'r', 'note', '{'", "no JSON")],
+    [("1.5, 'r', 'from_the_future', '{}'", "from_the_future"), ("1.5, 'r', 'note', '{'", "not JSON")],
 )
 def test_a_line_of_another_program_is_an_error_in_words(place: Place, values: str, said: str) -> None:
     """A kind that this version does not know, or half a line: nobody guesses what it hides."""

@@ -86,6 +86,9 @@ NOT_BY_TRAIN = {
     Kind.METERED: "written by any process that looks at the traffic, ten seconds into a rental at the earliest",
     Kind.JOB_CLAIMED: "written by `gpurent batch`, whose clients the simulation kills",
     Kind.JOB_RELEASED: "as JOB_CLAIMED",
+    Kind.JOB_ADDED: "written by sessions, see tests/sessions",
+    Kind.IDLE: "as JOB_ADDED",
+    Kind.IDLE_OVER: "as JOB_ADDED",
     Kind.NOTE: "for readers of the ledger",
 }
 

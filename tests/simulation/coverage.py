@@ -102,7 +102,10 @@ RARE: Mapping[str, str] = {
     ),
 }
 """Steps that a campaign may take and need not."""
-UNWRITTEN = {Kind.NOTE: "for readers of the ledger; nothing depends on it"}
+UNWRITTEN = {
+    Kind.NOTE: "for readers of the ledger; nothing depends on it",
+    **dict.fromkeys((Kind.JOB_ADDED, Kind.IDLE, Kind.IDLE_OVER), "only sessions write them"),
+}
 """Kinds of lines that no life writes, and why."""
 
 

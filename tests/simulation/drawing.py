@@ -34,6 +34,8 @@ from gpurent.budget.events import Kind
 from gpurent.money import Usd
 from gpurent_sandbox.faults import Fault, Rule
 
+UNDRAWN = frozenset({Kind.JOB_CLAIMED, Kind.JOB_RELEASED, Kind.JOB_ADDED, Kind.IDLE, Kind.IDLE_OVER})
+"""Lines of batches and sessions alone."""
 Trouble = Callable[[Schedule, random.Random], Schedule]
 
 
@@ -156,7 +158,7 @@ def _dies_at_line(plan: Schedule, rng: random.Random) -> Schedule:
 
 def _kind(rng: random.Random) -> Kind:
     """Before a destroy is answered, most can go wrong."""
-    every = tuple(kind for kind in Kind if kind not in (Kind.JOB_CLAIMED, Kind.JOB_RELEASED))  # batches' alone
+    every = tuple(kind for kind in Kind if kind not in UNDRAWN)
     return Kind.DESTROY_SENT if rng.random() < 0.5 else rng.choice(every)
 
 

@@ -51,17 +51,20 @@ class Kind(StrEnum):
     RUN_CLOSED = "run_closed"
     JOB_CLAIMED = "job_claimed"
     JOB_RELEASED = "job_released"
+    JOB_ADDED = "job_added"
+    IDLE = "idle"
+    IDLE_OVER = "idle_over"
     NOTE = "note"
 
 
-OF_A_RUN = frozenset({Kind.RUN_OPENED, Kind.RUN_CLOSED, Kind.JOB_CLAIMED, Kind.JOB_RELEASED})
+OF_A_RUN = frozenset({Kind.RUN_OPENED, Kind.RUN_CLOSED, Kind.JOB_CLAIMED, Kind.JOB_RELEASED, Kind.JOB_ADDED})
 """Kinds that never carry a tag."""
-OF_EITHER = frozenset({Kind.STOP_REQUESTED, Kind.NOTE})
+OF_EITHER = frozenset({Kind.STOP_REQUESTED, Kind.NOTE, Kind.IDLE})
 """Kinds that may be about a rental or about the whole run; all others need a tag."""
 BY_CLIENT = frozenset({
     Kind.RUN_OPENED, Kind.INTENT, Kind.CREATED, Kind.CREATE_REFUSED, Kind.CREATE_UNCLEAR, Kind.REACHABLE, Kind.PREPARED,
     Kind.JOB_STARTED, Kind.PROGRESS, Kind.CHECKPOINT_HOME, Kind.REPLANNED, Kind.JOB_DONE, Kind.JOB_FAILED,
-    Kind.JOB_CLAIMED, Kind.JOB_RELEASED,
+    Kind.JOB_CLAIMED, Kind.JOB_RELEASED, Kind.JOB_ADDED, Kind.IDLE, Kind.IDLE_OVER,
 })  # fmt: skip
 """Signs of life: only the process that conducts a run writes them. A reaper elsewhere may write the others."""
 
@@ -264,6 +267,21 @@ class Claim(Payload):
     name: str = ""
 
 
+class JobAdded(Payload):
+    """A session is to train one job more."""
+
+    name: str
+    plan: dict[str, JSON]
+    """What somebody who takes the run over has to know of it, as ``config["jobs"]`` of a batch holds it."""
+
+
+class Idle(Payload):
+    """An open session has no job. With a tag its machine waits; the line is repeated as a sign of life."""
+
+    until: FiniteFloat | None = None
+    """Unix seconds at which the machine is terminated."""
+
+
 class Note(Payload):
     """For the reader of the ledger."""
 
@@ -297,6 +315,9 @@ PAYLOADS: Mapping[Kind, type[Payload]] = {
     Kind.RUN_CLOSED: RunClosed,
     Kind.JOB_CLAIMED: Claim,
     Kind.JOB_RELEASED: Claim,
+    Kind.JOB_ADDED: JobAdded,
+    Kind.IDLE: Idle,
+    Kind.IDLE_OVER: Payload,
     Kind.NOTE: Note,
 }
 

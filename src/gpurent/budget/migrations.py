@@ -77,6 +77,7 @@ MIGRATIONS = (
     _both(3, "account and clock in an intent, bills with their end, metered traffic: no older version reads those"),
     _both(4, "several jobs on one rental, each with the digest of what decides its result"),
     _both(5, "jobs are claimed by the run that is to train them"),
+    _both(6, "a session is given job after job, and its machine waits in between"),
 )
 SCHEMA_VERSION = MIGRATIONS[-1].number
 

@@ -47,6 +47,16 @@ class RentalJob:
 
 
 @dataclass(frozen=True, slots=True)
+class Idle:
+    """A time in which the machine of a session had no job. Unix seconds."""
+
+    since: float
+    until: float
+    """When the machine is terminated if no job comes."""
+    over_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Rental:
     """One instance from intent to confirmed gone."""
 
@@ -69,6 +79,8 @@ class Rental:
     endpoint: Endpoint | None = None
     jobs: tuple[RentalJob, ...] = ()
     """In the order in which they were started."""
+    idle: tuple[Idle, ...] = ()
+    """Between the jobs of a session, in order."""
     absent_count: int = 0
     """Complete listings in a row without it, counted from the last accepted order to destroy."""
     absent_since: Mapping[str, float] = field(default_factory=dict)
@@ -222,6 +234,10 @@ def _step(run: Run, event: Event) -> Run:
             return replace(run, claims=run.claims | {lines.payload(event, lines.Claim).key})
         case Kind.JOB_RELEASED:
             return replace(run, claims=run.claims - {lines.payload(event, lines.Claim).key})
+        case Kind.JOB_ADDED:
+            return _added(run, lines.payload(event, lines.JobAdded))
+        case Kind.IDLE if event.tag is None:
+            return run
         case Kind.NOTE:
             return run
         case Kind.INTENT:
@@ -269,6 +285,12 @@ FROM: Mapping[Kind, frozenset[RentalState]] = {
 """Where a line is expected. Elsewhere it is an anomaly, and one that would close a live rental is not believed."""
 
 
+def _added(run: Run, data: lines.JobAdded) -> Run:
+    jobs = run.config.get("jobs")
+    known = jobs if isinstance(jobs, dict) else {}
+    return replace(run, config={**run.config, "jobs": {**known, data.name: data.plan}})
+
+
 def _odd(run: Run, event: Event, why: str) -> Run:
     return replace(run, anomalies=(*run.anomalies, f"line {event.seq}: {event.kind} {why}"))
 
@@ -301,7 +323,7 @@ def _progress(run: Run, event: Event) -> Run:
 
 SIGNS_OF_LIFE = frozenset({
     Kind.CREATED, Kind.ADOPTED, Kind.REACHABLE, Kind.PREPARED, Kind.JOB_STARTED, Kind.PROGRESS, Kind.CHECKPOINT_HOME,
-    Kind.JOB_DONE, Kind.JOB_FAILED, Kind.METERED,
+    Kind.JOB_DONE, Kind.JOB_FAILED, Kind.METERED, Kind.IDLE, Kind.IDLE_OVER,
 })  # fmt: skip
 """Lines that only a machine which exists can have caused."""
 
@@ -339,6 +361,10 @@ def _rental(rental: Rental, event: Event) -> Rental:
             return _job_started(rental, event)
         case Kind.JOB_DONE | Kind.JOB_FAILED:
             return _job_over(rental, event)
+        case Kind.IDLE:
+            return _idle(rental, event)
+        case Kind.IDLE_OVER:
+            return replace(rental, idle=tuple(_over(one, event.at) for one in rental.idle))
         case Kind.DESTROY_SENT:
             shown = lines.payload(event, lines.Destroy).shown and not rental.destroy_accepted
             return replace(
@@ -390,6 +416,17 @@ def _job_over(rental: Rental, event: Event) -> Rental:
         for one in rental.jobs
     )
     return replace(rental, jobs=jobs, why=data.reason)
+
+
+def _idle(rental: Rental, event: Event) -> Rental:
+    until = lines.payload(event, lines.Idle).until or event.at
+    if rental.idle and rental.idle[-1].over_at is None:
+        return replace(rental, idle=(*rental.idle[:-1], replace(rental.idle[-1], until=until)))
+    return replace(rental, idle=(*rental.idle, Idle(event.at, until)))
+
+
+def _over(idle: Idle, at: float) -> Idle:
+    return replace(idle, over_at=at) if idle.over_at is None else idle
 
 
 def _back(rental: Rental) -> Rental:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from gpurent.budget.spend import Spent, accrued, estimated, run_spent
 from gpurent.budget.state import Artefact, Rental, RentalState, Run
 from gpurent.money import ZERO, Usd
-from gpurent.report.shares import shares
+from gpurent.report.shares import idled, shares
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,9 @@ class Receipt:
     play: bool = False
     """Whether it is about play money."""
     jobs: tuple[JobShare, ...] = ()
-    """Every job that was begun, in order; what they cost adds up to ``total``."""
+    """Every job that was begun, in order; with ``idle`` what they cost adds up to ``total``."""
+    idle: Usd = ZERO
+    """What the machines of a session cost while they had no job."""
 
     @property
     def saved(self) -> Usd:
@@ -99,6 +101,7 @@ class Receipt:
                 {"name": one.name, "setup_micros": one.setup.micros, "training_micros": one.training.micros}
                 for one in self.jobs
             ],
+            "idle_micros": self.idle.micros,
             "rentals": [_line_dict(line) for line in self.lines],
             "artefacts": [{**asdict(one), "path": str(one.path)} for one in self.artefacts],
         }
@@ -116,9 +119,11 @@ class Receipt:
         for line in self.lines:
             rows.append((_title(line), str(line.estimate.total), "" if line.billed is None else _billed(line)))
             rows += [(f"  {what}", str(amount), "") for what, amount in _parts(line.estimate) if amount]
-        for job in self.jobs if len(self.jobs) > 1 else ():
+        for job in self.jobs if len(self.jobs) > 1 or self.idle else ():
             rows.append((f"of which {job.name}", str(job.setup + job.training), ""))
             rows += [("  set-up", str(job.setup), ""), ("  training", str(job.training), "")]
+        if self.idle:
+            rows.append(("of which waiting for jobs", str(self.idle), ""))
         rows.append(("total, estimated" if self.estimated else "total", str(self.total), ""))
         rows.append(("budget", str(self.budget), ""))
         rows.append(("over budget", str(self.exceeded), "") if self.exceeded else ("saved", str(self.saved), ""))
@@ -129,7 +134,18 @@ def make_receipt(run: Run, now: float) -> Receipt:
     """Draw up the bill of ``run`` as of ``now`` (Unix seconds); a running rental counts up to now."""
     lines = tuple(_line(rental, now) for rental in run.rentals)
     jobs = tuple(JobShare(name or run.name, *parts) for name, parts in shares(run, now).items())
-    return Receipt(run.id, run.name, run.outcome, run.budget, run_spent(run, now), lines, run.artefacts, run.play, jobs)
+    return Receipt(
+        run.id,
+        run.name,
+        run.outcome,
+        run.budget,
+        run_spent(run, now),
+        lines,
+        run.artefacts,
+        run.play,
+        jobs,
+        idled(run, now),
+    )
 
 
 def _line(rental: Rental, now: float) -> RentalLine:
