@@ -61,8 +61,8 @@ def abandoned(broker: Broker, account: str | None) -> Rental:
     return broker.ledger.run(run_id).rentals[0]
 
 
-def quickly(broker: Broker, *, same_account: bool = False) -> list[object]:
-    return list(broker.reap(patience_s=1.0, every_s=0.05, same_account=same_account))
+def quickly(broker: Broker, *, same_account: bool = False, patience_s: float = 1.0) -> list[object]:
+    return list(broker.reap(patience_s=patience_s, every_s=0.05, same_account=same_account))
 
 
 def test_another_accounts_key_closes_nothing_and_is_told_which_is_wanted(cli: Cli, opened: Open) -> None:
@@ -78,7 +78,7 @@ def test_another_accounts_key_closes_nothing_and_is_told_which_is_wanted(cli: Cl
     owner.ledger.append(rental.run_id, Kind.DESTROY_SENT, tag=rental.tag)
     owner.ledger.append(rental.run_id, Kind.DESTROY_ACCEPTED, tag=rental.tag)
     assert [type(one) for one in quickly(stranger, same_account=True)] == [Leave]
-    quickly(owner)
+    quickly(owner, patience_s=60)
     assert cli.sandbox.truth() == [] and not owner.ledger.open_rentals()
 
 
@@ -99,7 +99,7 @@ def test_a_rental_from_before_accounts_were_recorded_is_judged_as_it_was(cli: Cl
     owner, stranger = opened(cli.sandbox.account_key), opened(cli.sandbox.other_account_key)
     abandoned(owner, None)
     stranger.reap(patience_s=3.0, every_s=0.05)
-    quickly(owner)
+    quickly(owner, patience_s=60)
     assert cli.sandbox.truth() == []
 
 
@@ -153,5 +153,5 @@ def test_an_adapter_that_cannot_tell_its_account_says_so_and_needs_the_users_wor
         (left,) = broker.reap(patience_s=3.0, every_s=0.05, tell=tell)
         assert isinstance(left, Leave) and "gpurent reap --same-account" in left.reason
         assert cli.sandbox.truth() == [] and broker.ledger.run(rental.run_id).open_rentals
-        broker.reap(patience_s=3.0, every_s=0.05, same_account=True)
+        broker.reap(patience_s=60, every_s=0.05, same_account=True)
         assert not broker.ledger.run(rental.run_id).open_rentals

@@ -108,7 +108,7 @@ def test_reap_ends_what_it_reaches_and_comes_back_for_the_rest(owner: Owner, mac
     assert owner.rental(here.tag).state.over and not owner.rental(away.tag).state.over
     assert machines[0].lease() == "" and machines[1].lease() == away.tag
     owner.switch_on("box1", machines[1])
-    owner.broker.reap(patience_s=20, every_s=0.05)
+    owner.broker.reap(patience_s=60, every_s=0.05)
     assert owner.rental(away.tag).state.over and machines[1].lease() == ""
 
 
