@@ -95,8 +95,9 @@ MOST_CRASHES, CRASH = 3, "internal"
 """Jobs in a row that end with this code, after which the machine is held for broken."""
 MAX_WAIT_S = 30.0
 """Before the next offer, where a service asked for a pause."""
-LONGEST, LONGEST_H = 3.0, 1.0
-"""Without ``max_hours`` a rental ends after so many times the high estimate, or so many hours, whatever the budget."""
+LONGEST = 3.0
+"""Without ``max_hours`` a rental ends after so many times the high estimate, or ``Work.least_hours``, whatever the
+budget."""
 SLOW_HINT = "Raise the budget, or name a base model that machines download by themselves."
 TOGETHER_S = 0.5
 """Between two looks whether all machines of a batch have ended."""
@@ -131,20 +132,28 @@ class Conductor:
         Raises:
             as ``Broker.train``; of a batch, what ended it before any job had brought something home.
         """
-        private_folder(self.run_dir)
 
         def act() -> Outcome:
             try:
                 self._attempts(work, rows, order, max_hours)
             finally:
-                self._say_how_to_go_on()
+                self.say_how_to_go_on()
             for task in work.tasks:
                 if task.state is TaskState.LEFT:
                     self.tell(JobOver(task.job.name, task.state, task.why))
             return work.outcome
 
+        return self.conduct(act)
+
+    def conduct(self, act: Callable[[], Outcome]) -> Outcome:
+        """Have ``act`` done by the one client of the run, and close the run with what came of it."""
+        private_folder(self.run_dir)
         with ClientLock(self.run_dir):
             return self._to_its_end(act)
+
+    def rent(self, work: Work, shelf: Shelf, order: LaunchOrder, max_hours: float | None) -> None:
+        """Take offers from the shelf until one becomes a machine that trains what waits. Raises as ``train``."""
+        self._tried(work, Queue(work, self._claim, self.tell), shelf, order, max_hours, None)
 
     def take_over(self, rental: Rental, order: LaunchOrder) -> Outcome:
         """Go on with a rental whose client died.
@@ -155,7 +164,7 @@ class Conductor:
         with ClientLock(self.run_dir):
             return self._to_its_end(lambda: self._go_on(rental, order))
 
-    def _say_how_to_go_on(self) -> None:
+    def say_how_to_go_on(self) -> None:
         """Name the states that are at home in the end."""
         try:
             kept = resuming.states(self.ledger.run(self.run_id), self.run_dir)
@@ -389,11 +398,14 @@ class Conductor:
         self.tell(Notice(f"The line carries {line.told(ways, row.offer)}."))
         loads = increments([task.job for task in work.tasks])
         what = f"{row.offer.gpu} at {row.offer.provider}: {line.told(ways, row.offer)}"
-        waiting = [(row.jobs[task.number - 1], loads[task.number - 1]) for task in work.waiting]
+        waiting = [
+            (row.jobs[place], loads[place]) for place, task in enumerate(work.tasks) if task.state is TaskState.WAITING
+        ]
         # a second machine that shows the same shows that it is not the machine
         if not slow and (why := line.too_slow(waiting, ways, row.hourly, leaving)):
             raise HostUnfit(line.TRAIT, f"{what}; {why}", hint=proof.NEXT_HINT)
         jobs = tuple(line.forecast(one, load, ways) for one, load in zip(row.jobs, loads, strict=True))
+        machine.ways = ways
         watch, finish_s = machine.watch, [max(one.collect_s.high for one in each) for each in (row.jobs, jobs)]
         late_s = max(0.0, finish_s[1] - finish_s[0])
         watch.deadlines = replace(watch.deadlines, soft=watch.deadlines.soft - late_s)
@@ -416,9 +428,9 @@ class Conductor:
             JobFailed, SourceChanged: the only job of a run gave up.
             HostError, Halt: the machine is to end now.
         """
-        pace, tag, crashed = Pace(), machine.held.tag, list[Task]()
+        pace, tag, crashed = machine.pace, machine.held.tag, list[Task]()
         if work.batch:
-            machine.premises.server = EngineServer(tag)
+            machine.premises.server = EngineServer(tag, work.engine_idle_s)
 
         def left_s() -> float:
             return machine.watch.deadlines.soft - self.clock.now() if work.batch else math.inf
@@ -452,6 +464,8 @@ class Conductor:
             if len(crashed) == MOST_CRASHES:
                 raise self._suspected(crashed)
             task = queue.take(tag, short)
+            while task is None and work.comes(machine):
+                task = queue.take(tag, short)
         if machine.premises.server is not None and self._free(machine.held.offer.provider, machine.held.offer.price):
             machine.premises.server.end(machine.host)  # it is not destroyed, and its memory is wanted
 
@@ -462,7 +476,7 @@ class Conductor:
         following = next((one for one in work.waiting if one.number > task.number and not one.owner), None)
         if following is None or following.content is None:
             return None
-        needed_s = sum(pace.forecast(row.jobs[one.number - 1]) for one in (task, following))
+        needed_s = sum(pace.forecast(_estimate(work, one, row)) for one in (task, following))
         return None if needed_s > left_s else Ahead(following.content.dataset, machine.premises, self.tell)
 
     def _suspected(self, crashed: Sequence[Task]) -> HostUnfit:
@@ -477,7 +491,7 @@ class Conductor:
         job, watch = task.job, machine.watch
         run_dir = self.run_dir
         if work.batch:
-            self.tell(JobBegun(job.name, task.number, len(work.tasks)))
+            self.tell(JobBegun(job.name, task.number, max(task.number, len(work.tasks))))
             run_dir = private_folder(self.run_dir / "jobs" / str(task.number))
             watch.state = RentalState.REACHABLE  # nothing on the machine is worth saving until the engine runs
         replan = self._replanner(order, lambda: watch.deadlines.soft, self.asker)
@@ -590,7 +604,7 @@ class Conductor:
                 self._blame(rental.tag, error)
                 raise
             finally:
-                self._say_how_to_go_on()
+                self.say_how_to_go_on()
             if not outcome.stopped:
                 statefile.forget(run_dir)
             return outcome
@@ -637,7 +651,7 @@ class Conductor:
         if max_hours is not None and run.rentals:  # the user's own limit is for all machines of the run
             max_hours = max(0.0, max_hours - (start - run.rentals[0].intent_at) / 3600)
         elif max_hours is None:
-            max_hours = max(LONGEST_H, LONGEST * row.timeline.total_s.high / 3600)
+            max_hours = max(work.least_hours, LONGEST * row.timeline.total_s.high / 3600)
         if row.offer.max_duration_s is not None:
             hours = max(0.0, row.offer.max_duration_s - END_S) / 3600
             max_hours = min(max_hours, hours)
@@ -679,7 +693,7 @@ def _short(needed_s: float, left_s: float) -> str:
 
 def _estimate(work: Work, task: Task, row: QuoteRow) -> Timeline:
     """What is left of a job, by its estimate."""
-    whole = row.jobs[task.number - 1]
+    whole = task.planned or row.jobs[work.place(task)]
     return replace(whole, train_s=whole.train_s.times(task.share_left(work.last_step(task))))
 
 
@@ -692,6 +706,9 @@ class _Machine:
     watch: Watch
     guard: DeadMan | None
     premises: Premises = field(default_factory=Premises)
+    pace: Pace = field(default_factory=Pace)
+    ways: line.Ways | None = None
+    """What its line carries."""
     ahead: Ahead | None = None
     """What is sent for the job after the one that trains."""
 

@@ -104,6 +104,11 @@ class DeadMan:
         self.tell(Notice(f"The machine's clock is wrong: it ends itself in {alive.ends / 60:.0f} min.", warning=True))
         self.ends_at = now + alive.ends
 
+    def ends(self, hard: Callable[[], float]) -> None:
+        """From now on the machine has to be destroyed at this time. Raises HostUnreachable."""
+        self.hard = hard
+        self._set()
+
     def beat(self) -> None:
         """Show a sign of life if one is due; tells once if the switch has fallen silent. Raises HostUnreachable."""
         if self.clock.monotonic() < self._due:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from typing import Protocol
 
 from pydantic import JsonValue
 
@@ -15,9 +16,16 @@ from gpurent.dataset.content import Content
 from gpurent.dataset.job import Job
 from gpurent.errors import GpurentError
 from gpurent.expected import Expected
+from gpurent.jobs.boot import Held
+from gpurent.jobs.deadman import DeadMan
 from gpurent.jobs.options import OnFailure
+from gpurent.jobs.serving import IDLE_S
 from gpurent.jobs.session import Outcome
 from gpurent.jobs.statefile import StateFile
+from gpurent.jobs.watch import Watch
+from gpurent.plan.line import Ways
+from gpurent.plan.pace import Pace
+from gpurent.plan.timeline import Timeline
 
 MOST_TRIES = 2
 """Machines on which a job may fail, as if by their fault, before it is believed to be its own."""
@@ -60,6 +68,8 @@ class Task:
     """Why it did not fit the time and money of a machine."""
     begun: bool = False
     """A machine has trained it, and was lost before its end."""
+    planned: Timeline | None = None
+    """Its estimate on the machine that is there, where it came after the quote."""
     quoted_from: int = field(default=0, init=False)
     """Step from which it was quoted."""
 
@@ -86,6 +96,35 @@ class Task:
         self.state, self.why = TaskState.LEFT, why
 
 
+class Standing(Protocol):
+    """A rented machine between two jobs."""
+
+    @property
+    def held(self) -> Held:
+        """The rental."""
+        ...
+
+    @property
+    def watch(self) -> Watch:
+        """Over its money and time."""
+        ...
+
+    @property
+    def guard(self) -> DeadMan | None:
+        """Its dead-man switch."""
+        ...
+
+    @property
+    def pace(self) -> Pace:
+        """How long jobs took on it so far."""
+        ...
+
+    @property
+    def ways(self) -> Ways | None:
+        """What its line carries."""
+        ...
+
+
 @dataclass
 class Work:
     """What a run is to do."""
@@ -100,6 +139,12 @@ class Work:
     """Machines at the same time."""
     stop_at: float | None = None
     """Share of each job's steps after which it stops."""
+    comes: Callable[[Standing], bool] = lambda _machine: False
+    """Waits for more to do, on a machine that is ready for it; False: the machine is not needed any more."""
+    engine_idle_s: float = IDLE_S
+    """After so long without a job the engine's process ends."""
+    least_hours: float = 1.0
+    """For which a machine may be rented, however short its jobs are, if its budget pays for that."""
     halted: bool = field(default=False, init=False)
     """The budget or the user ended it while no job was training."""
 
@@ -133,6 +178,10 @@ class Work:
     def interrupted(self) -> bool:
         """Whether a job that waits has lost its machine."""
         return any(one.begun for one in self.waiting)
+
+    def place(self, task: Task) -> int:
+        """Where a job stands among the others; so it does in a quote for them."""
+        return next(place for place, one in enumerate(self.tasks) if one is task)
 
     def job_id(self, tag: str, task: Task) -> str:
         """Name of a job on the machine of a rental."""
@@ -170,10 +219,11 @@ class Work:
         if not self.batch:
             (task,) = self.tasks
             return {"expected": task.job.expected.kept(), "changes": _changes(task), "logs": task.job.logs}
-        return {"jobs": {one.job.name: _kept(one) for one in self.tasks}}
+        return {"jobs": {one.job.name: kept(one) for one in self.tasks}}
 
 
-def _kept(task: Task) -> JsonValue:
+def kept(task: Task) -> dict[str, JsonValue]:
+    """What somebody who takes a run over has to know of one of its jobs."""
     return {
         "number": task.number,
         "output_dir": str(task.job.output_dir),
