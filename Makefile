@@ -25,7 +25,7 @@ $(READY): pyproject.toml constraints.txt
 
 OLDEST := .venv-oldest
 oldest: $(OLDEST)/.ready  ## The oldest packages that the engine promises to run on, for its test of versions
-$(OLDEST)/.ready: remote/gpurent_engine/__main__.py tools/oldest.py constraints.txt | $(READY)
+$(OLDEST)/.ready: remote/gpurent_engine/doctor.py tools/oldest.py constraints.txt | $(READY)
 	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/pip install --quiet --constraint constraints.txt torch
 	$(BIN)/python -m tools.oldest > $(OLDEST)/pins.txt

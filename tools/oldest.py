@@ -6,7 +6,7 @@ pinned torch with the oldest of everything else.
 
 from __future__ import annotations
 
-from gpurent_engine.__main__ import LEAST
+from gpurent_engine.doctor import LEAST
 
 
 def pins() -> list[str]:

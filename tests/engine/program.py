@@ -11,7 +11,7 @@ from tests.warm.client import Command, Nest
 
 NEST = Nest(
     preloaded=(
-        "gpurent_engine.__main__", "gpurent_engine.loop", "gpurent_engine.setup",
+        "gpurent_engine.commands", "gpurent_engine.loop", "gpurent_engine.setup",
         "diffusers.models.unets.unet_2d_condition", "diffusers.models.autoencoders.autoencoder_kl",
         "diffusers.loaders.lora_pipeline", "transformers.models.clip.modeling_clip", "peft",
     )

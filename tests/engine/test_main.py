@@ -23,7 +23,8 @@ from tests.engine.program import call, start
 from tests.engine.run import events, spec
 
 from gpurent_engine import export, networks
-from gpurent_engine.__main__ import LEAST, main
+from gpurent_engine.__main__ import main
+from gpurent_engine.doctor import LEAST
 from gpurent_engine.families import loading
 
 ENGINE = Path(__file__).parents[2] / "remote" / "gpurent_engine"

@@ -14,7 +14,7 @@ from packaging.version import Version
 
 from gpurent.model import capabilities_of, cuda_of
 from gpurent.settings import DEFAULT_IMAGE
-from gpurent_engine.__main__ import LEAST, LEAST_ON_DEMAND, LEAST_WITH_CUDA
+from gpurent_engine.doctor import LEAST, LEAST_ON_DEMAND, LEAST_WITH_CUDA
 
 
 def instructions(repository: Path) -> list[tuple[str, str]]:

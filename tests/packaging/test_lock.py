@@ -15,7 +15,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 from tools import lock
 
-from gpurent_engine.__main__ import LEAST
+from gpurent_engine.doctor import LEAST
 from gpurent_remote.bundle import build
 
 

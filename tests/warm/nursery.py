@@ -24,8 +24,11 @@ PRELOADED = (
 )  # fmt: skip
 """Nothing of ``gpurent.cli``, and no library that looks at environment or streams while it is imported."""
 
-READY = {"gpurent_engine.families.bpe": ("openai",), "gpurent_remote.startup": ("_source",)}
-"""By module: cached functions without arguments whose first call takes a while."""
+READY = {
+    "gpurent_engine.families.bpe": ("openai", ()), "gpurent_remote.startup": ("_source", ()),
+    "gpurent.http": ("_authorities", (False,)),
+}  # fmt: skip
+"""By module: a cached function whose first call takes a while, and its arguments."""
 
 
 @dataclass(frozen=True)
@@ -128,8 +131,9 @@ def wait_for_orders(preloaded: Sequence[str] = PRELOADED) -> None:
     sys.path[0] = str(ROOT)  # it was the working folder, which will be another one
     for name in preloaded:
         importlib.import_module(name)
-        for ready in READY.get(name, ()):
-            getattr(sys.modules[name], ready)()
+    for name, (function, arguments) in READY.items():
+        if name in sys.modules:
+            getattr(sys.modules[name], function)(*arguments)
     gc.freeze()
     ordered = Nursery(socket.socket(fileno=os.dup(0))).serve()
     if ordered is not None:
