@@ -157,7 +157,7 @@ def test_a_run_that_the_money_left_does_not_bring_to_its_end_stops_and_says_how_
     """No second machine is rented for what it cannot finish."""
     stub.order(Orders(step_s=0.1))
     clock = Jumping()
-    ground.broker.clock = clock
+    ground.broker.resources.clock = clock
 
     def strike() -> None:
         clock.ahead += 140.0

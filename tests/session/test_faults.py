@@ -336,7 +336,7 @@ def test_a_link_that_dies_while_a_file_comes_home_loses_no_event(cli: Cli, broke
             cli.sandbox.faults.set(Fault.DROP_SSH, times=3)
 
     with broker:
-        broker._connector = SshConnector(waits=Waits(patience_s=0.0))
+        broker.resources.connector = SshConnector(waits=Waits(patience_s=0.0))
         trained = broker.train(Job.from_config(make_job(cli.folder)), budget=Usd.parse("1"), tell=tell)
     assert cut and trained.receipt.outcome == "done" and len(trained.files) == 1
     assert cli.sandbox.truth() == []

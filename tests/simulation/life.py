@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tests.simulation import checks
 from tests.simulation.clock import START
-from tests.simulation.computer import Computer, Crash, Process
+from tests.simulation.computer import Computer, Crash, MortalClock, Process
 from tests.simulation.engine import Course
 from tests.simulation.guards import Guards
 from tests.simulation.schedule import Aftermath, Schedule, Second
@@ -22,7 +22,6 @@ from tests.simulation.seams import inside, swapped
 from tests.simulation.service import ACCOUNT, OTHER_ACCOUNT
 from tests.simulation.world import Tally, World
 
-from gpurent import broker as product
 from gpurent.broker import Broker
 from gpurent.dataset.job import Job
 from gpurent.errors import GpurentError, InDoubt, NoOffer
@@ -30,6 +29,8 @@ from gpurent.expected import Expected
 from gpurent.jobs.options import BatchOptions, RunOptions
 from gpurent.money import Usd
 from gpurent.settings import LimitsSection
+from gpurent.verbs import resources
+from gpurent.verbs.safeguards import Safeguards
 
 AFTER_S = 600.0
 """After the last deadline a switch has had its time."""
@@ -93,10 +94,16 @@ def live(
     world.story, world.batch = story, batch
     world.rentals = random.Random(f"{schedule.seed} rentals").choice((1, 1, 2, 3)) if rentals is None else rentals
     life = _Life(world)
+
+    def rouse(of: Safeguards) -> None:
+        clock = of.resources.clock
+        assert isinstance(clock, MortalClock)
+        life.guards.rouse(clock.process.computer)
+
     with inside(world), ExitStack() as seams:
-        seams.enter_context(swapped(Broker, "_rouse", lambda broker: life.guards.rouse(broker.clock.process.computer)))
+        seams.enter_context(swapped(Safeguards, "rouse", rouse))
         if world.shared:
-            seams.enter_context(swapped(product, "ledger_url", lambda: "postgresql://shared"))
+            seams.enter_context(swapped(resources, "ledger_url", lambda: "postgresql://shared"))
         life.play()
         for check in checks.ALL:
             check(world, world.violations)
@@ -267,8 +274,9 @@ class _Life:
 
     def _again(self, broker: Broker) -> None:
         """The user of a batch runs it again, on a day and with a budget on which everything comes to its end."""
-        need = broker.settings.need.model_copy(update={"avoid_failed_hours": 0.0})
-        broker.settings = broker.settings.model_copy(update={"limits": LimitsSection(), "need": need})
+        settings = broker.resources.settings
+        need = settings.need.model_copy(update={"avoid_failed_hours": 0.0})
+        broker.resources.settings = settings.model_copy(update={"limits": LimitsSection(), "need": need})
         self.world.market._deposit += PLENTY  # somebody has paid in
         self.world.course = Course(self.world.course.steps, 1.0, 10_000, self.world.course.size)
         for _ in range(3):

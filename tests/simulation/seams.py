@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any, Self
 
 from tests.simulation.computer import MortalLedger, acting
 
-from gpurent import broker, watchdog
+from gpurent import watchdog
 from gpurent.budget.presence import Here
 from gpurent.dataset.job import Job
 from gpurent.dataset.manifest import listed
 from gpurent.errors import UsageError
 from gpurent.jobs import conduct, enforcer, watch
 from gpurent.spi import LocalFile
+from gpurent.verbs import attendance, resources
 from gpurent_deadman import deadman
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def _manifest(job: Job, *_: object) -> tuple[LocalFile, ...]:
     return _files[job.config_path]
 
 
-def _run_dir(of: broker.Broker, run_id: str) -> Path:
+def _run_dir(of: resources.Resources, run_id: str) -> Path:
     return _folder(of.home, run_id)
 
 
@@ -103,17 +104,17 @@ def inside(world: World) -> Iterator[None]:
 
     with ExitStack() as seams:
         for owner, name, other in (
-            (broker, "Ledger", MortalLedger),
-            (broker, "is_alive", _held),
-            (broker, "here", _place),
-            (broker, "claim", _place),
+            (resources, "Ledger", MortalLedger),
+            (attendance, "is_alive", _held),
+            (resources, "here", _place),
+            (resources, "claim", _place),
             (conduct, "ClientLock", _Lock),
             (watchdog, "_log", lambda _text: None),
             (watchdog, "TURN_S", TURN_S),
             (enforcer, "LOOK_S", world.pace.look_s),
             (watch, "TICK_S", world.pace.tick_s),
             (Job, "upload_files", _manifest),
-            (broker.Broker, "run_dir", _run_dir),
+            (resources.Resources, "run_dir", _run_dir),
             (deadman, "complain", complain),
             (deadman, "environment", environment),
             (deadman, "armed", armed),

@@ -24,7 +24,7 @@ _READ = Kept()
 def open_broker(folder: Path | None = None) -> Broker:
     """A broker on a folder's settings, the working folder's if none is given."""
     broker = Broker() if folder is None else Broker(settings=load_settings(folder))
-    broker.kept = _READ
+    broker.resources.kept = _READ
     return broker
 
 
@@ -76,7 +76,7 @@ def warn_of_doubt(told: Collection[str] = (), *, as_json: bool = False) -> int:
     if not ledger_url() and not (state_dir() / LEDGER_FILE).exists():
         return 0
     with Broker(settings=Settings()) as broker:  # what gpurent.toml says, or says wrongly, does not matter here
-        broker.kept = _READ
+        broker.resources.kept = _READ
         doubtful = in_doubt(broker)
     known = {ref.partition(" ")[0] for ref in told}
     news = [ref for ref in doubtful if ref.partition(" ")[0] not in known]

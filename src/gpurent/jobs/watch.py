@@ -24,6 +24,11 @@ from gpurent.tasks import Overdue, Task
 
 Tell = Callable[[Progress], None]
 
+
+def silent(_progress: Progress) -> None:
+    """For a caller who wants to hear nothing."""
+
+
 TICK_S = 1.0
 AGAIN_S = 10.0
 """Until the next look at a ledger that did not answer."""
