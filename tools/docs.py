@@ -16,7 +16,7 @@ from gpurent.cli import exits
 from gpurent.cli.app import app
 from gpurent.report import failures
 from gpurent_engine import reference
-from tools import apipage
+from tools import apipage, faultpage
 
 REFERENCE = Path(__file__).resolve().parent.parent / "docs" / "reference"
 WIDTH = 100
@@ -77,6 +77,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "exit-codes.md": exit_codes,
     "failures.md": failure_table,
     "python.md": apipage.describe,
+    "sandbox-faults.md": faultpage.describe,
     "training-config.md": reference.describe,
 }
 

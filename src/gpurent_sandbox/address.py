@@ -8,8 +8,6 @@ import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from gpurent.settings import state_dir
-
 FILE = "sandbox.json"
 
 
@@ -29,20 +27,6 @@ class SandboxAddress:
         """Environment variables that point the sandbox adapter here."""
         return {"GPURENT_SANDBOX_URL": self.url, "GPURENT_SANDBOX_KEY": self.account_key}
 
-    def runpod_env(self) -> dict[str, str]:
-        """Environment variables that point clients of RunPod here: our adapter, RunPod's SDK and its MCP server."""
-        graphql = f"{self.url}/graphql"
-        return {
-            "RUNPOD_API_BASE_URL": self.url,
-            "RUNPOD_API_KEY": self.account_key,
-            "RUNPOD_AUTHED_GRAPHQL_URL": graphql,
-            "RUNPOD_PUBLIC_GRAPHQL_URL": graphql,
-        }
-
-    def vast_env(self) -> dict[str, str]:
-        """Environment variables that point clients of Vast.ai here: our adapter and the official client."""
-        return {"VAST_URL": self.url, "VAST_API_KEY": self.account_key}
-
     def write(self, state_dir: Path) -> None:
         """Publish, readable by the owner only."""
         draft = state_dir / f"{FILE}.{os.getpid()}"
@@ -53,6 +37,8 @@ class SandboxAddress:
 
 def usual_dir() -> Path:
     """State folder of the sandbox that ``gpurent sandbox up`` runs."""
+    from gpurent.settings import state_dir  # not needed by most who import this
+
     return state_dir() / "sandbox"
 
 

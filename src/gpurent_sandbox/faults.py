@@ -5,32 +5,47 @@ from __future__ import annotations
 import math
 import random
 import threading
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
+from typing import Self
 
 
-class Fault(StrEnum):
-    """Everything that can be made to go wrong; ``value`` is the number a rule may carry."""
+class FaultKind(StrEnum):
+    """What can be made to go wrong; a member may carry the number that its rules have by default."""
+
+    default: float
+
+    def __new__(cls, name: str, default: float = 0.0) -> Self:
+        """A member: its name, and what ``value`` is when a rule leaves it out."""
+        member = str.__new__(cls, name)
+        member._value_ = name
+        member.default = default
+        return member
+
+
+class Fault(FaultKind):
+    """What can go wrong whatever API rents; ``value`` is the number a rule may carry. Look-alikes add their own."""
 
     CREATE_REPLY_LOST = "create_reply_lost"
     """The instance is made, then the connection is cut."""
     CREATE_ERROR_BUT_CREATED = "create_error_but_created"
     """The instance is made, yet the reply is an error whose body names it."""
-    LIST_LAG = "list_lag"
+    LIST_LAG = "list_lag", 5.0
     """A new instance is missing from lists and look-ups for ``value`` seconds (5)."""
     DESTROY_IGNORED = "destroy_ignored"
     """Destroy is accepted and nothing happens."""
-    DESTROY_LAG = "destroy_lag"
+    DESTROY_LAG = "destroy_lag", 5.0
     """Destroy is accepted and happens ``value`` seconds later (5); until then it bills."""
     GET_404_WHILE_ALIVE = "get_404_while_alive"
     """A look-up of one instance says 404 although it lives."""
     HTTP_500 = "http_500"
     """The request is not handled; 500."""
-    HTTP_429 = "http_429"
+    HTTP_429 = "http_429", 1.0
     """The request is not handled; 429 with ``Retry-After: value`` (1)."""
     HTTP_TIMEOUT = "http_timeout"
     """The request is not handled; no byte is answered until the client gives up."""
-    HTTP_TRICKLE = "http_trickle"
+    HTTP_TRICKLE = "http_trickle", 4.0
     """The request is handled, but its answer comes one byte every ``value`` seconds (4)."""
     HTTP_RESET = "http_reset"
     """The request is not handled; the connection is cut."""
@@ -42,137 +57,76 @@ class Fault(StrEnum):
     """The instance stays in ``loading`` for ever, and bills."""
     NO_SSHD = "no_sshd"
     """The instance runs, but nothing listens on its port."""
-    SSHD_REFUSES_KEY_FOR = "sshd_refuses_key_for"
+    SSHD_REFUSES_KEY_FOR = "sshd_refuses_key_for", 5.0
     """sshd refuses the right key for ``value`` seconds (5) after it has come up."""
-    HOST_VANISHES = "host_vanishes"
+    HOST_VANISHES = "host_vanishes", 1.0
     """The instance is gone ``value`` seconds (1) after its creation: no listing, no process, no further bill."""
-    WRONG_PRICE = "wrong_price"
+    WRONG_PRICE = "wrong_price", 50.0
     """The instance costs ``value`` per cent (50) more than its offer said."""
     DROP_SSH = "drop_ssh"
     """All live SSH connections are cut: at once, or after ``value`` more bytes."""
     LINK_FROZEN = "link_frozen"
     """SSH connections of every host stay open and pass no byte, until cleared; new ones are accepted, and as silent."""
-    SLOW_LINK = "slow_link"
+    SLOW_LINK = "slow_link", 100_000.0
     """SSH traffic of every host is held to ``value`` bytes a second (100000) until cleared."""
     OFFER_TAKEN = "offer_taken"
     """A create is refused because somebody else was faster."""
-    LISTED_AFTER_DESTROY = "listed_after_destroy"
+    LISTED_AFTER_DESTROY = "listed_after_destroy", 5.0
     """An instance is destroyed and bills no more, yet is listed for ``value`` seconds (5)."""
     DESTROY_404_WHILE_ALIVE = "destroy_404_while_alive"
     """Destroy says 404 and does nothing."""
     WRONG_GPU_COUNT = "wrong_gpu_count"
     """The instance comes with ``value`` GPUs (0)."""
-    CREDIT_EXHAUSTED = "credit_exhausted"
+    CREDIT_EXHAUSTED = "credit_exhausted", 1.0
     """The balance is used up ``value`` seconds (1) after a create."""
-    ENDPOINT_MOVES = "endpoint_moves"
+    ENDPOINT_MOVES = "endpoint_moves", 1.0
     """``value`` seconds (1) after it has come up, sshd moves to another port and all connections are cut."""
     NO_ADDRESS = "no_address"
     """The instance runs, but the look-alike APIs never tell where SSH answers."""
-    PRICE_LATE = "price_late"
-    """The look-alike of RunPod reports a cost of 0 until the instance runs."""
     SHORT_PAGES = "short_pages"
     """The look-alike APIs put one item on a page of that request."""
     NO_INSTANCE_KEY = "no_instance_key"
     """The service does not put the instance's own key into the machine's environment."""
-    SSHD_FIRST = "sshd_first"
+    SSHD_FIRST = "sshd_first", 1.0
     """sshd comes up with a host key of the machine's own, and our start-up script runs ``value`` seconds (1) later."""
     HTTP_410 = "http_410"
     """The request is not handled; 410, as from an API that was switched off."""
     BOOT_FAILS = "boot_fails"
-    """The instance never starts, and bills; the look-alike of Vast says why in its status message."""
-    OUTBID = "outbid"
+    """The instance never starts, and bills; a service that has status messages says why."""
+    OUTBID = "outbid", 1.0
     """An interruptible instance is stopped ``value`` seconds (1) after it was to run; its disk goes on billing."""
-    HEARTBEAT_LOST = "heartbeat_lost"
-    """The look-alike of Vast calls an instance ``unknown`` for the first ``value`` seconds (5) in which it runs."""
-    RAW_CONTROL = "raw_control"
-    """The look-alike of Vast leaves control characters unescaped, so that its reply is not strict JSON."""
-    MIN_INTERVALS = "min_intervals"
-    """The look-alike of Vast enforces its shortest times between requests, times ``value`` (1), until cleared."""
-    SEARCH_QUOTA = "search_quota"
-    """The look-alike of Vast has no searches left for this day."""
-    SECOND_FACTOR = "second_factor"
-    """The look-alike of Vast wants a session with a second factor for everything but a search."""
-    CHARGES_LATE = "charges_late"
+    CHARGES_LATE = "charges_late", 60.0
     """Bills are late: the last ``value`` seconds (60) have not been booked yet."""
     WRONG_GPU = "wrong_gpu"
     """The instance has another GPU than its offer said; the look-alike APIs tell."""
-    WRONG_DATA_CENTER = "wrong_data_center"
-    """The look-alike of RunPod puts the pod into another data centre than the one that was asked for."""
-    WRONG_TRAFFIC_PRICE = "wrong_traffic_price"
-    """Traffic costs ``value`` per cent (50) more than its offer said; the look-alike of Vast tells."""
+    WRONG_TRAFFIC_PRICE = "wrong_traffic_price", 50.0
+    """Traffic costs ``value`` per cent (50) more than its offer said; services that sell traffic tell."""
     HTTP_502 = "http_502"
     """The request is not handled; 502 with the HTML page of a gateway."""
-    RATE_LIMIT_IN_JSON = "rate_limit_in_json"
-    """The look-alike of Vast does not handle the request; 429 with JSON that asks for ``value`` seconds (1)."""
-    CREATE_REFUSED = "create_refused"
-    """A create of the look-alikes is refused with status ``value`` (400) in the words of its service: RunPod's 400
-    (a rule), 402 and 403; Vast's 200 (without success), 400 and 403."""
-    NO_CAPACITY = "no_capacity"
-    """The look-alike of RunPod has no machine for that create; ``on`` narrows it to a ``CLOUD/data centre/GPU id``."""
+    CREATE_REFUSED = "create_refused", 400.0
+    """A create of the look-alikes is refused with status ``value`` (400) in the words of its service."""
     BAD_IMAGE = "bad_image"
-    """There is no such image: the look-alike of RunPod refuses the create, that of Vast boots for ever and says so."""
-    HOST_OFFLINE = "host_offline"
-    """The look-alike of Vast calls an instance ``offline`` for the first ``value`` seconds (5) in which it runs."""
-    PORTS_LATE = "ports_late"
-    """The look-alikes tell an instance's ports ``value`` seconds (2) after it runs; Vast's proxy is told before."""
-    OUTBID_RETURNS = "outbid_returns"
+    """There is no such image: a look-alike refuses the create, or boots for ever and says so."""
+    PORTS_LATE = "ports_late", 2.0
+    """The look-alikes tell an instance's ports ``value`` seconds (2) after it runs; a proxy is told before."""
+    OUTBID_RETURNS = "outbid_returns", 2.0
     """An instance that is outbid gets its GPU back ``value`` seconds (2) later, and boots again."""
-    OLD_LIST_EMPTY = "old_list_empty"
-    """The look-alike of Vast answers the old list of instances with an empty one."""
-    TEAM_KEYS = "team_keys"
-    """The look-alike of Vast attaches no key to an instance, as for an account of a team."""
-    STOPS_UNASKED = "stops_unasked"
+    STOPS_UNASKED = "stops_unasked", 1.0
     """The look-alikes stop an instance ``value`` seconds (1) after it was to run; its disk goes on billing."""
-    FOREIGN_TRAFFIC = "foreign_traffic"
+    FOREIGN_TRAFFIC = "foreign_traffic", 1e6
     """Traffic that no client caused fills the line of a running instance in both directions, up to ``value`` Mbit/s
     (1000000: all of it). It is counted and billed like any other."""
-    FOREIGN_TRAFFIC_LATER = "foreign_traffic_later"
+    FOREIGN_TRAFFIC_LATER = "foreign_traffic_later", 60.0
     """That traffic begins ``value`` seconds (60) after the instance runs."""
-    PRICE_RAISED = "price_raised"
+    PRICE_RAISED = "price_raised", 50.0
     """The GPU of a running instance costs ``value`` per cent (50) more from some moment on."""
-    PRICE_RAISED_LATER = "price_raised_later"
+    PRICE_RAISED_LATER = "price_raised_later", 60.0
     """That moment comes ``value`` seconds (60) after the creation."""
     PAGES_SHIFT = "pages_shift"
     """A listing misses its newest instance, as one does that is read page by page while instances come and go; the
     sandbox's own API only."""
-    DATE_AHEAD = "date_ahead"
+    DATE_AHEAD = "date_ahead", 4 * 3600.0
     """The ``Date`` of a reply is ``value`` seconds (14400) ahead of the market's time."""
-    CRASH_LOOP = "crash_loop"
-    """The look-alike of RunPod calls a pod running whose container starts again and again: no ports, no uptime."""
-
-
-DEFAULTS: dict[Fault, float] = {
-    Fault.LIST_LAG: 5.0,
-    Fault.DESTROY_LAG: 5.0,
-    Fault.HTTP_429: 1.0,
-    Fault.SSHD_REFUSES_KEY_FOR: 5.0,
-    Fault.HOST_VANISHES: 1.0,
-    Fault.WRONG_PRICE: 50.0,
-    Fault.HTTP_TRICKLE: 4.0,
-    Fault.SLOW_LINK: 100_000.0,
-    Fault.DROP_SSH: 0.0,
-    Fault.LISTED_AFTER_DESTROY: 5.0,
-    Fault.WRONG_GPU_COUNT: 0.0,
-    Fault.CREDIT_EXHAUSTED: 1.0,
-    Fault.ENDPOINT_MOVES: 1.0,
-    Fault.OUTBID: 1.0,
-    Fault.SSHD_FIRST: 1.0,
-    Fault.HEARTBEAT_LOST: 5.0,
-    Fault.MIN_INTERVALS: 1.0,
-    Fault.CHARGES_LATE: 60.0,
-    Fault.WRONG_TRAFFIC_PRICE: 50.0,
-    Fault.RATE_LIMIT_IN_JSON: 1.0,
-    Fault.CREATE_REFUSED: 400.0,
-    Fault.HOST_OFFLINE: 5.0,
-    Fault.PORTS_LATE: 2.0,
-    Fault.OUTBID_RETURNS: 2.0,
-    Fault.STOPS_UNASKED: 1.0,
-    Fault.DATE_AHEAD: 4 * 3600.0,
-    Fault.FOREIGN_TRAFFIC: 1e6,
-    Fault.FOREIGN_TRAFFIC_LATER: 60.0,
-    Fault.PRICE_RAISED: 50.0,
-    Fault.PRICE_RAISED_LATER: 60.0,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +136,7 @@ class Rule:
     ``on`` narrows HTTP faults to requests whose ``"METHOD /path"`` contains it, others to what they say.
     """
 
-    fault: Fault
+    fault: FaultKind
     times: int = 1
     p: float | None = None
     value: float | None = None
@@ -191,7 +145,7 @@ class Rule:
     @property
     def amount(self) -> float:
         """``value``, or the fault's default."""
-        return DEFAULTS.get(self.fault, 0.0) if self.value is None else self.value
+        return self.fault.default if self.value is None else self.value
 
     def checked(self) -> Rule:
         """Itself. Raises ValueError when a number is out of range."""
@@ -202,40 +156,62 @@ class Rule:
 
 
 class Faults:
-    """The faults that are armed. Thread-safe; random ones follow ``rng``, so a seed repeats a run."""
+    """The faults that are armed. Thread-safe; random ones follow ``rng``, so a seed repeats a run.
 
-    def __init__(self, rng: random.Random) -> None:
+    ``kinds`` are those that can be armed by their name.
+    """
+
+    def __init__(self, rng: random.Random, kinds: Iterable[FaultKind] = Fault) -> None:
         self._rng = rng
-        self._rules: dict[Fault, Rule] = {}
+        self._kinds = {kind.value: kind for kind in kinds}
+        self._rules: dict[FaultKind, Rule] = {}
         self._lock = threading.Lock()
 
     def set(
-        self, fault: Fault | str, *, times: int = 1, p: float | None = None, value: float | None = None, on: str = ""
+        self,
+        fault: FaultKind | str,
+        *,
+        times: int = 1,
+        p: float | None = None,
+        value: float | None = None,
+        on: str = "",
     ) -> Rule:
         """Arm a fault, replacing its earlier rule.
 
         Raises:
             ValueError: no fault has that name, or a number is out of range.
         """
-        rule = Rule(Fault(fault), times, p, value, on).checked()
+        rule = Rule(self._kind(fault), times, p, value, on).checked()
         with self._lock:
             self._rules[rule.fault] = rule
         return rule
 
-    def clear(self, fault: Fault | str | None = None) -> None:
+    def clear(self, fault: FaultKind | str | None = None) -> None:
         """Disarm one fault, or all."""
         with self._lock:
             if fault is None:
                 self._rules.clear()
             else:
-                self._rules.pop(Fault(fault), None)
+                self._rules.pop(self._kind(fault), None)
 
-    def armed(self, fault: Fault) -> Rule | None:
+    def seconds(self, fault: FaultKind) -> float:
+        """For how long a fault strikes that lasts for ``value`` seconds; 0 when it does not."""
+        rule = self.take(fault)
+        return 0.0 if rule is None else rule.amount
+
+    def _kind(self, fault: FaultKind | str) -> FaultKind:
+        if isinstance(fault, FaultKind):
+            return fault
+        if fault not in self._kinds:
+            raise ValueError(f"{fault!r} is not a fault")
+        return self._kinds[fault]
+
+    def armed(self, fault: FaultKind) -> Rule | None:
         """The rule of a fault, without using it up."""
         with self._lock:
             return self._rules.get(fault)
 
-    def take(self, fault: Fault, request: str = "") -> Rule | None:
+    def take(self, fault: FaultKind, request: str = "") -> Rule | None:
         """The rule if the fault strikes now; a counted one is used up by that."""
         with self._lock:
             rule = self._rules.get(fault)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
@@ -12,6 +12,7 @@ from gpurent.model import Charges, Price
 from gpurent.money import Usd
 from gpurent_sandbox.billing import GB, Usage, bill, whole_seconds
 from gpurent_sandbox.catalogue import Machine
+from gpurent_sandbox.faults import Fault, Faults
 from gpurent_sandbox.images import Furnishing, Trait
 
 NOT_ROOT = "user"
@@ -40,6 +41,10 @@ class State(StrEnum):
     DESTROYING = "destroying"
 
 
+def _no_more(_faults: Faults) -> None:
+    """The sandbox's own API has no faults of its own."""
+
+
 @dataclass(frozen=True, slots=True)
 class Order:
     """What a customer asks for."""
@@ -65,6 +70,10 @@ class Order:
     """Who rents it; no other account sees it."""
     shown: Mapping[str, Any] = field(default_factory=dict)
     """What its API shows again of the request and the market has no use for."""
+    tells: frozenset[Fault] = frozenset()
+    """Faults that its API can tell of, and the sandbox's own API cannot."""
+    deal: Callable[[Faults], object] = _no_more
+    """Takes the faults of its API alone that strike the instance for as long as it lives."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,22 +86,17 @@ class Troubles:
     refuse_key_s: float = 0.0
     vanish_at: float | None = None
     no_address: bool = False
-    price_late: bool = False
     gpu_count: int | None = None
     move_after_s: float | None = None
     no_key: bool = False
     boot_fails: bool = False
     outbid_after_s: float | None = None
-    unknown_s: float = 0.0
     sshd_first_s: float = 0.0
     bad_image: bool = False
     back_after_s: float | None = None
     stops_after_s: float | None = None
-    offline_s: float = 0.0
     ports_late_s: float = 0.0
     other_gpu: str = ""
-    elsewhere: bool = False
-    crash_loop: bool = False
     raised_percent: float | None = None
     raised_after_s: float = 0.0
     foreign_mbps: float | None = None
@@ -112,6 +116,8 @@ class Held:
     created_at: float
     boot_s: float
     troubles: Troubles
+    own_troubles: object = None
+    """What the order's ``deal`` made."""
     furnishing: Furnishing = field(default_factory=Furnishing)
     port: int | None = None
     stopped_at: float | None = None

@@ -15,9 +15,10 @@ from dataclasses import replace
 from gpurent.clock import Clock
 from gpurent.model import Charges, Price
 from gpurent.money import ZERO, Usd
+from gpurent_sandbox import due
 from gpurent_sandbox.catalogue import Machine
 from gpurent_sandbox.faults import Fault, Faults, Rule
-from gpurent_sandbox.held import MAIN_ACCOUNT, OUTBID, Held, Order, Refusal, State, Troubles
+from gpurent_sandbox.held import MAIN_ACCOUNT, Held, Order, Refusal, State, Troubles
 from gpurent_sandbox.images import Furnishing, merged
 from gpurent_sandbox.troubles import deal
 
@@ -113,6 +114,7 @@ class Market:
                 created_at=now,
                 boot_s=machine.boot_s if self._boot_s is None else self._boot_s,
                 troubles=deal(self._faults, now, order, machine),
+                own_troubles=order.deal(self._faults),
                 furnishing=merged([one for name, one in self._furnishings if name in ("*", machine.id)]),
             )
             self._held[held.id] = held
@@ -352,45 +354,20 @@ class Market:
 
     def _fall_all_due(self, now: float) -> None:
         for held in list(self._held.values()):
-            if held.ended_at is None:
-                self._fall_due(held, now)
+            if held.ended_at is None and (changes := due.befalling(held, now)):
+                self._change(held, **changes)
         if self._broke_at is not None and self._broke_at <= now:
             self._deposit -= max(ZERO, self._balance(self._broke_at))
             self._broke_at, self._solvent_until = None, now
         active = self._paying() if now >= self._solvent_until else []
         if active and (left := self._balance(now)) > ZERO:
-            self._solvent_until = now + self._lasts(left)
+            self._solvent_until = now + due.lasts(left, [held for held in self._held.values() if held.ended_at is None])
         elif active:
             moment = self._exhausted_at(now)
             for held in active:
                 end = "ended_at" if held.order.ends_without_credit else "stopped_at"
                 message = "stopped: the balance is used up"
                 self._change(held, message=message, **{end: max(moment, held.created_at)})
-
-    def _fall_due(self, held: Held, now: float) -> None:
-        vanish_at, expiry = held.troubles.vanish_at, held.expires_at
-        if vanish_at is not None and vanish_at <= now:
-            self._change(held, ended_at=vanish_at, gone=True)
-        elif held.destroy_at is not None and held.destroy_at <= now:
-            self._change(held, ended_at=held.destroy_at)
-        elif held.active and not held.idle_s and held.outbid_at is not None and held.outbid_at <= now:
-            self._change(held, stopped_at=held.outbid_at, message=OUTBID)
-        elif held.active and not held.idle_s and held.stops_at is not None and held.stops_at <= now:
-            self._change(held, stopped_at=held.stops_at, message="stopped by the host")
-        elif held.stopped_at is not None and held.back_at is not None and held.back_at <= now:
-            # Its host boots again, and the GPU was not billed meanwhile.
-            idle_s = held.back_at - held.stopped_at
-            self._change(held, stopped_at=None, idle_s=idle_s, port=None, message="")
-        elif held.stopped_at is None and expiry <= now:
-            self._change(held, stopped_at=expiry, message="stopped: the longest rental of this machine is over")
-
-    def _lasts(self, left: Usd) -> float:
-        """Seconds for which a balance pays for certain: nobody looks more often, unless something changes."""
-        open_ = [held for held in self._held.values() if held.ended_at is None]
-        hourly = Usd.total([held.priced(math.inf).hourly(held.order.disk_gb) + held.foreign_hourly for held in open_])
-        begun = max(held.machine.unit_s + held.machine.minimum_s for held in open_) + 1
-        roundings = 4 * len(open_)
-        return max(0.0, (left.micros - roundings) * 3600 / max(1, hourly.micros) - begun)
 
     def _exhausted_at(self, now: float) -> float:
         """The first millisecond since the last settling at which the balance was used up."""

@@ -28,20 +28,18 @@ from gpurent.localfiles import private_folder
 from gpurent.money import Usd
 from gpurent.play import ACCOUNT_KEYS
 from gpurent_sandbox.address import SandboxAddress, discover, withdraw
-from gpurent_sandbox.alike import Alike, Front
+from gpurent_sandbox.alike import Front
 from gpurent_sandbox.api import Context, Keys, build_api
 from gpurent_sandbox.catalogue import Machine, default_machines
 from gpurent_sandbox.faults import Faults, Rule
 from gpurent_sandbox.hosts import Callbacks, Hosts
 from gpurent_sandbox.images import IMAGES, Furnishing, Trait
+from gpurent_sandbox.installed import LOOK_ALIKES
 from gpurent_sandbox.janitor import KEEP
 from gpurent_sandbox.journal import Journal
+from gpurent_sandbox.lookalike import LookAlike, fault_kinds
 from gpurent_sandbox.market import Market
 from gpurent_sandbox.processes import kill_under
-from gpurent_sandbox.runpod import api as runpod
-from gpurent_sandbox.runpod.problems import dress as runpod_dress
-from gpurent_sandbox.vast import api as vast
-from gpurent_sandbox.vast.problems import dress as vast_dress
 from gpurent_sandbox.wire import CuttableProtocol, Wire
 
 TICK_S = 0.05
@@ -67,7 +65,7 @@ class Sandbox:
     ``boot_s`` overrides the boot time of every machine; ``seed`` fixes prices, identifiers and random faults.
     A temporary ``state_dir`` is made and removed unless one is given. ``engine`` is a command that hosts run in place
     of ``python3 -m gpurent_engine train``, for tests in which nothing has to be learnt; it gets the same arguments.
-    ``hosts`` is what machines are made by.
+    ``hosts`` is what machines are made by, ``look_alikes`` the services that it can pass for.
     """
 
     def __init__(
@@ -83,6 +81,7 @@ class Sandbox:
         keep_hosts: bool = False,
         engine: Sequence[str] = (),
         hosts: type[Hosts] = Hosts,
+        look_alikes: Sequence[LookAlike] = LOOK_ALIKES,
     ) -> None:
         rng = random.Random(seed)
         self._own_dir = state_dir is None
@@ -95,7 +94,8 @@ class Sandbox:
         self._port = port
         prefixes = (ACCOUNT_KEYS[0], "sbxc_", ACCOUNT_KEYS[1])
         self._keys = Keys(*(f"{prefix}{secrets.token_hex(16)}" for prefix in prefixes))
-        self.faults = Faults(rng)
+        self._look_alikes = look_alikes
+        self.faults = Faults(rng, fault_kinds(look_alikes))
         self.market = Market(
             default_machines(rng) if machines is None else machines,
             clock=clock or SystemClock(), faults=self.faults, rng=rng, balance=balance, boot_s=boot_s,
@@ -247,11 +247,7 @@ class Sandbox:
             self._hosts_dir, self.faults, callbacks, self.url, keep=self._keep_hosts, engine=self._engine
         )
         context = Context(market, self.faults, self._keys, self._hosts.kill, self._hosts.log)
-        alikes = [
-            Alike(runpod.PREFIXES, runpod.build(context), runpod_dress),
-            Alike(vast.PREFIXES, vast.build(context), vast_dress),
-        ]
-        front = Front(build_api(context), alikes)
+        front = Front(build_api(context), [one.serve(context) for one in self._look_alikes])
         config = uvicorn.Config(
             Wire(front, faults=self.faults, journal=self.journal, now=market.now, dress=front.dress),
             http=CuttableProtocol, ws="none", date_header=False,

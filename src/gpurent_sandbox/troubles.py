@@ -10,7 +10,7 @@ OTHER_GPUS = ("A40", "RTX A5000")
 
 
 def deal(faults: Faults, now: float, order: Order, machine: Machine) -> Troubles:
-    """Take what is armed. Some of it can only be told by the look-alikes, or is told by one of them alone."""
+    """Take what is armed, as far as the API that rents can tell of it."""
 
     def struck(fault: Fault) -> bool:
         return faults.take(fault) is not None
@@ -24,7 +24,7 @@ def deal(faults: Faults, now: float, order: Order, machine: Machine) -> Troubles
         return None if rule is None else rule.amount
 
     vanish, count = after(Fault.HOST_VANISHES), after(Fault.WRONG_GPU_COUNT)
-    alike, bid = order.api != "sandbox", order.interruptible
+    bid = order.interruptible
     return Troubles(
         listed_from=now + seconds(Fault.LIST_LAG),
         boot_stuck=struck(Fault.BOOT_STUCK),
@@ -32,22 +32,17 @@ def deal(faults: Faults, now: float, order: Order, machine: Machine) -> Troubles
         refuse_key_s=seconds(Fault.SSHD_REFUSES_KEY_FOR),
         vanish_at=None if vanish is None else now + vanish,
         no_address=struck(Fault.NO_ADDRESS),
-        price_late=struck(Fault.PRICE_LATE),
         gpu_count=None if count is None else int(count),
         move_after_s=after(Fault.ENDPOINT_MOVES),
         no_key=struck(Fault.NO_INSTANCE_KEY),
         boot_fails=struck(Fault.BOOT_FAILS),
-        bad_image=struck(Fault.BAD_IMAGE) if order.api == "vast" else False,
+        bad_image=struck(Fault.BAD_IMAGE) if Fault.BAD_IMAGE in order.tells else False,
         outbid_after_s=after(Fault.OUTBID) if bid else None,
         back_after_s=after(Fault.OUTBID_RETURNS) if bid else None,
-        stops_after_s=after(Fault.STOPS_UNASKED) if alike else None,
-        unknown_s=seconds(Fault.HEARTBEAT_LOST),
-        offline_s=seconds(Fault.HOST_OFFLINE),
+        stops_after_s=after(Fault.STOPS_UNASKED) if Fault.STOPS_UNASKED in order.tells else None,
         ports_late_s=seconds(Fault.PORTS_LATE),
         sshd_first_s=seconds(Fault.SSHD_FIRST),
         other_gpu=next(gpu for gpu in OTHER_GPUS if gpu != machine.gpu) if struck(Fault.WRONG_GPU) else "",
-        elsewhere=struck(Fault.WRONG_DATA_CENTER),
-        crash_loop=struck(Fault.CRASH_LOOP),
         raised_percent=after(Fault.PRICE_RAISED),
         raised_after_s=seconds(Fault.PRICE_RAISED_LATER),
         foreign_mbps=after(Fault.FOREIGN_TRAFFIC),

@@ -20,6 +20,8 @@ from gpurent.money import Usd
 from gpurent.testing.conformance import ANY, launch
 from gpurent_sandbox.faults import Fault
 from gpurent_sandbox.processes import processes_under
+from gpurent_sandbox.runpod.faults import RunPodFault
+from gpurent_sandbox.vast.faults import VastFault
 
 
 def instance_key(renter: Renter) -> str:
@@ -128,7 +130,7 @@ def test_an_adopted_instance_is_compared_as_well(renter: Renter, fault: Fault) -
 
 def test_a_price_that_comes_late_and_higher_is_noticed_before_ssh(renter: Renter) -> None:
     """A cost of 0 is believed only until there is another."""
-    renter.harness.sandbox.faults.set(Fault.PRICE_LATE)
+    renter.harness.sandbox.faults.set(RunPodFault.PRICE_LATE)
     renter.harness.sandbox.faults.set(Fault.WRONG_PRICE)
     with pytest.raises(OfferGone, match="giving it back"):
         renter.reach(renter.rent())
@@ -151,11 +153,11 @@ def test_an_instance_that_never_answers_is_given_up(renter: Renter, fault: Fault
     [
         (Fault.SSHD_REFUSES_KEY_FOR, 1.0),
         (Fault.LIST_LAG, 1.5),
-        (Fault.PRICE_LATE, None),
-        (Fault.HEARTBEAT_LOST, 1.0),
+        (RunPodFault.PRICE_LATE, None),
+        (VastFault.HEARTBEAT_LOST, 1.0),
         (Fault.SSHD_FIRST, 1.0),
-        (Fault.RAW_CONTROL, None),
-        (Fault.MIN_INTERVALS, 0.1),
+        (VastFault.RAW_CONTROL, None),
+        (VastFault.MIN_INTERVALS, 0.1),
         (Fault.PORTS_LATE, 1.0),
     ],
 )
@@ -259,8 +261,8 @@ def test_a_machine_that_accepts_and_says_nothing_is_given_up(renter: Renter) -> 
 @pytest.mark.parametrize(
     "fault",
     [
-        Fault.HTTP_500, Fault.HTTP_502, Fault.HTTP_429, Fault.RATE_LIMIT_IN_JSON, Fault.HTTP_RESET, Fault.HTTP_TIMEOUT,
-        Fault.HTTP_TRICKLE,
+        Fault.HTTP_500, Fault.HTTP_502, Fault.HTTP_429, VastFault.RATE_LIMIT_IN_JSON, Fault.HTTP_RESET,
+        Fault.HTTP_TIMEOUT, Fault.HTTP_TRICKLE,
     ],
 )  # fmt: skip
 def test_an_end_survives_an_api_that_fails(renter: Renter, fault: Fault) -> None:

@@ -17,8 +17,8 @@ from tests.session.world import Cli, wait_for
 from gpurent.clock import SystemClock
 from gpurent.testing.conformance import ANY, launch
 from gpurent_providers.runpod.provider import RunPodProvider
-from gpurent_sandbox.address import SandboxAddress, discover
-from gpurent_sandbox.runpod import pods
+from gpurent_sandbox.address import discover
+from gpurent_sandbox.runpod import RUNPOD, pods
 from gpurent_sandbox.server import Sandbox
 
 
@@ -40,7 +40,7 @@ def test_every_broken_rule_fails_its_test(repository: Path) -> None:
 def test_a_sandbox_in_a_process_of_its_own_tells_as_well(tmp_path: Path, rule_book: RuleBook) -> None:
     """``gpurent sandbox up`` writes into the same file."""
     with Sandbox(seed=1) as other:
-        cli = Cli(tmp_path, other, SandboxAddress.runpod_env)
+        cli = Cli(tmp_path, other, RUNPOD.env)
         box = tmp_path / "state" / "sandbox"
         started = cli.start("sandbox", "up")
         try:

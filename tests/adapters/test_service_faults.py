@@ -23,6 +23,10 @@ from gpurent.spi import SupportsClock, SupportsKeys
 from gpurent.testing.conformance import ANY, PUBLIC_KEY
 from gpurent_providers.runpod.wire import Place
 from gpurent_sandbox.faults import Fault
+from gpurent_sandbox.installed import LOOK_ALIKES
+from gpurent_sandbox.lookalike import fault_kinds
+from gpurent_sandbox.runpod.faults import RunPodFault
+from gpurent_sandbox.vast.faults import VastFault
 
 vast = pytest.mark.parametrize("harness", ["vastai"], indirect=True)
 runpod = pytest.mark.parametrize("harness", ["runpod"], indirect=True)
@@ -68,7 +72,7 @@ def test_dearer_traffic_is_no_bargain_either(renter: Renter) -> None:
 @runpod
 def test_a_pod_in_another_data_centre_is_given_back(renter: Renter) -> None:
     """Where data may lie was chosen with the offer."""
-    renter.harness.sandbox.faults.set(Fault.WRONG_DATA_CENTER)
+    renter.harness.sandbox.faults.set(RunPodFault.WRONG_DATA_CENTER)
     offer = renter.offer()
     with pytest.raises(OfferGone, match=f"OC-AU-1, not in {offer.region}; giving it back"):
         renter.rent(offer=offer)
@@ -104,7 +108,7 @@ def test_no_capacity_at_one_place_leaves_the_others(renter: Renter) -> None:
     api = renter.rentals.providers["runpod"]
     first, second, *_ = sorted(api.offers(ANY), key=lambda one: one.id)
     place = Place.parse(first.id)
-    renter.harness.sandbox.faults.set(Fault.NO_CAPACITY, p=1.0, on=f"{place.cloud}/{place.center}/{place.gpu_id}")
+    renter.harness.sandbox.faults.set(RunPodFault.NO_CAPACITY, p=1.0, on=f"{place.cloud}/{place.center}/{place.gpu_id}")
     with pytest.raises(OfferGone, match="no longer any instances"):
         renter.rent(offer=first)
     again = renter.again()
@@ -125,7 +129,7 @@ def test_an_image_that_is_not_in_the_registry_is_refused_at_once(renter: Renter)
 def test_a_key_that_wants_a_second_factor_rents_nothing(renter: Renter) -> None:
     """Nothing was made, and the hint says which key to make."""
     offer = renter.offer()
-    renter.harness.sandbox.faults.set(Fault.SECOND_FACTOR, p=1.0)
+    renter.harness.sandbox.faults.set(VastFault.SECOND_FACTOR, p=1.0)
     with pytest.raises(AuthFailed, match="Two Factor"):
         renter.rent(offer=offer)
     assert renter.ledger.open_rentals() == ()
@@ -136,7 +140,7 @@ def test_a_key_that_wants_a_second_factor_rents_nothing(renter: Renter) -> None:
 def test_a_create_that_comes_too_soon_is_not_repeated(renter: Renter) -> None:
     """429 made nothing; how long to wait stands in the body."""
     offer = renter.offer()
-    renter.harness.sandbox.faults.set(Fault.RATE_LIMIT_IN_JSON, value=7, on=renter.harness.create_fault)
+    renter.harness.sandbox.faults.set(VastFault.RATE_LIMIT_IN_JSON, value=7, on=renter.harness.create_fault)
     with pytest.raises(RateLimited) as caught:
         renter.rent(offer=offer)
     assert caught.value.retry_after == 7 and renter.harness.create_requests() == 1
@@ -157,7 +161,7 @@ def test_a_host_that_cannot_find_the_image_ends_the_wait(renter: Renter) -> None
 @vast
 def test_a_host_that_goes_offline_is_given_up(renter: Renter) -> None:
     """Vast.ai calls it terminal, though it may come back: it is destroyed, so that it does not come back to bill."""
-    renter.harness.sandbox.faults.set(Fault.HOST_OFFLINE, value=30)
+    renter.harness.sandbox.faults.set(VastFault.HOST_OFFLINE, value=30)
     with pytest.raises(HostUnreachable, match="the machine was stopped"):
         renter.reach(renter.rent())
 
@@ -166,7 +170,7 @@ def test_a_host_that_goes_offline_is_given_up(renter: Renter) -> None:
 def test_a_host_that_was_offline_and_is_back_is_seen_as_running(renter: Renter) -> None:
     """The adapter holds no grudge: a look tells what is."""
     api = renter.rentals.providers["vastai"]
-    renter.harness.sandbox.faults.set(Fault.HOST_OFFLINE, value=4)
+    renter.harness.sandbox.faults.set(VastFault.HOST_OFFLINE, value=4)
     held = renter.rent()
     seen: list[Phase] = []
 
@@ -208,7 +212,7 @@ def test_ports_that_come_late_are_bridged_by_the_proxy(renter: Renter) -> None:
 @vast
 def test_an_account_of_a_team_is_reached_by_the_start_up_script(renter: Renter) -> None:
     """No key can be attached: asked once, told, and not asked again."""
-    renter.harness.sandbox.faults.set(Fault.TEAM_KEYS, times=5)
+    renter.harness.sandbox.faults.set(VastFault.TEAM_KEYS, times=5)
     held = renter.rent()
     with closing(renter.reach(held)) as host:
         assert host.run("true").status == 0
@@ -224,7 +228,7 @@ def test_an_account_of_a_team_is_reached_by_the_start_up_script(renter: Renter) 
 @runpod
 def test_a_container_that_never_stays_up_is_given_up(renter: Renter) -> None:
     """RUNNING without ports and uptime: its machine runs, and that is all."""
-    renter.harness.sandbox.faults.set(Fault.CRASH_LOOP)
+    renter.harness.sandbox.faults.set(RunPodFault.CRASH_LOOP)
     waiting = hasty(renter)
     with pytest.raises(HostUnreachable, match="its container has not come up"):
         waiting.reach(waiting.rent())
@@ -289,7 +293,7 @@ def test_a_clock_of_a_service_that_is_ahead_is_measured(renter: Renter) -> None:
 @vast
 def test_an_old_list_that_is_empty_fools_nobody(renter: Renter) -> None:
     """Brokers that believed it rented again and again; ours asks for the new one."""
-    renter.harness.sandbox.faults.set(Fault.OLD_LIST_EMPTY, p=1.0)
+    renter.harness.sandbox.faults.set(VastFault.OLD_LIST_EMPTY, p=1.0)
     renter.harness.sandbox.faults.set(Fault.CREATE_REPLY_LOST)
     held = renter.rent()
     key = {"Authorization": f"Bearer {renter.harness.sandbox.account_key}"}
@@ -305,11 +309,11 @@ def ordered(folders: tuple[str, ...]) -> Iterator[str]:
     """Faults that are named in tests."""
     for path in (path for folder in folders for path in Path(__file__).parents[1].glob(f"{folder}/test_*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "Fault":
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id.endswith("Fault"):
                 yield node.attr
 
 
 def test_every_fault_is_ordered_before_an_adapter() -> None:
     """One that nobody orders proves nothing. The sandbox's own listing is that of the simulation."""
     own = {"PAGES_SHIFT"}
-    assert {fault.name for fault in Fault} - own == set(ordered(("adapters", "vast", "runpod")))
+    assert {kind.name for kind in fault_kinds(LOOK_ALIKES)} - own == set(ordered(("adapters", "vast", "runpod")))

@@ -15,8 +15,8 @@ import pytest
 from tests.session.world import ROOT
 from tests.warm import client as warm
 
-from gpurent_sandbox.faults import Fault
 from gpurent_sandbox.server import Sandbox
+from gpurent_sandbox.vast.faults import VastFault
 
 
 @dataclass
@@ -96,7 +96,7 @@ def test_a_key_is_taken_from_the_first_place_that_has_one(person: Person) -> Non
 def test_the_doctor_is_not_green_when_the_key_opens_nothing(person: Person) -> None:
     """Vast.ai's search needs no key: a key that wants a second factor, or is wrong, fails its check all the same."""
     env = {"VAST_API_KEY": person.sandbox.account_key, "GPURENT_PROVIDERS": "vastai"}
-    person.sandbox.faults.set(Fault.SECOND_FACTOR, p=1.0)
+    person.sandbox.faults.set(VastFault.SECOND_FACTOR, p=1.0)
     try:
         locked = person.run("doctor", **env)
     finally:

@@ -32,6 +32,7 @@ from gpurent_providers.runpod import PLUGIN, keyfile
 from gpurent_providers.runpod.provider import RunPodProvider
 from gpurent_providers.runpod.wire import Place
 from gpurent_sandbox.faults import Fault
+from gpurent_sandbox.runpod.faults import RunPodFault
 from gpurent_sandbox.server import Sandbox
 
 
@@ -126,7 +127,7 @@ def test_a_pod_key_cannot_create_and_that_is_no_hole_in_the_account(harness: Run
 
 def test_a_cost_that_comes_late_is_the_agreed_one(harness: RunPodHarness) -> None:
     """RunPod may say 0 of a pod that starts."""
-    harness.sandbox.faults.set(Fault.PRICE_LATE)
+    harness.sandbox.faults.set(RunPodFault.PRICE_LATE)
     offer, made = rent(harness)
     assert made.price == offer.price
 

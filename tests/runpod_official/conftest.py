@@ -13,6 +13,7 @@ from filelock import FileLock
 from tests.adapters.alike import obeyed
 from tests.runpod_official.mcp import McpServer
 
+from gpurent_sandbox.runpod import RUNPOD
 from gpurent_sandbox.server import Sandbox
 
 PACKAGE, VERSION = "@runpod/mcp-server", "4.0.0"
@@ -60,6 +61,6 @@ def sandbox() -> Iterator[Sandbox]:
 @pytest.fixture(scope="module")
 def server(program: Path, sandbox: Sandbox) -> Iterator[McpServer]:
     """It runs unchanged: nothing but its own environment variables lead it to the sandbox."""
-    env = {"PATH": os.environ["PATH"], "HOME": os.environ["HOME"], **sandbox.address.runpod_env()}
+    env = {"PATH": os.environ["PATH"], "HOME": os.environ["HOME"], **RUNPOD.env(sandbox.address)}
     with McpServer(["node", str(program)], env, name="t", version="0") as started:
         yield started

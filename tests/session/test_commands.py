@@ -20,9 +20,11 @@ from gpurent.testing.conformance import ANY, launch
 from gpurent_providers.vastai.provider import VastProvider
 from gpurent_sandbox.address import SandboxAddress
 from gpurent_sandbox.held import Order
+from gpurent_sandbox.runpod import RUNPOD
 from gpurent_sandbox.server import Sandbox
+from gpurent_sandbox.vast import VAST
 
-SERVICES = {"sandbox": SandboxAddress.env, "runpod": SandboxAddress.runpod_env, "vastai": SandboxAddress.vast_env}
+SERVICES = {"sandbox": SandboxAddress.env, "runpod": RUNPOD.env, "vastai": VAST.env}
 """Adapters before their look-alikes: what the four tests of one complete run show holds for each."""
 
 
@@ -167,7 +169,7 @@ def test_a_charge_with_our_tag_that_no_ledger_explains_is_no_success(tmp_path: P
     """It may be an orphan that still runs: ``costs`` warns in words, and exits 5."""
     clock = EarlierClock()
     with Sandbox(clock=clock, boot_s=0.2, seed=7) as sandbox:
-        cli = Cli(tmp_path, sandbox, SandboxAddress.vast_env)
+        cli = Cli(tmp_path, sandbox, VAST.env)
         with closing(VastProvider(sandbox.url, sandbox.account_key, SystemClock())) as elsewhere:
             elsewhere.create(elsewhere.offers(ANY)[0], launch("gpurent-20260101-000000-lost-1"))
         clock.behind = 0.0

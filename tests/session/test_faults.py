@@ -29,6 +29,7 @@ from gpurent_remote.host import Waits
 from gpurent_sandbox.catalogue import default_machines
 from gpurent_sandbox.faults import Fault
 from gpurent_sandbox.held import Order
+from gpurent_sandbox.runpod import RUNPOD
 from gpurent_sandbox.server import Sandbox
 
 QUICK = Patience(boot_s=15, poll_s=0.1, connect_s=15, search_s=3, destroy_s=30, confirm_every_s=0.1)
@@ -264,7 +265,7 @@ def test_an_account_without_credit_is_left_for_another(cli: Cli, monkeypatch: py
     """Its other offers are not tried: they would all be refused. Another provider's offer does the job."""
     cheap = [replace(one, price=Price(Usd(20_000))) for one in default_machines(random.Random(1))]
     with Sandbox(boot_s=0.2, machines=cheap, balance=Usd(1_000)) as broke:
-        for name, value in {**cli.sandbox.env(), **broke.address.runpod_env()}.items():
+        for name, value in {**cli.sandbox.env(), **RUNPOD.env(broke.address)}.items():
             monkeypatch.setenv(name, value)
         with Broker(home=cli.folder / "state", patience=QUICK) as broker:
             trained = broker.train(Job.from_config(make_job(cli.folder)), budget=Usd.parse("1"))

@@ -10,9 +10,10 @@ from tests.session.world import Cli, make_job
 from tests.thorough import often
 
 from gpurent.budget.events import Kind
-from gpurent_sandbox.address import SandboxAddress
 from gpurent_sandbox.images import IMAGES, Trait
+from gpurent_sandbox.runpod import RUNPOD
 from gpurent_sandbox.server import Sandbox
+from gpurent_sandbox.vast import VAST
 
 FITS = (
     Trait.SLOW_LINK, Trait.READ_ONLY_WORKSPACE, Trait.CLOCK_AHEAD, Trait.CLOCK_BEHIND, Trait.NO_DNS, Trait.NOISE,
@@ -102,7 +103,7 @@ def test_a_bad_image_costs_two_machines_and_no_good_name(cli: Cli, sandbox: Sand
     assert best(cli) == first and sandbox.truth() == []
 
 
-@pytest.mark.parametrize("leads", [SandboxAddress.vast_env, SandboxAddress.runpod_env])
+@pytest.mark.parametrize("leads", [VAST.env, RUNPOD.env])
 def test_a_look_alike_says_that_its_gpu_is_simulated(cli: Cli, leads: Any) -> None:
     """What trains on a CPU is never silent about it."""
     make_job(cli.folder)

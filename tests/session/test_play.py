@@ -13,6 +13,7 @@ from gpurent.budget.errors import BudgetError
 from gpurent.budget.ledger import Ledger
 from gpurent.clock import ManualClock
 from gpurent_sandbox.address import SandboxAddress
+from gpurent_sandbox.vast import VAST
 
 REAL = {"RUNPOD_API_KEY": "rpa_no_sandbox_key", "RUNPOD_API_BASE_URL": "http://127.0.0.1:9"}
 """RunPod's adapter with a key that is not a sandbox's; nobody answers there, so nothing can be rented."""
@@ -45,7 +46,7 @@ def test_asked_for_by_name_it_is_listed_and_every_row_says_what_it_is(both: Cli)
     assert rows and all("PLAY MONEY" in row for row in rows)
 
 
-@pytest.mark.parametrize("leads", [SandboxAddress.env, SandboxAddress.vast_env])
+@pytest.mark.parametrize("leads", [SandboxAddress.env, VAST.env])
 def test_a_run_for_play_money_says_so_wherever_it_is_shown(cli: Cli, leads: object) -> None:
     """Also where a look-alike was led to the sandbox under a real service's name."""
     cli.leads = leads  # type: ignore[assignment]

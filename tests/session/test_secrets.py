@@ -15,11 +15,13 @@ from tests.stub.control import StubEngine
 
 from gpurent_sandbox.address import SandboxAddress
 from gpurent_sandbox.faults import Fault
+from gpurent_sandbox.runpod import RUNPOD
 from gpurent_sandbox.server import Sandbox
+from gpurent_sandbox.vast import VAST
 
 SERVICES: dict[str, Callable[[SandboxAddress], dict[str, str]]] = {
-    "runpod": SandboxAddress.runpod_env,
-    "vastai": SandboxAddress.vast_env,
+    "runpod": RUNPOD.env,
+    "vastai": VAST.env,
 }
 
 

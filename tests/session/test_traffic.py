@@ -24,6 +24,7 @@ from gpurent.model import Launch, Need, Price
 from gpurent_sandbox.catalogue import Machine
 from gpurent_sandbox.faults import Fault
 from gpurent_sandbox.server import Sandbox
+from gpurent_sandbox.vast import VAST
 
 QUICK = Patience(boot_s=15, poll_s=0.1, connect_s=15, search_s=3, destroy_s=30, confirm_every_s=0.1)
 PRICE = Price(Usd.parse("0.20"), Usd.parse("0.10"), Usd.parse("0.004"), Usd.parse("0.006"))
@@ -53,7 +54,7 @@ def clock() -> LaterClock:
 def broker(cli: Cli, clock: LaterClock, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Broker:
     """Before each service that bills traffic."""
     address = cli.sandbox.address
-    for name, value in (address.env() if request.param == "sandbox" else address.vast_env()).items():
+    for name, value in (address.env() if request.param == "sandbox" else VAST.env(address)).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("GPURENT_PROVIDERS", request.param)
     return Broker(home=cli.folder / "state", patience=QUICK, clock=clock)

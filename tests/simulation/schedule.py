@@ -11,6 +11,8 @@ from tests.simulation.engine import Course
 from gpurent.budget.events import Kind
 from gpurent.money import Usd
 from gpurent_sandbox.faults import Fault, Rule
+from gpurent_sandbox.runpod.faults import RunPodFault
+from gpurent_sandbox.vast.faults import VastFault
 
 NEVER = math.inf
 
@@ -204,7 +206,7 @@ TROUBLES = (
 """What goes wrong without the market's doing."""
 ELSEWHERE = {
     Fault.NO_ADDRESS: "the look-alikes of Vast.ai and RunPod only",
-    Fault.PRICE_LATE: "the look-alike of RunPod only",
+    **dict.fromkeys(RunPodFault, "the look-alike of RunPod only"),
     Fault.SHORT_PAGES: "the look-alikes only",
     Fault.WRONG_GPU_COUNT: "the look-alikes only: the sandbox's own API does not tell the number",
     Fault.WRONG_GPU: "the look-alikes only",
@@ -215,25 +217,10 @@ ELSEWHERE = {
     Fault.HTTP_502: "here it is HTTP_500",
     Fault.HTTP_TRICKLE: "a matter of sockets, and there are none here",
     Fault.LINK_FROZEN: "a matter of sockets, and there are none here",
-    **dict.fromkeys((Fault.WRONG_DATA_CENTER, Fault.NO_CAPACITY, Fault.CRASH_LOOP), "the look-alike of RunPod only"),
     Fault.SSHD_FIRST: "a matter of SSH, and hosts here speak none",
     Fault.BOOT_FAILS: "the look-alike of Vast.ai only: here it is BOOT_STUCK",
     **dict.fromkeys(
-        (
-            Fault.OUTBID,
-            Fault.HEARTBEAT_LOST,
-            Fault.RAW_CONTROL,
-            Fault.MIN_INTERVALS,
-            Fault.SEARCH_QUOTA,
-            Fault.SECOND_FACTOR,
-            Fault.WRONG_TRAFFIC_PRICE,
-            Fault.RATE_LIMIT_IN_JSON,
-            Fault.HOST_OFFLINE,
-            Fault.OUTBID_RETURNS,
-            Fault.OLD_LIST_EMPTY,
-            Fault.TEAM_KEYS,
-        ),
-        "the look-alike of Vast.ai only",
+        (Fault.OUTBID, Fault.WRONG_TRAFFIC_PRICE, Fault.OUTBID_RETURNS, *VastFault), "the look-alike of Vast.ai only"
     ),
 }
 """Faults that cannot strike here, and why; ``tests/adapters``, ``tests/vast`` and ``tests/runpod`` order them."""

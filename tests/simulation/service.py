@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 from tests.simulation.strangers import JSON, Answer, Sight, Strangers
 
 from gpurent_sandbox.api import Context, Keys, build_api
-from gpurent_sandbox.faults import Fault, Faults, Rule
+from gpurent_sandbox.faults import FaultKind, Faults, Rule
 from gpurent_sandbox.held import Held, Refusal
 from gpurent_sandbox.journal import Journal
 from gpurent_sandbox.market import Market
@@ -42,7 +42,7 @@ class CountingFaults(Faults):
 
     struck: Counter[str]
 
-    def take(self, fault: Fault, request: str = "") -> Rule | None:
+    def take(self, fault: FaultKind, request: str = "") -> Rule | None:
         if fault not in self._rules:
             return None
         rule = super().take(fault, request)

@@ -38,6 +38,8 @@ from gpurent_providers.vastai.keyfile import key_in_files
 from gpurent_providers.vastai.provider import PACES, VastProvider
 from gpurent_sandbox.faults import Fault
 from gpurent_sandbox.server import Sandbox
+from gpurent_sandbox.vast import VAST
+from gpurent_sandbox.vast.faults import VastFault
 
 
 def rent(harness: VastHarness, tag: str = "tag-1", number: int = 0) -> tuple[Offer, Instance]:
@@ -59,7 +61,7 @@ def test_a_market_of_more_than_a_search_shows_is_seen_whole() -> None:
 def test_a_market_that_was_not_seen_whole_is_told_to_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A thousand machines with too old a driver fill all searches: the quote says that there may be more."""
     with Sandbox(seed=1, machines=machines(search.MAX_PAGES * search.CAP + 1)) as large:
-        for name, value in large.address.vast_env().items():
+        for name, value in VAST.env(large.address).items():
             monkeypatch.setenv(name, value)
         with closing(VastHarness(large)) as harness:
             found = harness.vast.offers(replace(ANY, min_cuda=(13, 0)))
@@ -102,7 +104,7 @@ def test_a_search_quota_is_told_with_its_end(harness: VastHarness) -> None:
     clock = ManualClock(harness.clock.now())
     harness.clock = clock
     with closing(harness.open(harness.sandbox.account_key, Policy(attempts=4))) as patient:
-        harness.sandbox.faults.set(Fault.SEARCH_QUOTA, times=5)
+        harness.sandbox.faults.set(VastFault.SEARCH_QUOTA, times=5)
         before = harness.requests()
         with pytest.raises(RateLimited) as caught:
             patient.offers(ANY)
@@ -172,7 +174,7 @@ def test_a_key_for_an_instance_that_is_not_there_yet_is_too_early(harness: VastH
 # Looking
 
 
-@pytest.mark.parametrize("fault", [Fault.GET_404_WHILE_ALIVE, Fault.RAW_CONTROL])
+@pytest.mark.parametrize("fault", [Fault.GET_404_WHILE_ALIVE, VastFault.RAW_CONTROL])
 def test_a_look_that_is_misled_is_put_right(harness: VastHarness, fault: Fault) -> None:
     """A false 404 is checked against the list, and control characters in a message break nothing."""
     _, made = rent(harness)
@@ -224,7 +226,7 @@ def test_a_second_factor_is_no_wrong_key_and_says_what_to_do(
     harness: VastHarness, act: Callable[[VastProvider], object]
 ) -> None:
     """A permanent refusal: the hint names the way out."""
-    harness.sandbox.faults.set(Fault.SECOND_FACTOR)
+    harness.sandbox.faults.set(VastFault.SECOND_FACTOR)
     with pytest.raises(AuthFailed) as caught:
         act(harness.vast)
     assert "second factor" in caught.value.hint
@@ -247,7 +249,7 @@ def too_soon(paces: tuple[Pace, ...]) -> set[str]:
     """Requests of a long search and a rental that come too soon for Vast.ai; waiting is the clock's, not ours."""
     clock = ManualClock(time.time())
     with Sandbox(clock=clock, boot_s=BOOT_S, seed=1, machines=machines(search.CAP * 5 + 1)) as strict:
-        strict.faults.set(Fault.MIN_INTERVALS)
+        strict.faults.set(VastFault.MIN_INTERVALS)
         policy = Policy(attempts=1, paces=paces)
         with closing(VastProvider(strict.url, strict.account_key, clock, policy=policy)) as api:
             for _ in range(2):

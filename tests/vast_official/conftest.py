@@ -18,6 +18,7 @@ from tests.vast.harness import machines
 from tests.warm.client import EARLY, Nest, run
 
 from gpurent_sandbox.server import Sandbox
+from gpurent_sandbox.vast import VAST
 
 VERSION = "1.9.1"
 DATA = Path(__file__).parent / "data"
@@ -38,7 +39,7 @@ class Client:
         env = {
             "PATH": os.environ["PATH"], "HOME": str(self.home), "VASTAI_NO_UPDATE_CHECK": "1", "NO_COLOR": "1",
             **{f"XDG_{name}_HOME": str(self.home / name.lower()) for name in ("CONFIG", "CACHE", "STATE", "DATA")},
-            **self.sandbox.address.vast_env(),
+            **VAST.env(self.sandbox.address),
             **{name: os.environ[name] for name in EARLY if name in os.environ},
         }  # fmt: skip
         nest = Nest(str(self.program.with_name("python")), LIBRARIES)

@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 from typer.main import get_command_name
 from typer.models import CommandInfo
 
-from gpurent.cli import exits, lora, streams
+from gpurent.cli import exits, lora, sandbox, streams
 from gpurent.money import ZERO, Usd
 
 if TYPE_CHECKING:
@@ -61,10 +61,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     cls=_Commands,
 )
-sandbox_app = typer.Typer(
-    help="A GPU market on this computer: play money, real SSH.", no_args_is_help=True, rich_markup_mode=None
-)
-app.add_typer(sandbox_app, name="sandbox")
+app.add_typer(sandbox.app, name="sandbox")
 app.add_typer(lora.app, name="lora")
 
 
@@ -513,34 +510,6 @@ def demo(
     from gpurent.cli import demo as command
 
     return command.run(example, output)
-
-
-@sandbox_app.command("up")
-def sandbox_up(
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free port.")] = 0,
-    fault: Annotated[list[str] | None, typer.Option(help="NAME, NAME:TIMES or NAME:p=0.1; may be repeated.")] = None,
-    host: Annotated[
-        list[str] | None,
-        typer.Option(help="MACHINE=IMAGE+TRAIT: what a machine is like, `*` for all; may be repeated."),
-    ] = None,
-    vast: Annotated[bool, typer.Option("--vast", help="Also print what leads Vast.ai's clients to it.")] = False,
-    runpod: Annotated[bool, typer.Option("--runpod", help="Also print what leads RunPod's clients to it.")] = False,
-) -> int:
-    """Serve a market on this computer until Ctrl-C."""
-    from gpurent.cli import sandbox as command
-
-    return command.up(port, fault or [], command.chosen(vast=vast, runpod=runpod), host or [])
-
-
-@sandbox_app.command("env")
-def sandbox_env(
-    vast: Annotated[bool, typer.Option("--vast", help="Also those that lead Vast.ai's clients to it.")] = False,
-    runpod: Annotated[bool, typer.Option("--runpod", help="Also those that lead RunPod's clients to it.")] = False,
-) -> int:
-    """Print the environment variables that lead to the sandbox."""
-    from gpurent.cli import sandbox as command
-
-    return command.env(command.chosen(vast=vast, runpod=runpod))
 
 
 @app.command("help")

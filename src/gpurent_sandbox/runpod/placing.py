@@ -14,6 +14,7 @@ from gpurent_sandbox.catalogue import Machine
 from gpurent_sandbox.faults import Fault
 from gpurent_sandbox.held import Held, Refusal
 from gpurent_sandbox.runpod import catalogue, pods
+from gpurent_sandbox.runpod.faults import RunPodFault
 from gpurent_sandbox.runpod.problems import NO_INSTANCES, Problem
 from gpurent_sandbox.runpod.shelf import Shelf
 from gpurent_sandbox.wire import lose_reply, note_violation
@@ -48,7 +49,7 @@ class Placing:
         if self._faults.take(Fault.BAD_IMAGE):
             raise Problem(422, f"image {body['image']} was not found in the registry")
         machine = pods.choose(self._market.offers(), body, also)
-        if self._faults.take(Fault.NO_CAPACITY, pods.place(machine)):
+        if self._faults.take(RunPodFault.NO_CAPACITY, pods.place(machine)):
             raise Problem(400, NO_INSTANCES)
         price = catalogue.pod_price(self._market.machines(), machine)
         order = replace(pods.order(body, machine, price), account=account)

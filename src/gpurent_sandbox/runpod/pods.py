@@ -11,8 +11,10 @@ from typing import Any
 
 from gpurent.model import Price
 from gpurent_sandbox.catalogue import Machine
+from gpurent_sandbox.faults import Fault, Faults
 from gpurent_sandbox.held import Held, Order, State
 from gpurent_sandbox.runpod.catalogue import CUDA, Wanted, cloud_of, data_center, gpu_id, has_address
+from gpurent_sandbox.runpod.faults import RunPodFault
 from gpurent_sandbox.runpod.problems import NO_INSTANCES, Problem
 
 API = "runpod"
@@ -206,6 +208,29 @@ def refusal(status: int) -> Problem:
     return Problem(status, details[status])
 
 
+@dataclass(frozen=True, slots=True)
+class Troubles:
+    """Faults of this service alone that were dealt to a pod when it was created."""
+
+    price_late: bool = False
+    elsewhere: bool = False
+    crash_loop: bool = False
+
+
+def _deal(faults: Faults) -> Troubles:
+    return Troubles(
+        price_late=faults.take(RunPodFault.PRICE_LATE) is not None,
+        elsewhere=faults.take(RunPodFault.WRONG_DATA_CENTER) is not None,
+        crash_loop=faults.take(RunPodFault.CRASH_LOOP) is not None,
+    )
+
+
+def troubles_of(held: Held) -> Troubles:
+    """What was dealt to a pod."""
+    assert isinstance(held.own_troubles, Troubles)
+    return held.own_troubles
+
+
 def order(body: Mapping[str, Any], machine: Machine, price: Price) -> Order:
     """The order behind a create request that passed ``check_rules``."""
     official = body["image"].startswith("runpod/")
@@ -223,6 +248,8 @@ def order(body: Mapping[str, Any], machine: Machine, price: Price) -> Order:
         price=price,
         sshd_after=SSHD_WANTED,
         ends_without_credit=True,
+        tells=frozenset({Fault.STOPS_UNASKED}),
+        deal=_deal,
         shown={
             "args": body.get("args", ""),
             **{name: body[name] for name in ("cmd", "entrypoint") if name in body},
@@ -273,7 +300,7 @@ def pod_json(held: Held, now: float) -> dict[str, object]:
     word = status(held, now)
     running = word == "RUNNING"
     told = running and now >= held.up_at + held.troubles.ports_late_s
-    hidden = held.troubles.no_address or held.troubles.crash_loop or not has_address(held.machine)
+    hidden = held.troubles.no_address or troubles_of(held).crash_loop or not has_address(held.machine)
     reachable = told and "22/tcp" in held.order.shown["ports"] and not hidden
     port = held.port if reachable else None
     return {
@@ -291,7 +318,7 @@ def pod_json(held: Held, now: float) -> dict[str, object]:
             "memory": held.machine.ram_mb // 1024,
         },
         "cloud": cloud_of(held.machine),
-        "dataCenterId": ELSEWHERE if held.troubles.elsewhere else data_center(held.machine),
+        "dataCenterId": ELSEWHERE if troubles_of(held).elsewhere else data_center(held.machine),
         "cudaVersion": CUDA,
         "ssh": _ssh(held, port, word),
         "cost": _cost(held, word, now),
@@ -304,7 +331,7 @@ def pod_json(held: Held, now: float) -> dict[str, object]:
 
 
 def _cost(held: Held, word: str, now: float) -> float:
-    if word in ("EXITED", "TERMINATED") or (held.troubles.price_late and word != "RUNNING"):
+    if word in ("EXITED", "TERMINATED") or (troubles_of(held).price_late and word != "RUNNING"):
         return 0.0
     return float(held.priced(now).gpu_hour.decimal())
 
@@ -328,7 +355,7 @@ def _ssh(held: Held, port: int | None, word: str) -> dict[str, object]:
 def _runtime(held: Held, port: int | None, now: float) -> dict[str, object]:
     ports = [] if port is None else [{"private": 22, "public": port, "type": "tcp", "ip": "127.0.0.1"}]
     return {
-        "uptime": 0 if held.troubles.crash_loop else max(0, int(now - held.up_at)),
+        "uptime": 0 if troubles_of(held).crash_loop else max(0, int(now - held.up_at)),
         "gpus": [{"util": 0, "memoryUtil": 0}] * held.gpu_count,
         "cpu": {"util": 1},
         "memory": {"util": 3},

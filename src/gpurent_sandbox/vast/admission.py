@@ -8,7 +8,7 @@ from typing import Any
 from starlette.requests import Request
 
 from gpurent_sandbox.api import Context, bearer
-from gpurent_sandbox.faults import Fault
+from gpurent_sandbox.vast.faults import VastFault
 from gpurent_sandbox.vast.fields import judge_body, judge_query
 from gpurent_sandbox.vast.instances import ref_of
 from gpurent_sandbox.vast.problems import TOO_FREQUENT, Intervals, Problem
@@ -63,12 +63,12 @@ class Door:
         given = _key(request)
         if given or not free:
             self._check_key(given, request, bad_key, own=own)
-            if not free and self._faults.take(Fault.SECOND_FACTOR):
+            if not free and self._faults.take(VastFault.SECOND_FACTOR):
                 raise Problem(401, "auth_error", SECOND_FACTOR)
         where = f"{request.method} {request.url.path}"
-        if hasty := self._faults.take(Fault.RATE_LIMIT_IN_JSON, where):
+        if hasty := self._faults.take(VastFault.RATE_LIMIT_IN_JSON, where):
             raise Problem(429, "rate_limit_exceeded", TOO_FREQUENT, more={"retry_after": hasty.amount})
-        rule = self._faults.armed(Fault.MIN_INTERVALS)
+        rule = self._faults.armed(VastFault.MIN_INTERVALS)
         if rule is not None:
             self._intervals.check(given, request.method, request.url.path, self._market.now(), rule.amount)
         return await self._shape(request, body, query)

@@ -19,6 +19,7 @@ from gpurent_sandbox.held import MAIN_ACCOUNT, Held, Refusal
 from gpurent_sandbox.vast import instances, offers
 from gpurent_sandbox.vast.account import KeyRing
 from gpurent_sandbox.vast.admission import Door, read_json, refuse
+from gpurent_sandbox.vast.faults import VastFault
 from gpurent_sandbox.vast.filters import bad_key, check, holds
 from gpurent_sandbox.vast.paging import page
 from gpurent_sandbox.vast.problems import MOVED_LIST, Problem
@@ -94,7 +95,7 @@ class InstanceCalls:
 
     async def old_listing(self, request: Request) -> Response:
         """Switched off; with a fault it says that there is nothing, which is worse."""
-        if self._faults.take(Fault.OLD_LIST_EMPTY):
+        if self._faults.take(VastFault.OLD_LIST_EMPTY):
             return JSONResponse({"success": True, "instances_found": 0, "instances": []})
         raise refuse(request, 410, "deprecated_endpoint", MOVED_LIST)
 
@@ -134,7 +135,7 @@ class InstanceCalls:
 
     def _reply(self, body: dict[str, Any]) -> Response:
         text = json.dumps(body)
-        if self._faults.take(Fault.RAW_CONTROL):
+        if self._faults.take(VastFault.RAW_CONTROL):
             text = text.replace("\\u001b", "\x1b")
         return Response(text, media_type="application/json")
 
@@ -240,7 +241,7 @@ class InstanceCalls:
         """Let a public key into an instance, at once."""
         body = await self._door.admit(request, body="key")
         held = self._find(request)
-        if self._faults.take(Fault.TEAM_KEYS):
+        if self._faults.take(VastFault.TEAM_KEYS):
             raise Problem(400, "team_ssh_keys_not_supported", "SSH keys of teams are not supported.")
         key = body["ssh_key"].strip()
         if key in held.admitted:

@@ -9,8 +9,10 @@ from typing import Any
 
 from gpurent.model import Price
 from gpurent.money import Usd
+from gpurent_sandbox.faults import Fault, Faults
 from gpurent_sandbox.held import OUTBID, Held, Order, State
 from gpurent_sandbox.vast import offers
+from gpurent_sandbox.vast.faults import VastFault
 from gpurent_sandbox.vast.offers import Ask
 from gpurent_sandbox.vast.ports import Mapped, mapped, variables
 from gpurent_sandbox.vast.ports import shown as listed
@@ -30,6 +32,24 @@ STORED = frozenset(
 """Columns of an instance by which a list can be filtered and ordered; the others are computed."""
 _DIRECT = ("ssh_direct", "ssh_direc", "jupyter_direct", "jupyter_direc")
 _NEVER = "var/sshd.never"
+
+
+@dataclass(frozen=True, slots=True)
+class Troubles:
+    """Faults of this service alone that were dealt to an instance when it was created."""
+
+    unknown_s: float = 0.0
+    offline_s: float = 0.0
+
+
+def _deal(faults: Faults) -> Troubles:
+    return Troubles(faults.seconds(VastFault.HEARTBEAT_LOST), faults.seconds(VastFault.HOST_OFFLINE))
+
+
+def troubles_of(held: Held) -> Troubles:
+    """What was dealt to an instance of this service."""
+    assert isinstance(held.own_troubles, Troubles)
+    return held.own_troubles
 
 
 def number(held: Held) -> int:
@@ -62,6 +82,8 @@ def order(body: Mapping[str, Any], ask: Ask) -> Order:
         price=price,
         sshd_after=_NEVER if words == ["args"] else "",
         interruptible=bid is not None,
+        tells=frozenset({Fault.BAD_IMAGE, Fault.STOPS_UNASKED}),
+        deal=_deal,
         shown={
             "runtype": " ".join(words),
             "env": [[key, value] for key, value in env.items()],
@@ -118,9 +140,9 @@ def words(held: Held, now: float) -> Words:
             return Words("stopped", "running", "stopped", "running")
         case State.STOPPED:
             return Words("exited", "stopped", "stopped", "stopped", held.message)
-        case State.RUNNING if now < held.up_at + held.troubles.unknown_s:
+        case State.RUNNING if now < held.up_at + troubles_of(held).unknown_s:
             return Words("unknown", message=up)
-        case State.RUNNING if now < held.up_at + held.troubles.offline_s:
+        case State.RUNNING if now < held.up_at + troubles_of(held).offline_s:
             return Words("offline", message=up)
         case _:
             return Words("running", message=up)

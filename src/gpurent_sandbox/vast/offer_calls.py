@@ -14,6 +14,7 @@ from gpurent_sandbox.held import MAIN_ACCOUNT, Held, Order, Refusal
 from gpurent_sandbox.vast import instances, offers
 from gpurent_sandbox.vast.account import KeyRing
 from gpurent_sandbox.vast.admission import Door, read_json, refuse
+from gpurent_sandbox.vast.faults import VastFault
 from gpurent_sandbox.vast.fields import judge_order
 from gpurent_sandbox.vast.offers import Ask
 from gpurent_sandbox.vast.problems import Problem, respond
@@ -47,7 +48,7 @@ class OfferCalls:
         return self._found(request, body["q"], body.get("select_cols", ["*"]))
 
     def _found(self, request: Request, asked: Any, columns: list[str] | None = None) -> Response:
-        if self._faults.take(Fault.SEARCH_QUOTA):
+        if self._faults.take(VastFault.SEARCH_QUOTA):
             midnight = (int(self._market.now()) // DAY_S + 1) * DAY_S
             reset = {"X-RateLimit-Reset": str(midnight)}
             raise Problem(429, "search_quota_exceeded", "Search quota exceeded", headers=reset)
