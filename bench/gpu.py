@@ -90,7 +90,7 @@ GROUPS: dict[str, tuple[float, Callable[[], list[tuple[Row, int]]] | None]] = {
 """In order: by which share of the time each has to begin its last row, and its rows. Time that is left over goes on."""
 
 
-def serve(name: str, first: int, deadline: float, out: Path, tiny: bool, at: Any) -> None:
+def serve(name: str, first: int, deadline: float, out: Path, *, tiny: bool, at: Any) -> None:
     """One group from its row ``first`` on, in a process of its own; ``at`` tells the parent which row runs."""
     if torch.cuda.is_available():
         try:

@@ -98,7 +98,7 @@ def ledger(folder: Path) -> None:
     say(f"gpurent status over {LINES} lines", found, "python reads and parses them")
 
 
-def pages(url: str, key: str, path: str, token: str, name: str, query: dict[str, str]) -> Callable[[], object]:
+def pages(url: str, key: str, path: str, token: str, *, name: str, query: dict[str, str]) -> Callable[[], object]:
     """The plain way: one page after the other, as fast as the service answers."""
 
     def fetch() -> int:

@@ -62,7 +62,7 @@ def face_of(spec: TrainSpec, path: Path) -> Face | None:
     return Face(x, y, width, height) if x and max(width, height) else None
 
 
-def cut(image: Size, placement: Placement, spec: TrainSpec, face: Face | None, draw: random.Random) -> Cut:
+def cut(image: Size, placement: Placement, spec: TrainSpec, face: Face | None, *, draw: random.Random) -> Cut:
     """How a picture is scaled and cut this time.
 
     Args:
@@ -74,7 +74,7 @@ def cut(image: Size, placement: Placement, spec: TrainSpec, face: Face | None, d
     """
     wanted = placement.bucket
     if face is not None and image != wanted and min(image[0] / wanted[0], image[1] / wanted[1]) >= 1:
-        return _around(image, wanted, face, spec, draw)
+        return _around(image, wanted, face, spec, draw=draw)
     if not spec.random_crop:
         return Cut(placement.resized, placement.crop)
     whole = not spec.enable_bucket and all(side >= least for side, least in zip(image, wanted, strict=True))
@@ -83,7 +83,7 @@ def cut(image: Size, placement: Placement, spec: TrainSpec, face: Face | None, d
     return Cut(resized, (left, top))
 
 
-def _around(image: Size, wanted: Size, face: Face, spec: TrainSpec, draw: random.Random) -> Cut:
+def _around(image: Size, wanted: Size, face: Face, spec: TrainSpec, *, draw: random.Random) -> Cut:
     """The face is as large as the range says, where the picture's size allows it, and in the middle."""
     size, face_size = min(wanted), max(face.width, face.height)
     low, high = spec.face_crop_aug_range

@@ -17,7 +17,7 @@ _OPEN, _CLOSE = "\ue000", "\ue001"
 """Private letters that stand for doubled braces; no caption holds them."""
 
 
-def draw(caption: str, spec: TrainSpec, epoch: int, place: int, step: int = 0, steps: int = 0) -> str:
+def draw(caption: str, spec: TrainSpec, epoch: int, place: int, *, step: int = 0, steps: int = 0) -> str:
     """One caption as the model sees it.
 
     Args:
@@ -38,7 +38,7 @@ def draw(caption: str, spec: TrainSpec, epoch: int, place: int, step: int = 0, s
     if spec.enable_wildcard:
         text = wildcards(text, chooser)
     if spec.shuffle_caption or spec.token_warmup_step or spec.caption_tag_dropout_rate:
-        text = _tags(text, spec, chooser, step, steps)
+        text = _tags(text, spec, chooser, step, steps=steps)
     return _joined(text, spec)
 
 
@@ -74,7 +74,7 @@ def wildcards(text: str, chooser: random.Random) -> str:
     return line.replace(_OPEN, "{").replace(_CLOSE, "}")
 
 
-def _tags(text: str, spec: TrainSpec, chooser: random.Random, step: int, steps: int) -> str:
+def _tags(text: str, spec: TrainSpec, chooser: random.Random, step: int, *, steps: int) -> str:
     fixed, flexible, tail = _parted(text, spec)
     warm = spec.token_warmup_step
     if 0 < warm < 1:

@@ -145,8 +145,8 @@ def _grid(options: argparse.Namespace) -> int:
         options.lora,
         prompts,
         strengths,
-        settings,
-        lambda label: print(label, file=sys.stderr, flush=True),
+        settings=settings,
+        on_column=lambda label: print(label, file=sys.stderr, flush=True),
     )
     options.out.parent.mkdir(parents=True, exist_ok=True)
     picture.save(options.out)

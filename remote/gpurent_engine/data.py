@@ -217,8 +217,15 @@ def _subset(root: Path, subset: Subset, spec: TrainSpec, wrong: list[DataError])
     path = root / subset.folder
     own = spec.of(subset.settings)
     found = Folder(
-        subset.name, subset.repeats, subset.concept, (), path, subset.regular, subset.group, subset.settings
-    )  # fmt: skip
+        name=subset.name,
+        repeats=subset.repeats,
+        concept=subset.concept,
+        images=(),
+        path=path,
+        regular=subset.regular,
+        group=subset.group,
+        settings=subset.settings,
+    )
     if not path.is_dir():
         hint = "Name an existing folder as image_dir; it starts at the file's own."
         wrong.append(DataError(path, "is not a folder.", hint))
@@ -232,12 +239,12 @@ def _subset(root: Path, subset: Subset, spec: TrainSpec, wrong: list[DataError])
         except (OSError, ValueError, RecursionError) as error:
             wrong.append(DataError(file, f"cannot be read as captions ({error}).", "Name the JSON of a tagger."))
             return None
-    images = _images(replace(found, captions=file), own.caption_extension, own, wrong, masks, listed)
+    images = _images(replace(found, captions=file), own.caption_extension, own, wrong, masks=masks, listed=listed)
     return replace(found, images=images, captions=file)
 
 
 def _images(
-    folder: Folder, extension: str, spec: TrainSpec | None, wrong: list[DataError], masks: Path | None = None,
+    folder: Folder, extension: str, spec: TrainSpec | None, wrong: list[DataError], *, masks: Path | None = None,
     listed: Mapping[str, captionfile.Text] | None = None,
 ) -> tuple[ImageItem, ...]:  # fmt: skip
     path = folder.path
@@ -255,7 +262,7 @@ def _images(
             wrong.append(DataError(picture, f"shares its caption with {first.name}.", "Rename one of the two."))
             continue
         if listed is None:
-            image = _tried(lambda: _image(picture, folder.concept, extension, beside, masks, spec), wrong)  # noqa: B023
+            image = _tried(lambda: _image(picture, folder.concept, extension, beside, masks=masks, spec=spec), wrong)  # noqa: B023
         else:
             image = _tried(lambda: _of_list(picture, folder.captions, listed, masks), wrong)  # noqa: B023
         found += [image] if image is not None else []
@@ -276,13 +283,21 @@ def _is_picture(file: Path) -> bool:
 
 
 def _image(
-    path: Path, concept: str, extension: str, beside: captionfile.Names, masks: Path | None, spec: TrainSpec | None
+    path: Path, concept: str, extension: str, beside: captionfile.Names, *, masks: Path | None, spec: TrainSpec | None
 ) -> ImageItem:  # fmt: skip
     width, height = _size(path)
     source = captionfile.find(path, extension, beside)
     text = _default(path, concept, extension) if source is None else _read(source, spec)
     mask = _mask(path, masks) if masks is not None else None
-    return ImageItem(path, width, height, text.text, source, mask, text.notes)
+    return ImageItem(
+        path=path,
+        width=width,
+        height=height,
+        caption=text.text,
+        caption_path=source,
+        mask_path=mask,
+        caption_notes=text.notes,
+    )
 
 
 def _of_list(
@@ -292,7 +307,14 @@ def _of_list(
     text = listed.get(captionfile.folded(path.stem), captionfile.Text("")).text
     if not text:
         raise DataError(path, "has no caption in the JSON.", "Tag it, or move it out of the folder.")
-    return ImageItem(path, width, height, text, source, _mask(path, masks) if masks is not None else None)
+    return ImageItem(
+        path=path,
+        width=width,
+        height=height,
+        caption=text,
+        caption_path=source,
+        mask_path=_mask(path, masks) if masks is not None else None,
+    )
 
 
 def _mask(path: Path, masks: Path) -> Path:

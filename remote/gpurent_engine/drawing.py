@@ -53,7 +53,7 @@ MODULES = {
 
 @torch.no_grad()
 def latent(
-    stepper: Stepper, conditioner: Conditioner, parts: Parts, plan: Any, sample: Sample, device: torch.device
+    stepper: Stepper, conditioner: Conditioner, parts: Parts, plan: Any, *, sample: Sample, device: torch.device
 ) -> torch.Tensor:  # fmt: skip
     """Draw one picture's latent, float32 ``[1, 4, h, w]``, unscaled. The training's random numbers stay as they are.
 

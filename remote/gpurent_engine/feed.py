@@ -90,14 +90,14 @@ class Feed:
         place = index * max(one[-1] for one in self.bins)
         chosen = self._views(members, epoch, place)
         words = [
-            captions.draw(self.images[i].caption, self.specs[i], epoch, place + k, step, self.steps_in_all)
+            captions.draw(self.images[i].caption, self.specs[i], epoch, place + k, step=step, steps=self.steps_in_all)
             for k, i in enumerate(members)
         ]
         return self._drawn(members, chosen, words, self.generator)
 
     def _drawn(
         self, members: Sequence[int], chosen: Sequence[Posterior], words: Sequence[str], draw: torch.Generator,
-        times: torch.Tensor | None = None,
+        *, times: torch.Tensor | None = None,
     ) -> Batch:  # fmt: skip
         """A batch of these views and captions; time steps are drawn where none are given."""
         spec = self.spec
@@ -140,7 +140,7 @@ class Feed:
             words = [captions.whole(self.images[i].caption, self.specs[i]) for i in members]
             for time in times:
                 drawn = torch.full((len(members),), time, dtype=torch.int64)
-                yield self._drawn(members, chosen, words, draw, drawn)
+                yield self._drawn(members, chosen, words, draw, times=drawn)
 
     def largest(self) -> Batch | None:
         """A batch that needs as much memory as any of this training; None where all batches are of one size, so that

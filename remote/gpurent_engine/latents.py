@@ -63,7 +63,9 @@ def mask(item: ImageItem, placement: Placement, crop: tuple[int, int] | None = N
         if alpha is None:
             return torch.ones(placement.bucket[1], placement.bucket[0])
         found = alpha
-    fitted = pictures.fitted(found, placement.resized, crop or placement.crop, placement.bucket, "bilinear")
+    fitted = pictures.fitted(
+        found, placement.resized, crop or placement.crop, placement.bucket, interpolation="bilinear"
+    )
     return torch.from_numpy(np.array(fitted)).float() / 255
 
 
@@ -80,13 +82,13 @@ def read(path: Path) -> pictures.Opened:
 
 
 def _fitted(picture: Image.Image, placement: Placement, interpolation: str) -> Image.Image:
-    return pictures.fitted(picture, placement.resized, placement.crop, placement.bucket, interpolation)
+    return pictures.fitted(picture, placement.resized, placement.crop, placement.bucket, interpolation=interpolation)
 
 
 @torch.no_grad()
 def encode_all(
-    vae: Any, items: Sequence[ImageItem], placements: Sequence[Placement], device: torch.device, batch_size: int,
-    on_done: Callable[[int], None] = lambda _count: None, *, specs: Sequence[TrainSpec] = (), masked: bool = False,
+    vae: Any, items: Sequence[ImageItem], placements: Sequence[Placement], device: torch.device, *, batch_size: int,
+    on_done: Callable[[int], None] = lambda _count: None, specs: Sequence[TrainSpec] = (), masked: bool = False,
     kept: Store | None = None,
 ) -> list[Posterior]:  # fmt: skip
     """Encode all pictures in float32 (SD VAEs overflow in fp16), bucket by bucket; results are in order of ``items``.
@@ -113,7 +115,7 @@ def encode_all(
         if known is None:
             groups.setdefault(placement.bucket, []).append(index)
         else:
-            found[index] = _completed(known, known.flipped, items[index], placement, masked)
+            found[index] = _completed(known, known.flipped, items[index], placement, masked=masked)
     if groups:
         vae.to(device)
     for members in groups.values():
@@ -131,7 +133,7 @@ def encode_all(
             for index, posterior in zip(chosen, straight, strict=True):
                 if names:
                     files.put(names[index], _stored(posterior, flipped.get(index)))
-                found[index] = _completed(posterior, flipped.get(index), items[index], placements[index], masked)
+                found[index] = _completed(posterior, flipped.get(index), items[index], placements[index], masked=masked)
             on_done(len(found))
     return [found[index] for index in range(len(items))]
 
@@ -177,7 +179,7 @@ def _encode(vae: Any, stack: torch.Tensor, items: Sequence[ImageItem]) -> list[P
 
 
 def _completed(
-    straight: Posterior, flipped: Posterior | None, item: ImageItem, placement: Placement, masked: bool
+    straight: Posterior, flipped: Posterior | None, item: ImageItem, placement: Placement, *, masked: bool
 ) -> Posterior:  # fmt: skip
     if masked:
         height, width = straight.mean.shape[-2:]

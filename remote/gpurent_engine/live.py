@@ -74,7 +74,7 @@ class LiveEncoder:
         """Pixels in -1…1 ``[3, H, W]``, left and top of the crop, and how much each pixel counts ``[H, W]``."""
         item, placement, spec = shown.item, shown.placement, shown.spec
         draw = random.Random(shown.key)
-        cut = augment.cut((item.width, item.height), placement, spec, augment.face_of(spec, item.path), draw)
+        cut = augment.cut((item.width, item.height), placement, spec, augment.face_of(spec, item.path), draw=draw)
         picture = _fitted(self._read(item), cut, placement, spec.resize_interpolation)
         if spec.color_aug:
             picture = augment.coloured(picture, draw)
@@ -98,4 +98,4 @@ class LiveEncoder:
 
 
 def _fitted(picture: Image.Image, cut: Cut, placement: Placement, interpolation: str) -> Image.Image:
-    return pictures.fitted(picture, cut.resized, cut.crop, placement.bucket, interpolation)
+    return pictures.fitted(picture, cut.resized, cut.crop, placement.bucket, interpolation=interpolation)

@@ -81,7 +81,7 @@ def follow(run: Run, out: EventWriter, stop: threading.Event, started: float) ->
     """Take a prepared run to its end; raises as ``train``."""
     saver = Saver(run, out) if run.group.first else Bystander()
     try:
-        return _steps(run, out, saver, stop, started)
+        return _steps(run, out, saver, stop, started=started)
     except NothingLearnt:
         raise
     except Exception:
@@ -89,7 +89,7 @@ def follow(run: Run, out: EventWriter, stop: threading.Event, started: float) ->
         raise
 
 
-def _steps(run: Run, out: EventWriter, saver: Saver | Bystander, stop: threading.Event, started: float) -> Result:
+def _steps(run: Run, out: EventWriter, saver: Saver | Bystander, stop: threading.Event, *, started: float) -> Result:
     order, spec = run.order, run.order.spec
     meter = Meter(run.position.step)
     watcher, painter = Watcher(run, out), Painter(run, out)

@@ -54,7 +54,7 @@ def threshold(times: torch.Tensor, diffusion: Diffusion, spec: TrainSpec) -> tor
 
 
 def errors(
-    predicted: torch.Tensor, target: torch.Tensor, times: torch.Tensor, diffusion: Diffusion, spec: TrainSpec
+    predicted: torch.Tensor, target: torch.Tensor, times: torch.Tensor, diffusion: Diffusion, *, spec: TrainSpec
 ) -> torch.Tensor:  # fmt: skip
     """Error of each value, float32 ``[b, c, h, w]``."""
     difference = predicted.float() - target.float()
@@ -69,7 +69,7 @@ def errors(
 
 
 def losses(
-    predicted: torch.Tensor, target: torch.Tensor, times: torch.Tensor, diffusion: Diffusion, spec: TrainSpec,
+    predicted: torch.Tensor, target: torch.Tensor, times: torch.Tensor, diffusion: Diffusion, *, spec: TrainSpec,
     mask: torch.Tensor | None = None,
 ) -> torch.Tensor:  # fmt: skip
     """Loss of each picture before its weight, float32 ``[b]``.
@@ -82,7 +82,7 @@ def losses(
         mask: float32 ``[b, 1, h, w]``, 0 to 1. What it hides adds nothing, and the mean is over all values: the loss
             of a picture that is mostly hidden is small, as in kohya's trainer.
     """
-    found = errors(predicted, target, times, diffusion, spec)
+    found = errors(predicted, target, times, diffusion, spec=spec)
     if mask is not None:
         found = found * mask
     return found.mean(dim=(1, 2, 3))

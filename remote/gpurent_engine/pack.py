@@ -79,14 +79,14 @@ class Pack:
 
         return shared
 
-    def join(self, parts: Parts, plan: Plan, diffusion: Diffusion, spec: TrainSpec, device: torch.device) -> Lane:
+    def join(self, parts: Parts, plan: Plan, diffusion: Diffusion, spec: TrainSpec, *, device: torch.device) -> Lane:
         """A stepper for one more training; computes once ``build`` was called.
 
         Raises:
             UnsupportedError: it cannot be packed, or not with those that are there.
         """
         refuse_unknown(spec, plan)
-        lane = Lane(self, plan, diffusion, spec, device)
+        lane = Lane(self, plan, diffusion, spec, device=device)
         if self.lanes:
             lane.check(self.lanes[0])
         values = first_values(parts, plan, spec.seed)
@@ -179,7 +179,7 @@ class Lane:
     """``gpurent_engine.stepper.Stepper`` of one training in a pack."""
 
     def __init__(
-        self, pack: Pack, plan: Plan, diffusion: Diffusion, spec: TrainSpec, device: torch.device
+        self, pack: Pack, plan: Plan, diffusion: Diffusion, spec: TrainSpec, *, device: torch.device
     ) -> None:  # fmt: skip
         self.pack, self.plan, self.diffusion, self.spec, self.device = pack, plan, diffusion, spec, device
         self.wish: _Wish | None = None

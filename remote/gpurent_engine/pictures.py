@@ -203,7 +203,7 @@ def _blank(picture: Images.Image) -> bool:
 
 
 def fitted(
-    picture: Images.Image, resized: tuple[int, int], crop: tuple[int, int], size: tuple[int, int], interpolation: str
+    picture: Images.Image, resized: tuple[int, int], crop: tuple[int, int], size: tuple[int, int], *, interpolation: str
 ) -> Images.Image:  # fmt: skip
     """Scaled to ``resized``, then cut to ``size`` from ``crop`` (left, top) on."""
     if picture.size != resized:

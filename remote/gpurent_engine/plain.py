@@ -27,7 +27,7 @@ class PlainStepper:
     """
 
     def __init__(
-        self, parts: Parts, network: Network, optimizer: Any, diffusion: Diffusion, accelerator: Accelerator,
+        self, parts: Parts, network: Network, optimizer: Any, diffusion: Diffusion, *, accelerator: Accelerator,
         spec: TrainSpec, reduce: Callable[[Iterable[torch.Tensor]], None] = lambda _gradients: None,
     ) -> None:  # fmt: skip
         self._parts = parts
@@ -91,7 +91,7 @@ class PlainStepper:
         with self._accelerator.autocast():
             predicted = self._predict(noisy, batch.times, batch.text, batch.sizes)
         target = self._diffusion.target(clean, batch.noise, batch.times)
-        each = losses(predicted, target, batch.times, self._diffusion, self._spec, batch.mask)
+        each = losses(predicted, target, batch.times, self._diffusion, spec=self._spec, mask=batch.mask)
         return (each * batch.weight).mean()
 
     def predict(

@@ -61,9 +61,17 @@ class Proof:
 
 
 def prove(
-    parts: Parts, plan: Plan, process: Diffusion, path: Path, trained: Mapping[str, torch.Tensor], *,
-    prompt: str, side: int, clip_skip: int | None, draw: bool,
-) -> Proof:  # fmt: skip
+    parts: Parts,
+    plan: Plan,
+    process: Diffusion,
+    path: Path,
+    *,
+    trained: Mapping[str, torch.Tensor],
+    prompt: str,
+    side: int,
+    clip_skip: int | None,
+    draw: bool,
+) -> Proof:
     """Read ``path`` and compare it with the plan, with what was trained, and with the base.
 
     Args:
@@ -89,14 +97,21 @@ def prove(
             problems.append(f"The LoRA adds nothing to the {part}: all of its layers are zero.")
     if problems or not draw:
         return Proof(path.name, found, tuple(problems))
-    before = _look(parts, process, prompt, side, clip_skip)
+    before = _look(parts, process, prompt, side, clip_skip=clip_skip)
     merge(file, parts, plan)
-    after = _look(parts, process, prompt, side, clip_skip)
+    after = _look(parts, process, prompt, side, clip_skip=clip_skip)
     change = float((after[0] - before[0]).norm() / before[0].norm())
     difference = float((after[1] - before[1]).abs().mean()) * 255
     if not change > 0:
         problems.append("The base predicts the same with the LoRA as without.")
-    return Proof(path.name, found, tuple(problems), change, difference, prompt)
+    return Proof(
+        path=path.name,
+        parts=found,
+        problems=tuple(problems),
+        prediction_change=change,
+        image_change=difference,
+        prompt=prompt,
+    )
 
 
 def _names(file: LoraFile, plan: Plan) -> list[str]:
@@ -150,7 +165,7 @@ def merge(file: LoraFile, parts: Parts, plan: Plan, strength: float = 1.0) -> No
 
 @torch.no_grad()
 def _look(
-    parts: Parts, process: Diffusion, prompt: str, side: int, clip_skip: int | None
+    parts: Parts, process: Diffusion, prompt: str, side: int, *, clip_skip: int | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """A prediction and a picture, both from fixed noise."""
     parts.vae.to(parts.unet.device)

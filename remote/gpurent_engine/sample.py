@@ -57,7 +57,7 @@ def read_prompts(path: Path) -> tuple[list[Prompt], Settings]:
 
 
 def grid(
-    base_model: str, lora_file: Path, prompts: Sequence[Prompt], strengths: Sequence[float], settings: Settings,
+    base_model: str, lora_file: Path, prompts: Sequence[Prompt], strengths: Sequence[float], *, settings: Settings,
     on_column: Callable[[str], None] = lambda _label: None,
 ) -> Image.Image:  # fmt: skip
     """Draw every prompt without the LoRA and at each strength.

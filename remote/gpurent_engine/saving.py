@@ -66,7 +66,7 @@ class Saver:
             trained = {name: one.detach().cpu() for name, one in self._written.items()}
             run.stepper.release()
             found = proof.prove(
-                run.parts, run.plan, run.diffusion, run.order.out_dir / self.files[-1], trained,
+                run.parts, run.plan, run.diffusion, run.order.out_dir / self.files[-1], trained=trained,
                 prompt=run.feed.dataset.images[0].caption, side=min(*run.feed.placements[0].bucket, PROOF_SIDE),
                 clip_skip=spec.clip_skip, draw=draw,
             )  # fmt: skip
@@ -114,10 +114,16 @@ class Saver:
         run = self._run
         self._keeper.start(
             states.take(
-                run.stepper.state(), run.randomness, run.position, run.course.length, list(run.losses), run.identity,
-                run.watched.looks, run.watched.best,
+                run.stepper.state(),
+                run.randomness,
+                run.position,
+                run.course.length,
+                losses=list(run.losses),
+                belongs_to=run.identity,
+                looks=run.watched.looks,
+                best=run.watched.best,
             )
-        )  # fmt: skip
+        )
 
     def announce_state(self, *, wait: bool = False) -> None:
         """Say that a state is complete; one that could not be written is a warning, for the training can go on."""

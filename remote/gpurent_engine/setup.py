@@ -188,7 +188,7 @@ def prepare(
     kept = Store(order.cache_dir)
     specs = [spec.of(folder.settings) for folder in loaded.whole.owners]
     posteriors = latents.encode_all(
-        parts.vae, loaded.whole.images, loaded.everywhere, choice.device, spec.vae_batch_size,
+        parts.vae, loaded.whole.images, loaded.everywhere, choice.device, batch_size=spec.vae_batch_size,
         specs=specs, masked=spec.masks, kept=kept,
     )  # fmt: skip
     encoder = None
@@ -307,7 +307,7 @@ def _stepper(
     _place(loaded.parts, choice)
     why = ""
     if pack is not None:
-        lane = pack.join(loaded.parts, plan, process, spec, choice.device)
+        lane = pack.join(loaded.parts, plan, process, spec, device=choice.device)
         return shared(lane), optimizer_name(spec)
     if wanted != PLAIN and (wanted or choice.device.type == "cuda"):
         try:
@@ -338,14 +338,16 @@ def _plain(
         loaded.parts.unet.enable_gradient_checkpointing()
     network = networks.attach(loaded.parts, plan, torch.Generator().manual_seed(spec.seed), spec)
     if spec.network_weights:
-        for note in starting.go_on(network, plan, loaded.parts, spec, order.data_dir):
+        for note in starting.go_on(network, plan, loaded.parts, spec, data_dir=order.data_dir):
             out.emit("warning", key="network_weights", message=note)
     groups = [(one.parameters, plan.groups[one.group].rate * one.factor) for one in network.shares()]
     optimizer, note = optim.make(spec, groups, choice.device)
     if note:
         out.emit("warning", key="optimizer_type", message=note)
     accelerator = Accelerator(mixed_precision=choice.mixed_precision, cpu=choice.device.type == "cpu")
-    stepper = PlainStepper(loaded.parts, network, optimizer, process, accelerator, spec, group.sum)
+    stepper = PlainStepper(
+        loaded.parts, network, optimizer, process, accelerator=accelerator, spec=spec, reduce=group.sum
+    )
     return stepper, optim.described(optimizer, spec)
 
 

@@ -74,7 +74,7 @@ def ranks(parts: Parts, spec: TrainSpec, data_dir: Path) -> dict[str, tuple[int,
     return found
 
 
-def go_on(network: Network, plan: Plan, parts: Parts, spec: TrainSpec, data_dir: Path) -> list[str]:
+def go_on(network: Network, plan: Plan, parts: Parts, spec: TrainSpec, *, data_dir: Path) -> list[str]:
     """Put the values of ``network_weights`` into the network.
 
     Returns:

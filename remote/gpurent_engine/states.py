@@ -99,15 +99,21 @@ def _weights_digest(unet: torch.nn.Module) -> str:
 
 
 def take(
-    state: StepperState, generator: torch.Tensor, position: Position, length: Length, losses: Sequence[float],
+    state: StepperState, generator: torch.Tensor, position: Position, length: Length, *, losses: Sequence[float],
     belongs_to: dict[str, str], looks: Sequence[Look] = (), best: Mapping[str, torch.Tensor] | None = None,
 ) -> Snapshot:  # fmt: skip
     """Copy everything to the CPU; the training may go on as soon as this returns."""
     tensors = {name: one.detach().to("cpu", copy=True).contiguous() for name, one in state.tensors.items()}
     return Snapshot(
-        StepperState(tensors, state.scalars), generator, position, length, list(losses), belongs_to, tuple(looks),
-        dict(best or {}),
-    )  # fmt: skip
+        stepper=StepperState(tensors, state.scalars),
+        generator=generator,
+        position=position,
+        length=length,
+        losses=list(losses),
+        identity=belongs_to,
+        looks=tuple(looks),
+        best=dict(best or {}),
+    )
 
 
 def save(folder: Path, snapshot: Snapshot) -> Written:

@@ -82,7 +82,7 @@ def _one(order: Order, out: EventWriter, pack: Pack, opener: Opener) -> Run | Ex
 
 
 def _follow(
-    index: int, run: tuple[Run, Pack], out: EventWriter, stop: threading.Event, started: float,
+    index: int, run: tuple[Run, Pack], out: EventWriter, stop: threading.Event, *, started: float,
     found: list[Outcome | None],
 ) -> None:  # fmt: skip
     the_run, pack = run

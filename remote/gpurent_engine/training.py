@@ -177,11 +177,17 @@ def _begun(job: dict[str, Any], out: EventWriter, size: int) -> Order:
         said = f"Of {wanted} GPUs {size} are used: a step has {pictures} pictures. A larger train_batch_size"
         out.emit("warning", key="train_batch_size", message=f"{said} keeps more of them busy.")
     return loop.Order(
-        spec, job["base_model"], Path(job["data_dir"]), Path(job["out_dir"]),
-        Path(job["stop_file"]) if job.get("stop_file") else None, bool(job.get("resume")),
-        Path(job["plan_file"]) if job.get("plan_file") else None, step, job.get("stop_at"),
-        Path(job["cache_dir"]) if job.get("cache_dir") else None,
-    )  # fmt: skip
+        spec=spec,
+        base_model=job["base_model"],
+        data_dir=Path(job["data_dir"]),
+        out_dir=Path(job["out_dir"]),
+        stop_file=Path(job["stop_file"]) if job.get("stop_file") else None,
+        resume=bool(job.get("resume")),
+        plan_file=Path(job["plan_file"]) if job.get("plan_file") else None,
+        step=step,
+        stop_at=job.get("stop_at"),
+        cache_dir=Path(job["cache_dir"]) if job.get("cache_dir") else None,
+    )
 
 
 def diagnose(error: Exception) -> tuple[str, str, str]:

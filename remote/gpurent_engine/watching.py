@@ -149,7 +149,9 @@ class Painter:
             sample.sampler, run.parts.alphas_cumprod, run.diffusion.prediction,
             zero_terminal=bool(run.diffusion.signal[-1] == 0),
         )  # fmt: skip
-        latent = drawing.latent(run.stepper, run.feed.conditioner, run.parts, schedule, sample, run.device)
+        latent = drawing.latent(
+            run.stepper, run.feed.conditioner, run.parts, schedule, sample=sample, device=run.device
+        )
         try:
             return drawing.decoded(run.parts.vae, latent, run.device)
         except Exception as error:

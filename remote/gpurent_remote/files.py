@@ -54,7 +54,7 @@ def put_bytes(sftp: paramiko.SFTPClient, data: bytes, path: str, mode: int) -> N
 
 
 def fetch(
-    sftp: paramiko.SFTPClient, path: str, target: Path, sha256: str, size: int,
+    sftp: paramiko.SFTPClient, path: str, target: Path, sha256: str, *, size: int,
     on_bytes: Callable[[int], None], accept: Callable[[Path], None],
 ) -> None:  # fmt: skip
     """Bring one file home; see ``spi.Host.fetch``."""
@@ -86,7 +86,7 @@ def fetch(
     if _digest(part) != sha256:
         part.unlink()
         if start:  # the part was of another file: its name is not proof
-            fetch(sftp, path, target, sha256, size, lambda _count: None, accept)
+            fetch(sftp, path, target, sha256, size=size, on_bytes=lambda _count: None, accept=accept)
             return
         raise TransferFailed(f"{path} does not have the digest that was announced; it was thrown away")
     try:

@@ -168,10 +168,10 @@ class SshHost:
 
         def act(link: Link, pulse: Pulse) -> None:
             with link.sftp() as sftp:
-                transfer.fetch(sftp, path, target, sha256, size, pulse.moved, accept)
+                transfer.fetch(sftp, path, target, sha256, size=size, on_bytes=pulse.moved, accept=accept)
 
         silence_s = self._waits.silence_s + size / SLOWEST_DIGEST  # digests are taken here as well
-        self._insist(f"fetching {path}", act, self._waits.transfer_s(size), on_bytes, silence_s)
+        self._insist(f"fetching {path}", act, self._waits.transfer_s(size), on_bytes, silence_s=silence_s)
 
     def read(self, path: str, offset: int, limit: int) -> bytes:
         """Part of a file, empty where there is none."""
@@ -228,18 +228,18 @@ class SshHost:
         """Run what takes a moment."""
         return self.run(command, timeout=self._waits.reply_s)
 
-    def _run(self, link: Link, command: str, stdin: bytes, timeout: float, most: int = MAX_OUTPUT) -> Completed:
+    def _run(self, link: Link, command: str, stdin: bytes, timeout: float, *, most: int = MAX_OUTPUT) -> Completed:
         mark = shell.marker()
-        ended = self._raw(link, shell.marked(command, mark), stdin, timeout, most)
+        ended = self._raw(link, shell.marked(command, mark), stdin, timeout, most=most)
         return replace(ended, stdout=shell.after(ended.stdout, mark))
 
-    def _raw(self, link: Link, command: str, stdin: bytes, timeout: float, most: int = MAX_OUTPUT) -> Completed:
+    def _raw(self, link: Link, command: str, stdin: bytes, timeout: float, *, most: int = MAX_OUTPUT) -> Completed:
         status, out, err = execute(link.transport, command, stdin, timeout=timeout, most=most, clock=self._clock)
         return Completed(status, out.decode("utf-8", "replace"), err.decode("utf-8", "replace"))
 
     def _receive(self, link: Link, orders: bytes, timeout: float, most: int) -> bytes:
         """Run the receiver for what needs no lane; it may answer more than a command may."""
-        ended = self._run(link, _with_python(receiver.PROGRAM), orders, timeout, most)
+        ended = self._run(link, _with_python(receiver.PROGRAM), orders, timeout, most=most)
         if ended.status != 0:
             raise CommandFailed("a program on the host failed", status=ended.status, stderr=ended.stderr[-4000:])
         return ended.stdout.encode()
@@ -250,7 +250,7 @@ class SshHost:
 
     def _insist(
         self, what: str, act: Callable[[Link, Pulse], T], within: float,
-        on_bytes: Callable[[int], None] = lambda _count: None, silence_s: float | None = None,
+        on_bytes: Callable[[int], None] = lambda _count: None, *, silence_s: float | None = None,
     ) -> T:  # fmt: skip
         """Have something done within a time; a link that is lost meanwhile is made again, and it is done again."""
         until = self._clock.monotonic() + self._waits.patience_s
@@ -261,7 +261,7 @@ class SshHost:
             link = None
             try:
                 link = self._connected()
-                return self._attempt(link, what, act, within, told.restart(), silence_s)
+                return self._attempt(link, what, act, within, on_bytes=told.restart(), silence_s=silence_s)
             except HostUnreachable:
                 self._drop(link)
                 if self._clock.monotonic() >= until:
@@ -271,7 +271,7 @@ class SshHost:
 
     def _attempt(
         self, link: Link, what: str, act: Callable[[Link, Pulse], T], within: float,
-        on_bytes: Callable[[int], None], silence_s: float,
+        *, on_bytes: Callable[[int], None], silence_s: float,
     ) -> T:  # fmt: skip
         pulse = Pulse(self._clock, silence_s)
 

@@ -151,4 +151,11 @@ def read(lines: Sequence[str]) -> Runtime:
     if best.place == 3:
         has = f"{'.'.join(map(str, best.version))} at {best.path}"
         raise HostUnfit("old_python", f"the image's newest Python is {has}", image=True)
-    return Runtime(best.path, best.version, best.torch, home, told.get("user", ""), "started" in told)
+    return Runtime(
+        python=best.path,
+        version=best.version,
+        torch=best.torch,
+        home=home,
+        user=told.get("user", ""),
+        started="started" in told,
+    )

@@ -89,7 +89,7 @@ class Upload:
             make_folders(sftp, posixpath.dirname(one.path), made)
             start = one.pieces[0].start if one.pieces else one.file.size
             self.on_bytes(start)
-            _write(sftp, one.file, one.path, start, self.on_bytes)
+            _write(sftp, one.file, one.path, start, on_bytes=self.on_bytes)
         settle = (order("settle", one.path, one.file.size, one.file.sha256) for one in missing)
         bad = self._once(receiver, b"".join(settle)).bad
         if bad is not None:
@@ -143,7 +143,9 @@ def _lacking(path: str, file: LocalFile, hints: Sequence[str]) -> Iterator[Piece
             yield Piece(file, path, start, length)
 
 
-def _write(sftp: paramiko.SFTPClient, file: LocalFile, path: str, start: int, on_bytes: Callable[[int], None]) -> None:
+def _write(
+    sftp: paramiko.SFTPClient, file: LocalFile, path: str, start: int, *, on_bytes: Callable[[int], None]
+) -> None:
     """Write a file's ``.part`` from ``start`` on."""
     with open_checked(file) as source, sftp.open(f"{path}.part", "r+b" if start else "wb") as target:
         target.set_pipelined(True)

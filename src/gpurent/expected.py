@@ -124,17 +124,23 @@ class Expected:
         """Read what ``kept`` wrote into a run's configuration; a run of an older gpurent may save at every step."""
         found = config.get("expected")
         if not isinstance(found, dict):
-            return cls(name, 10_000, 1000, 1, 1, 1024 * MIB)
+            return cls(name=name, steps=10_000, epochs=1000, every_epochs=1, every_steps=1, file_bytes=1024 * MIB)
 
         def number(key: str) -> int | None:
             value = found.get(key)
             return value if isinstance(value, int) else None
 
         return cls(
-            name, number("steps") or 0, number("epochs") or 0, number("every_epochs"), number("every_steps"),
-            number("file_bytes") or 0, found.get("best") is True, _pictures(found.get("pictures")),
-            number("skipped") or 0,
-        )  # fmt: skip
+            name=name,
+            steps=number("steps") or 0,
+            epochs=number("epochs") or 0,
+            every_epochs=number("every_epochs"),
+            every_steps=number("every_steps"),
+            file_bytes=number("file_bytes") or 0,
+            best=found.get("best") is True,
+            pictures=_pictures(found.get("pictures")),
+            skipped=number("skipped") or 0,
+        )
 
 
 def _pictures(found: JsonValue) -> Pictures:

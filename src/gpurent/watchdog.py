@@ -115,7 +115,14 @@ class Watchdog:
                 self._tending[run_id] = self.start(run_id, open_runs.get(run_id, self.home))
         self._learn({one.provider for one in broker.ledger.open_rentals()}, open_runs.values())
         watching = tuple(run for run in open_runs if run not in self._tending)
-        told = Guarding(os.getpid(), since, self.clock.now(), tuple(self._tending), watching, self._providers)
+        told = Guarding(
+            pid=os.getpid(),
+            since=since,
+            at=self.clock.now(),
+            tending=tuple(self._tending),
+            watching=watching,
+            providers=self._providers,
+        )
         self._say(told)
         return open_runs
 

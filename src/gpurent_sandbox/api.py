@@ -146,7 +146,7 @@ class _Api:
             and (machine.trusted or query.get("trusted") != "true")
         ]  # fmt: skip
         odd = self._faults.take(Fault.ODD_OFFERS) is not None
-        return _page(request, "offers", found, _offer_order, _odd_offer_json if odd else offer_json)
+        return _page(request, "offers", found, _offer_order, show=_odd_offer_json if odd else offer_json)
 
     async def create(self, request: Request) -> Response:
         """Rent a machine."""
@@ -154,10 +154,16 @@ class _Api:
         body = CreateBody.model_validate_json(await request.body())
         held = self._market.create(
             Order(
-                body.offer_id, body.label, body.image, body.disk_gb, body.ssh_public_key, body.startup, body.env,
+                offer_id=body.offer_id,
+                label=body.label,
+                image=body.image,
+                disk_gb=body.disk_gb,
+                public_key=body.ssh_public_key,
+                startup=body.startup,
+                env=body.env,
                 account=account,
             )
-        )  # fmt: skip
+        )
         if self._faults.take(Fault.CREATE_REPLY_LOST):
             lose_reply(request.scope)
         if self._faults.take(Fault.CREATE_ERROR_BUT_CREATED):
@@ -172,7 +178,7 @@ class _Api:
         found = self._market.instances(account=account)
         if found and self._faults.take(Fault.PAGES_SHIFT):
             found = found[:-1]
-        return _page(request, "instances", found, _age_order, lambda held: instance_json(held, now))
+        return _page(request, "instances", found, _age_order, show=lambda held: instance_json(held, now))
 
     async def get(self, request: Request) -> Response:
         """One instance."""
@@ -270,6 +276,7 @@ def _page(
     name: str,
     items: list[Item],
     key: Callable[[Item], str],
+    *,
     show: Callable[[Item], dict[str, object]],
 ) -> Response:
     """One page in the order of ``key``; the cursor is the last key shown, so it outlives the item it came from."""

@@ -83,7 +83,7 @@ def toolbox(folder: Path, image: Image) -> Path:
     return tools
 
 
-def hardware(root: Path, machine: Machine, gpu: str, count: int, traits: frozenset[Trait]) -> None:
+def hardware(root: Path, machine: Machine, gpu: str, count: int, *, traits: frozenset[Trait]) -> None:
     """What the machine's Python and ``nvidia-smi`` say of GPU, memory, clock and network."""
     simulated = root / SIMULATED
     simulated.mkdir(parents=True, exist_ok=True)
@@ -104,10 +104,10 @@ def hardware(root: Path, machine: Machine, gpu: str, count: int, traits: frozens
     else:
         (root / "workspace").mkdir()
     if count and Trait.NO_CUDA not in traits:
-        _gpu(root, machine, gpu, count, traits)
+        _gpu(root, machine, gpu, count, traits=traits)
 
 
-def _gpu(root: Path, machine: Machine, gpu: str, count: int, traits: frozenset[Trait]) -> None:
+def _gpu(root: Path, machine: Machine, gpu: str, count: int, *, traits: frozenset[Trait]) -> None:
     old = Trait.OLD_DRIVER in traits
     pascal = Trait.CAPABILITY_6_1 in traits
     facts: Mapping[str, object] = {

@@ -94,7 +94,7 @@ class Hosts:
         if self._engine:
             (root / furnish.PROGRAM).write_text(furnish.python(self._engine), encoding="utf-8")
         furnish.lay_out(root, _image(held))
-        furnish.hardware(root, held.machine, held.gpu, held.gpu_count, held.furnishing.traits)
+        furnish.hardware(root, held.machine, held.gpu, held.gpu_count, traits=held.furnishing.traits)
         rate = furnish.SLOW_BYTES_S if Trait.SLOW_LINK in held.furnishing.traits else None
         link = Link(self._faults, lambda i, o: self._callbacks.traffic(held.id, i, o), rate)
         host = Host(held, root, link, _reserve())

@@ -42,14 +42,14 @@ class Journal:
         self._entries: list[Entry] = []
         self._lock = threading.Lock()
 
-    def arrived(self, at: float, method: str, path: str, query: str, headers: Mapping[str, str], body: bytes) -> int:
+    def arrived(self, at: float, method: str, path: str, query: str, *, headers: Mapping[str, str], body: bytes) -> int:
         """Record a request before it is handled, headers and body (up to 64 KiB) redacted; return its number."""
         shown = {
             name: "[redacted]" if name.lower() in SECRET_HEADERS else self._clean(value)
             for name, value in headers.items()
         }
         text = self._clean(body[:BODY_LIMIT].decode("utf-8", "replace"))
-        entry = Entry(at, method, path, self._clean(query), 0, shown, text)
+        entry = Entry(at=at, method=method, path=path, query=self._clean(query), status=0, headers=shown, body=text)
         with self._lock:
             self._entries.append(entry)
             return len(self._entries) - 1

@@ -77,7 +77,7 @@ class Wire:
         body = await _read_body(receive)
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         query = scope["query_string"].decode("latin-1")
-        number = self._journal.arrived(self._now(), scope["method"], scope["path"], query, headers, body)
+        number = self._journal.arrived(self._now(), scope["method"], scope["path"], query, headers=headers, body=body)
         answered = False
         scope[CUT] = []
         scope[VIOLATIONS] = []

@@ -51,7 +51,7 @@ class World:
         closed = {one.tag: run.id for run in runs for one in run.rentals if one.state.over}
         listing = shown if self.listing_works else None
         asked, now = asked or self.clock.uptime(), self.clock.now() + self.wall_ahead_s
-        return reconcile(self.ledger.open_rentals(), {"cloud": listing}, now, live, closed, asked=asked)
+        return reconcile(self.ledger.open_rentals(), {"cloud": listing}, now, live, known_tags=closed, asked=asked)
 
     def apply(self, actions: tuple[Action, ...]) -> None:
         """Carry out and record, as the broker does."""

@@ -117,7 +117,9 @@ def engine(root: Path, spec: TrainSpec) -> list[str] | None:
         found = data.scan(root, spec.caption_extension, spec)
         for image, placement in zip(found.images, suited.checked(found, spec, FACTOR, DEPTH), strict=True):
             seen = pictures.read(image.path).image
-            pictures.fitted(seen, placement.resized, placement.crop, placement.bucket, spec.resize_interpolation)
+            pictures.fitted(
+                seen, placement.resized, placement.crop, placement.bucket, interpolation=spec.resize_interpolation
+            )
     except (data.DataError, SpecError, pictures.Unreadable):
         return None
     return [one.caption for one in found.images]

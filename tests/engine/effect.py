@@ -99,7 +99,7 @@ class Judge:
     @torch.no_grad()
     def _loss(self, parts: Parts, process: Diffusion) -> float:
         place = Placement((SIDE, SIDE), (SIDE, SIDE))
-        posteriors = encode_all(parts.vae, self.held, [place] * len(self.held), torch.device("cpu"), 4)
+        posteriors = encode_all(parts.vae, self.held, [place] * len(self.held), torch.device("cpu"), batch_size=4)
         draw = torch.Generator().manual_seed(0)
         clean = torch.stack([one.mean for one in posteriors]) * parts.vae_scale
         hidden, extra = sampling.condition(parts, [one.caption for one in self.held], SIDE, None)

@@ -32,7 +32,7 @@ def test_a_random_crop_lies_inside_the_picture(size: tuple[int, int], bucketed: 
     of = spec(random_crop=True, enable_bucket=bucketed, resolution=64, min_bucket_reso=32, max_bucket_reso=128,
               bucket_reso_steps=8)  # fmt: skip
     placement = buckets.place(size, of)
-    cut = augment.cut(size, placement, of, None, random.Random(seed))
+    cut = augment.cut(size, placement, of, None, draw=random.Random(seed))
     assert cut.resized == (placement.resized if bucketed else size)
     for at, side, goal in zip(cut.crop, cut.resized, placement.bucket, strict=True):
         assert 0 <= at <= side - goal
@@ -41,7 +41,7 @@ def test_a_random_crop_lies_inside_the_picture(size: tuple[int, int], bucketed: 
 def test_every_crop_is_as_likely() -> None:
     """All places of a picture that is eight pixels too wide come about as often, the first and the last among them."""
     of, placement = spec(random_crop=True, enable_bucket=True, bucket_reso_steps=8), Placement((32, 32), (40, 32))
-    found = [augment.cut((40, 32), placement, of, None, random.Random(i)).crop[0] for i in range(900)]
+    found = [augment.cut((40, 32), placement, of, None, draw=random.Random(i)).crop[0] for i in range(900)]
     assert {*found} == {*range(9)} and all(60 < found.count(at) < 140 for at in range(9))
 
 
@@ -68,7 +68,7 @@ def test_a_face_is_shown_as_large_as_the_range_says(
     is in the crop, unless chance moves the crop."""
     face = Face(max(1, size[0] * across // 101), size[1] * down // 101, face_size, face_size)
     of = spec(face_crop_aug_range=[1.5, 3.0], resolution=64, random_crop=moved)
-    cut = augment.cut(size, Placement((64, 64), buckets.place(size, of).resized), of, face, random.Random(seed))
+    cut = augment.cut(size, Placement((64, 64), buckets.place(size, of).resized), of, face, draw=random.Random(seed))
     scale = cut.resized[0] / size[0]
     assert all(0 <= at <= side - 64 for at, side in zip(cut.crop, cut.resized, strict=True))
     cover = max(64 / size[0], 64 / size[1])

@@ -69,7 +69,7 @@ def test_secondary_separators_keep_tags_together() -> None:
 def test_tags_come_in_one_by_one_in_a_warm_up() -> None:
     """From token_warmup_min on, until all are there at token_warmup_step; as a share of the run below 1."""
     of = spec(token_warmup_min=1, token_warmup_step=0.5)
-    counts = [len(captions.draw("a, b, c, d, e", of, 0, 0, step, 16).split(",")) for step in range(10)]
+    counts = [len(captions.draw("a, b, c, d, e", of, 0, 0, step=step, steps=16).split(",")) for step in range(10)]
     assert counts == [1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
 
 

@@ -68,7 +68,7 @@ def adapted(
     generator = torch.Generator().manual_seed(1)
     found = weights.shapes(layer, base.weight.shape, args)
     tensors = {name: weights.first(name, shape, generator, base.weight) for name, shape in found.items()}
-    made = weights.Adapted(base, layer, args, tensors, Mode())
+    made = weights.Adapted(base, layer, args, tensors, mode=Mode())
     x = torch.randn(2, 24, 9, 9) if isinstance(base, torch.nn.Conv2d) else torch.randn(2, 5, 24)
     with torch.no_grad():
         assert torch.allclose(made(x), base(x), atol=1e-5), "what an adapter adds is zero at the start"

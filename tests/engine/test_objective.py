@@ -61,7 +61,7 @@ def test_losses_equal_their_formulas(kind: str, schedule_: str) -> None:
     made, difference = process(), 0.7
     found = objective.losses(
         torch.full((3, 4, 2, 2), difference), torch.zeros(3, 4, 2, 2), TIMES, made,
-        spec(loss_type=kind, huber_schedule=schedule_, huber_c=0.2, huber_scale=1.5),
+        spec=spec(loss_type=kind, huber_schedule=schedule_, huber_c=0.2, huber_scale=1.5),
     )  # fmt: skip
     for time, loss in zip(TIMES.tolist(), found.tolist(), strict=True):
         c = {
@@ -82,7 +82,9 @@ def test_a_mask_hides_what_it_hides() -> None:
     pixels[:, 8:] = 1
     mask = objective.shrunk(pixels, 2, 2)
     assert mask.tolist() == [[0, 1], [0, 1]]
-    found = objective.losses(error, torch.zeros_like(error), torch.tensor([5]), process(), spec(), mask[None, None])
+    found = objective.losses(
+        error, torch.zeros_like(error), torch.tensor([5]), process(), spec=spec(), mask=mask[None, None]
+    )
     assert found.tolist() == [0.5]
 
 

@@ -105,7 +105,7 @@ def test_a_broken_file_is_seen(base_model: Path, pictures: Path, tmp_path: Path,
     parts = loading.load(str(base_model))
     found = proof.prove(
         parts, networks.plan(parts, spec()),
-        diffusion.diffusion(parts.alphas_cumprod, "epsilon", torch.device("cpu")), file, trained,
+        diffusion.diffusion(parts.alphas_cumprod, "epsilon", torch.device("cpu")), file, trained=trained,
         prompt="x", side=32, clip_skip=None, draw=False,
     )  # fmt: skip
     assert any(says in problem for problem in found.problems), found.problems

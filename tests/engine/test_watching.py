@@ -179,7 +179,7 @@ def test_every_sampler_of_kohyas_trainer_draws(base_model: Path, name: str) -> N
     for _ in range(2):
         schedule = drawing.scheduler(name, parts.alphas_cumprod, "epsilon")
         stepper: Any = Base()
-        found.append(drawing.latent(stepper, conditioner, parts, schedule, sample, cpu))
+        found.append(drawing.latent(stepper, conditioner, parts, schedule, sample=sample, device=cpu))
     assert torch.equal(found[0], found[1]) and bool(torch.isfinite(found[0]).all())
     assert found[0].shape == (1, 4, 64 // parts.vae_factor, 64 // parts.vae_factor)
 

@@ -24,7 +24,7 @@ def test_the_total_is_the_exact_sum_of_its_parts(
     price: Price, disk: int, time: float, bytes_in: int, bytes_out: int
 ) -> None:
     """Not a micro-dollar is lost or made between the parts and the total, and none is negative."""
-    bill = cost(price, disk, time, bytes_in, bytes_out)
+    bill = cost(price, disk, time, bytes_in, bytes_out=bytes_out)
     parts = (bill.gpu, bill.disk, bill.traffic_in, bill.traffic_out)
     assert bill.total.micros == sum(part.micros for part in parts)
     assert min(parts) >= ZERO
@@ -35,7 +35,7 @@ def test_more_time_never_costs_less(
     price: Price, disk: int, time: float, more: float, bytes_in: int, bytes_out: int
 ) -> None:
     """Each part grows with time or stays."""
-    early, late = (cost(price, disk, span, bytes_in, bytes_out) for span in (time, time + more))
+    early, late = (cost(price, disk, span, bytes_in, bytes_out=bytes_out) for span in (time, time + more))
     assert early.gpu <= late.gpu
     assert early.disk <= late.disk
     assert early.total <= late.total
@@ -46,7 +46,7 @@ def test_each_part_rounds_up_by_less_than_a_micro_dollar(
     price: Price, disk: int, eighths: int, bytes_in: int, bytes_out: int
 ) -> None:
     """Against exact fractions: never below the true amount, never a whole micro-dollar above it."""
-    bill = cost(price, disk, eighths / 8, bytes_in, bytes_out)
+    bill = cost(price, disk, eighths / 8, bytes_in, bytes_out=bytes_out)
     hours = Fraction(eighths, 8 * 3600)
     truth = (
         (bill.gpu, price.gpu_hour.micros * hours),
@@ -59,7 +59,7 @@ def test_each_part_rounds_up_by_less_than_a_micro_dollar(
 
 def test_an_hour_of_everything() -> None:
     """By hand: $0.36 of GPU, 20 GB for 1/720 of a month, 4 GB in, 1 GB out."""
-    bill = cost(PRICE, 20, 3600, 4 * 10**9, 10**9)
+    bill = cost(PRICE, 20, 3600, 4 * 10**9, bytes_out=10**9)
     assert (bill.gpu, bill.disk) == (Usd.parse("0.36"), Usd(4167))
     assert (bill.traffic_in, bill.traffic_out) == (Usd.parse("0.04"), Usd.parse("0.02"))
 

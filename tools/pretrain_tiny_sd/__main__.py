@@ -38,12 +38,22 @@ def main() -> None:
         facts = {}
     else:
         latents = (mean * scale, std * scale)
-        facts = unet.train(denoiser, text, tokenizer, schedule, latents, names, options.minutes, work, options.seed)
-    save(options.out, autoencoder, text, tokenizer, denoiser, schedule)
+        facts = unet.train(
+            denoiser,
+            text,
+            tokenizer,
+            schedule,
+            latents=latents,
+            names=names,
+            minutes=options.minutes,
+            work=work,
+            seed=options.seed,
+        )
+    save(options.out, autoencoder, text, tokenizer, denoiser=denoiser, schedule=schedule)
     print(json.dumps(facts))
 
 
-def save(out: Path, autoencoder: Any, text: Any, tokenizer: Any, denoiser: Any, schedule: Any) -> None:
+def save(out: Path, autoencoder: Any, text: Any, tokenizer: Any, *, denoiser: Any, schedule: Any) -> None:
     """Write the diffusers folder in fp16."""
     pipeline = diffusers.StableDiffusionPipeline(
         vae=autoencoder, text_encoder=text, tokenizer=tokenizer, unet=denoiser, scheduler=schedule,

@@ -22,7 +22,7 @@ TEMPLATES = ("{}", "{}", "{}", "a picture of {}", "{} emoji", "an icon of a {}")
 
 def train(
     unet: Any, text: Any, tokenizer: Any, schedule: Any,
-    latents: tuple[torch.Tensor, torch.Tensor], names: list[tuple[str, ...]], minutes: float, work: Path, seed: int,
+    *, latents: tuple[torch.Tensor, torch.Tensor], names: list[tuple[str, ...]], minutes: float, work: Path, seed: int,
 ) -> dict[str, float]:  # fmt: skip
     """Fit noise on scaled latents (mean, std: [n, 4, 16, 16]) until ``minutes`` are over; average weights are left in.
 

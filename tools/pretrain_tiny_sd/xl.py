@@ -79,7 +79,7 @@ def condition(first: Any, second: Any, tokens: torch.Tensor, end: int) -> tuple[
     return torch.cat([a.hidden_states[-2], b.hidden_states[-2]], -1), b.text_embeds
 
 
-def train(parts: dict[str, Any], teacher: Any, tokenizer: Any, latents: Any, names: Any, steps: int) -> float:
+def train(parts: dict[str, Any], teacher: Any, tokenizer: Any, latents: Any, *, names: Any, steps: int) -> float:
     """Follow the teacher for ``steps``; the average weights are left in."""
     torch.manual_seed(0)
     chooser = random.Random(0)
@@ -160,7 +160,7 @@ def main() -> None:
         "tokenizer": tokenizer, "tokenizer_2": tokenizer, "scheduler": teacher.scheduler,
     }  # fmt: skip
     names = [picture.names for picture in domain]
-    distance = train(parts, teacher, tokenizer, (mean * scale, std * scale), names, options.steps)
+    distance = train(parts, teacher, tokenizer, (mean * scale, std * scale), names=names, steps=options.steps)
     pipeline = diffusers.StableDiffusionXLPipeline(**parts, force_zeros_for_empty_prompt=False)
     pipeline.to(dtype=torch.float16).save_pretrained(options.out, safe_serialization=True)
     print(json.dumps({"distance": distance}))

@@ -143,7 +143,15 @@ class VastProvider:
         succeeded = isinstance(value, dict) and value.get("success") is not False
         if reply.status != 200 or ref is None or not succeeded:
             raise _refusal(reply, value, ref)
-        agreed = Instance(self.name, ref, launch.tag, Phase.STARTING, offer.price, offer.gpu, launch.disk_gb)
+        agreed = Instance(
+            provider=self.name,
+            ref=ref,
+            tag=launch.tag,
+            phase=Phase.STARTING,
+            price=offer.price,
+            gpu=offer.gpu,
+            disk_gb=launch.disk_gb,
+        )
         try:
             shown = wire.show(self._api.send_once("GET", f"/api/v0/instances/{ref}/", None).json())
         except ProviderError as error:

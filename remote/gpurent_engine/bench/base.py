@@ -167,7 +167,16 @@ class Draws:
         if not tokens:
             text = TextInput((None,), (self.hidden,), self.pooled)
         sizes = self.sizes[width, height] if self.sdxl else None
-        return Batch(mean, torch.full_like(mean, 0.1), jitter, noise, times, self.weight, text, sizes)
+        return Batch(
+            mean=mean,
+            std=torch.full_like(mean, 0.1),
+            jitter=jitter,
+            noise=noise,
+            times=times,
+            weight=self.weight,
+            text=text,
+            sizes=sizes,
+        )
 
     def inputs(self) -> Tensors:
         """The same for ``core.Core``."""

@@ -50,8 +50,8 @@ def plain_step(row: Row, model: Model, process: Diffusion) -> Callable[[Draws], 
         network,
         torch.optim.AdamW(groups, weight_decay=0.01),
         process,
-        Accelerator(mixed_precision=mixed, cpu=not cuda),
-        TrainSpec("bench"),
+        accelerator=Accelerator(mixed_precision=mixed, cpu=not cuda),
+        spec=TrainSpec("bench"),
     )
     rates = [group.rate for group in model.plan.groups]
     return lambda draws: stepper.step([draws.batch()], rates)

@@ -67,7 +67,7 @@ def _from_folder(path: Path, dtype: torch.dtype, *, half: bool) -> Parts:
     vae = _vae(detect.read_json(path / "vae" / "config.json"))
     _fill_from(vae, path / "vae", torch.float32, half)
     signal = alphas_cumprod(detect.read_json(path / "scheduler" / "scheduler_config.json"))
-    return _parts(found, unet, encoders, vae, signal)
+    return _parts(found, unet, encoders, vae, signal=signal)
 
 
 def _from_file(path: Path, dtype: torch.dtype) -> Parts:
@@ -85,24 +85,24 @@ def _from_file(path: Path, dtype: torch.dtype) -> Parts:
             config = layout.text_config(below, facts)
             pooled_width = config["projection_dim"]
             model = _clip(config, facts.pooled)
-            used |= _move(model, layout.text_moves(config, below, facts), tensors, prefix, dtype)
+            used |= _move(model, layout.text_moves(config, below, facts), tensors, prefix, dtype=dtype)
             used |= {prefix + name for name in layout.unneeded_text(config, below, facts)}
             encoders.append(Encoder(facts, model, tokenizer.openai(facts.pad)))
         below = layout.below(shapes, detect.UNET)
         config = layout.unet_config(below, family, pooled_width)
         unet = _unet(config)
-        used |= _move(unet, layout.unet_moves(config, below), tensors, detect.UNET, dtype)
+        used |= _move(unet, layout.unet_moves(config, below), tensors, detect.UNET, dtype=dtype)
         below = layout.below(shapes, detect.VAE)
         config = layout.vae_config(below, family.latent_scale)
         vae = _vae(config)
-        used |= _move(vae, layout.vae_moves(config, below), tensors, detect.VAE, torch.float32)
+        used |= _move(vae, layout.vae_moves(config, below), tensors, detect.VAE, dtype=torch.float32)
         left = [name for name in shapes if name not in used and not layout.IGNORED.fullmatch(name)]
         if left:
             raise NotTrainable(f"holds tensors that belong to no part of {family.title}: {_listed(left)}")
-    return _parts(found, unet, encoders, vae, alphas_cumprod({}))
+    return _parts(found, unet, encoders, vae, signal=alphas_cumprod({}))
 
 
-def _parts(found: Detected, unet: Any, encoders: list[Encoder], vae: Any, signal: torch.Tensor) -> Parts:
+def _parts(found: Detected, unet: Any, encoders: list[Encoder], vae: Any, *, signal: torch.Tensor) -> Parts:
     return Parts(
         found=found, unet=unet, text_encoders=encoders, vae=vae, alphas_cumprod=signal,
         vae_factor=2 ** (len(vae.config.block_out_channels) - 1), vae_scale=float(vae.config.scaling_factor),
@@ -190,7 +190,7 @@ def _fill_from(module: Any, folder: Path, dtype: torch.dtype, half: bool) -> Non
         _fill(module, places, dtype, folder.name)
 
 
-def _move(module: Any, moves: Iterable[layout.Move], tensors: Tensors, prefix: str, dtype: torch.dtype) -> set[str]:
+def _move(module: Any, moves: Iterable[layout.Move], tensors: Tensors, prefix: str, *, dtype: torch.dtype) -> set[str]:
     """Fill one part from a single file; returns the names that were used."""
     places: dict[str, Read] = {}
     used = set()
@@ -280,7 +280,7 @@ def _other_vae(path: Path, family: Family) -> Any:
         below = layout.below(shapes, prefix)
         config = layout.vae_config(below, family.latent_scale)
         vae = _vae(config)
-        _move(vae, layout.vae_moves(config, below), tensors, prefix, torch.float32)
+        _move(vae, layout.vae_moves(config, below), tensors, prefix, dtype=torch.float32)
     return vae
 
 

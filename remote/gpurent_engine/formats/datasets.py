@@ -118,7 +118,7 @@ def apply(spec: TrainSpec, document: Mapping[str, Any], here: Path | None = None
         _check({k: v for k, v in dataset.items() if k != "subsets"}, PER_DATASET | PER_SUBSET, where, wrong)
         for at, subset in enumerate(dataset["subsets"], start=1):
             levels, place = (general, dataset, subset), f"{where}, subset {at}"
-            found = problem(lambda: subsets.append(_subset(spec, levels, number - 1, place, here)))  # noqa: B023
+            found = problem(lambda: subsets.append(_subset(spec, levels, number - 1, place, here=here)))  # noqa: B023
             wrong += [found] if found else []
     if not wrong and all(one.regular for one in subsets):
         wrong.append(SpecError("is_reg", "every subset holds regularisation images; there is nothing to learn."))
@@ -138,7 +138,7 @@ def _unknown(key: str, known: frozenset[str], where: str) -> SpecError:
 
 
 def _subset(
-    spec: TrainSpec, levels: tuple[Mapping[str, Any], ...], group: int, where: str, here: Path | None
+    spec: TrainSpec, levels: tuple[Mapping[str, Any], ...], group: int, where: str, *, here: Path | None
 ) -> Subset:  # fmt: skip
     from gpurent_engine.reading import typed
 
@@ -165,16 +165,16 @@ def _subset(
     _sane(spec, settings, where)
     _cached(spec, settings, where)
     base = here or Path()
-    masks, captions = (_typed(own, key, str, "", where) for key in ("conditioning_data_dir", "metadata_file"))
-    repeats = _typed(merged, "num_repeats", int, 1, where)
+    masks, captions = (_typed(own, key, str, "", where=where) for key in ("conditioning_data_dir", "metadata_file"))
+    repeats = _typed(merged, "num_repeats", int, 1, where=where)
     if repeats < 1:
         raise SpecError("num_repeats", f"in {where} must be at least 1.")
     return Subset(
         folder=str(base / Path(folder).expanduser()),
         name=Path(folder.replace("\\", "/")).name or folder,
         repeats=repeats,
-        concept=_typed(merged, "class_tokens", str, "", where),
-        regular=_typed(merged, "is_reg", bool, False, where),
+        concept=_typed(merged, "class_tokens", str, "", where=where),
+        regular=_typed(merged, "is_reg", bool, False, where=where),
         group=group,
         mask_folder=str(base / Path(masks).expanduser()) if masks else "",
         metadata_file=str(base / Path(captions).expanduser()) if captions else "",
@@ -201,7 +201,7 @@ def _sane(spec: TrainSpec, settings: Mapping[str, Any], where: str) -> None:
             raise SpecError(error.key, f"in {where} {error.message}", error.suggestion)
 
 
-def _typed(table: Mapping[str, Any], key: str, kind: type, default: Any, where: str) -> Any:
+def _typed(table: Mapping[str, Any], key: str, kind: type, default: Any, *, where: str) -> Any:
     value = table.get(key, default)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         names = {int: "a whole number", str: "a string", bool: "true or false"}

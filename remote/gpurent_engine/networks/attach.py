@@ -30,7 +30,7 @@ def attach(parts: Parts, plan: Plan, generator: torch.Generator, spec: TrainSpec
         model = model_of(parts, group.part)
         model.requires_grad_(False)
         for layer in group.layers:
-            adapted = _wrapped(model.get_submodule(layer.module), layer, args, generator, mode)
+            adapted = _wrapped(model.get_submodule(layer.module), layer, args, generator, mode=mode)
             _put(model, layer.module, adapted)
             for name, one in adapted.tensors().items():
                 parameters[f"{layer.key}.{name}"] = one
@@ -38,12 +38,12 @@ def attach(parts: Parts, plan: Plan, generator: torch.Generator, spec: TrainSpec
 
 
 def _wrapped(
-    base: Any, layer: Layer, args: NetworkArgs, generator: torch.Generator, mode: Mode
+    base: Any, layer: Layer, args: NetworkArgs, generator: torch.Generator, *, mode: Mode
 ) -> weights.Adapted:  # fmt: skip
     found = weights.shapes(layer, base.weight.shape, args)
     tensors = {name: weights.first(name, shape, generator, base.weight) for name, shape in found.items()}
     return weights.Adapted(
-        base, layer, args, {name: one.to(base.weight.device) for name, one in tensors.items()}, mode
+        base, layer, args, {name: one.to(base.weight.device) for name, one in tensors.items()}, mode=mode
     )  # fmt: skip
 
 

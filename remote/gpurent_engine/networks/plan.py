@@ -118,12 +118,17 @@ def plan(parts: Parts, spec: TrainSpec, known: Mapping[str, tuple[int, float]] |
             continue
         layers = [
             Layer(
-                encoder.facts.folder, path, names.text_key(encoder.facts.prefix, path), spec.network_dim,
-                spec.network_alpha, args.algo, args.dora,
+                part=encoder.facts.folder,
+                module=path,
+                key=names.text_key(encoder.facts.prefix, path),
+                rank=spec.network_dim,
+                alpha=spec.network_alpha,
+                algo=args.algo,
+                dora=args.dora,
             )
             for path in names.text_sites(len(encoder.inner.encoder.layers))
             if args.preset != "attn-only" or ".self_attn." in path
-        ]  # fmt: skip
+        ]
         groups.append(Group(encoder.facts.folder, rate, tuple(_known(layers, known)), args.plus_text))
     found = Plan(tuple(group for group in groups if group.layers))
     if not found.groups:
@@ -152,7 +157,9 @@ def _of_unet(
             rank, alpha = known.get(key, (0, 0.0))
         if rank:
             factor = args.block_rates[block] if args.block_rates and known is None else 1.0
-            by_rate.setdefault(factor, []).append(Layer(UNET, site.module, key, rank, alpha, args.algo, args.dora))
+            by_rate.setdefault(factor, []).append(
+                Layer(part=UNET, module=site.module, key=key, rank=rank, alpha=alpha, algo=args.algo, dora=args.dora)
+            )
     return [Group(UNET, spec.lr_of_unet * factor, tuple(layers), args.plus_unet) for factor, layers in by_rate.items()]
 
 

@@ -43,7 +43,7 @@ def shapes(layer: Layer, weight: torch.Size, args: NetworkArgs) -> dict[str, Sha
             "hada_w2_b": (rank, into * area),
         }  # fmt: skip
     elif layer.algo == "lokr":
-        found = _kronecker(rank, out, into, tuple(kernel), args)
+        found = _kronecker(rank, out, into, tuple(kernel), args=args)
     else:
         found = {"lora_down.weight": (rank, into, *kernel), "lora_up.weight": (out, rank, *ones)}
     if layer.dora:
@@ -51,7 +51,7 @@ def shapes(layer: Layer, weight: torch.Size, args: NetworkArgs) -> dict[str, Sha
     return found
 
 
-def _kronecker(rank: int, out: int, into: int, kernel: Shape, args: NetworkArgs) -> dict[str, Shape]:
+def _kronecker(rank: int, out: int, into: int, kernel: Shape, *, args: NetworkArgs) -> dict[str, Shape]:
     (small_out, large_out), (small_in, large_in) = factors(out, args.factor), factors(into, args.factor)
     found: dict[str, Shape] = {}
     if args.decompose_both and rank < max(small_out, small_in) / 2:
@@ -87,7 +87,7 @@ def first(name: str, shape: Shape, generator: torch.Generator, base: Tensor) -> 
 class Adapted(torch.nn.Module):
     """A layer of the base with an adapter. The base's own layer stays as it is."""
 
-    def __init__(self, base: Any, layer: Layer, args: NetworkArgs, tensors: dict[str, Tensor], mode: Mode) -> None:
+    def __init__(self, base: Any, layer: Layer, args: NetworkArgs, tensors: dict[str, Tensor], *, mode: Mode) -> None:
         super().__init__()
         self.base_layer = base
         self._layer = layer

@@ -255,7 +255,14 @@ class FastStepper:
 def sites(plan: Plan) -> list[Site]:
     """The plan's layers as sites."""
     return [
-        Site(layer.key, layer.part, layer.module, layer.rank, layer.alpha / layer.rank, group)
+        Site(
+            key=layer.key,
+            part=layer.part,
+            name=layer.module,
+            rank=layer.rank,
+            scale=layer.alpha / layer.rank,
+            group=group,
+        )
         for group, members in enumerate(plan.groups)
         for layer in members.layers
     ]

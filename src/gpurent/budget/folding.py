@@ -39,7 +39,7 @@ def event(row: Row) -> Event:
             f"line {seq} of the ledger cannot be read: {kind!r} at {at!r}",
             hint="A newer gpurent may have written it: upgrade. Otherwise restore the ledger from a backup.",
         )
-    return Event(seq, at, run_id, tag, Kind(kind), lines.decode(data))
+    return Event(seq=seq, at=at, run_id=run_id, tag=tag, kind=Kind(kind), data=lines.decode(data))
 
 
 @dataclass
@@ -73,7 +73,15 @@ class _Reports:
             run.rentals[self.index], bytes_in=self.bytes_in, bytes_out=self.bytes_out, alive_at=self.alive_at
         )
         told = lines.ProgressMade.model_validate(self.last)
-        point = ProgressPoint(self.at, told.step, told.total, told.epoch, told.epochs, told.avg_loss, told.it_s)
+        point = ProgressPoint(
+            at=self.at,
+            step=told.step,
+            total=told.total,
+            epoch=told.epoch,
+            epochs=told.epochs,
+            avg_loss=told.avg_loss,
+            it_s=told.it_s,
+        )
         rentals = (*run.rentals[: self.index], rental, *run.rentals[self.index + 1 :])
         return replace(run, rentals=rentals, last_progress=point, heard_at=self.at)
 

@@ -99,7 +99,7 @@ class Ledger:
         def write() -> Event:
             with self._database.writing() as connection:
                 self._admit(connection, run_id, kind, tag)
-                return self._insert(connection, run_id, kind, tag, text)
+                return self._insert(connection, run_id, kind, tag, text=text)
 
         return self._ask(write)
 
@@ -135,12 +135,12 @@ class Ledger:
                 hint="It was not heard of for too long. Start it again: `gpurent train`.",
             )
 
-    def _insert(self, connection: sa.Connection, run_id: str, kind: Kind, tag: str | None, text: str) -> Event:
+    def _insert(self, connection: sa.Connection, run_id: str, kind: Kind, tag: str | None, *, text: str) -> Event:
         at = self._clock.now()
         result = connection.execute(_events.insert().values(at=at, run_id=run_id, tag=tag, kind=kind.value, data=text))
         key = result.inserted_primary_key
         assert key is not None
-        return Event(int(key[0]), at, run_id, tag, kind, lines.decode(text))
+        return Event(seq=int(key[0]), at=at, run_id=run_id, tag=tag, kind=kind, data=lines.decode(text))
 
     def open_run(
         self, name: str, budget: Usd, *, output_dir: Path, config: Mapping[str, lines.JSON],
@@ -169,9 +169,9 @@ class Ledger:
                 runs = self._all(connection)
                 alike = tuple(run for run in runs if run.play is (config.get("play") is True))
                 for label, limit, window in (("day", per_day, DAY_S), ("month", per_month, MONTH_S)):
-                    self._check(alike, budget, label, limit, window)
+                    self._check(alike, budget, label, limit, window=window)
                 run_id = self._new_id({run.id for run in runs})
-                self._insert(connection, run_id, Kind.RUN_OPENED, None, text)
+                self._insert(connection, run_id, Kind.RUN_OPENED, None, text=text)
             return run_id
 
         return self._ask(write)
@@ -204,12 +204,12 @@ class Ledger:
                     if run.id != run_id and key in run.claims and run.outcome is None and run.id not in gone:
                         return run.id
                 if key not in runs[run_id].claims:
-                    self._insert(connection, run_id, Kind.JOB_CLAIMED, None, text)
+                    self._insert(connection, run_id, Kind.JOB_CLAIMED, None, text=text)
             return None
 
         return self._ask(write)
 
-    def _check(self, runs: tuple[Run, ...], budget: Usd, label: str, limit: Usd | None, window: int) -> None:
+    def _check(self, runs: tuple[Run, ...], budget: Usd, label: str, limit: Usd | None, *, window: int) -> None:
         if limit is None:
             return
         now = self._clock.now()

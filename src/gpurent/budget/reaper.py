@@ -128,9 +128,9 @@ def reconcile(
     listings: Mapping[str, Sequence[Instance] | None],
     now: float,
     live_runs: Collection[str],
+    *,
     known_tags: Mapping[str, str] = MappingProxyType({}),
     silent: Collection[str] = (),
-    *,
     asked: Uptime,
     others: Mapping[str, OtherAccount] = MappingProxyType({}),
     clocks: Mapping[str, OtherClock] = MappingProxyType({}),
@@ -162,7 +162,7 @@ def reconcile(
         listing = None if rental.tag in silent else listings.get(rental.provider)
         clock = clocks.get(rental.run_id, SAME_CLOCK)
         over = late.get(rental.tag) or ("past its hard deadline" if _past(rental, now, clock) else "")
-        idle = unattended(rental, now, live_runs, clock, over)
+        idle = unattended(rental, now, live_runs, clock, late=over)
         if listing is None and not (idle and rental.provider in listings and unordered(rental)):
             what = "its machine does not answer" if rental.tag in silent else f"{rental.provider} could not be listed"
             actions.append(Leave(rental.tag, rental.run_id, what))
@@ -219,7 +219,7 @@ def may_surface(rental: Rental, now: float) -> bool:
 
 
 def unattended(
-    rental: Rental, now: float, live_runs: Collection[str], clock: OtherClock = SAME_CLOCK, late: str = ""
+    rental: Rental, now: float, live_runs: Collection[str], clock: OtherClock = SAME_CLOCK, *, late: str = ""
 ) -> bool:
     """Whether anybody may end it: its client is dead, or has let its hard deadline or its money run out.
 
@@ -249,9 +249,29 @@ def _dead(rental: Rental, seen: Instance | None, asked: Uptime, overdue: str, *,
     if seen is not None:
         known = rental.seen and rental.ref == seen.ref and rental.account != ""
         actions: list[Action] = [] if known else [Adopt(rental.tag, rental.run_id, seen.ref, rental.provider)]
-        return [*actions, Destroy(rental.provider, seen.ref, rental.tag, rental.run_id, reason, collect, shown=True)]
+        return [
+            *actions,
+            Destroy(
+                provider=rental.provider,
+                ref=seen.ref,
+                tag=rental.tag,
+                run_id=rental.run_id,
+                reason=reason,
+                collect_first=collect,
+                shown=True,
+            ),
+        ]
     if rental.ref is not None and unordered(rental) and not taken:
-        return [Destroy(rental.provider, rental.ref, rental.tag, rental.run_id, reason, collect)]
+        return [
+            Destroy(
+                provider=rental.provider,
+                ref=rental.ref,
+                tag=rental.tag,
+                run_id=rental.run_id,
+                reason=reason,
+                collect_first=collect,
+            )
+        ]
     absent = MarkAbsent(rental.tag, rental.run_id, asked)
     since = rental.absent_since.get(asked.boot)
     if since is None or asked.seconds < since:

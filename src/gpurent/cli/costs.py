@@ -58,14 +58,11 @@ def _print(by: By, lines: tuple[CostLine, ...]) -> None:
             table.add_row("PLAY MONEY")
         for one in alike:
             billed = one.billed.rounded(4) + (f" ({one.unbilled} not yet)" if one.unbilled else "")
-            table.add_row(
-                one.key, str(one.rentals), str(one.failed), one.estimate.rounded(4), billed,
-                _cost(one.cost, one.unbilled),
-            )  # fmt: skip
+            counts = (str(one.rentals), str(one.failed))
+            table.add_row(one.key, *counts, one.estimate.rounded(4), billed, _cost(one.cost, one.unbilled))
         total, open_bills = Usd.total([one.cost for one in alike]), sum(one.unbilled for one in alike)
-        table.add_row(
-            "total", str(sum(one.rentals for one in alike)), "", "", "", _cost(total, open_bills), style="bold"
-        )
+        rentals = str(sum(one.rentals for one in alike))
+        table.add_row("total", rentals, *[""] * 3, _cost(total, open_bills), style="bold")
     output.console.print(table)
 
 

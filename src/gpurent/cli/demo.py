@@ -69,7 +69,7 @@ def _draw(job: Job, lora: Path, prompts: Path, picture: Path) -> None:
     """In a process of its own: only the engine knows torch."""
     base = job.base_model.path if isinstance(job.base_model, LocalFolder) else job.base_model.name
     output.console.print("Drawing five prompts at five strengths through diffusers …")
-    grid.draw(str(base), lora, prompts, STRENGTHS, picture, DRAW_S)
+    grid.draw(str(base), lora, prompts, STRENGTHS, picture=picture, within_s=DRAW_S)
 
 
 def _open(picture: Path) -> None:

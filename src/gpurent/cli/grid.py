@@ -73,7 +73,7 @@ def run(options: GridOptions) -> int:
     with tempfile.TemporaryDirectory() as folder:
         prompts = Path(folder) / "prompts.toml"
         prompts.write_text(written(rows, options.steps), encoding="utf-8")
-        draw(base, options.file, prompts, ",".join(f"{one:g}" for one in strengths), out)
+        draw(base, options.file, prompts, ",".join(f"{one:g}" for one in strengths), picture=out)
     if options.as_json:
         output.print_json({"picture": str(out), "rows": len(rows), "strengths": strengths})
     else:
@@ -118,7 +118,7 @@ def written(rows: Sequence[Row], steps: int) -> str:
     return f"steps = {steps}\n\n" + "\n".join(tables)
 
 
-def draw(base: str, lora: Path, prompts: Path, strengths: str, picture: Path, within_s: float = DRAW_S) -> None:
+def draw(base: str, lora: Path, prompts: Path, strengths: str, *, picture: Path, within_s: float = DRAW_S) -> None:
     """Have the engine draw. Raises JobFailed."""
     command = [
         sys.executable, "-W", "ignore", "-m", "gpurent_engine", "grid", "--base", base, "--lora", str(lora),

@@ -20,6 +20,8 @@ from gpurent.plan import gpus
 from gpurent.settings import vram_mb
 from gpurent.spi import Probe, SupportsProbe
 
+COLUMNS = ("name", "address", "GPU", "GiB", "$/h", "until", "pinned", "note")
+
 
 def add(name: str, given: dict[str, Any], *, yes: bool, as_json: bool) -> int:
     """List a machine, and pin the key with which it answers. What fails leaves the list as it was."""
@@ -78,12 +80,13 @@ def listing(*, as_json: bool) -> int:
     if not hosts:
         output.console.print("No machine is listed; `gpurent hosts add --help` says how to list one.")
         return 0
-    table = Table("name", "address", "GPU", "GiB", "$/h", "until", "pinned", "note")
+    table = Table(*COLUMNS)
     for name, host in hosts.items():
         until = "" if host.until is None else host.until.strftime("%Y-%m-%d %H:%M")
         pinned = "yes" if host.host_key else "no"
         where = f"{host.user}@{host.address}:{host.port}"
-        table.add_row(name, where, host.gpu, f"{host.vram_gb:g}", str(host.price), until, pinned, host.note)
+        what = (host.gpu, f"{host.vram_gb:g}", str(host.price))
+        table.add_row(name, where, *what, until, pinned, host.note)
     output.console.print(table)
     return 0
 

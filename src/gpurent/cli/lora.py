@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import subprocess
 import sys
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -44,11 +45,12 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 @app.command()
 def show(file: File, family: Family = None, json: Json = False) -> int:
     """Say what a file holds: family, ranks, alphas, how much each part adds, how it was trained."""
-    return _engine("show", str(file), *_optional(family=family), *_flags(json=json))
+    return _engine(["show", str(file), *_optional(family=family), *_flags(json=json)])
 
 
 @app.command()
 def convert(
+    *,
     file: File,
     to: Annotated[Spelling, typer.Option(help="kohya: AUTOMATIC1111, ComfyUI, kohya's trainer; diffusers: peft.")],
     out: Out,
@@ -58,14 +60,15 @@ def convert(
     json: Json = False,
 ) -> int:
     """Write a file in another program's spelling, or in another precision."""
-    return _engine(
+    return _engine([
         "convert", str(file), "--to", to.value, "--out", str(out), *_optional(precision=precision, family=family),
         *_flags(force=force, json=json),
-    )  # fmt: skip
+    ])  # fmt: skip
 
 
 @app.command()
 def merge(
+    *,
     files: Annotated[list[str], typer.Argument(help="FILE or FILE:STRENGTH, e.g. style.safetensors:0.7.")],
     out: Out,
     base: Annotated[
@@ -78,14 +81,15 @@ def merge(
     json: Json = False,
 ) -> int:
     """Make one LoRA that does what several do together, or bake them into a base model."""
-    return _engine(
+    return _engine([
         "merge", *files, "--out", str(out), *_optional(base=base, rank=rank, precision=precision, family=family),
         *_flags(force=force, json=json),
-    )  # fmt: skip
+    ])  # fmt: skip
 
 
 @app.command()
 def resize(
+    *,
     file: File,
     rank: Annotated[int, typer.Option(min=1, help="No layer keeps a higher one.")],
     out: Out,
@@ -98,14 +102,15 @@ def resize(
     json: Json = False,
 ) -> int:
     """Lower the rank of a LoRA, losing as little as possible, and say how much."""
-    return _engine(
+    return _engine([
         "resize", str(file), "--rank", str(rank), "--keep", str(keep), "--out", str(out),
         *_optional(precision=precision, family=family), *_flags(force=force, json=json),
-    )  # fmt: skip
+    ])  # fmt: skip
 
 
 @app.command()
 def extract(
+    *,
     model: Annotated[str, typer.Argument(help="A fine-tuned model: folder or .safetensors file.")],
     base: Annotated[str, typer.Option(help="The model that it was tuned from.")],
     out: Out,
@@ -116,10 +121,10 @@ def extract(
     json: Json = False,
 ) -> int:
     """Find what a fine-tuned model added to its base, as a LoRA."""
-    return _engine(
+    return _engine([
         "extract", model, "--base", base, "--rank", str(rank), "--conv-rank", str(conv_rank), "--out", str(out),
         *_optional(precision=precision), *_flags(force=force, json=json),
-    )  # fmt: skip
+    ])  # fmt: skip
 
 
 def _optional(**options: object) -> list[str]:
@@ -135,7 +140,7 @@ def _flags(**options: bool) -> list[str]:
     return [f"--{name}" for name, value in options.items() if value]
 
 
-def _engine(*arguments: str) -> int:
+def _engine(arguments: Sequence[str]) -> int:
     if importlib.util.find_spec("torch") is None:
         raise UsageError("working on LoRA files needs torch", hint="pip install 'gpurent[engine]'")
     command = [sys.executable, "-W", "ignore", "-m", "gpurent_engine", "lora", *arguments]

@@ -48,7 +48,7 @@ def run(options: TrainOptions) -> int:
         budget = require_budget(broker, options.budget, "train")
         job = read_job(broker, options.config, options.dataset, options.output, quiet=options.as_json)
         job = hublook.look(job, Hubs.of(tuple(broker.settings.job.hubs), os.environ))
-        return _train(broker, job, None, budget, options)
+        return _train(broker, job, None, budget, options=options)
 
 
 def go_on(run_id: str | None, name: str | None, epochs: int | None, options: TrainOptions) -> int:
@@ -58,10 +58,10 @@ def go_on(run_id: str | None, name: str | None, epochs: int | None, options: Tra
         job, state = broker.resumable(chosen, {} if epochs is None else {"max_train_epochs": epochs}, job=name)
         if not options.as_json:
             output.console.print(f"{chosen} goes on from step {state.step} of {job.length.steps}.")
-        return _train(broker, job, state, require_budget(broker, options.budget, "continue"), options)
+        return _train(broker, job, state, require_budget(broker, options.budget, "continue"), options=options)
 
 
-def _train(broker: Broker, job: Job, state: StateFile | None, budget: Usd, options: TrainOptions) -> int:
+def _train(broker: Broker, job: Job, state: StateFile | None, budget: Usd, *, options: TrainOptions) -> int:
     if not options.as_json:
         describe(job)
     need = options.need.over(broker.need)

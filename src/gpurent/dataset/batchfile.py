@@ -191,10 +191,14 @@ def _of_table(path: Path, where: str, general: Mapping[str, Any], table: Mapping
             name = "-".join([stem, *(f"{key}{_word(value)}" for key, value in combination.items())])
         made.append(
             Wanted(
-                path, config, name, _below(path, own["dataset"]), _below(path, own["output"]),
-                tuple({**changes, **combination}.items()),
+                source=path,
+                config=config,
+                name=name,
+                dataset=_below(path, own["dataset"]),
+                output=_below(path, own["output"]),
+                changes=tuple({**changes, **combination}.items()),
             )
-        )  # fmt: skip
+        )
     return made
 
 

@@ -170,14 +170,22 @@ class Job:
         spec = self.spec
         words = sum(len(one.caption) + len(one.path.name) for one in self.dataset.images)
         return Expected(
-            self.name, self.length.steps, self.length.epochs, spec.save_every_n_epochs, spec.save_every_n_steps,
-            2 * self._lora_bytes + MIB + 8 * words, best=self._validated,
+            name=self.name,
+            steps=self.length.steps,
+            epochs=self.length.epochs,
+            every_epochs=spec.save_every_n_epochs,
+            every_steps=spec.save_every_n_steps,
+            file_bytes=2 * self._lora_bytes + MIB + 8 * words,
+            best=self._validated,
             pictures=Pictures(
-                len(spec.samples), spec.sample_every_n_epochs, spec.sample_every_n_steps, spec.sample_at_first,
+                len(spec.samples),
+                spec.sample_every_n_epochs,
+                spec.sample_every_n_steps,
+                spec.sample_at_first,
                 max((one.width * one.height for one in spec.samples), default=0),
             ),
             skipped=self.length.skipped,
-        )  # fmt: skip
+        )
 
     @property
     def _validated(self) -> bool:
@@ -246,10 +254,18 @@ class Job:
         images = self.dataset.images
         sizes = sorted(((one.width, one.height) for one in images), key=lambda size: size[0] * size[1])
         return Report(
-            tuple((one.concept, one.repeats, len(one.images)) for one in self.dataset.folders), len(images),
-            sum(one.caption_path is not None for one in images), sizes[0], sizes[-1], self.length.epochs,
-            self.length.steps, self.base_model.name, self.upload_bytes, self.base_model.download_bytes, self.warnings,
-        )  # fmt: skip
+            concepts=tuple((one.concept, one.repeats, len(one.images)) for one in self.dataset.folders),
+            images=len(images),
+            captions=sum(one.caption_path is not None for one in images),
+            smallest=sizes[0],
+            largest=sizes[-1],
+            epochs=self.length.epochs,
+            steps=self.length.steps,
+            base_model=self.base_model.name,
+            upload_bytes=self.upload_bytes,
+            download_bytes=self.base_model.download_bytes,
+            warnings=self.warnings,
+        )
 
 
 def _sent_as(path: Path, picture: Path) -> str:

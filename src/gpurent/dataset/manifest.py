@@ -87,4 +87,6 @@ def _listed(source: Source) -> LocalFile:
             f"{source.path} cannot be read any more: {error}", hint="Leave the files alone and start again."
         ) from error
     root = source.bounds.root if real.is_relative_to(source.bounds.root) else real.parent
-    return LocalFile(real, source.target, stamp.size, digest.hexdigest(), root, stamp)
+    return LocalFile(
+        source=real, target=source.target, size=stamp.size, sha256=digest.hexdigest(), root=root, stamp=stamp
+    )

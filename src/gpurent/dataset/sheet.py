@@ -79,7 +79,7 @@ def write(found: Survey, path: Path) -> Sheet:
     edge = min(next(edge for most, edge in EDGES if len(images) <= most), max(LEAST, largest))
     font, complete = _font([image.caption for image in images])
     work = zip(images, found.placements, specs, strict=False)
-    tiles = list(parallel(lambda one: _tile(*one, edge, font), list(work)))
+    tiles = list(parallel(lambda one: _tile(*one, edge, font=font), list(work)))
     sheet = _laid_out(tiles, edge, font)
     try:
         _save(sheet, path)
@@ -89,12 +89,12 @@ def write(found: Survey, path: Path) -> Sheet:
     return Sheet(path, len(images), len(found.dataset.images) - len(images), not complete)
 
 
-def _tile(image: ImageItem, placement: Placement, spec: TrainSpec, edge: int, font: Any) -> _Tile:
+def _tile(image: ImageItem, placement: Placement, spec: TrainSpec, edge: int, *, font: Any) -> _Tile:
     width, height = placement.bucket
     try:
         seen = pictures.fitted(
             pictures.read(image.path).image, placement.resized, placement.crop, placement.bucket,
-            spec.resize_interpolation,
+            interpolation=spec.resize_interpolation,
         )  # fmt: skip
         seen.thumbnail((edge, edge))
     except (pictures.Unreadable, OSError, ValueError):

@@ -88,7 +88,16 @@ def _all_of(look: _Look, given: TrainSpec, output: str | Path | None) -> Survey:
     job = None
     if not look.errors and found is not None and model is not None:
         target = Path(output) if output else here / Path(spec.output_dir).expanduser()
-        whole = Job(spec.output_name, config, spec, found, model, target.absolute(), (), files)
+        whole = Job(
+            name=spec.output_name,
+            config_path=config,
+            spec=spec,
+            dataset=found,
+            base_model=model,
+            output_dir=target.absolute(),
+            warnings=(),
+            files=files,
+        )
         length = look.tried(lambda: whole.length)
         if length is not None:
             notes = [*folded(suited.doubts(spec, length)), *notes]
@@ -96,8 +105,16 @@ def _all_of(look: _Look, given: TrainSpec, output: str | Path | None) -> Survey:
     warnings = job.warnings if job else tuple(dict.fromkeys((*look.warnings, *notes)))
     shared = () if found is None else tuple(wording.shared(one, spec) for one in found.folders)
     return Survey(
-        config, tuple(look.errors), warnings, spec, found, placements, tuple(look.left_out), shared, job
-    )  # fmt: skip
+        config=config,
+        errors=tuple(look.errors),
+        warnings=warnings,
+        spec=spec,
+        dataset=found,
+        placements=placements,
+        left_out=tuple(look.left_out),
+        shared=shared,
+        job=job,
+    )
 
 
 class _Look:

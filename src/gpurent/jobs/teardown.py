@@ -92,7 +92,7 @@ class Teardown:
         asked_of = (one for one in rentals if one.provider in found.shown)
         others = {one.tag: other for one in asked_of if (other := self.other_account(one)) is not None}
         return reconcile(
-            rentals, found.shown, self.clock.now(), live_runs, known_tags, found.silent,
+            rentals, found.shown, self.clock.now(), live_runs, known_tags=known_tags, silent=found.silent,
             asked=asked, others=others, clocks=clocks, late=late,
         )  # fmt: skip
 

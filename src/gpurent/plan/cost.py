@@ -28,7 +28,7 @@ class Cost:
         return self.gpu + self.disk + self.traffic_in + self.traffic_out
 
 
-def cost(price: Price, disk_gb: int, seconds: float, bytes_in: int, bytes_out: int) -> Cost:
+def cost(price: Price, disk_gb: int, seconds: float, bytes_in: int, *, bytes_out: int) -> Cost:
     """Bill ``seconds`` of rental, ``disk_gb`` of disk as long, and the bytes that cross the host's network."""
     milliseconds = math.ceil(seconds * 1000)
     return Cost(
@@ -39,7 +39,7 @@ def cost(price: Price, disk_gb: int, seconds: float, bytes_in: int, bytes_out: i
     )
 
 
-def session_cost(price: Price, disk_gb: int, seconds: float, workload: Workload, state_bytes: int = 0) -> Cost:
+def session_cost(price: Price, disk_gb: int, seconds: float, workload: Workload, *, state_bytes: int = 0) -> Cost:
     """Bill a session of ``seconds`` that trains ``workload``. Everything collected counts once.
 
     Args:
@@ -47,7 +47,7 @@ def session_cost(price: Price, disk_gb: int, seconds: float, workload: Workload,
         state_bytes: of states that come home while it trains.
     """
     bytes_in = workload.upload_bytes + workload.base_download_bytes
-    return cost(price, disk_gb, seconds, bytes_in, workload.checkpoint_bytes + state_bytes)
+    return cost(price, disk_gb, seconds, bytes_in, bytes_out=workload.checkpoint_bytes + state_bytes)
 
 
 def traffic(price: Price, workload: Workload) -> Usd:
@@ -56,4 +56,4 @@ def traffic(price: Price, workload: Workload) -> Usd:
     Files may have to be sent or fetched twice after a cut, and the host may have to install the engine's packages.
     """
     bytes_in = 2 * workload.upload_bytes + workload.base_download_bytes + ENVIRONMENT_BYTES
-    return cost(price, 0, 0.0, bytes_in, 2 * workload.checkpoint_bytes).total
+    return cost(price, 0, 0.0, bytes_in, bytes_out=2 * workload.checkpoint_bytes).total

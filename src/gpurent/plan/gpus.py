@@ -32,7 +32,7 @@ class Gpu:
 
 TABLE: tuple[Gpu, ...] = (
     Gpu("Tesla T4", 16, 65.0, 320, LISTED),
-    Gpu("Tesla V100", 16, 125.0, 900, LISTED, ("V100 PCIE", "V100 SXM2", "V100 FHHL")),
+    Gpu("Tesla V100", 16, 125.0, 900, LISTED, aliases=("V100 PCIE", "V100 SXM2", "V100 FHHL")),
     Gpu("RTX 2080 Ti", 11, 53.8, 616, SHEET),
     Gpu("RTX 3060", 12, 25.6, 360, SHEET),
     Gpu("RTX 3060 Ti", 8, 32.4, 448, SHEET),
@@ -44,14 +44,14 @@ TABLE: tuple[Gpu, ...] = (
     Gpu("RTX 4060 Ti", 16, 44.1, 288, SHEET),
     Gpu("RTX 4070", 12, 58.3, 504, SHEET),
     Gpu("RTX 4070 Ti", 12, 80.2, 504, SHEET),
-    Gpu("RTX 4070S Ti", 16, 88.2, 672, SHEET, ("RTX 4070 Ti SUPER",)),
+    Gpu("RTX 4070S Ti", 16, 88.2, 672, SHEET, aliases=("RTX 4070 Ti SUPER",)),
     Gpu("RTX 4080", 16, 97.5, 717, SHEET),
-    Gpu("RTX 4080S", 16, 104.4, 736, SHEET, ("RTX 4080 SUPER",)),
+    Gpu("RTX 4080S", 16, 104.4, 736, SHEET, aliases=("RTX 4080 SUPER",)),
     Gpu("RTX 4090", 24, 165.2, 1008, LISTED),
     Gpu("RTX 5070 Ti", 16, 87.9, 896, SHEET),
     Gpu("RTX 5080", 16, 112.6, 960, SHEET),
     Gpu("RTX 5090", 32, 209.5, 1792, LISTED),
-    Gpu("RTX PRO 6000", 96, 503.8, 1792, SHEET, (
+    Gpu("RTX PRO 6000", 96, 503.8, 1792, SHEET, aliases=(
         "RTX PRO 6000 S", "RTX PRO 6000 WS", "RTX PRO 6000 Blackwell Server Edition",
         "RTX PRO 6000 Blackwell Workstation Edition",
     )),
@@ -64,11 +64,11 @@ TABLE: tuple[Gpu, ...] = (
     Gpu("L4", 24, 121.0, 300, LISTED),
     Gpu("L40", 48, 181.0, 864, LISTED),
     Gpu("L40S", 48, 362.0, 864, LISTED),
-    Gpu("A100", 40, 312.0, 1555, LISTED, ("A100 PCIE", "A100 SXM4", "A100 SXM")),
+    Gpu("A100", 40, 312.0, 1555, LISTED, aliases=("A100 PCIE", "A100 SXM4", "A100 SXM")),
     Gpu("H100 PCIE", 80, 756.0, 2000, LISTED),
-    Gpu("H100 SXM", 80, 989.0, 3350, LISTED, ("H100", "H100 HBM3", "H100 SXM5")),
+    Gpu("H100 SXM", 80, 989.0, 3350, LISTED, aliases=("H100", "H100 HBM3", "H100 SXM5")),
     Gpu("H100 NVL", 94, 835.0, 3900, SHEET),
-    Gpu("H200", 141, 989.0, 4800, LISTED, ("H200 NVL", "H200 SXM")),
+    Gpu("H200", 141, 989.0, 4800, LISTED, aliases=("H200 NVL", "H200 SXM")),
     Gpu("B200", 180, 2250.0, 8000, LISTED),
 )  # fmt: skip
 

@@ -106,7 +106,7 @@ def make_quote(
     rows: list[QuoteRow] = []
     rejected: list[Rejected] = []
     for offer in map(rank.with_capability, offers):
-        row = _row(workloads, wanted, offer, memory.need, home_mbps)
+        row = _row(workloads, wanted, offer, memory.need, home_mbps=home_mbps)
         reason = rank.why_not(offer, wanted) or rank.too_short(offer, row.timeline.total_s.high)
         reason = reason or avoid.get((offer.provider, offer.machine_id), "")
         if reason:
@@ -116,11 +116,20 @@ def make_quote(
     rows.sort(key=lambda row: rank.place(row.expected, row.timeline.total_s.mid, row.offer))
     rejected.sort(key=lambda one: (one.offer.provider, one.offer.id))
     said = (*notes, *_remarks(wanted, memory, rows, budget))
-    return Quote(workloads, wanted, tuple(rows), tuple(rejected), said, source, dated, play)
+    return Quote(
+        workloads=workloads,
+        need=wanted,
+        rows=tuple(rows),
+        rejected=tuple(rejected),
+        notes=said,
+        source=source,
+        dated=dated,
+        play=play,
+    )
 
 
 def _row(
-    workloads: Sequence[Workload], need: Need, offer: Offer, vram_mb: int, home_mbps: float = HOME_MBPS
+    workloads: Sequence[Workload], need: Need, offer: Offer, vram_mb: int, *, home_mbps: float = HOME_MBPS
 ) -> QuoteRow:  # fmt: skip
     alone = tuple(predict(one, offer, home_mbps=home_mbps) for one in workloads)
     timeline, sums = together.joined(alone), together.bulk(workloads)
@@ -129,16 +138,25 @@ def _row(
     counts = [one.count(stage.train_s.mid) for one, stage in zip(travels, alone, strict=True)]
     state_bytes = sum(count * one.size for one, count in zip(travels, counts, strict=True))
     low, mid, high = (
-        session_cost(offer.price, need.disk_gb, seconds, sums, state_bytes)
+        session_cost(offer.price, need.disk_gb, seconds, sums, state_bytes=state_bytes)
         for seconds in (timeline.total_s.low, timeline.total_s.mid, timeline.total_s.high)
     )
     outbid_s = travel.outbid_s(offer, timeline, max(one.every_s for one in travels))
     expected = rank.expected_cost(mid.total, offer.reliability) + risk(offer, timeline.total_s.high)
     expected += per_hour(hourly, round(outbid_s * 1000))
     return QuoteRow(
-        offer, hourly, timeline, low, mid, high, expected, vram_mb, alone, sum(counts),
-        offer.price.out_gb.scaled(state_bytes, GB),
-    )  # fmt: skip
+        offer=offer,
+        hourly=hourly,
+        timeline=timeline,
+        low=low,
+        mid=mid,
+        high=high,
+        expected=expected,
+        vram_need_mb=vram_mb,
+        jobs=alone,
+        states=sum(counts),
+        state_cost=offer.price.out_gb.scaled(state_bytes, GB),
+    )
 
 
 def _remarks(need: Need, memory: vram.Memory, rows: Sequence[QuoteRow], budget: Usd | None) -> list[str]:

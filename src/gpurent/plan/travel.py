@@ -121,4 +121,11 @@ def planned(workload: Workload, offer: Offer, hourly: Usd) -> Travel:
 def for_offer(offer: Offer, hourly: Usd, *, size: int = 0, least_s: float = EVERY_S) -> Travel:
     """The same where the size is known, or will be."""
     mbps = max(1.0, min(offer.up_mbps, HOST_MBPS_AT_MOST))
-    return Travel(size, mbps, hourly, offer.price.out_gb, lost_per_hour(offer), least_s)
+    return Travel(
+        size=size,
+        mbps=mbps,
+        hourly=hourly,
+        out_gb=offer.price.out_gb,
+        lost_per_hour=lost_per_hour(offer),
+        least_s=least_s,
+    )

@@ -135,16 +135,16 @@ def make_receipt(run: Run, now: float) -> Receipt:
     lines = tuple(_line(rental, now) for rental in run.rentals)
     jobs = tuple(JobShare(name or run.name, *parts) for name, parts in shares(run, now).items())
     return Receipt(
-        run.id,
-        run.name,
-        run.outcome,
-        run.budget,
-        run_spent(run, now),
-        lines,
-        run.artefacts,
-        run.play,
-        jobs,
-        idled(run, now),
+        run_id=run.id,
+        name=run.name,
+        outcome=run.outcome,
+        budget=run.budget,
+        total=run_spent(run, now),
+        lines=lines,
+        artefacts=run.artefacts,
+        play=run.play,
+        jobs=jobs,
+        idle=idled(run, now),
     )
 
 

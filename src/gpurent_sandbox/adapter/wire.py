@@ -101,10 +101,26 @@ def offer(value: object) -> Offer | None:
     except ValidationError:
         return None
     return Offer(
-        PROVIDER, found.id, found.gpu, found.vram_mb, price, found.gpu_count, found.max_disk_gb, found.down_mbps,
-        found.up_mbps, found.reliability, found.region, found.trusted, found.machine_id, found.max_duration_s,
-        found.boot_s, found.cuda, capability=found.capability, ram_mb=found.ram_mb, cpus=found.cpus,
-    )  # fmt: skip
+        provider=PROVIDER,
+        id=found.id,
+        gpu=found.gpu,
+        vram_mb=found.vram_mb,
+        price=price,
+        gpu_count=found.gpu_count,
+        disk_gb=found.max_disk_gb,
+        down_mbps=found.down_mbps,
+        up_mbps=found.up_mbps,
+        reliability=found.reliability,
+        region=found.region,
+        trusted=found.trusted,
+        machine_id=found.machine_id,
+        max_duration_s=found.max_duration_s,
+        boot_s=found.boot_s,
+        cuda=found.cuda,
+        capability=found.capability,
+        ram_mb=found.ram_mb,
+        cpus=found.cpus,
+    )
 
 
 def instance(value: object) -> Instance:
@@ -216,4 +232,11 @@ def charges(value: object) -> Charges:
     assert isinstance(given, dict)
     until = given.get("until")
     reached = float(until) if isinstance(until, int | float) and not isinstance(until, bool) else None
-    return Charges(gpu, disk, traffic_in, traffic_out, given.get("final") is True, reached)
+    return Charges(
+        gpu=gpu,
+        disk=disk,
+        traffic_in=traffic_in,
+        traffic_out=traffic_out,
+        final=given.get("final") is True,
+        until=reached,
+    )

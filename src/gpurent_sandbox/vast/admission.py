@@ -70,7 +70,7 @@ class Door:
             raise Problem(429, "rate_limit_exceeded", TOO_FREQUENT, more={"retry_after": hasty.amount})
         rule = self._faults.armed(VastFault.MIN_INTERVALS)
         if rule is not None:
-            self._intervals.check(given, request.method, request.url.path, self._market.now(), rule.amount)
+            self._intervals.check(given, request.method, request.url.path, self._market.now(), scale=rule.amount)
         return await self._shape(request, body, query)
 
     def account(self, request: Request) -> str | None:

@@ -95,7 +95,7 @@ class Intervals:
     _asked: dict[tuple[str, Limit], list[float]] = field(default_factory=dict)
     _barred: dict[tuple[str, Limit], float] = field(default_factory=dict)
 
-    def check(self, caller: str, method: str, path: str, now: float, scale: float) -> None:
+    def check(self, caller: str, method: str, path: str, now: float, *, scale: float) -> None:
         """Count a request.
 
         Raises:
