@@ -72,6 +72,9 @@ class Policy:
     """The longest that one request may take in all, whatever arrives meanwhile."""
     destroy_s: float = 15.0
     """The same for a destroy: sending it again costs nothing, waiting for a lost answer does."""
+    destroys_s: float = 60.0
+    """So long after the first, no destroy is repeated, sleep of this computer included: what its path names may have
+    ended by then, and the name may be another machine's."""
     max_body: int = 16 * 1024 * 1024
     """Bytes of an answer, unpacked; a longer one is a BadReply."""
     attempts: int = 3
@@ -345,7 +348,15 @@ class Api:
         Raises:
             AuthFailed, RateLimited, Unavailable, BadReply: also for a status that is not in ``accept``.
         """
-        return self._retrying(lambda: self._accepted("DELETE", path, None, body, accept))
+        since = self._clock.uptime().seconds
+
+        def attempt() -> Reply:
+            if self._clock.uptime().seconds - since > self._policy.destroys_s:
+                text = f"{self.provider}: DELETE {path}: not repeated after more than {self._policy.destroys_s:g} s"
+                raise Unavailable(text, provider=self.provider)
+            return self._accepted("DELETE", path, None, body, accept)
+
+        return self._retrying(attempt)
 
     def send_once(self, method: str, path: str, body: object) -> Reply:
         """Send a request that must not be repeated, and return the reply whatever its status.

@@ -231,6 +231,9 @@ class Facts:
     minimum_s: int = 0
     boot_s: float = 90.0
     play_money: bool = False
+    lasting_refs: bool = False
+    """A ref that has meant one instance never comes to mean another. Elsewhere no order to destroy is sent before a
+    listing or a look has said whose machine the ref means now."""
     owned: bool = False
     """The machines are the user's own: nothing is rented, so no bill runs on when one of them cannot end itself."""
 

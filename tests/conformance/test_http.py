@@ -11,7 +11,7 @@ from threading import Thread
 import httpx
 import pytest
 
-from gpurent.clock import Clock, ManualClock, SystemClock
+from gpurent.clock import Clock, ManualClock, SystemClock, Uptime
 from gpurent.errors import AuthFailed, BadReply, ProviderError, RateLimited, Unavailable
 from gpurent.http import HTTPX_ERRORS, Api, Pace, Policy, Redactor, map_error, parse_retry_after, used_up_for
 from gpurent_sandbox.faults import Fault
@@ -111,6 +111,31 @@ def test_attempts_are_limited_and_back_off(market: Sandbox, connect: Connect) ->
     with pytest.raises(Unavailable):
         connect(clock).destroy("/v1/instances/x")
     assert (len(market.journal.entries()) - before, clock.monotonic()) == (3, 1.5)
+
+
+def test_a_destroy_is_not_repeated_after_a_sleep(market: Sandbox, connect: Connect) -> None:
+    """What its path named may have ended meanwhile, and the name be somebody else's."""
+    clock = _Lid()
+    market.faults.set(Fault.HTTP_500, times=5)
+    before = len(market.journal.entries())
+    with pytest.raises(Unavailable, match="not repeated"):
+        connect(clock).destroy("/v1/instances/x")
+    assert len(market.journal.entries()) - before == 1
+
+
+class _Lid(ManualClock):
+    """Of a computer whose lid is closed for an hour in each pause; its monotonic clock stands still meanwhile."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._asleep = 0.0
+
+    def sleep(self, seconds: float) -> None:
+        super().sleep(seconds)
+        self._asleep += 3600.0
+
+    def uptime(self) -> Uptime:
+        return Uptime("manual", self.monotonic() + self._asleep)
 
 
 def test_send_once_returns_any_status_and_is_sent_once(market: Sandbox, connect: Connect) -> None:

@@ -48,7 +48,8 @@ class Guardians:
     def __init__(self, world: World, run: Run, held: Held) -> None:
         plan = world.schedule
         self._world, self._held = world, held
-        self._down = _spans(plan.outages)
+        # Where numbers are given away, nobody may order an end while nobody can read whose machine a number means.
+        self._down = _spans((*plan.outages, *(plan.trickles if plan.reused else ())))
         self._revoked = [] if plan.revoked is None else _spans([plan.revoked])
         self._offline = _spans([(start, length) for start, length, what in plan.home if what is Home.NETWORK])
         self._processes = [one for one in world.processes if _looks_after(one, run)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import deque
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from functools import partial
@@ -93,8 +94,10 @@ class Process:
         self.hung_at: float | None = None
         self.heard_at = self.began
         """When it last did something."""
-        self.listed_at: float | None = self.began
-        """When a listing was last answered; None after one that was not."""
+        self.looked_at: deque[float] = deque(maxlen=32)
+        """When it was answered, by a listing or about an instance."""
+        self.woke_at: float | None = None
+        """When it last went on after it could do nothing for a while."""
         self.watches = False
         """Whether it looks after every run of its computer."""
         self.lost = False
@@ -139,6 +142,7 @@ class Process:
             if left <= 0:
                 break
             self._clock.sleep(left)
+            self.woke_at = self._clock.now()
         if self.dead:
             raise Crash("while it could do nothing")
 
@@ -208,8 +212,7 @@ class Process:
     @property
     def sight(self) -> Sight:
         """What it can know of whose a number is."""
-        listed_at, now = self.listed_at, self._clock.now()
-        return Sight(listed_at, listed_at is not None and any(listed_at <= begun < now for begun, _ in self.still))
+        return Sight(tuple(self.looked_at), self.woke_at == self._clock.now())
 
 
 _acting: ContextVar[Process] = ContextVar("process")

@@ -120,6 +120,11 @@ KEPT: Mapping[str, Schedule] = {
         freezes=((24, 7309.4099977290125),), guard=Guard(),
         home=((1989.8613277906552, 373.6773758512946, Home.LEDGER),), reused=True,
     ),
+    "after a nap no listing was answered at once, and the number was somebody else's": Schedule(
+        seed=1795740281818, budget=Usd(49_030), course=Course(26, 0.30034229182667993, every=6, size=4096),
+        rules=(Rule(Fault.HTTP_TIMEOUT, p=0.2999834746636203),), poll_s=10.0, naps=((99, 7428.203470155032),),
+        reused=True, boot_s=159.02591579092004,
+    ),
     "a second run began when nobody was waited for": Schedule(
         seed=1795719810, budget=Usd(51_270), course=Course(123, 93.3828277367179, every=61, size=65536), crash_at=85,
         second=Second(914.2854066481461, Usd(348_174), 43),

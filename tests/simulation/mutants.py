@@ -22,6 +22,7 @@ from gpurent.jobs import conduct, teardown, watch
 from gpurent.jobs.deadman import DeadMan
 from gpurent.jobs.events import Checkpoint
 from gpurent.jobs.home import Home
+from gpurent.jobs.whose import Proof
 from gpurent.model import Fuse, Identity, SelfDestruct
 from gpurent.money import ZERO
 from gpurent.watchdog import Watchdog
@@ -150,6 +151,16 @@ def without_accounts() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def without_proof() -> Iterator[None]:
+    """An order to destroy goes to the number that the ledger knows, whoever has it by now."""
+    with (
+        swapped(Proof, "holds", lambda self, _order, _rental: self.clock.uptime()),
+        swapped(Proof, "fresh", lambda *_: True),
+    ):
+        yield
+
+
 MUTANTS = {
     "intent": without_intent,
     "absence": without_absence,
@@ -160,6 +171,7 @@ MUTANTS = {
     "deadlines": without_deadlines,
     "overruling": without_overruling,
     "accounts": without_accounts,
+    "proof": without_proof,
 }
 
 _SHOWN = Path(__file__).with_name("shown.json")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
@@ -26,7 +25,7 @@ from gpurent_sandbox.wire import CUT, Wire
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
-SEES_ALL = Sight(-math.inf)
+SEES_ALL = Sight(())
 """Of a machine's switch: it has no business with any number but its own."""
 LATENCY_S = 0.2
 UNSEEN_S = 30.0

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
 REUSED_AFTER_S = 120.0
 """No number is given away sooner: an order that is repeated because its answer was lost has to hit nobody."""
-FRESH_S = 10.0
-"""From the answer of a listing to the order that follows it: a number may be given away meanwhile."""
+FRESH_S = 100.0
+"""From the answer that says whose a number is to the last repetition of the order that follows it: the number may be
+given away meanwhile."""
 TURN_S = 60.0
 """Strangers come and go this often."""
 PATH = "/v1/instances"
@@ -51,18 +52,17 @@ class Stranger:
 
 @dataclass(frozen=True)
 class Sight:
-    """What a process can know of whose a number is. Who cannot know gives the order: money comes first."""
+    """What a process can know of whose a number is. Who has not looked may not give the order."""
 
-    listed_at: float | None
-    """When a listing was last answered to it; None after one that was not."""
-    blind: bool = False
-    """It could do nothing since."""
+    looked_at: Sequence[float]
+    """When it was answered, lately: by a listing, or about an instance."""
+    woke: bool = False
+    """It was stopped when it was about to send, and sends now."""
 
     def could_know(self, stranger: Stranger, now: float) -> bool:
-        """Whether a listing showed it the stranger's machine, or would have, had it looked."""
-        if self.listed_at is None or self.blind:
-            return False
-        return not self.listed_at < stranger.created_at <= now < self.listed_at + FRESH_S
+        """Whether a look showed it the stranger's machine, or would have, had it looked."""
+        right_before = any(now - FRESH_S < looked < stranger.created_at for looked in self.looked_at)
+        return not self.woke and not right_before
 
 
 class Strangers:

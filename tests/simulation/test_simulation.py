@@ -115,13 +115,15 @@ def test_what_is_left_out_for_speed_changes_no_life(here: Stage, seed: int) -> N
 
 
 @pytest.mark.parametrize(
-    ("listed_at", "blind", "knows"),
-    [(None, False, False), (90.0, True, False), (99.0, False, False), (80.0, False, True), (101.0, False, True)],
+    ("looked_at", "woke", "knows"),
+    [((), False, True), ((), True, False), ((99.0,), False, False), ((1.0,), False, True), ((101.0,), False, True)],
 )
-def test_who_orders_a_number_to_end_has_to_know_whose_it_is(listed_at: float | None, blind: bool, knows: bool) -> None:
-    """Nobody can who was answered no listing, was frozen since, or whose number was given away right after a look."""
+def test_who_orders_a_number_to_end_has_to_know_whose_it_is(
+    looked_at: tuple[float, ...], woke: bool, knows: bool
+) -> None:
+    """Nobody can who was stopped with the order in hand, or whose number was given away right after a look."""
     stranger = Stranger("i-1", "my-notebook", created_at=100.0)
-    assert Sight(listed_at, blind).could_know(stranger, now=102.0) == knows
+    assert Sight(looked_at, woke).could_know(stranger, now=102.0) == knows
 
 
 def test_a_broken_life_is_reduced_to_what_breaks_it() -> None:

@@ -34,8 +34,8 @@ class Wires:
             virtual.sleep(UNCONNECTED_S)
             raise httpx.ConnectError("no route")
         status, headers_back, answer = world.service.ask(method, path, headers, body, query, process.sight)
-        if method == "GET" and path == LISTING:
-            process.listed_at = virtual.now() if status == 200 and answer.startswith(b"{") else None
+        if method == "GET" and path.startswith(LISTING) and status in (200, 404) and answer.startswith(b"{"):
+            process.looked_at.append(virtual.now())
         world.note(process, f"{method} {path} -> {status}")
         world.network.notice()
         process.step(f"after {what}")

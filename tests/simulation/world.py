@@ -206,7 +206,10 @@ class World:
         """What a process of gpurent works with."""
         clock = MortalClock(process)
         patience = Patience(poll_s=self.schedule.poll_s, confirm_every_s=5, follow_s=self.schedule.follow_s)
-        facts = Facts(self.schedule.unit_s, self.schedule.minimum_s, boot_s=60, play_money=True)
+        facts = Facts(
+            self.schedule.unit_s, self.schedule.minimum_s, boot_s=60, play_money=True,
+            lasting_refs=not self.schedule.reused,
+        )  # fmt: skip
         return Broker(
             settings=Settings(
                 limits=LimitsSection(per_day=self.schedule.per_day), need=NeedSection(min_down_mbps=0, min_up_mbps=0)
@@ -290,9 +293,15 @@ class World:
         return moment
 
     def last_deadline(self) -> float:
-        """When the last rental has to be over, by the clock of this world."""
-        hard = [one.hard_deadline - self.offset_at[one.tag] for run in self.runs() for one in run.rentals]
-        return max(hard, default=START)
+        """When the last rental has to be over, by the clock of this world.
+
+        A switch that was started late by a wrong clock counts its time from then on.
+        """
+        rentals = {one.tag: one for run in self.runs() for one in run.rentals}
+        hard = [one.hard_deadline - self.offset_at[one.tag] for one in rentals.values()]
+        begun = [(held.created_at, rentals.get(held.order.label)) for held in self.market.alive()]
+        late = [at + one.hard_deadline - one.intent_at for at, one in begun if one is not None]
+        return max((*hard, *late), default=START)
 
 
 def _machines(rng: random.Random, plan: Schedule) -> list[Machine]:

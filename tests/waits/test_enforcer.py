@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,7 @@ from tests.stub.control import StubEngine
 from gpurent.budget.errors import LedgerError
 from gpurent.budget.events import Kind
 from gpurent.budget.ledger import Ledger
+from gpurent.budget.reaper import Destroy
 from gpurent.clock import ManualClock, SystemClock
 from gpurent.errors import UsageError
 from gpurent.jobs.accounts import Accounts
@@ -21,6 +22,7 @@ from gpurent.jobs.interrupt import Interrupt, Stop
 from gpurent.jobs.progress import Notice, Progress
 from gpurent.jobs.teardown import Teardown
 from gpurent.jobs.watch import Tell
+from gpurent.jobs.whose import FRESH_S
 from gpurent.model import Launch, Need
 from gpurent.money import Usd
 from gpurent_sandbox.adapter.provider import SandboxProvider
@@ -44,6 +46,8 @@ class Rental:
     """Raised when it is to be opened, one each time."""
     opened: ExitStack = field(default_factory=ExitStack)
     """What an enforcer has open when a test leaves it."""
+    lasting: tuple[str, ...] = ()
+    """Providers that never give the number of a machine away."""
 
     def __post_init__(self) -> None:
         with closing(self.provider()) as provider, closing(self.ledger()) as ledger:
@@ -73,7 +77,12 @@ class Rental:
         with closing(self.provider()) as provider, closing(self.ledger()) as ledger:
             self.opened.callback(provider.close)
             providers = {"sandbox": provider}
-            yield Teardown(ledger, providers, self.clock, tell, Accounts(providers, self.clock))
+            accounts = Accounts(providers, self.clock)
+            yield Teardown(ledger, providers, self.clock, tell, accounts, lasting=self.lasting)
+
+    def order(self, ref: str) -> Destroy:
+        """To destroy what has this number now."""
+        return Destroy(provider="sandbox", ref=ref, tag=TAG, run_id=self.run_id, reason="")
 
     def enforcer(self) -> Enforcer:
         target = Target(self.run_id, TAG, "sandbox", self.hard)
@@ -215,11 +224,36 @@ def test_whoever_leaves_takes_it_along(rental: Rental) -> None:
     assert rental.look(other) is None
 
 
-def test_while_no_ledger_says_whose_a_number_is_a_listing_does(rental: Rental) -> None:
-    """A machine that has ended may have given its number to somebody else's: no order goes there."""
+def test_no_order_goes_to_a_machine_that_may_be_a_strangers(rental: Rental) -> None:
+    """A machine that has ended may have given its number to somebody else's. Who can look, looks; who cannot, waits."""
     with rental.open(rental.said.append) as hand:
         market = hand.providers["sandbox"]
         other = market.create(market.offers(Need())[0], Launch("my-notebook", "", 10, "ssh-ed25519 AAAA", "", {}))
-        assert hand.taken("sandbox", TAG, other.ref) and not hand.taken("sandbox", TAG, rental.ref)
+        stranger, ours = rental.order(other.ref), rental.order(rental.ref)
+        assert not hand.destroy(stranger)
         rental.sandbox.faults.set(Fault.HTTP_500, p=1.0, on="GET")
-        assert not hand.taken("sandbox", TAG, other.ref), "nobody can look, and money comes first"
+        assert not hand.destroy(stranger) and not hand.destroy(ours), "nobody says whose machines these are"
+        assert {held.id for held in rental.sandbox.market.alive()} == {other.ref, rental.ref}
+        assert sum("may be a stranger's" in one.message for one in rental.said if isinstance(one, Notice)) == 2
+        rental.sandbox.faults.clear()
+        assert hand.destroy(ours)
+
+
+def test_what_a_listing_said_is_asked_again_after_half_a_minute(rental: Rental) -> None:
+    """Whatever lay between: collecting what is there, or a laptop that was closed."""
+    with rental.open(rental.said.append) as hand:
+        market = hand.providers["sandbox"]
+        other = market.create(market.offers(Need())[0], Launch("my-notebook", "", 10, "ssh-ed25519 AAAA", "", {}))
+        order = replace(rental.order(other.ref), asked=rental.clock.uptime())
+        rental.clock.advance(FRESH_S + 1)
+        assert not hand.destroy(order)
+        assert hand.destroy(replace(order, asked=rental.clock.uptime())), "a listing of just now is believed"
+
+
+def test_where_numbers_are_never_given_away_an_order_needs_no_look(rental: Rental) -> None:
+    """Money comes first there: the service may answer nothing else than orders."""
+    rental.lasting = ("sandbox",)
+    rental.sandbox.faults.set(Fault.HTTP_500, p=1.0, on="GET")
+    with rental.open(rental.said.append) as hand:
+        assert hand.destroy(rental.order(rental.ref))
+    assert rental.sandbox.market.alive() == []

@@ -49,7 +49,7 @@ PLUGIN = ProviderPlugin(
     name="runpod",
     spi_version=SPI_VERSION,
     settings=(URL, KEY),
-    facts=Facts(billing_granularity_s=1, minimum_s=0, boot_s=180.0),
+    facts=Facts(billing_granularity_s=1, minimum_s=0, boot_s=180.0, lasting_refs=True),
     open=open_runpod,
     plays=lambda settings: leads_to_sandbox(settings.get(URL.name) or URL.default, settings.get(KEY.name, "")),
 )

@@ -33,6 +33,6 @@ PLUGIN = ProviderPlugin(
     name="ssh",
     spi_version=SPI_VERSION,
     settings=(HOSTS,),
-    facts=Facts(billing_granularity_s=1, minimum_s=0, boot_s=5.0, owned=True),
+    facts=Facts(billing_granularity_s=1, minimum_s=0, boot_s=5.0, owned=True, lasting_refs=True),
     open=open_sshhost,
 )

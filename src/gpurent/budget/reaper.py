@@ -36,6 +36,8 @@ class Destroy:
     collect_first: bool = False
     shown: bool = False
     """A listing shows it: it existed at that moment."""
+    asked: Uptime | None = None
+    """When the listing was asked for that shows it, or shows nobody's machine under its ref; None without one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,12 +177,12 @@ def reconcile(
             actions.append(Leave(rental.tag, rental.run_id, other.reason))
         else:
             taken = any(one.ref == rental.ref for one in listing or ()) and seen is None
-            actions += _dead(rental, seen, asked, over, taken=taken)
+            actions += _dead(rental, seen, asked, over, taken=taken, listed=listing is not None)
     ours = {rental.tag for rental in rentals}
     for listing in listings.values():
         for one in listing or ():
             if one.tag.startswith(TAG_PREFIX) and one.tag not in ours:
-                actions += _stray(one, known_tags.get(one.tag))
+                actions += _stray(one, known_tags.get(one.tag), asked)
     return tuple(actions)
 
 
@@ -204,11 +206,12 @@ def is_ours(one: Instance, tag: str, ref: str | None, created_at: float) -> bool
     return not one.tag or one.created_at is None or one.created_at <= created_at + REUSED_S
 
 
-def _stray(one: Instance, run_id: str | None) -> list[Action]:
+def _stray(one: Instance, run_id: str | None, asked: Uptime) -> list[Action]:
     if run_id is None:
         return [Orphan(one)]
     reason = "listed again after it was held for gone"
-    return [Adopt(one.tag, run_id, one.ref, one.provider), Destroy(one.provider, one.ref, one.tag, run_id, reason)]
+    order = Destroy(provider=one.provider, ref=one.ref, tag=one.tag, run_id=run_id, reason=reason, asked=asked)
+    return [Adopt(one.tag, run_id, one.ref, one.provider), order]
 
 
 def may_surface(rental: Rental, now: float) -> bool:
@@ -242,8 +245,11 @@ def unordered(rental: Rental) -> bool:
     return rental.ref is not None and not rental.destroy_accepted
 
 
-def _dead(rental: Rental, seen: Instance | None, asked: Uptime, overdue: str, *, taken: bool) -> list[Action]:
-    """``taken``: its ref is another machine's by now, so that no order may go there, and ours is over."""
+def _dead(
+    rental: Rental, seen: Instance | None, asked: Uptime, overdue: str, *, taken: bool, listed: bool
+) -> list[Action]:  # fmt: skip
+    """``taken``: its ref is another machine's by now, so that no order may go there, and ours is over. ``listed``: its
+    provider answered."""
     reason = overdue or "its client is gone"
     collect = rental.state is RentalState.TRAINING and not rental.job_over and not overdue
     if seen is not None:
@@ -259,6 +265,7 @@ def _dead(rental: Rental, seen: Instance | None, asked: Uptime, overdue: str, *,
                 reason=reason,
                 collect_first=collect,
                 shown=True,
+                asked=asked,
             ),
         ]
     if rental.ref is not None and unordered(rental) and not taken:
@@ -270,6 +277,7 @@ def _dead(rental: Rental, seen: Instance | None, asked: Uptime, overdue: str, *,
                 run_id=rental.run_id,
                 reason=reason,
                 collect_first=collect,
+                asked=asked if listed else None,
             )
         ]
     absent = MarkAbsent(rental.tag, rental.run_id, asked)

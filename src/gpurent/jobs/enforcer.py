@@ -144,8 +144,6 @@ class Enforcer:
         ordered = rental is not None and rental.destroy_accepted
         wished = self.interrupt.level >= Stop.NOW
         one = self.target
-        if rental is None and ref is not None and not wished and teardown.taken(one.provider, one.tag, ref):
-            return self._wait
         if ref is not None and not ordered and (rental is None or wished):
             reason = "stopped at your wish" if wished else self._why or "past its hard deadline"
             self._again(teardown.destroy(Destroy(one.provider, ref, one.tag, one.run_id, reason)))

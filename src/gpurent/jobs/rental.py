@@ -278,7 +278,10 @@ class Rentals:
         Raises:
             InDoubt: as ``Teardown.finish``, or the ledger could not be read: then destroy was sent, unconfirmed.
         """
-        teardown = Teardown(self.ledger, self.providers, self.clock, self.tell, self.accounts, self.rented)
+        lasting = {name for name, facts in self.facts.items() if facts.lasting_refs}
+        teardown = Teardown(
+            self.ledger, self.providers, self.clock, self.tell, self.accounts, self.rented, lasting=lasting
+        )
         try:
             rental = teardown.read(run_id, tag)
             if rental is None or rental.state.over:
@@ -290,10 +293,10 @@ class Rentals:
         except LedgerError as error:
             if held is None:
                 raise
-            if not teardown.taken(held.offer.provider, tag, held.ref):
-                teardown.destroy(Destroy(held.offer.provider, held.ref, tag, run_id, reason))
+            sent = teardown.destroy(Destroy(held.offer.provider, held.ref, tag, run_id, reason))
+            told = "was told to end, and its end" if sent else "could not be told to end: its end"
             raise InDoubt(
-                f"{held.ref} was told to end, and its end is not confirmed: {error}",
+                f"{held.ref} {told} is not confirmed: {error}",
                 refs=(f"{held.offer.provider}:{held.ref}",),
                 hint=f"{error.hint} Then `gpurent reap`.",
             ) from error

@@ -23,8 +23,6 @@ from gpurent.budget.reaper import (
     MarkAbsent,
     Orphan,
     OtherAccount,
-    asked_at,
-    is_ours,
     other_account,
     reconcile,
     shows,
@@ -36,11 +34,12 @@ from gpurent.clock import Clock
 from gpurent.errors import InDoubt, ProviderError
 from gpurent.exposure import LEAD_S
 from gpurent.jobs.accounts import Accounts
-from gpurent.jobs.listing import listings, survey
+from gpurent.jobs.listing import listings
 from gpurent.jobs.meter import Meter
 from gpurent.jobs.progress import Gone, Notice
 from gpurent.jobs.waits import CHARGES_S, DESTROY_S, LIST_S, NOTE_S, PRESSING_S
 from gpurent.jobs.watch import Tell
+from gpurent.jobs.whose import Proof
 from gpurent.model import Charges, Instance
 from gpurent.spi import Provider, SupportsCharges
 from gpurent.tasks import Overdue, minding
@@ -69,8 +68,11 @@ class Teardown:
     """Tags of rentals that this process made, with the keys that are in use."""
     clock_of: Callable[[str], OtherClock] = lambda _run_id: SAME_CLOCK
     """The clock of the computer that a run was started on, beside ours."""
+    lasting: Collection[str] = ()
+    """Providers whose refs never come to mean another machine (``Facts.lasting_refs``)."""
 
     def __post_init__(self) -> None:
+        self._proof = Proof(self.providers, self.clock, self.tell, self.lasting)
         self._meter = Meter(self.ledger, self.providers, self.clock, self.tell, lead_s=LEAD_S)
         self._seeks: dict[str, float] = {}
         """When machines without a number were last looked for, by tag."""
@@ -214,21 +216,10 @@ class Teardown:
         """The rental as the ledger has it. Raises LedgerError, after ``NOTE_S`` at the latest."""
         return next((one for one in self._run(run_id).rentals if one.tag == tag), None)
 
-    def taken(self, provider: str, tag: str, ref: str) -> bool:
-        """Whether a quick listing shows somebody else's machine under this ref, for callers that cannot ask the ledger.
-
-        By what the ledger last said of ours; where that was nothing, a machine of another name is not ours.
-        """
-        try:
-            found = self.clock.begin(lambda: survey(self.providers[provider], [ref])).result(PRESSING_S)
-        except (ProviderError, Overdue):
-            return False
-        known = self._known.get(tag)
-        created_at = -math.inf if known is None else asked_at(known)
-        return any(one.ref == ref and not is_ours(one, tag, ref, created_at) for one in found.instances)
-
     def destroy(self, order: Destroy) -> bool:
         """Send one order to destroy, whatever the ledger does. What came of it is recorded and told, never raised.
+
+        It is not sent while it might hit a stranger's machine: see ``Proof``.
 
         An order that fails again and again, for the same reason, is in the ledger once: a key that was revoked would
         fill it for as long as the machine lives.
@@ -236,8 +227,13 @@ class Teardown:
         Returns:
             Whether it was accepted.
         """
+        proven = self._proof.holds(order, self._known.get(order.tag))
+        if proven is None:
+            return False
         if order.ref not in self._refused:
             self._jot(order, Kind.DESTROY_SENT, reason=order.reason, shown=order.shown)
+        if not self._proof.fresh(proven, order.provider):
+            return False  # this computer slept, or its ledger was slow
         try:
             self.clock.begin(lambda: self.providers[order.provider].destroy(order.ref)).result(DESTROY_S)
         except (ProviderError, Overdue) as error:

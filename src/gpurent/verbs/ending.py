@@ -26,6 +26,7 @@ def teardown(resources: Resources, clocks: Clocks, tell: Tell) -> Teardown:
         tell,
         resources.accounts,
         clock_of=lambda run_id: clocks.of(resources.ledger.run(run_id)),
+        lasting={name for name, one in resources.opened.items() if one.facts.lasting_refs},
     )
 
 

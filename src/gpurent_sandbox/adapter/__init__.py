@@ -49,6 +49,6 @@ PLUGIN = ProviderPlugin(
     name="sandbox",
     spi_version=SPI_VERSION,
     settings=(URL, KEY),
-    facts=Facts(billing_granularity_s=1, minimum_s=0, boot_s=2.0, play_money=True),
+    facts=Facts(billing_granularity_s=1, minimum_s=0, boot_s=2.0, play_money=True, lasting_refs=True),
     open=open_sandbox,
 )
