@@ -1,7 +1,7 @@
 """Draw a life from a seed, so that what is rare alone comes together often.
 
 Every kind of trouble is one function that adds itself to a life. Each life gets a few at random; every second one also
-gets a certain pair, and the pairs take turns: all of them come up again and again, however many kinds there are.
+gets a certain pair, and the pairs take turns: all of them come up again and again, however many kinds there are. What needs a whole life arranged for it gets one in forty.
 """
 
 from __future__ import annotations
@@ -48,6 +48,9 @@ def draw(seed: int) -> Schedule:
         names = [*dict.fromkeys([*PAIRS[seed // 2 % len(PAIRS)], *names])]
     for name in names:
         plan = TROUBLES[name](plan, random.Random(f"{seed} {name}"))
+    if seed % STAGED_EVERY == STAGED_EVERY - 1:
+        name = rng.choice(sorted(STAGED))
+        plan = STAGED[name](plan, random.Random(f"{seed} {name}"))
     return plan
 
 
@@ -131,6 +134,18 @@ def _fails(plan: Schedule, rng: random.Random) -> Schedule:
 
 def _stalls(plan: Schedule, rng: random.Random) -> Schedule:
     return replace(plan, course=replace(plan.course, hangs_at=rng.randint(1, plan.course.steps)))
+
+
+def _fails_unseen(plan: Schedule, rng: random.Random) -> Schedule:
+    """Behind a dead line, until its client has given it up and died; who comes next can see it."""
+    steps, boot_s = rng.randint(20, 80), rng.uniform(5, 100)
+    step_s, start = rng.uniform(300, 600) / steps, boot_s + rng.uniform(100, 250)
+    return replace(
+        plan, budget=Usd(rng.randint(1_000_000, 2_000_000)), boot_s=boot_s,
+        course=Course(steps, step_s, every=max(1, steps // 3), size=1 << 12, fails_at=steps - 1),
+        frozen=(*plan.frozen, (start, rng.uniform(1500, 2000))), dies_at=(Kind.DESTROY_SENT, "after"), guard=None,
+        aftermath=Aftermath.ATTACH, delay_s=rng.uniform(500, 2000), hold_minutes=60.0,
+    )  # fmt: skip
 
 
 def _dies(plan: Schedule, rng: random.Random) -> Schedule:
@@ -318,6 +333,12 @@ def _switch_dies(plan: Schedule, rng: random.Random) -> Schedule:
     return replace(plan, switch_dies_after_s=rng.choice((20.0, 400.0, 3000.0)) * rng.random())
 
 
+def _nonsense(plan: Schedule, rng: random.Random) -> Schedule:
+    """Matters to a switch that is alone. The reserve pays for two answers."""
+    plan = replace(_unless_dying(plan, rng), nonsense=rng.randint(1, 2))
+    return plan if rng.random() < 0.3 else replace(plan, guard=None, aftermath=Aftermath.NOBODY)
+
+
 def _restarts(plan: Schedule, rng: random.Random) -> Schedule:
     return replace(plan, restarts=(rng.choice((20.0, 400.0, 3000.0)) * rng.random(), rng.random() < 0.5))
 
@@ -338,4 +359,8 @@ TROUBLES: Mapping[str, Trouble] = {
     "machine cut off": _cut_off, "machine's clock wrong": _skewed, "switch killed": _switch_dies,
     "container restarts": _restarts,
 }  # fmt: skip
+STAGED: Mapping[str, Trouble] = {"switch hears nonsense": _nonsense, "training fails unseen": _fails_unseen}
+"""What only a life that is arranged for it shows, beside whatever else is drawn."""
+STAGED_EVERY = 40
+"""One life of so many is."""
 PAIRS = tuple(combinations(sorted(TROUBLES), 2))

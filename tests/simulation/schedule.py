@@ -147,6 +147,8 @@ class Schedule:
     """Their owner kills the dead-man switch so long after they run."""
     restarts: tuple[float, bool] | None = None
     """Their container restarts so long after they run; whether that ends the job."""
+    nonsense: int = 0
+    """So many requests of their switches are answered with what is not HTTP."""
 
 
 QUIET: dict[str, object] = {
