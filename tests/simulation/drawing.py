@@ -1,8 +1,8 @@
 """Draw a life from a seed, so that what is rare alone comes together often.
 
 Every kind of trouble is one function that adds itself to a life. Each life gets a few at random; every second one also
-gets a certain pair, and the pairs take turns: all of them come up again and again, however many kinds there are. What needs a whole life arranged for it gets one in
-forty.
+gets a certain pair, and the pairs take turns: all of them come up again and again, however many kinds there are.
+What needs a whole life arranged for it gets one in forty.
 """
 
 from __future__ import annotations
