@@ -19,18 +19,21 @@ from gpurent.money import Usd
 if TYPE_CHECKING:
     from gpurent.broker import Broker
     from gpurent.dataset.job import Job
-    from gpurent.jobs.options import BatchOptions, RunOptions
+    from gpurent.jobs.options import BatchOptions, RunOptions, SessionOptions
     from gpurent.model import Need
+    from gpurent.verbs.sessions import Session
 
     __version__: str
 
-__all__ = ["BatchOptions", "Broker", "Job", "Need", "RunOptions", "Usd", "__version__"]
+__all__ = ["BatchOptions", "Broker", "Job", "Need", "RunOptions", "Session", "SessionOptions", "Usd", "__version__"]
 _HOMES = {
     "BatchOptions": "gpurent.jobs.options",
     "Broker": "gpurent.broker",
     "Job": "gpurent.dataset.job",
     "Need": "gpurent.model",
     "RunOptions": "gpurent.jobs.options",
+    "Session": "gpurent.verbs.sessions",
+    "SessionOptions": "gpurent.jobs.options",
 }
 
 

@@ -1,4 +1,4 @@
-"""The verbs of gpurent: ``quote``, ``train``, ``batch``, ``attach``, ``stop``, ``reap``.
+"""The verbs of gpurent: ``quote``, ``train``, ``batch``, ``session``, ``attach``, ``stop``, ``reap``.
 
 Each is documented here and told as a story in ``gpurent.verbs``. The broker knows ports only: providers and the SSH
 link come from the registry, or from the code that builds it.
@@ -23,7 +23,7 @@ from gpurent.jobs.batch import Batch, BatchQuote
 from gpurent.jobs.boot import Patience
 from gpurent.jobs.enforcer import LEAD_S, Enforcer, Target
 from gpurent.jobs.interrupt import Interrupt
-from gpurent.jobs.options import BatchOptions, RunOptions
+from gpurent.jobs.options import BatchOptions, RunOptions, SessionOptions
 from gpurent.jobs.replan import Asker, Nobody
 from gpurent.jobs.statefile import StateFile
 from gpurent.jobs.watch import Tell, silent
@@ -45,11 +45,12 @@ from gpurent.verbs.reaping import REAP_EVERY_S, REAP_PATIENCE_S, Reaping
 from gpurent.verbs.resources import Resources
 from gpurent.verbs.running import PLAIN, Caller, Running, Trained
 from gpurent.verbs.safeguards import Safeguards
+from gpurent.verbs.sessions import Session, Sessions
 from gpurent.verbs.takeover import TakeOver
 from gpurent.verbs.training import Training
 
 __all__ = ["Broker", "RunView", "Trained"]
-USUAL = BatchOptions()
+USUAL, OPEN = BatchOptions(), SessionOptions()
 
 
 class Broker:
@@ -85,6 +86,7 @@ class Broker:
         running = Running(self.resources, self._clocks, self._attendance, Safeguards(self.resources))
         self._training = Training(self._quoting, running)
         self._batching = Batching(self.resources, self._attendance, self._quoting, running)
+        self._sessions = Sessions(self.resources, self._quoting, running)
         self._take_over = TakeOver(self.resources, running)
         self._reaping = Reaping(self.resources, self._clocks, self._attendance, self._take_over)
 
@@ -229,6 +231,39 @@ class Broker:
             batch=batch,
             consent=consent,
             caller=Caller(tell, interrupt, asker or Nobody()),
+        )
+
+    def session(
+        self,
+        need: Need | None = None,
+        base_model: str | Path | None = None,
+        *,
+        budget: Usd,
+        options: RunOptions = PLAIN,
+        session: SessionOptions = OPEN,
+        consent: Callable[[Quote, QuoteRow], bool] | None = None,
+        tell: Tell = silent,
+    ) -> Session:
+        """Open a session: ``session.train(job)`` trains one LoRA after the other, on one machine, within one budget.
+
+        Nothing is rented before the first job, which decides what is needed. Between jobs the machine waits, at the
+        budget's expense, for ``session.idle_minutes`` at most. Use it as a context manager: leaving the block
+        terminates the machine at once.
+
+        Args:
+            need: what is asked of a machine, for all jobs of the session; that of the settings when left out.
+            base_model: path or hub id that all jobs train on; the first job's when left out.
+            budget: hard cap for the whole session, waiting included. It is reserved until the session is closed.
+            options: as ``train`` has them, ``stop_at`` aside.
+            session: what holds for a session alone.
+            consent: asked before each machine that is rented; without it the call itself is the consent.
+            tell: hears everything that happens, in a thread of the session's own.
+
+        Raises:
+            UsageError, BudgetError: nothing was rented.
+        """
+        return self._sessions.open(
+            need, base_model, budget=budget, options=options, session=session, consent=consent, tell=tell
         )
 
     def batch_quote(

@@ -63,6 +63,8 @@ class Patience:
     """Shortest silence of a training engine that counts as usual."""
     state_s: float = EVERY_S
     """Between two states of a training that come home, at least."""
+    idle_grace_s: float = 60.0
+    """After its idle limit, which its client keeps, a session's machine ends itself so much later."""
 
 
 @dataclass

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from gpurent.errors import UsageError
 from gpurent.model import Need, OnOverrun
 
+MOST_IDLE_MINUTES = 240.0
 OnFailure = Literal["continue", "stop"]
 """What a batch does when a job has failed by its own fault."""
 
@@ -42,3 +44,30 @@ class BatchOptions:
     """Machines at the same time; ``auto``: as many as the budget pays for and make it faster."""
     partial: bool = False
     """Begin although the budget surely pays for the first jobs only."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionOptions:
+    """What holds for a session alone."""
+
+    idle_minutes: float = 10.0
+    """A machine that has no job for so long is terminated; the next job rents another one."""
+    linger_minutes: float | None = None
+    """A session that has no machine for so long is closed; None: it stays open."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.idle_minutes <= MOST_IDLE_MINUTES:
+            raise UsageError(
+                f"{self.idle_minutes:g} minutes are not an idle limit",
+                hint=f"A machine may wait for a job for up to {MOST_IDLE_MINUTES:.0f} minutes.",
+            )
+
+    @property
+    def idle_s(self) -> float:
+        """In seconds."""
+        return self.idle_minutes * 60
+
+    @property
+    def linger_s(self) -> float | None:
+        """In seconds."""
+        return None if self.linger_minutes is None else self.linger_minutes * 60

@@ -65,6 +65,12 @@ class Quoting:
         return replace(known, notes=quote.notes, source=quote.source, dated=quote.dated, play=quote.play)
 
     @property
+    def plays(self) -> bool:
+        """Whether all that is asked for offers takes play money."""
+        asked, _ = self._asked()
+        return all(one.facts.play_money for one in asked.values())
+
+    @property
     def _need(self) -> Need:
         return self.resources.settings.need.as_need()
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import RLock
+
+from pydantic import JsonValue
 
 from gpurent.budget.state import Rental
 from gpurent.clock import SystemClock
@@ -23,9 +25,10 @@ from gpurent.jobs.session import Outcome
 from gpurent.jobs.signals import pressed_in_a_program
 from gpurent.jobs.watch import Tell
 from gpurent.jobs.work import Work
+from gpurent.model import Workload
 from gpurent.money import Usd
 from gpurent.plan.quote import Quote, QuoteRow
-from gpurent.report.receipt import Receipt, make_receipt
+from gpurent.report.receipt import JobShare, Receipt, make_receipt
 from gpurent.verbs.attendance import Attendance
 from gpurent.verbs.clocks import Clocks
 from gpurent.verbs.ending import enforcer
@@ -47,6 +50,8 @@ class Trained:
     receipt: Receipt
     state: Path | None = None
     """What it can go on from: see ``Broker.resumable``."""
+    share: JobShare | None = None
+    """Of a job of a session: what it has cost by now."""
 
 
 @dataclass(frozen=True)
@@ -81,36 +86,57 @@ class Running:
     ) -> tuple[str, Outcome]:
         """Reserve the budget and conduct the run to its end; its id and how it ended."""
         resources, first = self.resources, work.tasks[0].job
-        order = replace(self._order(quote.need.disk_gb, options), ram_mb=quote.need.min_ram_mb)
+        order = replace(self.order(quote.need.disk_gb, options), ram_mb=quote.need.min_ram_mb)
         config = {
             "play": rows[0].offer.provider in quote.play,
             "path": str(first.config_path),
-            "folder": str(resources.folder or ""),
             **work.kept,
             **order.kept,
         }
-        run_id = resources.ledger.open_run(
+        run_id = self.reserve(
             name,
             budget,
             output_dir=first.output_dir,
             data_dir=first.data_dir,
             workload=quote.workload,
             config=config,
+        )
+        hours = resources.settings.budget.max_hours if options.max_hours is None else options.max_hours
+        with self._heeding(caller.interrupt) as wish:
+            return run_id, self.conductor(run_id, caller, wish).train(work, rows, order, hours)
+
+    def reserve(
+        self,
+        name: str,
+        budget: Usd,
+        *,
+        output_dir: Path,
+        config: Mapping[str, JsonValue],
+        data_dir: Path | None = None,
+        workload: Workload | None = None,
+    ) -> str:
+        """Open a run in the ledger, which reserves its budget, and see that it is guarded; return its id."""
+        resources = self.resources
+        run_id = resources.ledger.open_run(
+            name,
+            budget,
+            output_dir=output_dir,
+            data_dir=data_dir,
+            workload=workload,
+            config={"folder": str(resources.folder or ""), **config},
             per_day=resources.settings.limits.per_day,
             per_month=resources.settings.limits.per_month,
             place=resources.claim().place,
             clock_offset=self.clocks.offset(),
         )
         self.safeguards.rouse()
-        hours = resources.settings.budget.max_hours if options.max_hours is None else options.max_hours
-        with self._heeding(caller.interrupt) as wish:
-            return run_id, self._conductor(run_id, caller, wish).train(work, rows, order, hours)
+        return run_id
 
     def go_on(self, run_id: str, rental: Rental, caller: Caller) -> Outcome:
         """Take over a rental that its client has left behind."""
-        order = self._order(rental.disk_gb, PLAIN).as_kept(self.resources.ledger.run(run_id).config)
+        order = self.order(rental.disk_gb, PLAIN).as_kept(self.resources.ledger.run(run_id).config)
         with self._heeding(caller.interrupt) as wish:
-            return self._conductor(run_id, caller, wish).take_over(rental, order)
+            return self.conductor(run_id, caller, wish).take_over(rental, order)
 
     def result(self, run_id: str, outcome: Outcome) -> Trained:
         """What a run of one job has brought home, with its bill."""
@@ -132,7 +158,8 @@ class Running:
         with nullcontext() if given is not None else pressed_in_a_program(wish):
             yield wish
 
-    def _order(self, disk_gb: int, options: RunOptions) -> LaunchOrder:
+    def order(self, disk_gb: int, options: RunOptions) -> LaunchOrder:
+        """The part of a launch that the user may choose."""
         settings = self.resources.settings
         hold = settings.budget.hold_minutes if options.hold_minutes is None else options.hold_minutes
         return LaunchOrder(
@@ -144,7 +171,8 @@ class Running:
             on_overrun=options.on_overrun or settings.budget.on_overrun,
         )
 
-    def _conductor(self, run_id: str, caller: Caller, interrupt: Interrupt) -> Conductor:
+    def conductor(self, run_id: str, caller: Caller, interrupt: Interrupt) -> Conductor:
+        """Who conducts a run."""
         resources, tell = self.resources, _in_turn(caller.tell)
         rentals = Rentals(
             ledger=resources.ledger,

@@ -1,0 +1,33 @@
+"""What of a job still fits into what is left. Pure."""
+
+from __future__ import annotations
+
+import math
+
+from gpurent.money import Usd, per_hour
+from gpurent.plan.pace import Pace
+from gpurent.plan.timeline import Timeline
+
+CAREFUL = 0.95
+"""A part of the steps that fit by the estimate."""
+
+
+def fitting_steps(job: Timeline, pace: Pace, steps: int, left_s: float) -> int:
+    """How many of ``steps`` fit into ``left_s`` seconds, with everything around them."""
+    needed_s = pace.forecast(job)
+    rate = needed_s / max(1e-9, job.upload_s.mid + job.base_model_s.mid + job.train_s.mid + job.collect_s.mid)
+    training_s = rate * job.train_s.mid
+    if training_s <= 0:
+        return 0
+    share = (left_s - (needed_s - training_s)) / training_s
+    return max(0, min(steps, math.floor(steps * share * CAREFUL)))
+
+
+def idle_until(now: float, idle_s: float, soft: float) -> float:
+    """Unix seconds at which a machine without a job is terminated: never after the time that the budget pays for."""
+    return max(now, min(now + idle_s, soft))
+
+
+def idle_cost(hourly: Usd, idle_s: float) -> Usd:
+    """What waiting to the limit costs once."""
+    return per_hour(hourly, round(idle_s * 1000))
