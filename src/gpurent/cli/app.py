@@ -14,10 +14,29 @@ from typer.main import get_command_name
 from typer.models import CommandInfo
 
 from gpurent.cli import exits, lora, sandbox, streams
-from gpurent.money import ZERO, Usd
+from gpurent.cli.flags import (
+    Budget,
+    Config,
+    Dataset,
+    DryRun,
+    Gpu,
+    Hold,
+    Interruptible,
+    Json,
+    MaxHours,
+    MaxPrice,
+    MinVram,
+    OnOverrun,
+    RunId,
+    StopAt,
+    TrustedOnly,
+    Unguarded,
+    Yes,
+    how,
+)
 
 if TYPE_CHECKING:
-    from gpurent.jobs.options import RunOptions
+    pass
 
 _EXIT_STATUS = "\n\n".join(f"{code}  {meaning}" for code, meaning in exits.CODES)
 
@@ -63,76 +82,6 @@ app = typer.Typer(
 )
 app.add_typer(sandbox.app, name="sandbox")
 app.add_typer(lora.app, name="lora")
-
-
-def _dollars(text: str) -> Usd:
-    try:
-        amount = Usd.parse(text)
-    except (ValueError, TypeError) as error:
-        raise typer.BadParameter(f"{text!r} is not an amount of dollars such as 10 or 0.50.") from error
-    if amount <= ZERO:
-        raise typer.BadParameter(f"{text} is not more than 0; give an amount of dollars such as 10 or 0.50.")
-    return amount
-
-
-def _share(text: str) -> float:
-    try:
-        percent = float(text.removesuffix("%"))
-    except ValueError as error:
-        raise typer.BadParameter(f"{text!r} is not a percentage such as 60%.") from error
-    if not 0 < percent < 100:
-        raise typer.BadParameter(f"{text} is not between 0 and 100 percent.")
-    return percent / 100
-
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-Budget = Annotated[
-    Usd | None, typer.Option(parser=_dollars, metavar="DOLLARS", help="Hard cap in dollars, everything included.")
-]
-Gpu = Annotated[list[str] | None, typer.Option(help="Accept this GPU, e.g. 4090; may be repeated.")]
-MaxPrice = Annotated[
-    Usd | None, typer.Option(parser=_dollars, metavar="DOLLARS", help="Highest price per hour, GPU and disk.")
-]
-MinVram = Annotated[
-    int | None, typer.Option(min=1, help="Least GPU memory in GB; computed from the job when left out.")
-]
-TrustedOnly = Annotated[bool, typer.Option("--trusted-only", help="Data centres and secure clouds only.")]
-Interruptible = Annotated[
-    bool, typer.Option("--interruptible", help="Also cheaper machines that a higher bid may take away.")
-]
-
-
-class Overrun(StrEnum):
-    """Values of ``--on-overrun``."""
-
-    STOP = "stop"
-    SHRINK = "shrink"
-    ASK = "ask"
-
-
-Hold = Annotated[
-    float | None,
-    typer.Option(min=1, max=1440, metavar="MINUTES", help="Keep results on the machine so long if we vanish."),
-]
-MaxHours = Annotated[
-    float | None, typer.Option(min=0.001, metavar="HOURS", help="End a rental after so long, whatever the budget.")
-]
-OnOverrun = Annotated[
-    Overrun | None,
-    typer.Option(help="If it will not fit: stop at the deadline, shrink to fewer epochs, or ask. Default: stop."),
-]
-Unguarded = Annotated[bool, typer.Option("--unguarded", help="Rent even where the machine cannot end itself.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Check and quote only; rent nothing.")]
-StopAt = Annotated[
-    float | None,
-    typer.Option(
-        parser=_share, metavar="PERCENT", help="Train so far with the schedule of the whole; `continue` goes on."
-    ),
-]
-Config = Annotated[Path | None, typer.Option(help="kohya training_config.toml; default: the one in this folder.")]
-Dataset = Annotated[Path | None, typer.Option(help="Folder of <repeats>_<concept> folders.")]
-RunId = Annotated[str | None, typer.Argument(help="Run; default: the latest.")]
 
 
 def _print_version(wanted: bool) -> None:
@@ -193,16 +142,6 @@ def quote(
     return command.run(command.QuoteOptions(images, family, config, dataset, budget, need, limit, why_not, json))
 
 
-def _how(
-    unguarded: bool, hold: float | None, max_hours: float | None, on_overrun: Overrun | None,
-    stop_at: float | None = None,
-) -> RunOptions:  # fmt: skip
-    from gpurent.jobs.options import RunOptions
-
-    choice: Any = None if on_overrun is None else on_overrun.value
-    return RunOptions(None, unguarded, hold, max_hours, choice, stop_at)
-
-
 @app.command()
 def train(
     budget: Budget = None,
@@ -240,7 +179,7 @@ def train(
             dry_run,
             yes,
             json,
-            _how(unguarded, hold, max_hours, on_overrun, stop_at),
+            how(unguarded, hold, max_hours, on_overrun, stop_at),
         )
     )
 
@@ -273,7 +212,7 @@ def continue_(
     from gpurent.cli.quote import NeedOptions
 
     need = NeedOptions(gpu, max_price, None, trusted_only, False)
-    options = _how(unguarded, hold, max_hours, on_overrun, stop_at)
+    options = how(unguarded, hold, max_hours, on_overrun, stop_at)
     return command.go_on(
         run_id, job, epochs, command.TrainOptions(budget, None, None, None, need, dry_run, yes, json, options)
     )
@@ -328,7 +267,7 @@ def batch(
     failing: Any = on_failure.value
     return command.run(
         command.Options(
-            tuple(paths), budget, need, dry_run, yes, json, _how(unguarded, hold, max_hours, on_overrun),
+            tuple(paths), budget, need, dry_run, yes, json, how(unguarded, hold, max_hours, on_overrun),
             BatchOptions(failing, again, in_order, command.count_of(rentals), partial),
         )
     )  # fmt: skip
