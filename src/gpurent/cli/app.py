@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 from typer.main import get_command_name
 from typer.models import CommandInfo
 
-from gpurent.cli import exits, lora, sandbox, streams
+from gpurent.cli import exits, lora, sandbox, session, streams
 from gpurent.cli.flags import (
     Budget,
     Config,
@@ -41,7 +41,16 @@ if TYPE_CHECKING:
 _EXIT_STATUS = "\n\n".join(f"{code}  {meaning}" for code, meaning in exits.CODES)
 
 
-_SILENT = (("sandbox", "up"), ("watchdog", "run"), ("watchdog", "tend"), ("login",), ("lora",), ("grid",), ("help",))
+_SILENT = (
+    ("sandbox", "up"),
+    ("watchdog", "run"),
+    ("watchdog", "tend"),
+    ("session", "keep"),
+    ("login",),
+    ("lora",),
+    ("grid",),
+    ("help",),
+)
 """Commands that are not about rentals at all, or that go on and on: every other ends by naming what may still run."""
 
 
@@ -82,6 +91,7 @@ app = typer.Typer(
 )
 app.add_typer(sandbox.app, name="sandbox")
 app.add_typer(lora.app, name="lora")
+app.add_typer(session.app, name="session")
 
 
 def _print_version(wanted: bool) -> None:

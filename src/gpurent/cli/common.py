@@ -30,7 +30,7 @@ def open_broker(folder: Path | None = None) -> Broker:
 
 def read_job(
     broker: Broker, config: Path | None, dataset: Path | None, output: Path | None, *, quiet: bool,
-    names_unused: bool = False,
+    names_unused: bool = False, name: str | None = None,
 ) -> Job:  # fmt: skip
     """Check configuration and dataset, with a progress bar over the pictures.
 
@@ -38,8 +38,14 @@ def read_job(
     """
     with checking(quiet=quiet) as progress:
         found = look(
-            Path.cwd(), settings=broker.settings, config=config, dataset=dataset, output=output, on_checked=progress
-        )  # fmt: skip
+            Path.cwd(),
+            settings=broker.settings,
+            config=config,
+            dataset=dataset,
+            output=output,
+            name=name,
+            on_checked=progress,
+        )
     for line in unused(found.left_out) if (found.errors or names_unused) and not quiet else ():
         consoles.make().print(line, style="dim")
     return found.result()

@@ -35,21 +35,30 @@ def warn_of_doubt(broker: Broker) -> None:
         )
 
 
+def require_consent(*, yes: bool, as_json: bool) -> None:
+    """Raises UsageError where the user has not agreed beforehand and there is nobody to ask."""
+    if yes:
+        return
+    if as_json:
+        raise UsageError("With --json nobody is asked.", hint="Add --yes to agree beforehand.")
+    if not sys.stdin.isatty():
+        raise UsageError(
+            "Nobody is there to be asked: standard input is not a terminal.", hint="Add --yes to agree beforehand."
+        )
+
+
 def agreed(best: QuoteRow, budget: Usd, what: str, show: Callable[[], None], *, yes: bool, as_json: bool) -> bool:
     """Show the quote and ask whether to rent its first row ``what`` for.
 
     Raises:
         UsageError: there is nobody to ask.
     """
-    if as_json and not yes:
-        raise UsageError("With --json nobody is asked.", hint="Add --yes to agree beforehand.")
-    if not as_json:
+    if as_json:
+        require_consent(yes=yes, as_json=True)
+    else:
         show()
     if yes:
         return True
-    if not sys.stdin.isatty():
-        raise UsageError(
-            "Nobody is there to be asked: standard input is not a terminal.", hint="Add --yes to agree beforehand."
-        )
+    require_consent(yes=yes, as_json=as_json)
     expected = f"expected {best.mid.total.rounded()}, at most {budget.rounded()}"
     return confirm(Text(f"Rent {best.offer.gpu} on {best.offer.provider}{what}, {expected}?"), output.console)

@@ -27,14 +27,14 @@ def find_job(
 
 def look(
     folder: Path, *, settings: Settings | None = None, config: Path | None = None, dataset: Path | None = None,
-    output: Path | None = None, on_checked: Progressed = lambda _done, _total: None,
+    output: Path | None = None, name: str | None = None, on_checked: Progressed = lambda _done, _total: None,
 ) -> Survey:  # fmt: skip
     """Check the job that ``gpurent.toml`` in ``folder`` names, or else ``training_config.toml`` there.
 
     Args:
         folder: the working folder; relative paths in ``gpurent.toml`` start here.
         settings: what ``gpurent.toml`` holds; read from ``folder`` when left out.
-        config, dataset, output: win over ``gpurent.toml``; relative paths start at ``folder`` as well.
+        config, dataset, output, name: win over ``gpurent.toml``; relative paths start at ``folder`` as well.
         on_checked: called with pictures decoded so far and in all.
 
     Raises:
@@ -57,7 +57,7 @@ def look(
     if missing:
         raise UsageError(_sentence(missing), hint=" ".join(hints))
     target = _under(folder, output, wanted.output)
-    return survey(file, dataset=given, output=target, name=wanted.name or None, on_checked=on_checked)
+    return survey(file, dataset=given, output=target, name=name or wanted.name or None, on_checked=on_checked)
 
 
 def _under(folder: Path, given: Path | None, wanted: str) -> Path | None:

@@ -66,6 +66,11 @@ class Session:
         """Of the budget, by now."""
         return self.status().left
 
+    @property
+    def over(self) -> bool:
+        """Whether it has ended, by whatever: nothing is trained any more."""
+        return self._began.over
+
     def status(self) -> SessionStatus:
         """Where the session stands: its machine, its money, its jobs."""
         one = self._keeper.conductor
@@ -142,7 +147,7 @@ class Session:
         if twins:
             raise UsageError(
                 f"{job.name} would replace the files of {', '.join(sorted(twins))}, which this session has trained",
-                hint="Give it an output_name of its own: `Job.from_config(path, name=...)`.",
+                hint="Give it an output_name of its own, as `Job.from_config(path, name=...)` or `--name` does.",
             )
         self._base_model = base
 
