@@ -23,8 +23,7 @@ from gpurent_engine.step.build import UnsupportedError
 from gpurent_engine.step.choose import fast_stepper, first_values, refuse_unknown
 from gpurent_engine.step.fast import FastStepper, sites
 from gpurent_engine.step.graph import signature
-from gpurent_engine.stepper import Batch, NoMemory, StepperState
-from gpurent_engine.text import TextInput
+from gpurent_engine.stepper import Batch, NoMemory, PassingOn, StepperState
 
 COMMON = (
     "pretrained_model_name_or_path", "vae", "v2", "v_parameterization", "zero_terminal_snr", "base_weights",
@@ -175,8 +174,10 @@ class Pack:
             wish.losses = losses[:, position]
 
 
-class Lane:
+class Lane(PassingOn):
     """``gpurent_engine.stepper.Stepper`` of one training in a pack."""
+
+    inner: FastStepper
 
     def __init__(
         self, pack: Pack, plan: Plan, diffusion: Diffusion, spec: TrainSpec, *, device: torch.device
@@ -185,13 +186,8 @@ class Lane:
         self.wish: _Wish | None = None
         self.kept: StepperState | None = None
         """While no step is built."""
-        self._inner: FastStepper | None = None
-
-    @property
-    def inner(self) -> FastStepper:
-        """This lane's adapters in the common step."""
-        assert self._inner is not None
-        return self._inner
+        self.built = False
+        """Whether there is a step, and this lane's adapters in it are ``inner``."""
 
     def check(self, other: Lane) -> None:
         """Raise UnsupportedError where two trainings cannot share a step, naming what differs."""
@@ -204,15 +200,16 @@ class Lane:
 
     def keep(self) -> None:
         """Copy the state out of a step that is about to be replaced."""
-        if self._inner is not None:
-            state = self._inner.state()
+        if self.built:
+            state = self.inner.state()
             self.kept = StepperState({name: one.clone() for name, one in state.tensors.items()}, state.scalars)
-            self._inner = None
+            self.built = False
+            del self.inner
 
     def take(self, inner: FastStepper) -> None:
         """Go on in a new step."""
         assert self.kept is not None
-        self._inner = inner
+        self.inner, self.built = inner, True
         inner.restore(self.kept)
         self.kept = None
 
@@ -222,16 +219,6 @@ class Lane:
 
     def rehearse(self, batches: Sequence[Batch]) -> None:
         """Nothing: the others are not there yet."""
-
-    def examine(self, batches: Sequence[Batch]) -> torch.Tensor:
-        """See ``Stepper.examine``."""
-        return self.inner.examine(batches)
-
-    def predict(
-        self, noisy: torch.Tensor, times: torch.Tensor, text: TextInput, sizes: torch.Tensor | None
-    ) -> torch.Tensor:
-        """See ``Stepper.predict``."""
-        return self.inner.predict(noisy, times, text, sizes)
 
     def lighten(self) -> str:
         """See ``Stepper.lighten``."""
@@ -253,8 +240,8 @@ class Lane:
         missing = {f"parameter.{name}" for name in self.adapters()} - set(state.tensors)
         if missing:
             raise KeyError(min(missing))
-        if self._inner is not None:
-            self._inner.restore(state)
+        if self.built:
+            self.inner.restore(state)
         else:
             self.kept = state
 

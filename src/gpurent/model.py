@@ -230,22 +230,28 @@ class Instance:
 
 
 @dataclass(frozen=True, slots=True)
-class Charges:
-    """What a provider says it really billed for one instance."""
+class Amounts:
+    """Dollars by what they are billed for."""
 
     gpu: Usd
     disk: Usd = ZERO
     traffic_in: Usd = ZERO
     traffic_out: Usd = ZERO
-    final: bool = True
-    """Nothing more will be booked. Of an adapter: the provider itself says so."""
-    until: float | None = None
-    """Unix seconds: the end of the last period for which anything was booked, where the bill tells. More may follow."""
 
     @property
     def total(self) -> Usd:
         """Sum of all parts."""
         return self.gpu + self.disk + self.traffic_in + self.traffic_out
+
+
+@dataclass(frozen=True, slots=True)
+class Charges(Amounts):
+    """What a provider says it really billed for one instance."""
+
+    final: bool = True
+    """Nothing more will be booked. Of an adapter: the provider itself says so."""
+    until: float | None = None
+    """Unix seconds: the end of the last period for which anything was booked, where the bill tells. More may follow."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gpurent_sandbox.wire import Dress
+
+
+def answering(worded: Callable[[Any], Response]) -> Callable[[Request, Any], Awaitable[Response]]:
+    """A handler of errors for Starlette: an error becomes what the service answers."""
+
+    async def answer(_request: Request, error: Any) -> Response:
+        return worded(error)
+
+    return answer
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,10 @@ seed = 1
 """
 
 
+REAL = {"VAST_API_KEY": "a-key-for-real-money", "VAST_URL": "http://127.0.0.1:9"}
+"""With a key for a service, the demo spends play money all the same."""
+
+
 @pytest.mark.real_engine
 def test_the_demo_trains_the_example_and_draws_what_it_learnt(alone: Terminal, repository: Path) -> None:
     """The example as it ships, but for one epoch and one prompt: LoRA and picture are there, and nothing runs."""
@@ -26,7 +30,7 @@ def test_the_demo_trains_the_example_and_draws_what_it_learnt(alone: Terminal, r
     config = example / "training_config.toml"
     config.write_text(config.read_text(encoding="utf-8").replace("max_train_epochs = 6", "max_train_epochs = 1"))
     (example / "prompts.toml").write_text(PROMPTS, encoding="utf-8")
-    ended = alone.run("demo", "--example", str(example), "--output", "out")
+    ended = alone.run("demo", "--example", str(example), "--output", "out", **REAL)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "PLAY MONEY" in ended.stdout and "0 instances alive" in ended.stdout
     with safe_open(alone.folder / "out" / "fluent3d.safetensors", "np") as file:

@@ -7,11 +7,11 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from gpurent.adapter import HttpAdapter, bearer_api
 from gpurent.clock import Clock
 from gpurent.errors import (
     AuthFailed,
     BadReply,
-    ConfigError,
     CreateFailed,
     NoCapacity,
     NoCredit,
@@ -19,10 +19,9 @@ from gpurent.errors import (
     ProviderError,
     Unavailable,
 )
-from gpurent.http import Api, Policy, Reply
+from gpurent.http import Policy, Reply
 from gpurent.model import Charges, Instance, Launch, Need, Offer, SelfDestruct
 from gpurent.money import Usd
-from gpurent.play import is_loopback
 from gpurent.spi import (
     Billed,
     Provider,
@@ -42,7 +41,7 @@ BALANCE = "query { myself { clientBalance } }"
 ACCOUNT = "query { myself { id } }"
 
 
-class RunPodProvider:
+class RunPodProvider(HttpAdapter):
     """RunPod as a provider: pods with one GPU, in the secure and the community cloud.
 
     Raises:
@@ -50,28 +49,14 @@ class RunPodProvider:
     """
 
     def __init__(self, url: str, key: str, clock: Clock, *, policy: Policy | None = None) -> None:
-        if not url.startswith("https://") and not is_loopback(url):
-            raise ConfigError(
-                f"{url!r} is not a https address", hint="Set RUNPOD_API_BASE_URL to one, or leave it out."
-            )
+        super().__init__(
+            bearer_api(wire.PROVIDER, url, key, clock, policy=policy or POLICY, url_from="RUNPOD_API_BASE_URL")
+        )
         self._base = url.rstrip("/")
         self._clock = clock
-        self._api = Api(
-            wire.PROVIDER, self._base, headers={"Authorization": f"Bearer {key}"}, secrets=(key,), clock=clock,
-            policy=policy or POLICY, use_proxies=not is_loopback(url),
-        )  # fmt: skip
 
     def __repr__(self) -> str:
         return f"RunPodProvider({self._base!r})"
-
-    @property
-    def name(self) -> str:
-        """Its registered name."""
-        return wire.PROVIDER
-
-    def close(self) -> None:
-        """Release connections."""
-        self._api.close()
 
     # Offers
 

@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from gpurent.adapter import HttpAdapter, bearer_api
 from gpurent.clock import Clock
 from gpurent.errors import (
     AuthFailed,
     BadReply,
-    ConfigError,
     CreateFailed,
     NoCapacity,
     NoCredit,
@@ -20,10 +20,9 @@ from gpurent.errors import (
     ProviderError,
     Unavailable,
 )
-from gpurent.http import Api, Pace, Policy, Reply
+from gpurent.http import Pace, Policy, Reply
 from gpurent.model import Charges, Instance, Launch, Need, Offer, Phase, SelfDestruct
 from gpurent.money import Usd
-from gpurent.play import is_loopback
 from gpurent.spi import (
     Billed,
     Offers,
@@ -65,7 +64,7 @@ REFUSALS = (200, 400, 401, 402, 403, 404, 410)
 """Statuses of a create that may say, in Vast.ai's own words, that nothing was made."""
 
 
-class VastProvider:
+class VastProvider(HttpAdapter):
     """Vast.ai as a provider: machines with one NVIDIA GPU, on demand or for a bid.
 
     Args:
@@ -78,27 +77,13 @@ class VastProvider:
     def __init__(
         self, url: str, key: str, clock: Clock, *, policy: Policy | None = None, unverified: bool = False
     ) -> None:
-        if not url.startswith("https://") and not is_loopback(url):
-            raise ConfigError(f"{url!r} is not a https address", hint="Set VAST_URL to one, or leave it out.")
+        super().__init__(bearer_api(wire.PROVIDER, url, key, clock, policy=policy or POLICY, url_from="VAST_URL"))
         self._base = url.rstrip("/")
         self._clock = clock
         self._unverified = unverified
-        self._api = Api(
-            wire.PROVIDER, self._base, headers={"Authorization": f"Bearer {key}"}, secrets=(key,), clock=clock,
-            policy=policy or POLICY, use_proxies=not is_loopback(url),
-        )  # fmt: skip
 
     def __repr__(self) -> str:
         return f"VastProvider({self._base!r})"
-
-    @property
-    def name(self) -> str:
-        """Its registered name."""
-        return wire.PROVIDER
-
-    def close(self) -> None:
-        """Release connections."""
-        self._api.close()
 
     # Offers
 

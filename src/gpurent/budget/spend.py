@@ -2,33 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from gpurent.budget.state import Rental, RentalState, Run
+from gpurent.model import Amounts
 from gpurent.money import ZERO, Usd, per_hour
 
 GB = 10**9
 
 
-@dataclass(frozen=True, slots=True)
-class Spent:
-    """Amounts by what they were billed for."""
-
-    gpu: Usd
-    disk: Usd
-    traffic_in: Usd
-    traffic_out: Usd
-
-    @property
-    def total(self) -> Usd:
-        """Sum of all parts."""
-        return self.gpu + self.disk + self.traffic_in + self.traffic_out
+NOTHING = Amounts(ZERO)
 
 
-NOTHING = Spent(ZERO, ZERO, ZERO, ZERO)
-
-
-def estimated(rental: Rental, now: float, *, until_end: bool = True) -> Spent:
+def estimated(rental: Rental, now: float, *, until_end: bool = True) -> Amounts:
     """Our own estimate up to ``now`` (Unix seconds), or to the rental's end, rounded up to a micro-dollar.
 
     GPU and disk together are exactly ``hourly`` × time, the rate that deadlines are made from.
@@ -44,7 +28,7 @@ def estimated(rental: Rental, now: float, *, until_end: bool = True) -> Spent:
     price = rental.offer.price
     gpu = per_hour(price.gpu_hour, milliseconds)
     hourly = max(rental.hourly, price.hourly(rental.disk_gb))
-    return Spent(
+    return Amounts(
         gpu=gpu,
         disk=per_hour(hourly, milliseconds) - gpu,
         traffic_in=price.in_gb.scaled(rental.bytes_in, GB),

@@ -17,9 +17,10 @@ from gpurent.dataset.job import Job
 from gpurent.errors import UsageError
 from gpurent.money import Usd
 from gpurent.plan.quote import Quote, QuoteRow
-from gpurent.settings import load_settings
+from gpurent.settings import Settings, load_settings
 
 BUDGET = Usd.parse("1")
+PLAY = "sandbox"
 STRENGTHS = "0.5,0.7,0.8,1.0"
 DRAW_S = 1800.0
 """The longest that drawing may take, on a slow computer."""
@@ -36,9 +37,7 @@ def run(example: Path, target: Path) -> int:
     target = target.resolve()
     job = Job.from_config(example / "training_config.toml", output=target)
     describe(job)
-    settings = load_settings(Path.cwd())
-    # The market of the demo dies with this process, so there is nothing to watch over afterwards.
-    alone = settings.model_copy(update={"budget": settings.budget.model_copy(update={"watchdog": False})})
+    alone = _alone(load_settings(Path.cwd()))
     with new_sandbox() as sandbox:
         os.environ.update(sandbox.env())
         with Broker(home=target / "state", settings=alone) as broker:
@@ -58,6 +57,13 @@ def run(example: Path, target: Path) -> int:
     output.console.print(f"Base and LoRA side by side: {picture}", soft_wrap=True)
     _open(picture)
     return 0
+
+
+def _alone(settings: Settings) -> Settings:
+    """Only play money is spent, whatever keys there are; the market dies with this process, and needs no watchdog."""
+    budget = settings.budget.model_copy(update={"watchdog": False})
+    providers = settings.providers.model_copy(update={"enabled": [PLAY]})
+    return settings.model_copy(update={"budget": budget, "providers": providers})
 
 
 def _show(quote: Quote, _best: QuoteRow) -> bool:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
-from gpurent.model import Price, Workload
+from gpurent.model import Amounts, Price, Workload
 from gpurent.money import MONTH_S, Usd, per_hour
 
 GB = 10**9
@@ -13,25 +12,10 @@ ENVIRONMENT_BYTES = 500 * 10**6
 """What installing diffusers, transformers and friends on an image with torch pulls at most."""
 
 
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """Dollars by what they are billed for."""
-
-    gpu: Usd
-    disk: Usd
-    traffic_in: Usd
-    traffic_out: Usd
-
-    @property
-    def total(self) -> Usd:
-        """Sum of all parts."""
-        return self.gpu + self.disk + self.traffic_in + self.traffic_out
-
-
-def cost(price: Price, disk_gb: int, seconds: float, bytes_in: int, *, bytes_out: int) -> Cost:
+def cost(price: Price, disk_gb: int, seconds: float, bytes_in: int, *, bytes_out: int) -> Amounts:
     """Bill ``seconds`` of rental, ``disk_gb`` of disk as long, and the bytes that cross the host's network."""
     milliseconds = math.ceil(seconds * 1000)
-    return Cost(
+    return Amounts(
         gpu=per_hour(price.gpu_hour, milliseconds),
         disk=(price.disk_gb_month * disk_gb).scaled(milliseconds, MONTH_S * 1000),
         traffic_in=price.in_gb.scaled(bytes_in, GB),
@@ -39,7 +23,7 @@ def cost(price: Price, disk_gb: int, seconds: float, bytes_in: int, *, bytes_out
     )
 
 
-def session_cost(price: Price, disk_gb: int, seconds: float, workload: Workload, *, state_bytes: int = 0) -> Cost:
+def session_cost(price: Price, disk_gb: int, seconds: float, workload: Workload, *, state_bytes: int = 0) -> Amounts:
     """Bill a session of ``seconds`` that trains ``workload``. Everything collected counts once.
 
     Args:

@@ -9,10 +9,10 @@ from typing import Literal
 
 from gpurent.errors import NoOffer
 from gpurent.exposure import exposure, look_every_s, risk, surge_reserve, worst_hourly
-from gpurent.model import Need, Offer, Workload
+from gpurent.model import Amounts, Need, Offer, Workload
 from gpurent.money import ZERO, Usd, per_hour
 from gpurent.plan import rank, together, travel, vram
-from gpurent.plan.cost import GB, Cost, session_cost
+from gpurent.plan.cost import GB, session_cost
 from gpurent.plan.rank import Rejected
 from gpurent.plan.timeline import HOME_MBPS, Timeline, predict
 from gpurent.words import counted
@@ -30,9 +30,9 @@ class QuoteRow:
     hourly: Usd
     """GPU and disk, without traffic."""
     timeline: Timeline
-    low: Cost
-    mid: Cost
-    high: Cost
+    low: Amounts
+    mid: Amounts
+    high: Amounts
     expected: Usd
     vram_need_mb: int
     jobs: tuple[Timeline, ...]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-from gpurent.budget.spend import Spent, accrued, estimated, run_spent
+from gpurent.budget.spend import accrued, estimated, run_spent
 from gpurent.budget.state import Artefact, Rental, RentalState, Run
+from gpurent.model import Amounts
 from gpurent.money import ZERO, Usd
 from gpurent.report.shares import idled, shares
 
@@ -20,7 +21,7 @@ class RentalLine:
     gpu: str
     seconds: float
     """From the intent to confirmed gone, or to now."""
-    estimate: Spent
+    estimate: Amounts
     """By price, time and traffic."""
     billed: Usd | None
     """What the provider has booked so far; None while it has booked nothing."""
@@ -189,7 +190,7 @@ def _line_dict(line: RentalLine) -> dict[str, object]:
     }
 
 
-def _parts(spent: Spent) -> tuple[tuple[str, Usd], ...]:
+def _parts(spent: Amounts) -> tuple[tuple[str, Usd], ...]:
     return (
         ("gpu", spent.gpu),
         ("disk", spent.disk),

@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 import httpx
 
+from gpurent.adapter import HttpAdapter
 from gpurent.clock import Clock
 from gpurent.errors import BadReply, CreateFailed, NoCapacity, NoCredit, OfferGone, ProviderError, Unavailable
 from gpurent.http import Api, Policy, Reply
@@ -25,29 +26,29 @@ from gpurent.spi import (
 from gpurent_sandbox.adapter import wire
 
 
-class SandboxProvider:
+class SandboxProvider(HttpAdapter):
     """The sandbox as a provider."""
 
     def __init__(
         self, url: str, key: str, clock: Clock, *, policy: Policy | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:  # fmt: skip
-        self._api = Api(
-            wire.PROVIDER, url, headers={"Authorization": f"Bearer {key}"}, secrets=(key,), clock=clock, policy=policy,
-            use_proxies=False, transport=transport,
-        )  # fmt: skip
+        headers = {"Authorization": f"Bearer {key}"}
+        super().__init__(
+            Api(
+                wire.PROVIDER,
+                url,
+                headers=headers,
+                secrets=(key,),
+                clock=clock,
+                policy=policy,
+                use_proxies=False,
+                transport=transport,
+            )
+        )
 
     def __repr__(self) -> str:
         return "SandboxProvider()"
-
-    @property
-    def name(self) -> str:
-        """Its registered name."""
-        return wire.PROVIDER
-
-    def close(self) -> None:
-        """Release connections."""
-        self._api.close()
 
     def offers(self, need: Need) -> Sequence[Offer]:
         """What the market would rent now."""

@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gpurent_sandbox.alike import answering
 from gpurent_sandbox.api import Context, bearer
 from gpurent_sandbox.faults import Fault
 from gpurent_sandbox.held import MAIN_ACCOUNT, Held, Refusal
@@ -57,7 +58,12 @@ def build(context: Context) -> ASGIApp:
         *(Route(f"/v2/{kind}/{{id}}", api.drop, methods=["DELETE"]) for kind in KINDS),
         Route("/graphql", GraphQL(context, placing), methods=["POST"]),
     ]
-    handlers: dict[Any, Any] = {Problem: _problem, Refusal: _refused, 404: _unknown_path, 405: _unknown_method}
+    handlers: dict[Any, Any] = {
+        Problem: answering(respond),
+        Refusal: answering(_refused),
+        404: _unknown_path,
+        405: _unknown_method,
+    }
     return _FrontDoor(Starlette(routes=routes, exception_handlers=handlers), context)
 
 
@@ -330,13 +336,7 @@ def _odd(number: int, row: dict[str, object]) -> dict[str, object]:
     return row | strange | (broken[number // 2 % len(broken)] if number % 2 == 0 else {})
 
 
-async def _problem(_request: Request, error: Exception) -> Response:
-    assert isinstance(error, Problem)
-    return respond(error)
-
-
-async def _refused(_request: Request, error: Exception) -> Response:
-    assert isinstance(error, Refusal)
+def _refused(error: Refusal) -> Response:
     match error.code:
         case "not_found":
             return respond(Problem(404, "pod not found"))

@@ -15,6 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from gpurent_sandbox.alike import answering
 from gpurent_sandbox.api import Context
 from gpurent_sandbox.held import Refusal
 from gpurent_sandbox.vast.account import KeyRing
@@ -71,19 +72,18 @@ def build(context: Context) -> ASGIApp:
         ("GET", "/api/v1/invoices/", account.invoices),
     )
     routes = [Route(path, handler, methods=[method]) for method, path, handler in table]
-    handlers: dict[Any, Any] = {Problem: _problem, Refusal: _refused, 404: _unknown, 405: _unknown}
+    handlers: dict[Any, Any] = {
+        Problem: answering(respond),
+        Refusal: answering(_refused),
+        404: _unknown,
+        405: _unknown,
+    }
     app = Starlette(routes=routes, exception_handlers=handlers)
     app.router.redirect_slashes = False  # the service wants its slashes
     return app
 
 
-async def _problem(_request: Request, error: Exception) -> Response:
-    assert isinstance(error, Problem)
-    return respond(error)
-
-
-async def _refused(_request: Request, error: Exception) -> Response:
-    assert isinstance(error, Refusal)
+def _refused(error: Refusal) -> Response:
     match error.code:
         case "no_credit":
             problem = Problem(400, "insufficient_credit", "Your account lacks credit; see the billing page.")
