@@ -15,6 +15,7 @@ from gpurent.dataset.find import look
 from gpurent.dataset.job import Job, Progressed
 from gpurent.dataset.leftout import unused
 from gpurent.errors import UsageError
+from gpurent.report.doubt import in_doubt, untold
 from gpurent.settings import LEDGER_FILE, Settings, ledger_url, load_settings, state_dir
 
 _READ = Kept()
@@ -83,22 +84,11 @@ def warn_of_doubt(told: Collection[str] = (), *, as_json: bool = False) -> int:
         return 0
     with Broker(settings=Settings()) as broker:  # what gpurent.toml says, or says wrongly, does not matter here
         broker.resources.kept = _READ
-        doubtful = in_doubt(broker)
-    known = {ref.partition(" ")[0] for ref in told}
-    news = [ref for ref in doubtful if ref.partition(" ")[0] not in known]
+        doubtful = in_doubt(broker.ledger, broker.live_runs())
+    news = untold(doubtful, told)
     hint = "`gpurent attach` goes on with it, `gpurent reap` ends it."
     if news and as_json:
         print(json.dumps({"warning": "in doubt", "refs": news, "hint": hint, "exit_code": 5}), file=sys.stderr)
     elif news:
         consoles.make(stderr=True).print(f"Nobody looks after {', '.join(news)}: {hint}", style="yellow")
     return 5 if doubtful else 0
-
-
-def in_doubt(broker: Broker) -> list[str]:
-    """Rentals that nobody looks after and that may still cost money, as ``provider:ref``."""
-    alive = broker.live_runs()
-    return [
-        f"{rental.provider}:{rental.ref or rental.tag} (run {rental.run_id})"
-        for rental in broker.ledger.open_rentals()
-        if rental.run_id not in alive
-    ]

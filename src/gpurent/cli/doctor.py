@@ -11,12 +11,13 @@ from functools import partial
 from gpurent import __version__
 from gpurent.budget.clocks import wrong_clock
 from gpurent.cli import output
-from gpurent.cli.common import in_doubt, open_broker
+from gpurent.cli.common import open_broker
 from gpurent.clock import side_by_side
 from gpurent.errors import AuthFailed, ProviderError
 from gpurent.localfiles import private_folder
 from gpurent.model import Need, Offer
 from gpurent.registry import Opened
+from gpurent.report.doubt import in_doubt
 from gpurent.report.facts import facts_of, service
 from gpurent.spi import SupportsBalance, SupportsSurvey, Survey
 from gpurent.tasks import Overdue
@@ -37,7 +38,7 @@ def run(*, as_json: bool) -> int:
         shared = broker.home.stat().st_mode & 0o077
         readable = f"; others may enter it: chmod 700 {broker.home}" if shared else ""
         checks.append(("state folder", free > 0.5 and not shared, f"{broker.home}, {free:.0f} GB free{readable}"))
-        doubtful = in_doubt(broker)
+        doubtful = in_doubt(broker.ledger, broker.live_runs())
         checks.append(
             ("ledger", not doubtful, "in doubt: " + ", ".join(doubtful) if doubtful else "readable, nothing in doubt")
         )

@@ -10,13 +10,14 @@ from gpurent.broker import Broker
 from gpurent.budget.reaper import Leave, Orphan
 from gpurent.cli import output
 from gpurent.cli.asking import confirm
-from gpurent.cli.common import in_doubt, open_broker
+from gpurent.cli.common import open_broker
 from gpurent.cli.conducting import heeded
 from gpurent.cli.live import LiveView
 from gpurent.clock import SystemClock
 from gpurent.errors import InDoubt, UsageError
 from gpurent.jobs.interrupt import Interrupt
 from gpurent.jobs.progress import Progress
+from gpurent.report.doubt import in_doubt
 
 
 def run(
@@ -37,7 +38,7 @@ def run(
         else:
             for action in actions:
                 _say(action, dry_run)
-        doubtful = in_doubt(broker)
+        doubtful = in_doubt(broker.ledger, broker.live_runs())
         if doubtful and not dry_run:
             raise InDoubt("Not everything is confirmed gone yet.", refs=doubtful, hint="Run `gpurent reap` again.")
         if not actions and not as_json:

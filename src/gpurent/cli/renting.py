@@ -10,10 +10,10 @@ from rich.text import Text
 from gpurent.broker import Broker
 from gpurent.cli import output
 from gpurent.cli.asking import confirm
-from gpurent.cli.common import in_doubt
 from gpurent.errors import UsageError
 from gpurent.money import Usd
 from gpurent.plan.quote import QuoteRow
+from gpurent.report.doubt import in_doubt
 
 
 def require_budget(broker: Broker, given: Usd | None, command: str) -> Usd:
@@ -29,7 +29,7 @@ def require_budget(broker: Broker, given: Usd | None, command: str) -> Usd:
 
 def warn_of_doubt(broker: Broker) -> None:
     """Before more is rented, name what earlier runs may have left running."""
-    for ref in in_doubt(broker):
+    for ref in in_doubt(broker.ledger, broker.live_runs()):
         output.notes.print(
             f"Warning: {ref} of an earlier run may still cost money; `gpurent reap` ends it.", style="yellow"
         )

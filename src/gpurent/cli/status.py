@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from gpurent.cli import output
-from gpurent.cli.common import in_doubt, open_broker
+from gpurent.cli.common import open_broker
+from gpurent.report.doubt import in_doubt
 
 
 def run(*, all_runs: bool, as_json: bool) -> int:
     """Show runs from the ledger; what nobody looks after is named as after every command."""
     with open_broker() as broker:
         views = broker.status(all_runs=all_runs)
-        doubtful = in_doubt(broker)
+        doubtful = in_doubt(broker.ledger, broker.live_runs())
         if as_json:
             output.print_json({
                 "runs": [

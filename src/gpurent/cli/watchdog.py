@@ -9,11 +9,12 @@ from functools import partial
 from pathlib import Path
 
 from gpurent.cli import output
-from gpurent.cli.common import in_doubt, open_broker
+from gpurent.cli.common import open_broker
 from gpurent.clock import SystemClock
 from gpurent.jobs import tending
 from gpurent.jobs.detached import guarding
 from gpurent.jobs.signals import HANGUP
+from gpurent.report.doubt import in_doubt
 from gpurent.settings import state_dir
 from gpurent.watchdog import Watchdog, tend, with_settings
 
@@ -42,7 +43,7 @@ def status(*, as_json: bool) -> int:
     home = state_dir()
     told = guarding(home)
     with open_broker() as broker:
-        alone = [] if told is not None else in_doubt(broker)
+        alone = [] if told is not None else in_doubt(broker.ledger, broker.live_runs())
         now = broker.clock.now()
     if as_json:
         output.print_json({"running": told is not None, "alone": alone, **({} if told is None else asdict(told))})
