@@ -88,11 +88,17 @@ class Program:
             switch = self.switch
             switch.obey(self.read("order.json"), now)
             left = switch.left(now, self.busy())
-            self.show({
-                "pid": os.getpid(), "left": round(left, 1), "ends": round(switch.end - now, 1),
-                "nonce": switch.nonce, "armed": armed(self.options),
-                "cap": switch.cap - now + wall, "end": switch.end - now + wall,
-            })  # fmt: skip
+            self.show(
+                {
+                    "pid": os.getpid(),
+                    "left": round(left, 1),
+                    "ends": round(switch.end - now, 1),
+                    "nonce": switch.nonce,
+                    "armed": armed(self.options),
+                    "cap": switch.cap - now + wall,
+                    "end": switch.end - now + wall,
+                }
+            )
             if left > 0:
                 return min(left, self.every)
             self.over = True

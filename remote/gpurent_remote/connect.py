@@ -38,14 +38,21 @@ def _connect(endpoint: Endpoint, identity: Identity, timeout: float, wire: Wire)
     with translated(f"connecting to {endpoint.host}:{endpoint.port}"):
         key = paramiko.Ed25519Key.from_private_key_file(str(identity.private_key))
         connection: Any = Connection(
-            endpoint.host, user=endpoint.user, port=endpoint.port, connect_timeout=timeout,
+            endpoint.host,
+            user=endpoint.user,
+            port=endpoint.port,
+            connect_timeout=timeout,
             config=Config(lazy=True, overrides={"load_ssh_configs": False}),
             connect_kwargs={
-                "pkey": key, "allow_agent": False, "look_for_keys": False,
-                "banner_timeout": timeout, "auth_timeout": timeout, "channel_timeout": timeout,
+                "pkey": key,
+                "allow_agent": False,
+                "look_for_keys": False,
+                "banner_timeout": timeout,
+                "auth_timeout": timeout,
+                "channel_timeout": timeout,
                 "transport_factory": BoundedTransport,
             },
-        )  # fmt: skip
+        )
         client: paramiko.SSHClient = connection.client
         client.set_missing_host_key_policy(paramiko.RejectPolicy())
         kind, blob = (endpoint.host_key or identity.host_public_key).split()[:2]

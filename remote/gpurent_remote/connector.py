@@ -36,9 +36,13 @@ class SshConnector:
         return startup.script(identity, self_destruct, fuse)
 
     def connect(
-        self, endpoint: Endpoint, identity: Identity, *, timeout: float,
+        self,
+        endpoint: Endpoint,
+        identity: Identity,
+        *,
+        timeout: float,
         moved: Callable[[], Endpoint | None] = lambda: None,
-    ) -> Host:  # fmt: skip
+    ) -> Host:
         """Connect with the host key pinned."""
         known: Endpoint | None = None
 

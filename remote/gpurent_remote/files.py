@@ -54,9 +54,15 @@ def put_bytes(sftp: paramiko.SFTPClient, data: bytes, path: str, mode: int) -> N
 
 
 def fetch(
-    sftp: paramiko.SFTPClient, path: str, target: Path, sha256: str, *, size: int,
-    on_bytes: Callable[[int], None], accept: Callable[[Path], None],
-) -> None:  # fmt: skip
+    sftp: paramiko.SFTPClient,
+    path: str,
+    target: Path,
+    sha256: str,
+    *,
+    size: int,
+    on_bytes: Callable[[int], None],
+    accept: Callable[[Path], None],
+) -> None:
     """Bring one file home; see ``spi.Host.fetch``."""
     if target.is_file() and target.stat().st_size == size and _digest(target) == sha256:
         accept(target)

@@ -73,9 +73,11 @@ class SshHost:
         """Run a shell command; a lost link repeats it, so commands are idempotent."""
         within = timeout + self._waits.reply_s
         return self._insist(
-            "running a command", lambda link, _pulse: self._run(link, command, stdin or b"", timeout), within,
+            "running a command",
+            lambda link, _pulse: self._run(link, command, stdin or b"", timeout),
+            within,
             silence_s=within,
-        )  # fmt: skip
+        )
 
     def runtime(self, *, again: bool = False) -> Runtime:
         """The Python to train with; looked for at the first call, or ``again``."""
@@ -104,9 +106,11 @@ class SshHost:
         script = runtime.find(mark).encode()
         search_s = 2 * self._waits.reply_s
         found = self._insist(
-            "looking for Python", lambda link, _pulse: self._raw(link, "exec /bin/sh -s", script, search_s),
-            search_s + self._waits.reply_s, silence_s=search_s + self._waits.reply_s,
-        )  # fmt: skip
+            "looking for Python",
+            lambda link, _pulse: self._raw(link, "exec /bin/sh -s", script, search_s),
+            search_s + self._waits.reply_s,
+            silence_s=search_s + self._waits.reply_s,
+        )
         chosen = runtime.read(shell.after(found.stdout, mark).splitlines())
         draft = f"{runtime.ENTER}.$$"
         write = f"mkdir -p .gpurent && umask 077 && cat > {draft} && mv {draft} {runtime.ENTER}"
@@ -114,9 +118,10 @@ class SshHost:
         if written.status != 0:
             said = quoted(written.stderr, end=True)
             raise HostUnfit(
-                "read_only", f"the login folder cannot be written to; the host says {said}",
+                "read_only",
+                f"the login folder cannot be written to; the host says {said}",
                 hint="The login folder of the image must be writable.",
-            )  # fmt: skip
+            )
         return chosen
 
     def put(
@@ -161,9 +166,15 @@ class SshHost:
         self._insist(f"writing {path}", act, within, silence_s=within)
 
     def fetch(
-        self, path: str, target: Path, *, sha256: str, size: int,
-        on_bytes: Callable[[int], None] = lambda _count: None, accept: Callable[[Path], None] = lambda _path: None,
-    ) -> None:  # fmt: skip
+        self,
+        path: str,
+        target: Path,
+        *,
+        sha256: str,
+        size: int,
+        on_bytes: Callable[[int], None] = lambda _count: None,
+        accept: Callable[[Path], None] = lambda _path: None,
+    ) -> None:
         """Bring one file home, verified."""
 
         def act(link: Link, pulse: Pulse) -> None:
@@ -249,9 +260,14 @@ class SshHost:
         self._drop(self._link)
 
     def _insist(
-        self, what: str, act: Callable[[Link, Pulse], T], within: float,
-        on_bytes: Callable[[int], None] = lambda _count: None, *, silence_s: float | None = None,
-    ) -> T:  # fmt: skip
+        self,
+        what: str,
+        act: Callable[[Link, Pulse], T],
+        within: float,
+        on_bytes: Callable[[int], None] = lambda _count: None,
+        *,
+        silence_s: float | None = None,
+    ) -> T:
         """Have something done within a time; a link that is lost meanwhile is made again, and it is done again."""
         until = self._clock.monotonic() + self._waits.patience_s
         silence_s = self._waits.silence_s if silence_s is None else silence_s
@@ -270,9 +286,15 @@ class SshHost:
             wait = min(8.0, wait * 2)
 
     def _attempt(
-        self, link: Link, what: str, act: Callable[[Link, Pulse], T], within: float,
-        *, on_bytes: Callable[[int], None], silence_s: float,
-    ) -> T:  # fmt: skip
+        self,
+        link: Link,
+        what: str,
+        act: Callable[[Link, Pulse], T],
+        within: float,
+        *,
+        on_bytes: Callable[[int], None],
+        silence_s: float,
+    ) -> T:
         pulse = Pulse(self._clock, silence_s)
 
         def begun() -> T:

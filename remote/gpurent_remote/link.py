@@ -73,9 +73,11 @@ def _new_sftp(transport: paramiko.Transport) -> BoundedSftp:
         if not transport.is_active():
             raise
         raise HostUnfit(
-            "no_sftp", "the machine's SSH server has no SFTP, without which no file can be sent", image=True,
+            "no_sftp",
+            "the machine's SSH server has no SFTP, without which no file can be sent",
+            image=True,
             hint="Choose an image with an SFTP server (openssh-sftp-server): [need] image in gpurent.toml.",
-        ) from error  # fmt: skip
+        ) from error
     return BoundedSftp(channel)
 
 

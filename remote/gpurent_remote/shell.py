@@ -51,7 +51,8 @@ def after(output: str, mark: str) -> str:
     if not found:
         said = " ".join(output.split())[:SHOWN]
         raise HostUnfit(
-            "shell", f"the machine's login shell does not run commands{f'; it says {said!r}' if said else ''}",
+            "shell",
+            f"the machine's login shell does not run commands{f'; it says {said!r}' if said else ''}",
             hint="Log in with ssh and look at what its shell does.",
-        )  # fmt: skip
+        )
     return own

@@ -139,12 +139,13 @@ class _Api:
         query = request.query_params
         wanted = squash(query.get("gpu", ""))
         found = [
-            machine for machine in self._market.offers()
+            machine
+            for machine in self._market.offers()
             if wanted in squash(machine.gpu)
             and machine.vram_mb >= _number(query.get("min_vram_mb"), 0)
             and machine.disk_gb >= _number(query.get("min_disk_gb"), 0)
             and (machine.trusted or query.get("trusted") != "true")
-        ]  # fmt: skip
+        ]
         odd = self._faults.take(Fault.ODD_OFFERS) is not None
         return _page(request, "offers", found, _offer_order, show=_odd_offer_json if odd else offer_json)
 

@@ -180,8 +180,13 @@ class Held:
     def due(self) -> tuple[float, ...]:
         """When something happens to it by itself, of what is known now."""
         moments = (
-            self.troubles.vanish_at, self.destroy_at, self.outbid_at, self.stops_at, self.back_at, self.expires_at,
-        )  # fmt: skip
+            self.troubles.vanish_at,
+            self.destroy_at,
+            self.outbid_at,
+            self.stops_at,
+            self.back_at,
+            self.expires_at,
+        )
         return tuple(moment for moment in moments if moment is not None)
 
     @property

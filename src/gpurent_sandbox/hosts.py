@@ -137,9 +137,15 @@ class Hosts:
             await self._early(host, session)
         with (host.root / STARTUP_LOG).open("wb") as log:
             script = await asyncio.create_subprocess_exec(
-                "/bin/sh", str(host.root / "var/startup.sh"), stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log,
-                env=environment, cwd=host.root / "root", start_new_session=True,
-            )  # fmt: skip
+                "/bin/sh",
+                str(host.root / "var/startup.sh"),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=environment,
+                cwd=host.root / "root",
+                start_new_session=True,
+            )
             status = await script.wait()
             log.write(f"[startup ended with status {status}]\n".encode())
         wanted = host.held.order.sshd_after
@@ -186,11 +192,16 @@ class Hosts:
             await serve_command(noisy, host.link, environment, home)
 
         host.acceptor = await asyncssh.listen(
-            sock=host.reserved, backlog=20, server_host_keys=[key], encoding=None, line_editor=False, allow_scp=False,
+            sock=host.reserved,
+            backlog=20,
+            server_host_keys=[key],
+            encoding=None,
+            line_editor=False,
+            allow_scp=False,
             server_factory=lambda: HostServer(lambda: self._admitted(host), host.link, user),
             process_factory=run,
             sftp_factory=None if Trait.NO_SFTP in traits else sftp_factory(host.root, host.link, _home(host.held)),
-        )  # fmt: skip
+        )
         host.sshd_since = self._callbacks.now()
 
     def _admitted(self, host: Host) -> list[str]:

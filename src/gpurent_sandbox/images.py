@@ -47,8 +47,12 @@ IMAGES: Mapping[str, Image] = {
             "pytorch-runtime",
             (Interpreter("opt/conda/bin/python3"), Interpreter("opt/conda/bin/python")),
             ("opt/conda/bin", "usr/local/nvidia/bin", "usr/local/cuda/bin"),
-            {"LD_LIBRARY_PATH": "/usr/local/nvidia/lib:/usr/local/nvidia/lib64", "NVIDIA_VISIBLE_DEVICES": "all",
-             "NVIDIA_DRIVER_CAPABILITIES": "compute,utility", "PYTORCH_VERSION": "2.8.0"},
+            {
+                "LD_LIBRARY_PATH": "/usr/local/nvidia/lib:/usr/local/nvidia/lib64",
+                "NVIDIA_VISIBLE_DEVICES": "all",
+                "NVIDIA_DRIVER_CAPABILITIES": "compute,utility",
+                "PYTORCH_VERSION": "2.8.0",
+            },
             _NO_COMPILER,
         ),
         Image(
@@ -60,8 +64,11 @@ IMAGES: Mapping[str, Image] = {
         ),
         Image(
             "vastai-pytorch",
-            (Interpreter("usr/bin/python3", complete=False), Interpreter("venv/main/bin/python"),
-             Interpreter("venv/main/bin/python3")),
+            (
+                Interpreter("usr/bin/python3", complete=False),
+                Interpreter("venv/main/bin/python"),
+                Interpreter("venv/main/bin/python3"),
+            ),
             env={"DATA_DIRECTORY": "/workspace/", "WORKSPACE": "/workspace", "PIP_BREAK_SYSTEM_PACKAGES": "1"},
             motd="Welcome to vast.ai. If authentication fails, try again after a few seconds.\nHave fun!",
         ),
@@ -72,7 +79,7 @@ IMAGES: Mapping[str, Image] = {
             missing=("pip", "pip3", *_NO_COMPILER),
         ),
     )
-}  # fmt: skip
+}
 
 
 class Trait(StrEnum):

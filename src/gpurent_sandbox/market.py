@@ -165,19 +165,21 @@ class Market:
         with self._lock:
             now = self._settle()
             return [
-                held for held in self._held.values()
-                if held.order.api == api and held.order.account == account
-                and not held.gone and held.troubles.listed_from <= now
-            ]  # fmt: skip
+                held
+                for held in self._held.values()
+                if held.order.api == api
+                and held.order.account == account
+                and not held.gone
+                and held.troubles.listed_from <= now
+            ]
 
     def history(self, api: str, account: str | None = None) -> list[Held]:
         """All that was ever made through ``api``, by one account or by both, for its bills."""
         with self._lock:
             self._settle()
             return [
-                held for held in self._held.values()
-                if held.order.api == api and account in (None, held.order.account)
-            ]  # fmt: skip
+                held for held in self._held.values() if held.order.api == api and account in (None, held.order.account)
+            ]
 
     def get(self, ref: str, account: str | None = None) -> Held:
         """One instance as ``account`` can see it; None is the instance itself, by its own key.
@@ -263,9 +265,10 @@ class Market:
         with self._lock:
             now = self._settle()
             return [
-                held for held in self._held.values()
+                held
+                for held in self._held.values()
                 if held.active and held.state(now) in (State.STARTING, State.RUNNING)
-            ]  # fmt: skip
+            ]
 
     def ended(self) -> list[str]:
         """Instances that have ended but are still listed: their hosts are to be killed, then forgotten."""

@@ -98,8 +98,12 @@ class Sandbox:
         self.faults = Faults(rng, fault_kinds(look_alikes))
         self.market = Market(
             default_machines(rng) if machines is None else machines,
-            clock=clock or SystemClock(), faults=self.faults, rng=rng, balance=balance, boot_s=boot_s,
-        )  # fmt: skip
+            clock=clock or SystemClock(),
+            faults=self.faults,
+            rng=rng,
+            balance=balance,
+            boot_s=boot_s,
+        )
         self.journal = Journal(self.state_dir / "journal.jsonl", self._secrets)
         self.url = ""
         self._hosts: Hosts | None = None
@@ -181,8 +185,9 @@ class Sandbox:
         self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         self._janitor = subprocess.Popen(
             [sys.executable, "-m", "gpurent_sandbox.janitor", str(self._hosts_dir)],
-            stdin=subprocess.PIPE, start_new_session=True,
-        )  # fmt: skip
+            stdin=subprocess.PIPE,
+            start_new_session=True,
+        )
         self._thread = threading.Thread(target=self._run, args=(listener,), name="sandbox", daemon=True)
         self._thread.start()
         if not self._ready.wait(START_S) or self._failure is not None:
@@ -250,9 +255,14 @@ class Sandbox:
         front = Front(build_api(context), [one.serve(context) for one in self._look_alikes])
         config = uvicorn.Config(
             Wire(front, faults=self.faults, journal=self.journal, now=market.now, dress=front.dress),
-            http=CuttableProtocol, ws="none", date_header=False,
-            log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=1,
-        )  # fmt: skip
+            http=CuttableProtocol,
+            ws="none",
+            date_header=False,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            timeout_graceful_shutdown=1,
+        )
         self._server = uvicorn.Server(config)
         serving = asyncio.create_task(self._server.serve(sockets=[listener]))
         try:
@@ -290,10 +300,14 @@ class Sandbox:
 
 
 def run_forever(
-    *, port: int, state_dir: Path, faults: Sequence[Rule] = (), balance: Usd = DEPOSIT,
+    *,
+    port: int,
+    state_dir: Path,
+    faults: Sequence[Rule] = (),
+    balance: Usd = DEPOSIT,
     furnishings: Sequence[tuple[str, Furnishing]] = (),
     on_ready: Callable[[Sandbox], None] = lambda _: None,
-) -> None:  # fmt: skip
+) -> None:
     """Serve until SIGINT or SIGTERM, then destroy everything. Must be called in the main thread.
 
     ``on_ready`` is called once requests are answered.

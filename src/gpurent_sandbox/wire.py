@@ -60,9 +60,14 @@ class Wire:
     """ASGI middleware: journal, then faults, then the API."""
 
     def __init__(
-        self, app: ASGIApp, *, faults: Faults, journal: Journal, now: Callable[[], float],
+        self,
+        app: ASGIApp,
+        *,
+        faults: Faults,
+        journal: Journal,
+        now: Callable[[], float],
         dress: Dress = lambda _path, _status: None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._app = app
         self._dress = dress
         self._faults = faults

@@ -60,10 +60,16 @@ def renter(harness: AlikeHarness, tmp_path: Path) -> Iterator[Renter]:
     with closing(provider), closing(Ledger.open(tmp_path / "ledger.db", clock)) as ledger:
         run_id = ledger.open_run("job", Usd.parse("5"), output_dir=tmp_path, config={})
         rentals = Rentals(
-            ledger, {harness.name: provider}, {harness.name: PLUGINS[harness.name].facts},
-            SshConnector(clock, Waits(patience_s=10.0)), clock, tmp_path / "run", lambda _event: None, QUICK,
+            ledger,
+            {harness.name: provider},
+            {harness.name: PLUGINS[harness.name].facts},
+            SshConnector(clock, Waits(patience_s=10.0)),
+            clock,
+            tmp_path / "run",
+            lambda _event: None,
+            QUICK,
             Accounts({harness.name: provider}, clock),
-        )  # fmt: skip
+        )
         made = Renter(harness, rentals, ledger, run_id, clock)
         yield made
         made.end()

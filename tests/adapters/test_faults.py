@@ -261,10 +261,15 @@ def test_a_machine_that_accepts_and_says_nothing_is_given_up(renter: Renter) -> 
 @pytest.mark.parametrize(
     "fault",
     [
-        Fault.HTTP_500, Fault.HTTP_502, Fault.HTTP_429, VastFault.RATE_LIMIT_IN_JSON, Fault.HTTP_RESET,
-        Fault.HTTP_TIMEOUT, Fault.HTTP_TRICKLE,
+        Fault.HTTP_500,
+        Fault.HTTP_502,
+        Fault.HTTP_429,
+        VastFault.RATE_LIMIT_IN_JSON,
+        Fault.HTTP_RESET,
+        Fault.HTTP_TIMEOUT,
+        Fault.HTTP_TRICKLE,
     ],
-)  # fmt: skip
+)
 def test_an_end_survives_an_api_that_fails(renter: Renter, fault: Fault) -> None:
     """Every request fails a few times; the rental is confirmed gone all the same."""
     renter.rent()

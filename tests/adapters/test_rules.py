@@ -26,14 +26,20 @@ def test_every_broken_rule_fails_its_test(repository: Path) -> None:
     """Shared and ad-hoc sandboxes, requests of other processes; those of other clients and intended ones do not."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=no", "-rE"]
     ran = subprocess.run(
-        [*command, "tests/adapters/rule_breakers.py"], cwd=repository, capture_output=True, text=True, check=False,
+        [*command, "tests/adapters/rule_breakers.py"],
+        cwd=repository,
+        capture_output=True,
+        text=True,
+        check=False,
         timeout=120,
-    )  # fmt: skip
+    )
     caught = sorted(re.findall(r"^ERROR \S+::(\S+)", ran.stdout, re.MULTILINE))
     assert caught == [
-        "test_ours_is_caught[/api/v0/nowhere/]", "test_ours_is_caught[/v2/nowhere]",
-        "test_that_of_an_ad_hoc_sandbox_is_caught", "test_that_of_another_process_is_caught",
-    ], ran.stdout + ran.stderr  # fmt: skip
+        "test_ours_is_caught[/api/v0/nowhere/]",
+        "test_ours_is_caught[/v2/nowhere]",
+        "test_that_of_an_ad_hoc_sandbox_is_caught",
+        "test_that_of_another_process_is_caught",
+    ], ran.stdout + ran.stderr
 
 
 @pytest.mark.breaks_rules

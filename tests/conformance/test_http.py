@@ -17,9 +17,7 @@ from gpurent.http import HTTPX_ERRORS, Api, Pace, Policy, Redactor, map_error, p
 from gpurent_sandbox.faults import Fault
 from gpurent_sandbox.server import Sandbox
 
-EXPORTED = [
-    kind for kind in vars(httpx).values() if isinstance(kind, type) and issubclass(kind, Exception)
-]  # fmt: skip
+EXPORTED = [kind for kind in vars(httpx).values() if isinstance(kind, type) and issubclass(kind, Exception)]
 
 
 Connect = Callable[..., Api]

@@ -46,8 +46,9 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_broken_plugins_are_named_and_good_ones_open() -> None:
     """Import errors, old versions, strange objects and crashes are problems by name; the good one opens."""
     settings = {"good": {"url": "http://127.0.0.1:1", "key": "k"}}
-    opened, problems = load(("good", "old", "other", "rude", "broken", "absent", "unheard"), clock=ManualClock(),
-                            settings=settings)  # fmt: skip
+    opened, problems = load(
+        ("good", "old", "other", "rude", "broken", "absent", "unheard"), clock=ManualClock(), settings=settings
+    )
     assert list(opened) == ["good"]
     assert {problem.name for problem in problems} == {"old", "other", "rude", "broken", "absent", "unheard"}
     assert not any("key-123" in problem.message for problem in problems)

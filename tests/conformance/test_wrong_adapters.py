@@ -43,10 +43,17 @@ WHOLE = ("TestReadsOnePage", "TestLeaksTheKey", "TestRaisesOnUnknown")
 @pytest.fixture(scope="module")
 def failures() -> dict[str, set[str]]:
     command = [
-        sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=no", "-rfE",
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "--tb=no",
+        "-rfE",
         *(f"{SUITE}::{name}" for name in WHOLE),
         *(f"{SUITE}::{name}::{test}" for name, tests in EXPECTED.items() if name not in WHOLE for test in tests),
-    ]  # fmt: skip
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 1, done.stdout[-3000:] + done.stderr[-3000:]
     failed: dict[str, set[str]] = defaultdict(set)

@@ -78,8 +78,14 @@ def switch(
 ) -> Iterator[subprocess.Popen[bytes]]:
     """The program as the start-up script runs it."""
     program = repository / "remote" / "gpurent_deadman" / "deadman.py"
-    arguments = ["--after", str(after), "--url", service.url + "/instances/{CONTAINER_ID}/",
-                 "--header", "Authorization=Bearer {CONTAINER_API_KEY}"]  # fmt: skip
+    arguments = [
+        "--after",
+        str(after),
+        "--url",
+        service.url + "/instances/{CONTAINER_ID}/",
+        "--header",
+        "Authorization=Bearer {CONTAINER_API_KEY}",
+    ]
     for name, value in more.items():
         arguments += [f"--{name}", value]
     environ = {"PATH": os.environ["PATH"], "CONTAINER_ID": "i-77"}
@@ -88,9 +94,13 @@ def switch(
     limit = (resource.RLIMIT_FSIZE, (0, 0) if full else resource.getrlimit(resource.RLIMIT_FSIZE))
     with (folder / "log.txt").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-I", str(program), *arguments], cwd=folder, env=environ, stdout=log, stderr=log,
+            [sys.executable, "-I", str(program), *arguments],
+            cwd=folder,
+            env=environ,
+            stdout=log,
+            stderr=log,
             preexec_fn=lambda: resource.setrlimit(*limit),
-        )  # fmt: skip
+        )
     try:
         yield process
     finally:
@@ -155,9 +165,15 @@ def test_its_key_comes_from_process_one_and_is_nowhere_to_be_seen(
     assert KEY not in (tmp_path / "log.txt").read_text()
 
 
-NONSENSE = (b"", b"\0\xff garbage\r\n\r\n", b"HTTP/1.1 twohundred OK\r\n\r\n", b"HTTP/1.1 200" + b" x" * 40_000,
-            b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 500, b"HTTP/1.1 302 Found\r\nLocation: gopher://[::1\r\n\r\n",
-            b"<!doctype html><title>Maintenance</title>")  # fmt: skip
+NONSENSE = (
+    b"",
+    b"\0\xff garbage\r\n\r\n",
+    b"HTTP/1.1 twohundred OK\r\n\r\n",
+    b"HTTP/1.1 200" + b" x" * 40_000,
+    b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 500,
+    b"HTTP/1.1 302 Found\r\nLocation: gopher://[::1\r\n\r\n",
+    b"<!doctype html><title>Maintenance</title>",
+)
 
 
 @contextmanager
@@ -234,9 +250,11 @@ def test_the_switch_needs_the_standard_library_only(repository: Path) -> None:
 
 
 @given(
-    after=st.integers(0, 10**6), first=st.integers(0, 10**6), hold=st.integers(0, 10**6),
+    after=st.integers(0, 10**6),
+    first=st.integers(0, 10**6),
+    hold=st.integers(0, 10**6),
     orders=st.lists(st.tuples(st.integers(0, 1000), st.integers(-10, 10**7), st.integers(0, 10**7), st.booleans())),
-)  # fmt: skip
+)
 def test_no_order_moves_the_end_beyond_the_budget(
     after: int, first: int, hold: int, orders: list[tuple[int, int, int, bool]]
 ) -> None:
@@ -329,9 +347,11 @@ def options(after: int, at: float, first: int, hold: int) -> argparse.Namespace:
 
 
 @given(
-    after=st.integers(0, 10**6), late=st.integers(-(10**6), 10**6), first=st.integers(0, 10**6),
+    after=st.integers(0, 10**6),
+    late=st.integers(-(10**6), 10**6),
+    first=st.integers(0, 10**6),
     skew=st.integers(-(10**6), 10**6),
-)  # fmt: skip
+)
 def test_no_start_reaches_beyond_the_wall_clock_or_its_own_seconds(
     after: int, late: int, first: int, skew: int
 ) -> None:
@@ -349,9 +369,11 @@ def test_no_start_reaches_beyond_the_wall_clock_or_its_own_seconds(
 
 
 @given(
-    after=st.integers(1, 10**5), first=st.integers(1, 10**5), skew=st.integers(-(10**6), 10**6),
+    after=st.integers(1, 10**5),
+    first=st.integers(1, 10**5),
+    skew=st.integers(-(10**6), 10**6),
     lives=st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 5000), st.booleans()), max_size=8),
-)  # fmt: skip
+)
 def test_no_number_of_restarts_lengthens_anything(
     after: int, first: int, skew: int, lives: list[tuple[int, int, bool]]
 ) -> None:

@@ -39,6 +39,7 @@ from gpurent_engine.spec import SpecError
 from gpurent_providers.runpod import keyfile as runpod_keyfile
 from gpurent_providers.runpod import wire as runpod
 from gpurent_providers.sshhost.lease import Lease
+from gpurent_providers.vastai import bills as vast_bills
 from gpurent_providers.vastai import keyfile as vast_keyfile
 from gpurent_providers.vastai import wire as vast
 from gpurent_providers.vastai.provider import VastProvider
@@ -188,10 +189,10 @@ def _vast(value: Any, _folder: Path) -> None:
     vast.matching(value, Need(gpus=("4090",)))
     vast.contract(value)
     vast.problem(value)
-    vast.statement([value, *fields.rows(fields.mapping(value).get("results"))])
-    for read in (vast.show, vast.instance, vast.page, vast.charges_page, vast.balance):
+    vast_bills.statement([value, *fields.rows(fields.mapping(value).get("results"))])
+    for read in (vast.show, vast.instance, vast.page, vast_bills.charges_page, vast_bills.balance):
         _typed(read, value)
-    _typed(lambda given: vast.bill(list(fields.rows(fields.mapping(given).get("results"))), "1"), value)
+    _typed(lambda given: vast_bills.bill(list(fields.rows(fields.mapping(given).get("results"))), "1"), value)
 
 
 def _runpod(value: Any, _folder: Path) -> None:

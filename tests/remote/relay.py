@@ -71,9 +71,11 @@ class Relay:
 def relay(port: int) -> Iterator[Relay]:
     """Start one in front of ``port``."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.remote.relay", str(port)], stdout=subprocess.PIPE, text=True,
+        [sys.executable, "-m", "tests.remote.relay", str(port)],
+        stdout=subprocess.PIPE,
+        text=True,
         cwd=Path(__file__).parents[2],
-    )  # fmt: skip
+    )
     try:
         assert process.stdout is not None
         yield Relay(process, int(process.stdout.readline()))

@@ -78,9 +78,11 @@ def test_every_exception_of_paramiko_is_translated() -> None:
     """A class that paramiko adds has to be given a meaning here before it can surprise anyone."""
     modules = (paramiko, ssh_exception)
     raised = {
-        one for module in modules for _, one in inspect.getmembers(module, inspect.isclass)
+        one
+        for module in modules
+        for _, one in inspect.getmembers(module, inspect.isclass)
         if issubclass(one, Exception) and one.__module__.startswith("paramiko")
-    }  # fmt: skip
+    }
     assert len(raised) >= 12
     silent = {one for one in raised if not any(ancestor in edge.MAP for ancestor in one.__mro__)}
     assert silent == set()

@@ -37,14 +37,34 @@ def home(host: Host, tmp_path: Path) -> Iterator[Home]:
     run_id = ledger.open_run("cat", Usd.parse("1"), output_dir=tmp_path / "out", config={})
     price = Price(Usd.parse("0.1"))
     ledger.append(
-        run_id, Kind.INTENT, tag=TAG, provider="sandbox", offer=Offer("sandbox", "m01", "RTX 4090", 24_000, price),
-        price=price, disk_gb=10, hourly_micros=1, reserved_micros=1, soft_deadline=0.0, hard_deadline=0.0,
-    )  # fmt: skip
+        run_id,
+        Kind.INTENT,
+        tag=TAG,
+        provider="sandbox",
+        offer=Offer("sandbox", "m01", "RTX 4090", 24_000, price),
+        price=price,
+        disk_gb=10,
+        hourly_micros=1,
+        reserved_micros=1,
+        soft_deadline=0.0,
+        hard_deadline=0.0,
+    )
     ledger.append(run_id, Kind.CREATED, tag=TAG, ref="i-1", created_at=0.0)
     yield Home(
-        host, f".gpurent/jobs/{JOB}", tmp_path / "out", tmp_path, run_id, TAG, JOB, ledger, clock,
-        lambda _event: None, EXPECTED, lambda: None, hold_s=1.0,
-    )  # fmt: skip
+        host,
+        f".gpurent/jobs/{JOB}",
+        tmp_path / "out",
+        tmp_path,
+        run_id,
+        TAG,
+        JOB,
+        ledger,
+        clock,
+        lambda _event: None,
+        EXPECTED,
+        lambda: None,
+        hold_s=1.0,
+    )
     ledger.close()
 
 
@@ -63,9 +83,14 @@ def visible(home: Home) -> list[Path]:
 
 @pytest.mark.parametrize(
     "name",
-    ["cat.safetensors", "cat-000002.safetensors", "cat-000004.safetensors", "cat-step00000008.safetensors",
-     "cat-step00000001.safetensors"],
-)  # fmt: skip
+    [
+        "cat.safetensors",
+        "cat-000002.safetensors",
+        "cat-000004.safetensors",
+        "cat-step00000008.safetensors",
+        "cat-step00000001.safetensors",
+    ],
+)
 def test_a_lora_of_the_plan_comes_home(home: Home, host: Host, name: str) -> None:
     """The final file, those of epochs and steps, and that of a stop; each under its name, and in the ledger."""
     path = home.collect(announce(host, name, lora()))

@@ -17,9 +17,10 @@ from gpurent_remote import SshConnector
 from gpurent_remote.startup import MAX_BYTES, script
 
 ORDER = SelfDestruct(
-    "DELETE", "https://console.example.ai/api/v0/instances/{CONTAINER_ID}/",
+    "DELETE",
+    "https://console.example.ai/api/v0/instances/{CONTAINER_ID}/",
     (("Authorization", "Bearer {CONTAINER_API_KEY}"),),
-)  # fmt: skip
+)
 
 FUSE = Fuse(after_s=86_400, at=1_900_000_000, first_s=43_200, hold_s=1800)
 
@@ -32,8 +33,13 @@ def test_it_makes_the_machine_answer_with_our_keys(tmp_path: Path, shell: str) -
     program = shutil.which(shell)
     assert program is not None
     for _ in range(2):
-        subprocess.run([program, "-eu"], input=script(identity, None, FUSE), text=True, check=True,
-                       env={"PATH": "/usr/bin:/bin", "GPURENT_ROOT": str(root)})  # fmt: skip
+        subprocess.run(
+            [program, "-eu"],
+            input=script(identity, None, FUSE),
+            text=True,
+            check=True,
+            env={"PATH": "/usr/bin:/bin", "GPURENT_ROOT": str(root)},
+        )
     key = root / "etc/ssh/ssh_host_ed25519_key"
     assert key.read_text().strip() == identity.host_private_key.strip()
     assert key.stat().st_mode & 0o777 == 0o600
@@ -64,8 +70,13 @@ def test_a_container_that_starts_anew_forgets_the_orders_of_before(tmp_path: Pat
     folder.mkdir(parents=True)
     (folder / "order.json").write_text('{"nonce": "stale", "seconds": 80000, "hold": 80000}')
     identity = SshConnector().new_identity(tmp_path / "keys")
-    subprocess.run(["sh", "-eu"], input=script(identity, ORDER, FUSE), text=True, check=True,
-                   env={"PATH": os.environ["PATH"], "GPURENT_ROOT": str(root)})  # fmt: skip
+    subprocess.run(
+        ["sh", "-eu"],
+        input=script(identity, ORDER, FUSE),
+        text=True,
+        check=True,
+        env={"PATH": os.environ["PATH"], "GPURENT_ROOT": str(root)},
+    )
     assert not (folder / "order.json").exists()
     until = time.monotonic() + 20
     while not (folder / "alive.json").exists():

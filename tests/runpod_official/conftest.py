@@ -39,11 +39,25 @@ def program() -> Path:
     with FileLock(folder / "lock"):
         if not (folder / "complete").exists():
             done = subprocess.run(
-                ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", "--no-package-lock",
-                 "--fetch-retry-mintimeout=1000", "--fetch-retry-maxtimeout=5000", "--fetch-timeout=60000",
-                 "--prefix", str(folder), f"{PACKAGE}@{VERSION}"],
-                check=False, timeout=400, capture_output=True, text=True,
-            )  # fmt: skip
+                [
+                    "npm",
+                    "install",
+                    "--no-audit",
+                    "--no-fund",
+                    "--ignore-scripts",
+                    "--no-package-lock",
+                    "--fetch-retry-mintimeout=1000",
+                    "--fetch-retry-maxtimeout=5000",
+                    "--fetch-timeout=60000",
+                    "--prefix",
+                    str(folder),
+                    f"{PACKAGE}@{VERSION}",
+                ],
+                check=False,
+                timeout=400,
+                capture_output=True,
+                text=True,
+            )
             if done.returncode != 0:
                 pytest.skip(f"npm cannot install {PACKAGE}: {done.stderr[-500:]}")
             (folder / "complete").touch()

@@ -37,9 +37,11 @@ def test_a_bill_never_shrinks_and_never_gains_by_splitting(
 ) -> None:
     """More usage costs at least as much, and at most what both parts cost apart."""
     both = Usage(
-        first.gpu_s + more.gpu_s, first.disk_s + more.disk_s,
-        first.in_bytes + more.in_bytes, first.out_bytes + more.out_bytes,
-    )  # fmt: skip
+        first.gpu_s + more.gpu_s,
+        first.disk_s + more.disk_s,
+        first.in_bytes + more.in_bytes,
+        first.out_bytes + more.out_bytes,
+    )
     whole = bill(price, disk_gb, both, final=True).total
     one, two = (bill(price, disk_gb, usage, final=True).total for usage in (first, more))
     assert max(one, two) <= whole <= one + two

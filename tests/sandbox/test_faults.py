@@ -179,10 +179,14 @@ def test_an_instances_key_opens_nothing_else(customer: Customer) -> None:
     own = {"Authorization": f"Bearer {key}"}
     assert customer.api.get(f"/v1/instances/{mine}", headers=own).status_code == 200
     for method, path in (
-        ("GET", f"/v1/instances/{other}"), ("DELETE", f"/v1/instances/{other}"), ("GET", "/v1/instances"),
-        ("POST", "/v1/instances"), ("GET", "/v1/balance"), ("GET", "/v1/offers"),
+        ("GET", f"/v1/instances/{other}"),
+        ("DELETE", f"/v1/instances/{other}"),
+        ("GET", "/v1/instances"),
+        ("POST", "/v1/instances"),
+        ("GET", "/v1/balance"),
+        ("GET", "/v1/offers"),
         ("GET", f"/v1/instances/{mine}/charges"),
-    ):  # fmt: skip
+    ):
         assert customer.api.request(method, path, headers=own).status_code == 403, (method, path)
     assert customer.api.delete(f"/v1/instances/{mine}", headers=own).status_code == 202
     assert refs(customer) == [other]

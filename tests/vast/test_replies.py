@@ -40,9 +40,12 @@ CALLS: dict[str, Callable[[VastProvider], object]] = {
 
 FIELDS = ["success", "new_contract", "error", "msg", "offers", "instances", "results", "next_token", "credit", "label"]
 VALUES = (
-    st.none() | st.booleans() | st.integers(-3, 9) | st.floats()
+    st.none()
+    | st.booleans()
+    | st.integers(-3, 9)
+    | st.floats()
     | st.sampled_from(["", "tag-1", "no_such_ask", "auth_error", "30000001", "x", [], {}, [None], [{"id": 4}]])
-)  # fmt: skip
+)
 
 
 @st.composite

@@ -40,10 +40,14 @@ class Service:
         names = heard.get("gpu_name", {})
         least, most = round(price.get("gte", 0.0), self.digits), price.get("lte", 9.0)
         found = [
-            one for one in self.rows
-            if least <= round(one["dph_total"], self.digits) and one["dph_total"] <= most and one["id"] not in left_out
-            and one["gpu_name"] not in names.get("notin", []) and one["gpu_name"] in names.get("in", [one["gpu_name"]])
-        ]  # fmt: skip
+            one
+            for one in self.rows
+            if least <= round(one["dph_total"], self.digits)
+            and one["dph_total"] <= most
+            and one["id"] not in left_out
+            and one["gpu_name"] not in names.get("notin", [])
+            and one["gpu_name"] in names.get("in", [one["gpu_name"]])
+        ]
         return {"offers": found[: search.CAP]}
 
 
@@ -58,9 +62,10 @@ def look(service: Service, need: Need = Need(min_cuda=(12, 8))) -> search.Progre
 
 
 @given(
-    count=st.sampled_from([0, 1, 63, 64, 65, 128, 200, 255]), gpus=st.integers(1, 5),
+    count=st.sampled_from([0, 1, 63, 64, 65, 128, 200, 255]),
+    gpus=st.integers(1, 5),
     step=st.sampled_from([0.0, 1e-7, 0.001]),
-)  # fmt: skip
+)
 def test_the_cap_of_a_search_loses_nothing(count: int, gpus: int, step: float) -> None:
     """64 rows at a time, however many offers share a price: every one of 255 is found, and none twice."""
     service = Service(market(count, gpus, step))

@@ -14,7 +14,7 @@ from tests.vast.samples import DATA, REPLIES, row
 from gpurent.errors import BadReply
 from gpurent.model import Endpoint, Launch, Need, Phase, Price
 from gpurent.money import ZERO, Usd
-from gpurent_providers.vastai import wire
+from gpurent_providers.vastai import bills, wire
 
 STATES: dict[str, Any] = json.loads((DATA / "states.json").read_text(encoding="utf-8"))
 LAUNCH = Launch("gpurent-x-1", "pytorch/pytorch:2.8.0-cuda12.8-cudnn9-runtime", 20, "ssh-ed25519 AAAA me", "echo on")
@@ -102,9 +102,16 @@ def test_an_id_of_somebody_else_is_refused(text: str) -> None:
 def test_a_create_never_leaves_a_contract_that_waits() -> None:
     """``cancel_unavail`` is said; the label is ours; nothing is sent that Vast.ai does not want."""
     assert wire.create_body(wire.Ask(20000001), LAUNCH) == {
-        "client_id": "me", "image": LAUNCH.image, "disk": 20, "label": "gpurent-x-1", "runtype": "ssh_direct",
-        "onstart": "echo on", "env": {}, "target_state": "running", "cancel_unavail": True,
-    }  # fmt: skip
+        "client_id": "me",
+        "image": LAUNCH.image,
+        "disk": 20,
+        "label": "gpurent-x-1",
+        "runtype": "ssh_direct",
+        "onstart": "echo on",
+        "env": {},
+        "target_state": "running",
+        "cancel_unavail": True,
+    }
 
 
 @pytest.mark.parametrize(
@@ -233,11 +240,11 @@ def test_pages_say_whether_there_are_more() -> None:
 
 def test_a_bill_is_the_sum_of_an_instance_s_rows() -> None:
     """GPU, disk and both directions of traffic; of another instance nothing."""
-    found = wire.bill(REPLIES["charges"]["results"], "30000001")
+    found = bills.bill(REPLIES["charges"]["results"], "30000001")
     assert found is not None and found.until == 1784990000.0
     assert (found.gpu, found.disk) == (Usd.parse("8"), Usd.parse("0.104"))
     assert (found.traffic_in, found.traffic_out, found.final) == (Usd.parse("0.09"), Usd.parse("0.02"), False)
-    assert wire.bill(REPLIES["charges"]["results"], "3000000") is None
+    assert bills.bill(REPLIES["charges"]["results"], "3000000") is None
 
 
 @given(amounts=st.lists(st.integers(0, 10**9), min_size=1, max_size=6), extra=st.integers(-1000, 10**6))
@@ -246,7 +253,7 @@ def test_whatever_a_row_s_parts_say_the_bill_is_what_the_row_says(amounts: list[
     kinds = ["gpu", "disk", "bwd", "bwu", "new", "gpu"]
     items = [{"type": kind, "amount": amount / 1000} for kind, amount in zip(kinds, amounts, strict=False)]
     whole = sum(amounts) + extra
-    found = wire.bill([{"source": "instance-7", "amount": whole / 1000, "end": 5.0, "items": items}], "7")
+    found = bills.bill([{"source": "instance-7", "amount": whole / 1000, "end": 5.0, "items": items}], "7")
     assert found is not None and found.total == Usd.from_wire(whole / 1000)
 
 
@@ -256,12 +263,12 @@ def test_a_bill_with_a_hole_is_no_bill() -> None:
         broken = copy.deepcopy(REPLIES["charges"]["results"])
         broken[0] |= hole
         with pytest.raises(BadReply):
-            wire.bill(broken, "30000001")
+            bills.bill(broken, "30000001")
 
 
 def test_the_balance_is_the_credit() -> None:
     """``balance`` beside it reads 0."""
-    assert wire.balance(REPLIES["user"]) == Usd.parse("12.345678")
+    assert bills.balance(REPLIES["user"]) == Usd.parse("12.345678")
     with pytest.raises(BadReply):
-        wire.balance({"balance": 3})
-    assert wire.balance({"credit": 0.01}) > ZERO
+        bills.balance({"balance": 3})
+    assert bills.balance({"credit": 0.01}) > ZERO

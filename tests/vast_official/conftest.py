@@ -37,11 +37,14 @@ class Client:
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run one command."""
         env = {
-            "PATH": os.environ["PATH"], "HOME": str(self.home), "VASTAI_NO_UPDATE_CHECK": "1", "NO_COLOR": "1",
+            "PATH": os.environ["PATH"],
+            "HOME": str(self.home),
+            "VASTAI_NO_UPDATE_CHECK": "1",
+            "NO_COLOR": "1",
             **{f"XDG_{name}_HOME": str(self.home / name.lower()) for name in ("CONFIG", "CACHE", "STATE", "DATA")},
             **VAST.env(self.sandbox.address),
             **{name: os.environ[name] for name in EARLY if name in os.environ},
-        }  # fmt: skip
+        }
         nest = Nest(str(self.program.with_name("python")), LIBRARIES)
         argv = [str(self.program), *arguments]
         return run(argv, cwd=self.home, env=env, main="vastai.cli.main:main", timeout=60, nest=nest)
@@ -58,11 +61,13 @@ class Client:
         self.run(*arguments)
         return [
             {
-                "method": one.method, "path": one.path, "body": json.loads(one.body) if one.body else None,
+                "method": one.method,
+                "path": one.path,
+                "body": json.loads(one.body) if one.body else None,
                 "query": dict(_pairs(one.query)),
             }
             for one in self.sandbox.journal.entries()[before:]
-        ]  # fmt: skip
+        ]
 
 
 def _pairs(query: str) -> list[tuple[str, str]]:
@@ -80,10 +85,22 @@ def program() -> Path:
         if not (folder / "complete").exists():
             venv.create(folder / "venv", symlinks=True, clear=True)
             subprocess.run(
-                [sys.executable, "-m", "pip", "--python", str(folder / "venv/bin/python"), "install", "--quiet",
-                 "--no-compile", "--constraint", str(DATA / "constraints.txt"), f"vastai=={VERSION}"],
-                check=True, timeout=400,
-            )  # fmt: skip
+                [
+                    sys.executable,
+                    "-m",
+                    "pip",
+                    "--python",
+                    str(folder / "venv/bin/python"),
+                    "install",
+                    "--quiet",
+                    "--no-compile",
+                    "--constraint",
+                    str(DATA / "constraints.txt"),
+                    f"vastai=={VERSION}",
+                ],
+                check=True,
+                timeout=400,
+            )
             (folder / "complete").touch()
     return folder / "venv" / "bin" / "vastai"
 

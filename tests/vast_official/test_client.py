@@ -110,9 +110,19 @@ def instance(emptied: Client) -> str:
     """An instance that the client itself has rented, running."""
     (offer, *_) = emptied.json("search", "offers", "-o", "dph")
     made = emptied.json(
-        "create", "instance", str(offer["id"]), "--image", "ubuntu:22.04", "--disk", "20", "--ssh", "--direct",
-        "--cancel-unavail", "--label", "lbl",
-    )  # fmt: skip
+        "create",
+        "instance",
+        str(offer["id"]),
+        "--image",
+        "ubuntu:22.04",
+        "--disk",
+        "20",
+        "--ssh",
+        "--direct",
+        "--cancel-unavail",
+        "--label",
+        "lbl",
+    )
     assert made["success"]
     wait_for(lambda: all(held.port for held in emptied.sandbox.market.alive()), "the boot", 20)
     return str(made["new_contract"])

@@ -22,9 +22,13 @@ def _own_file() -> tuple[str, Path] | None:
 
 
 KEY = Setting(
-    "key", "RUNPOD_API_KEY", "API key with read and write access to pods.", secret=True, required=True,
+    "key",
+    "RUNPOD_API_KEY",
+    "API key with read and write access to pods.",
+    secret=True,
+    required=True,
     own_file=_own_file,
-)  # fmt: skip
+)
 
 
 def open_runpod(settings: Mapping[str, str], clock: Clock) -> Provider:

@@ -25,9 +25,8 @@ def key_in_file(path: Path) -> str:
     except (OSError, ValueError, RecursionError) as error:
         # The parser's message may quote the line with the key, and so may a chained exception.
         raise MissingCredentials(
-            f"{path} cannot be read ({type(error).__name__})", provider="runpod",
-            hint="Mend it, or set RUNPOD_API_KEY.",
-        ) from None  # fmt: skip
+            f"{path} cannot be read ({type(error).__name__})", provider="runpod", hint="Mend it, or set RUNPOD_API_KEY."
+        ) from None
     profile = given.get("default")
     for holder in (given, profile if isinstance(profile, dict) else {}):
         for name in NAMES:

@@ -169,9 +169,13 @@ class RunPodProvider(HttpAdapter):
         )
 
     def _read(
-        self, path: str, query: dict[str, str | int] | None = None, accept: tuple[int, ...] = (200,), *,
+        self,
+        path: str,
+        query: dict[str, str | int] | None = None,
+        accept: tuple[int, ...] = (200,),
+        *,
         next_page: bool = False,
-    ) -> Reply:  # fmt: skip
+    ) -> Reply:
         reply = self._api.read(path, params=query or None, accept=(*accept, 403, 410), next_page=next_page)
         if reply.status in (403, 410):
             raise _closed(reply)

@@ -204,10 +204,19 @@ def _note(name: str, answer: list[Lease] | ProviderError) -> list[str]:
 def _offer(name: str, host: OwnHost, now: float) -> Offer:
     left = None if host.until is None else max(0, int(host.until.timestamp() - now))
     return Offer(
-        provider=shell.PROVIDER, id=name, gpu=host.gpu, vram_mb=int(host.vram_gb * MB_PER_GB), price=Price(host.price),
-        gpu_count=host.gpu_count, disk_gb=host.disk_gb, region="own", trusted=True, machine_id=name,
-        max_duration_s=left, boot_s=5.0,
-    )  # fmt: skip
+        provider=shell.PROVIDER,
+        id=name,
+        gpu=host.gpu,
+        vram_mb=int(host.vram_gb * MB_PER_GB),
+        price=Price(host.price),
+        gpu_count=host.gpu_count,
+        disk_gb=host.disk_gb,
+        region="own",
+        trusted=True,
+        machine_id=name,
+        max_duration_s=left,
+        boot_s=5.0,
+    )
 
 
 def _kilobytes(text: str) -> int:
@@ -220,9 +229,16 @@ def _kilobytes(text: str) -> int:
 def _instance(name: str, host: OwnHost, lease: Lease, phase: Phase) -> Instance:
     endpoint = Endpoint(host.address, host.port, host.user, host.host_key) if phase is Phase.RUNNING else None
     return Instance(
-        shell.PROVIDER, f"{name}/{lease.tag}", lease.tag, phase, Price(host.price), gpu=host.gpu,
-        disk_gb=host.disk_gb, created_at=lease.since, endpoint=endpoint,
-    )  # fmt: skip
+        shell.PROVIDER,
+        f"{name}/{lease.tag}",
+        lease.tag,
+        phase,
+        Price(host.price),
+        gpu=host.gpu,
+        disk_gb=host.disk_gb,
+        created_at=lease.since,
+        endpoint=endpoint,
+    )
 
 
 if TYPE_CHECKING:

@@ -92,10 +92,18 @@ def _login(host: OwnHost, client: paramiko.SSHClient, timeout: float, wire: Wire
     client.set_missing_host_key_policy(paramiko.RejectPolicy())
     try:
         client.connect(
-            host.address, host.port, host.user, key_filename=str(Path(host.key).expanduser()) if host.key else None,
-            allow_agent=not host.key, look_for_keys=not host.key, timeout=timeout, banner_timeout=timeout,
-            auth_timeout=timeout, channel_timeout=timeout, sock=wire.open(host.address, host.port, timeout),
-        )  # fmt: skip
+            host.address,
+            host.port,
+            host.user,
+            key_filename=str(Path(host.key).expanduser()) if host.key else None,
+            allow_agent=not host.key,
+            look_for_keys=not host.key,
+            timeout=timeout,
+            banner_timeout=timeout,
+            auth_timeout=timeout,
+            channel_timeout=timeout,
+            sock=wire.open(host.address, host.port, timeout),
+        )
     except paramiko.BadHostKeyException as error:
         raise AuthFailed(
             f"{host.address}:{host.port} is not the machine that was pinned: it shows {fingerprint(_line(error.key))}",
@@ -106,9 +114,10 @@ def _login(host: OwnHost, client: paramiko.SSHClient, timeout: float, wire: Wire
         if "timeout" in str(error):  # paramiko's word for a machine too busy to look at our key
             raise _unavailable(host, TimeoutError(str(error)), Unreached) from error
         raise AuthFailed(
-            f"{host.user}@{host.address}:{host.port} refuses our key: {quoted(str(error))}", provider=PROVIDER,
+            f"{host.user}@{host.address}:{host.port} refuses our key: {quoted(str(error))}",
+            provider=PROVIDER,
             hint="`key` in hosts.toml names the private key; its public half belongs into authorized_keys there.",
-        ) from error  # fmt: skip
+        ) from error
     except (OSError, EOFError, paramiko.SSHException) as error:
         raise _unavailable(host, error, Unreached) from error
 
@@ -123,16 +132,20 @@ def _talk(host: OwnHost, client: paramiko.SSHClient, script: str, timeout: float
     if status < 0:  # paramiko's word for none: a link that was cut, or a shell that was killed
         raise Unavailable(
             f"{host.user}@{host.address}:{host.port}: the link ended before the command had answered",
-            provider=PROVIDER, hint="Is the machine still on? `ssh` with the same address, port and user tells more.",
-        )  # fmt: skip
+            provider=PROVIDER,
+            hint="Is the machine still on? `ssh` with the same address, port and user tells more.",
+        )
     if status != 0:
         said = stderr.read(2000).decode("utf-8", "replace").strip()
         text = f"{host.address}: the shell ended with status {status} and said {quoted(said, 200)}"
         raise Unavailable(text, provider=PROVIDER)
     lines = text.splitlines()
     if not lines or lines[0] != "gpurent-host 1":
-        raise BadReply(f"{host.address} answered {text[:80]!r}", provider=PROVIDER,
-                       hint="The login shell must not print anything by itself.")  # fmt: skip
+        raise BadReply(
+            f"{host.address} answered {text[:80]!r}",
+            provider=PROVIDER,
+            hint="The login shell must not print anything by itself.",
+        )
     return lines[1:]
 
 

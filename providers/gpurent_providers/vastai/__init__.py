@@ -20,9 +20,13 @@ def _own_file() -> tuple[str, Path] | None:
 
 
 KEY = Setting(
-    "key", "VAST_API_KEY", "API key with misc, user_read, instance_read, instance_write and billing_read.",
-    secret=True, required=True, own_file=_own_file,
-)  # fmt: skip
+    "key",
+    "VAST_API_KEY",
+    "API key with misc, user_read, instance_read, instance_write and billing_read.",
+    secret=True,
+    required=True,
+    own_file=_own_file,
+)
 UNVERIFIED = Setting("unverified", "GPURENT_VASTAI_UNVERIFIED", "true: hosts that Vast.ai has not verified as well.")
 
 

@@ -32,7 +32,8 @@ def key_in_files(environ: Mapping[str, str] | None = None, home: Path | None = N
             continue
         except (OSError, ValueError) as error:
             raise MissingCredentials(
-                f"{path} cannot be read ({type(error).__name__})", provider="vastai",
+                f"{path} cannot be read ({type(error).__name__})",
+                provider="vastai",
                 hint="Mend it, or set VAST_API_KEY.",
-            ) from None  # fmt: skip
+            ) from None
     return None

@@ -35,7 +35,7 @@ from gpurent.spi import (
     SupportsSelfDestruct,
     SupportsStatement,
 )
-from gpurent_providers.vastai import search, wire
+from gpurent_providers.vastai import bills, search, wire
 
 log = logging.getLogger(__name__)
 
@@ -194,25 +194,25 @@ class VastProvider(HttpAdapter):
 
     def account(self) -> str:
         """The number of the account that the key opens."""
-        return wire.account(self._read("/api/v0/users/current").json())
+        return bills.account(self._read("/api/v0/users/current").json())
 
     def balance(self) -> Usd:
         """Credit left."""
-        return wire.balance(self._read("/api/v0/users/current").json())
+        return bills.balance(self._read("/api/v0/users/current").json())
 
     def charges(self, ref: str) -> Charges | None:
         """What was booked for an instance so far. Rows come hours late, and nothing says which is the last."""
-        return wire.bill(self._charged(int(self._clock.now()) - BILL_DAYS * 86_400), ref)
+        return bills.bill(self._charged(int(self._clock.now()) - BILL_DAYS * 86_400), ref)
 
     def statement(self, since: float) -> Sequence[Billed]:
         """What every instance of the account was billed."""
-        return wire.statement(self._charged(int(since)))
+        return bills.statement(self._charged(int(since)))
 
     def _charged(self, since: int) -> list[object]:
         days = {"day": {"gte": since, "lte": int(self._clock.now())}, "type": {"in": ["instance"]}}
         query: dict[str, str | int] = {"select_filters": json.dumps(days), "format": "table"}
         query |= {"latest_first": "true", "limit": 500}
-        return self._pages("/api/v0/charges/", query, wire.charges_page)
+        return self._pages("/api/v0/charges/", query, bills.charges_page)
 
     def self_destruct(self) -> SelfDestruct:
         """The key that Vast.ai puts into a container may start, stop and destroy that container."""
@@ -240,9 +240,15 @@ class VastProvider(HttpAdapter):
             seen.add(token)
 
     def _read(
-        self, path: str, query: Mapping[str, str | int] | None = None, *, method: str = "GET", body: object = None,
-        accept: tuple[int, ...] = (200,), next_page: bool = False,
-    ) -> Reply:  # fmt: skip
+        self,
+        path: str,
+        query: Mapping[str, str | int] | None = None,
+        *,
+        method: str = "GET",
+        body: object = None,
+        accept: tuple[int, ...] = (200,),
+        next_page: bool = False,
+    ) -> Reply:
         codes = (*accept, 400, 401, 403, 404, 410)
         reply = self._api.read(path, params=query, method=method, body=body, accept=codes, next_page=next_page)
         problem = wire.problem(_json_or_none(reply)) if reply.status != 200 else wire.Problem()

@@ -23,9 +23,12 @@ def _key() -> tuple[str, Path] | None:
 
 
 URL = Setting(
-    "url", "GPURENT_SANDBOX_URL", "Address of a running sandbox, as `gpurent sandbox up` prints it.", required=True,
+    "url",
+    "GPURENT_SANDBOX_URL",
+    "Address of a running sandbox, as `gpurent sandbox up` prints it.",
+    required=True,
     own_file=_url,
-)  # fmt: skip
+)
 KEY = Setting("key", "GPURENT_SANDBOX_KEY", "Account key of that sandbox.", secret=True, required=True, own_file=_key)
 
 

@@ -30,9 +30,14 @@ class SandboxProvider(HttpAdapter):
     """The sandbox as a provider."""
 
     def __init__(
-        self, url: str, key: str, clock: Clock, *, policy: Policy | None = None,
+        self,
+        url: str,
+        key: str,
+        clock: Clock,
+        *,
+        policy: Policy | None = None,
         transport: httpx.BaseTransport | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         headers = {"Authorization": f"Bearer {key}"}
         super().__init__(
             Api(

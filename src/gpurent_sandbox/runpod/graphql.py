@@ -72,9 +72,8 @@ class GraphQL:
             return JSONResponse({"errors": [_told(error, "GRAPHQL_VALIDATION_FAILED") for error in wrong]}, 400)
         root = _Root(self._context, self._placing, request.scope, account, pod)
         result = graphql.execute(
-            _schema(), document, root, variable_values=given.get("variables"),
-            operation_name=given.get("operationName"),
-        )  # fmt: skip
+            _schema(), document, root, variable_values=given.get("variables"), operation_name=given.get("operationName")
+        )
         done = result if isinstance(result, graphql.ExecutionResult) else await result
         errors = {"errors": [_told(error, "RUNPOD") for error in done.errors]} if done.errors else {}
         return JSONResponse({**errors, "data": done.data})
@@ -282,9 +281,10 @@ def _lowest(gpu: str, machines: list[Machine], free: list[Machine], given: Row) 
         (catalogue.list_price(machines, gpu, cloud), machine)
         for cloud in clouds
         for machine in free
-        if catalogue.gpu_id(machine.gpu) == gpu and fits(machine)
+        if catalogue.gpu_id(machine.gpu) == gpu
+        and fits(machine)
         and Wanted(count=given["gpuCount"], cloud=cloud, centers=(center,) if center else ()).fits(machine)
-    ]  # fmt: skip
+    ]
     if not found:
         return {}
     price, machine = min(found, key=lambda one: one[0])

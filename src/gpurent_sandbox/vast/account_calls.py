@@ -76,9 +76,12 @@ class AccountCalls:
         found = [row for row in found if holds(row["type"], filters.get("type", {}))]
         newest = request.query_params.get("latest_first", "false") == "true"
         shown, token = page(
-            found, lambda row: [row["start"], row["source"]], _size(request),
-            request.query_params.get("after_token", ""), descending=newest,
-        )  # fmt: skip
+            found,
+            lambda row: [row["start"], row["source"]],
+            _size(request),
+            request.query_params.get("after_token", ""),
+            descending=newest,
+        )
         body = {"success": True, "count": len(shown), "total": len(found), "next_token": token, "results": shown}
         return JSONResponse(body)
 

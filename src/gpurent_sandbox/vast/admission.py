@@ -49,9 +49,15 @@ class Door:
         self._intervals = Intervals()
 
     async def admit(
-        self, request: Request, *, body: str = "", query: str = "", bad_key: int = 401,
-        own: bool = False, free: bool = False,
-    ) -> dict[str, Any]:  # fmt: skip
+        self,
+        request: Request,
+        *,
+        body: str = "",
+        query: str = "",
+        bad_key: int = 401,
+        own: bool = False,
+        free: bool = False,
+    ) -> dict[str, Any]:
         """Let a request in and return its body. ``body`` and ``query`` name the lists of ``fields`` that apply.
 
         ``own``: the key of the instance in the path will do. ``free``: no key will do, too. ``bad_key`` is the status

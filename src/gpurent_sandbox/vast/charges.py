@@ -41,9 +41,11 @@ def _part(held: Held, start: float, end: float) -> Charges:
     # Bytes are not dated: all of them are booked on the first day.
     traffic = start <= held.created_at < end
     return Charges(
-        until.gpu - since.gpu, until.disk - since.disk,
-        until.traffic_in if traffic else ZERO, until.traffic_out if traffic else ZERO,
-    )  # fmt: skip
+        until.gpu - since.gpu,
+        until.disk - since.disk,
+        until.traffic_in if traffic else ZERO,
+        until.traffic_out if traffic else ZERO,
+    )
 
 
 def _upto(held: Held, moment: float) -> Charges:

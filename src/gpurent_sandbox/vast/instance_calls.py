@@ -56,14 +56,20 @@ class InstanceCalls:
             found = [one for one in self._show_all(own) if self._selected(request, one, filters)]
             count = len(found)
             shown, token = page(
-                found, lambda one: [one[column] is not None, one[column] or 0, one["id"]], size, after,
+                found,
+                lambda one: [one[column] is not None, one[column] or 0, one["id"]],
+                size,
+                after,
                 descending=descending,
-            )  # fmt: skip
+            )
         else:  # the usual case, where only what is on the page has to be worked out
             few, token = page(
-                own, lambda held: [True, instances.number(held), instances.number(held)], size, after,
+                own,
+                lambda held: [True, instances.number(held), instances.number(held)],
+                size,
+                after,
                 descending=descending,
-            )  # fmt: skip
+            )
             count, shown = len(own), self._show_all(few)
         if "*" not in columns:
             shown = [{name: one.get(name) for name in columns} for one in shown]

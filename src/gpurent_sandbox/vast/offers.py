@@ -266,10 +266,11 @@ def _filtered(shown: list[dict[str, Any]], conditions: Mapping[str, Any], *, slo
             raise bad_key(column)
         check(column, condition)
         shown = [
-            one for one in shown
+            one
+            for one in shown
             if holds(value := _value(one, column), condition)
             or (sloppy and column not in HONOURED and isinstance(value, int | float) and not isinstance(value, bool))
-        ]  # fmt: skip
+        ]
     return shown
 
 

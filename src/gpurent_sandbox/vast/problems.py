@@ -17,9 +17,14 @@ class Problem(Exception):
     """An answer that is not a success. One without ``error`` is plain text; ``more`` stands beside code and message."""
 
     def __init__(
-        self, status: int, error: str, message: str, *,
-        more: Mapping[str, object] | None = None, headers: Mapping[str, str] | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        status: int,
+        error: str,
+        message: str,
+        *,
+        more: Mapping[str, object] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.error = error
