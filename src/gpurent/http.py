@@ -340,7 +340,7 @@ class Api:
         Raises:
             AuthFailed, RateLimited, Unavailable, BadReply: also for a status that is not in ``accept``.
         """
-        return self._retrying(lambda: self._accepted(method, path, params, body, accept, next_page=next_page))
+        return self._retrying(lambda: self._accepted(method, path, params, body, accept=accept, next_page=next_page))
 
     def destroy(self, path: str, *, body: object = None, accept: Collection[int] = (200, 202, 204, 404)) -> Reply:
         """Send a DELETE; repeated when the failure is transient, since destroying twice is destroying once.
@@ -354,7 +354,7 @@ class Api:
             if self._clock.uptime().seconds - since > self._policy.destroys_s:
                 text = f"{self.provider}: DELETE {path}: not repeated after more than {self._policy.destroys_s:g} s"
                 raise Unavailable(text, provider=self.provider)
-            return self._accepted("DELETE", path, None, body, accept)
+            return self._accepted("DELETE", path, None, body, accept=accept)
 
         return self._retrying(attempt)
 
@@ -367,8 +367,8 @@ class Api:
         return self._send(method, path, None, body)
 
     def _accepted(
-        self, method: str, path: str, params: Mapping[str, str | int] | None, body: object, accept: Collection[int],
-        *, next_page: bool = False,
+        self, method: str, path: str, params: Mapping[str, str | int] | None, body: object, *, accept: Collection[int],
+        next_page: bool = False,
     ) -> Reply:  # fmt: skip
         reply = self._send(method, path, params, body, next_page=next_page)
         if reply.status not in accept:

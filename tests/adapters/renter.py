@@ -61,7 +61,9 @@ class Renter:
 
     def rent(self, image: str = "", offer: Offer | None = None) -> Held:
         order = LaunchOrder(image or next(iter(self.harness.images.values())), 10)
-        return self.rentals.rent(self.run_id, self.tag, offer or self.offer(), order, self.limits, Usd.parse("1"))
+        return self.rentals.rent(
+            self.run_id, self.tag, offer or self.offer(), order, deadlines=self.limits, reserved=Usd.parse("1")
+        )
 
     def reach(self, held: Held) -> Host:
         watch = Watch(self.ledger, self.run_id, self.limits, self.clock, Interrupt(), self.rentals.tell, Usd(0))

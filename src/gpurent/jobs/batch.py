@@ -197,5 +197,15 @@ def results_of(work: Work, run: Run, runs: Iterable[Run], now: float) -> list[Jo
             files = other.files
         loss = None if task.outcome is None else task.outcome.final_loss
         setup, training = parts.get(task.job.name, (ZERO, ZERO))
-        found.append(JobResult(task.job.name, str(task.state), files, loss, task.why, setup, training))
+        found.append(
+            JobResult(
+                name=task.job.name,
+                state=str(task.state),
+                files=files,
+                final_loss=loss,
+                why=task.why,
+                setup=setup,
+                training=training,
+            )
+        )
     return found

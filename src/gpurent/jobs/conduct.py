@@ -361,12 +361,14 @@ class Conductor:
         self.tell(StageStarted(Stage.RENT, f"{offer.gpu} on {offer.provider} at {row.hourly.rounded(3)}/h"))
         target = Target(self.run_id, tag, offer.provider, limits.hard)
         with self.enforce(target, self.interrupt) as enforcer, _Ending(self, tag) as ending, minding(watch.tick):
-            held = self.rentals.rent(self.run_id, tag, offer, order, limits, row.asks, watch.patiently)
+            held = self.rentals.rent(
+                self.run_id, tag, offer, order, deadlines=limits, reserved=row.asks, patiently=watch.patiently
+            )
             ending.held, enforcer.ref = held, held.ref
             with closing(self.rentals.reach(held, watch, leaving=leaving)) as host:
                 host.runtime()
                 examining = self.clock.begin(lambda: proof.examine(host, wanted))
-                guard = self.rentals.guard(host, offer.provider, limits.hard, order, row.timeline.total_s.high)
+                guard = self.rentals.guard(host, offer.provider, limits.hard, order, needed_s=row.timeline.total_s.high)
                 if guard is not None and guard.ends_at is not None:
                     limits = watch.deadlines = limits.ending(guard.ends_at)
                 self.tell(StageStarted(Stage.PROVE, "looking at GPU, driver, memory and disk"))
@@ -392,7 +394,7 @@ class Conductor:
         facts = self.rentals.facts.get(row.offer.provider, Facts())
         slow = any(one.trait == line.TRAIT for one in self.ledger.run(self.run_id).rentals)
         home = None if facts.play_money or facts.owned else self.run_dir.parent.parent
-        ways = lines.measure(machine.host, hub_mbps, home, self.clock, self.tell)
+        ways = lines.measure(machine.host, hub_mbps, home, self.clock, tell=self.tell)
         machine.premises.traffic.bytes_in += ways.line.up_bytes
         machine.premises.traffic.bytes_out += ways.line.down_bytes
         self.tell(Notice(f"The line carries {line.told(ways, row.offer)}."))

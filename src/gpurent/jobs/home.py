@@ -202,7 +202,9 @@ class Home:
             f"{self.folder}/out/{name}", target, sha256=state.sha256, size=state.size, on_bytes=moved,
             accept=statefile.check,
         )  # fmt: skip
-        found = statefile.StateFile(target, state.sha256, state.size, state.step, steps, key)
+        found = statefile.StateFile(
+            path=target, sha256=state.sha256, size=state.size, step=state.step, steps=steps, key=key
+        )
         found.keep()
         return found
 

@@ -51,8 +51,13 @@ def look(job: Job, hubs: Hubs, known: dict[fetch.Order, Answer | None] | None = 
     if not isinstance(model, HubId):
         return job
     order = fetch.Order(
-        model.name, Path(), revision(model.name) or "main", half_precision(job), hubs.endpoints, hubs.token
-    )  # fmt: skip
+        repository=model.name,
+        folder=Path(),
+        revision=revision(model.name) or "main",
+        half=half_precision(job),
+        endpoints=hubs.endpoints,
+        token=hubs.token,
+    )
     known = {} if known is None else known
     if order not in known:
         try:

@@ -13,7 +13,7 @@ from gpurent.spi import Host
 
 
 def measure(
-    host: Host, hub_mbps: float | None, home: Path | None, clock: Clock, tell: Tell
+    host: Host, hub_mbps: float | None, home: Path | None, clock: Clock, *, tell: Tell
 ) -> Ways:  # fmt: skip
     """What a machine's line carries.
 

@@ -33,9 +33,14 @@ def survey(provider: Provider, about: Collection[str], *, everywhere: bool = Fal
 
 
 def listings(
-    providers: Mapping[str, Provider], rentals: Sequence[Rental], everywhere: Collection[str], tell: Tell, clock: Clock,
+    providers: Mapping[str, Provider],
+    rentals: Sequence[Rental],
+    everywhere: Collection[str],
+    tell: Tell,
+    *,
+    clock: Clock,
     within: float,
-) -> Listings:  # fmt: skip
+) -> Listings:
     """Ask, side by side, the providers that hold one of ``rentals``, and those in ``everywhere`` for all they have.
 
     None is waited for longer than ``within`` seconds. One that cannot be used here (no key) is left out: it cannot be

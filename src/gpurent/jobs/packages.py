@@ -97,6 +97,7 @@ def prepare(
     engine: str,
     run: Callable[[str], tuple[int, str]],
     announce: Callable[[], None],
+    *,
     also: Collection[str] = (),
 ) -> bool:
     """See that the host can run the engine, installing what its image lacks; True if anything was installed.

@@ -57,8 +57,15 @@ def write(ledger: Ledger, run_id: str, run_dir: Path, error: GpurentError) -> Po
     remedy = found.remedy if known else error.hint or found.remedy
     files = tuple(sorted(path.name for path in run_dir.iterdir() if path.is_file() and path.suffix != ".lock"))
     made = Postmortem(
-        run_id, type(error).__name__, str(error), found.code, found.cause, remedy, found.command, files
-    )  # fmt: skip
+        run_id=run_id,
+        error=type(error).__name__,
+        message=str(error),
+        failure=found.code,
+        cause=found.cause,
+        remedy=remedy,
+        command=found.command,
+        files=files,
+    )
     (run_dir / FILE).write_text(json.dumps(asdict(made), indent=2) + "\n", encoding="utf-8")
     return made
 

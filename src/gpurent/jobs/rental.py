@@ -69,7 +69,7 @@ class Rentals:
     """Tags of what this process rented."""
 
     def rent(
-        self, run_id: str, tag: str, offer: Offer, launch: LaunchOrder, deadlines: Deadlines, reserved: Usd,
+        self, run_id: str, tag: str, offer: Offer, launch: LaunchOrder, *, deadlines: Deadlines, reserved: Usd,
         patiently: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> Held:  # fmt: skip
         """Commit the intent, send ``create`` once, and hold what came of it.
@@ -109,9 +109,16 @@ class Rentals:
         self.rented.add(tag)
         self._still_fresh(run_id, tag, announced)
         full = Launch(
-            tag, launch.image, launch.disk_gb, identity.public_key, startup, {}, launch.ram_mb, burning.after_s
+            tag=tag,
+            image=launch.image,
+            disk_gb=launch.disk_gb,
+            public_key=identity.public_key,
+            startup=startup,
+            env={},
+            min_ram_mb=launch.ram_mb,
+            lifetime_s=burning.after_s,
         )
-        instance = self._create(provider, run_id, tag, offer, full, patiently)
+        instance = self._create(provider, run_id, tag, offer, launch=full, patiently=patiently)
         held = Held(run_id, tag, instance.ref, offer, identity)
         guards = (*self.guards(offer.provider), *(("dead-man switch",) if self_destruct else ()))
         self.tell(Rented(offer, instance.ref, tag, run_id, guards))
@@ -137,28 +144,28 @@ class Rentals:
         return account.id
 
     def _create(
-        self, provider: Provider, run_id: str, tag: str, offer: Offer, launch: Launch,
+        self, provider: Provider, run_id: str, tag: str, offer: Offer, *, launch: Launch,
         patiently: Callable[[], AbstractContextManager[None]],
     ) -> Instance:  # fmt: skip
         asked_at = self.clock.now() + (_clock_offset(provider) or 0.0)
         try:
             with patiently():
                 instance = self._sent(provider, offer, launch)
-                self._made(Kind.CREATED, run_id, tag, offer, instance, launch.disk_gb)
+                self._made(Kind.CREATED, run_id, tag, offer, made=instance, disk_gb=launch.disk_gb)
         except (OfferGone, NoCapacity, AuthFailed, RateLimited) as error:
             self.ledger.append(run_id, Kind.CREATE_REFUSED, tag=tag, reason=str(error))
             raise
         except CreateFailed as error:
             self.ledger.append(run_id, Kind.CREATE_UNCLEAR, tag=tag, ref=error.ref, reason=str(error))
             self.tell(Notice(f"The answer to create was lost ({error}); looking for {tag}.", warning=True))
-            found = self._search(provider, tag, error.ref, offer.id, asked_at)
+            found = self._search(provider, tag, error.ref, offer.id, asked_at=asked_at)
             if found is None:
                 raise InDoubt(
                     f"{provider.name} may have created {tag}; it was not found in {self.patience.search_s:.0f} s.",
                     refs=(f"{provider.name}:{error.ref or tag}",),
                     hint="`gpurent reap` goes on looking and destroys it; `gpurent status` shows it until then.",
                 ) from error
-            self._made(Kind.ADOPTED, run_id, tag, offer, found, launch.disk_gb)
+            self._made(Kind.ADOPTED, run_id, tag, offer, made=found, disk_gb=launch.disk_gb)
             return found
         return instance
 
@@ -168,7 +175,7 @@ class Rentals:
         except Overdue as error:
             raise CreateFailed(f"{provider.name} does not answer: {error}", provider=provider.name) from error
 
-    def _made(self, kind: Kind, run_id: str, tag: str, offer: Offer, made: Instance, disk_gb: int) -> None:
+    def _made(self, kind: Kind, run_id: str, tag: str, offer: Offer, *, made: Instance, disk_gb: int) -> None:
         """Record what exists, and what it costs if that is not what was offered."""
         hourly = made.price.hourly(disk_gb)
         differs = hourly != offer.price.hourly(disk_gb)
@@ -178,7 +185,7 @@ class Rentals:
         )  # fmt: skip
 
     def _search(
-        self, provider: Provider, tag: str, ref: str | None, place: str, asked_at: float
+        self, provider: Provider, tag: str, ref: str | None, place: str, *, asked_at: float
     ) -> Instance | None:  # fmt: skip
         until = self.clock.monotonic() + self.patience.search_s
         while True:
@@ -207,12 +214,21 @@ class Rentals:
             patience_s(takes, watch.hourly, leaving, broken) for takes in (to_ssh(offer), CONTAINER_S)
         )
         return Boot(
-            held, self.providers[offer.provider], self.connector, self.ledger, self.clock, watch, self.tell,
-            self.patience, fresh, boot_s, container_s,
-        ).reach()  # fmt: skip
+            held=held,
+            provider=self.providers[offer.provider],
+            connector=self.connector,
+            ledger=self.ledger,
+            clock=self.clock,
+            watch=watch,
+            tell=self.tell,
+            patience=self.patience,
+            fresh=fresh,
+            boot_s=boot_s,
+            container_s=container_s,
+        ).reach()
 
     def guard(
-        self, host: Host, provider: str, hard: float, launch: LaunchOrder, needed_s: float = 0.0
+        self, host: Host, provider: str, hard: float, launch: LaunchOrder, *, needed_s: float = 0.0
     ) -> DeadMan | None:
         """Prove and set the machine's dead-man switch; None where there is none, by the user's choice.
 
@@ -280,7 +296,13 @@ class Rentals:
         """
         lasting = {name for name, facts in self.facts.items() if facts.lasting_refs}
         teardown = Teardown(
-            self.ledger, self.providers, self.clock, self.tell, self.accounts, self.rented, lasting=lasting
+            ledger=self.ledger,
+            providers=self.providers,
+            clock=self.clock,
+            tell=self.tell,
+            accounts=self.accounts,
+            rented=self.rented,
+            lasting=lasting,
         )
         try:
             rental = teardown.read(run_id, tag)

@@ -276,7 +276,7 @@ class Session:
         def run(script: str) -> tuple[int, str]:
             return self._detached(f"{self.job_id}-install", script)
 
-        if packages.prepare(self.host, self._absolute(engine), run, announce, also):
+        if packages.prepare(self.host, self._absolute(engine), run, announce, also=also):
             self.home.traffic.bytes_in += ENVIRONMENT_BYTES
         self.premises.packages = (self.premises.packages or frozenset()) | also
 

@@ -89,7 +89,9 @@ class Teardown:
         asked, now = self.clock.uptime(), self.clock.now()
         clocks = {run_id: self.clock_of(run_id) for run_id in {one.run_id for one in rentals}}
         pressing = any(unordered(one) and unattended(one, now, live_runs, clocks[one.run_id]) for one in rentals)
-        found = listings(self.providers, rentals, also, self.tell, self.clock, PRESSING_S if pressing else LIST_S)
+        found = listings(
+            self.providers, rentals, also, self.tell, clock=self.clock, within=PRESSING_S if pressing else LIST_S
+        )
         late = self._overdue(rentals, found.shown)
         asked_of = (one for one in rentals if one.provider in found.shown)
         others = {one.tag: other for one in asked_of if (other := self.other_account(one)) is not None}
@@ -127,7 +129,7 @@ class Teardown:
         if not lost:
             return False
         self._seeks |= {one.tag: looks_at for one in lost}
-        found = listings(self.providers, lost, (), self.tell, self.clock, LIST_S)
+        found = listings(self.providers, lost, (), self.tell, clock=self.clock, within=LIST_S)
         shown = [(one, seen) for one in lost for seen in found.shown.get(one.provider) or () if shows(seen, one)]
         for one, seen in shown:
             account = self.accounts.of(one.provider).id

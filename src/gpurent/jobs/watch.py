@@ -107,10 +107,18 @@ class Watch:
         decision = next_step(
             self.state,
             Facts(
-                self.clock.now(), self.deadlines.soft, self.deadlines.hard, self.interrupt.level, self._left,
-                self.reserve, saving, machine, silent_s, patience_s,
+                now=self.clock.now(),
+                soft=self.deadlines.soft,
+                hard=self.deadlines.hard,
+                wish=self.interrupt.level,
+                left=self._left,
+                reserve=self.reserve,
+                saving=saving,
+                machine=machine,
+                silent_s=silent_s,
+                patience_s=patience_s,
             ),
-        )  # fmt: skip
+        )
         if decision.step in (Step.GO_ON, Step.SAVE):
             return decision
         if decision.cause == "machine":

@@ -35,7 +35,9 @@ def enforcer(
 ) -> Enforcer:
     """Who ends a rental at its hard deadline, through a provider and a ledger that nobody else uses."""
     act = partial(_apart, resources, target.provider)
-    return Enforcer(target, act, resources.clock, tell, interrupt or Interrupt(), lead_s)
+    return Enforcer(
+        target=target, open=act, clock=resources.clock, tell=tell, interrupt=interrupt or Interrupt(), lead_s=lead_s
+    )
 
 
 @contextmanager
