@@ -143,7 +143,8 @@ def group(name: str, deadline: float, options: argparse.Namespace) -> None:
     while time.monotonic() < deadline:
         context: Any = multiprocessing.get_context(METHOD[0])
         at = context.Value("i", first)
-        child = context.Process(target=serve, args=(name, first, deadline, options.out, options.tiny, at))
+        places = {"tiny": options.tiny, "at": at}
+        child = context.Process(target=serve, args=(name, first, deadline, options.out), kwargs=places)
         child.start()
         # a row that hangs is cut off a while after the deadline, which is when the last one may begin
         child.join(max(1.0, deadline + GRACE_S - time.monotonic()))

@@ -35,7 +35,12 @@ def train_together(tasks: Sequence[Task], stop: threading.Event, opener: Opener 
             out.emit("warning", key="pack", message=said)
         return [_alone(order, out, stop, opener) for order, out in tasks]
     threads = [
-        threading.Thread(target=_follow, args=(index, run, tasks[index][1], stop, started, found), name=f"lane {index}")
+        threading.Thread(
+            target=_follow,
+            args=(index, run, tasks[index][1], stop),
+            kwargs={"started": started, "found": found},
+            name=f"lane {index}",
+        )
         for index, run in runs.items()
     ]
     for thread in threads:
