@@ -9,7 +9,7 @@ export HF_HUB_OFFLINE := 1
 unexport PYTHONDONTWRITEBYTECODE
 CHECKS := pyright mypy mypy-3.10 mypy-windows ruff format contracts pages
 
-.PHONY: demo oldest test thorough simulate fuzz lint docs bench wheel clean $(CHECKS:%=check-%)
+.PHONY: demo oldest newest test thorough simulate fuzz lint docs bench wheel clean $(CHECKS:%=check-%)
 .DEFAULT_GOAL := help
 
 help:  ## Show this text
@@ -34,6 +34,20 @@ $(OLDEST)/.ready: remote/gpurent_engine/doctor.py tools/oldest.py constraints.tx
 
 demo: $(READY)  ## Train a LoRA on the embedded market: quote to receipt to picture
 	@$(BIN)/gpurent demo
+
+# Without torch, which package indexes have for a new Python with gigabytes of CUDA only: what runs on a user's computer.
+NEWEST := .venv-newest
+QUICK := budget/test_exposure.py budget/test_fold.py budget/test_money.py convert dataset deadman plan report settings untrusted
+$(NEWEST)/.ready: pyproject.toml constraints.txt tools/newest.py
+	test -x $(NEWEST)/bin/python || $$($(PYTHON) tools/newest.py) -m venv $(NEWEST)
+	$(NEWEST)/bin/pip install --quiet --constraint constraints.txt --editable '.[sandbox,heic]' \
+	  greenlet hypothesis packaging pytest pytest-timeout pytest-xdist safetensors numpy
+	@touch $@
+
+newest:  ## The quick tests on the newest Python that is found here, 3.12 or 3.13
+	@if [ -n "$$($(PYTHON) tools/newest.py)" ]; then $(MAKE) --no-print-directory $(NEWEST)/.ready && \
+	  OMP_NUM_THREADS=1 $(NEWEST)/bin/python -m pytest -q -n 2 --dist worksteal -m "not thorough" $(QUICK:%=tests/%); \
+	else echo "No Python 3.12 or 3.13 here, so nothing newer than $$($(PYTHON) -V) was tested."; fi
 
 test: missing lint  ## Lint, type-check and test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist worksteal -m "not thorough" $(PYTEST)

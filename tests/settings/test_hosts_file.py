@@ -51,13 +51,13 @@ def test_what_is_no_machine_is_named(tmp_path: Path, text: str, said: str) -> No
     ("key", "said"),
     [
         ("ssh-ed25519", "one line of a host key"),
-        ("ssh-ed25519 A", "no base64"),
-        ("ssh-ed25519 ....", "no base64"),
+        ("ssh-ed25519 A", "not base64"),
+        ("ssh-ed25519 ....", "not base64"),
         ("ssh-ed2551 AAAA", "ssh-ed25519"),
-        ("ssh-dss AAAA", "no kind of host key"),
-        ("ssh-ed25519 AAAA", "no whole key"),
-        (f"ssh-ed25519 {blob('ssh-rsa', bytes(32))}", "no whole key"),
-        (f"ssh-ed25519 {blob('ssh-ed25519', bytes(31))}", "no whole key"),
+        ("ssh-dss AAAA", "not a kind of host key"),
+        ("ssh-ed25519 AAAA", "not a whole key"),
+        (f"ssh-ed25519 {blob('ssh-rsa', bytes(32))}", "not a whole key"),
+        (f"ssh-ed25519 {blob('ssh-ed25519', bytes(31))}", "not a whole key"),
     ],
 )
 def test_a_host_key_that_is_none_is_named(tmp_path: Path, key: str, said: str) -> None:
