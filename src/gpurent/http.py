@@ -422,7 +422,14 @@ class Api:
             raise BadReply(text, provider=self.provider)
         self._hold(used_up_for(answer.headers.get("RateLimit")))
         retry_after = asked_to_wait(answer.headers, answer.body, self._clock.now()) if answer.status == 429 else None
-        return Reply(self.provider, where, answer.status, answer.body, self.redact, retry_after)
+        return Reply(
+            provider=self.provider,
+            where=where,
+            status=answer.status,
+            body=answer.body,
+            redact=self.redact,
+            retry_after=retry_after,
+        )
 
     def _abandon(self, line: httpx.Client) -> None:
         """Close the connection under a request that nobody waits for any more; closing may take its time as well."""

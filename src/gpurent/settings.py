@@ -147,11 +147,20 @@ class NeedSection(_Section):
     def as_need(self) -> Need:
         """The same for planning."""
         return Need(
-            tuple(name.lower() for name in self.gpu), vram_mb(self.min_vram_gb), self.disk_gb, self.max_hourly,
-            self.min_reliability, self.trusted_only, cuda_of(self.image), self.interruptible,
-            capabilities_of(self.image), round(self.min_ram_gb * 1024), self.min_down_mbps, self.min_up_mbps,
-            tuple(self.region),
-        )  # fmt: skip
+            gpus=tuple(name.lower() for name in self.gpu),
+            min_vram_mb=vram_mb(self.min_vram_gb),
+            disk_gb=self.disk_gb,
+            max_hourly=self.max_hourly,
+            min_reliability=self.min_reliability,
+            trusted_only=self.trusted_only,
+            min_cuda=cuda_of(self.image),
+            interruptible=self.interruptible,
+            capabilities=capabilities_of(self.image),
+            min_ram_mb=round(self.min_ram_gb * 1024),
+            min_down_mbps=self.min_down_mbps,
+            min_up_mbps=self.min_up_mbps,
+            regions=tuple(self.region),
+        )
 
 
 class LimitsSection(_Section):

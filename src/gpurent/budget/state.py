@@ -211,15 +211,27 @@ def advance(run: Run | None, event: Event) -> Run:
 def _unopened(event: Event) -> Run:
     """A run whose opening is missing: what it rented may cost money all the same."""
     nobody = lines.Client(pid=0, start=0.0, host="")
-    return _odd(Run(event.run_id, "", event.at, ZERO, {}, Path(), nobody), event, "before the run was opened")
+    return _odd(
+        Run(id=event.run_id, name="", opened_at=event.at, budget=ZERO, config={}, output_dir=Path(), client=nobody),
+        event,
+        "before the run was opened",
+    )
 
 
 def _opened(event: Event) -> Run:
     data = lines.payload(event, lines.RunOpened)
     return Run(
-        event.run_id, data.name, event.at, Usd(data.budget_micros), data.config, data.output_dir, data.client,
-        data.workload, clock_offset=data.client.clock_offset, data_dir=data.data_dir,
-    )  # fmt: skip
+        id=event.run_id,
+        name=data.name,
+        opened_at=event.at,
+        budget=Usd(data.budget_micros),
+        config=data.config,
+        output_dir=data.output_dir,
+        client=data.client,
+        workload=data.workload,
+        clock_offset=data.client.clock_offset,
+        data_dir=data.data_dir,
+    )
 
 
 def _step(run: Run, event: Event) -> Run:
@@ -300,24 +312,53 @@ def _intent(run: Run, event: Event) -> Run:
         return _odd(run, event, "twice")
     data = lines.payload(event, lines.Intent)
     rental = Rental(
-        event.tag, run.id, data.provider, data.offer, data.disk_gb, Usd(data.hourly_micros), Usd(data.reserved_micros),
-        RentalState.INTENT, event.at, data.soft_deadline, data.hard_deadline, data.granularity_s, data.minimum_s,
-        account=data.account, alive_at=event.at, clock_offset=data.clock_offset or 0.0,
-    )  # fmt: skip
+        tag=event.tag,
+        run_id=run.id,
+        provider=data.provider,
+        offer=data.offer,
+        disk_gb=data.disk_gb,
+        hourly=Usd(data.hourly_micros),
+        reserved=Usd(data.reserved_micros),
+        state=RentalState.INTENT,
+        intent_at=event.at,
+        soft_deadline=data.soft_deadline,
+        hard_deadline=data.hard_deadline,
+        granularity_s=data.granularity_s,
+        minimum_s=data.minimum_s,
+        account=data.account,
+        alive_at=event.at,
+        clock_offset=data.clock_offset or 0.0,
+    )
     offset = run.clock_offset if data.clock_offset is None else data.clock_offset
     return replace(run, rentals=(*run.rentals, rental), clock_offset=offset)
 
 
 def _home(run: Run, event: Event) -> Run:
     data = lines.payload(event, lines.CheckpointHome)
-    artefact = Artefact(data.path, data.size, data.sha256, data.final, data.step, data.epoch, data.job_id)
+    artefact = Artefact(
+        path=data.path,
+        size=data.size,
+        sha256=data.sha256,
+        final=data.final,
+        step=data.step,
+        epoch=data.epoch,
+        job_id=data.job_id,
+    )
     others = tuple(one for one in run.artefacts if one.path != data.path)
     return replace(run, artefacts=(*others, artefact))
 
 
 def _progress(run: Run, event: Event) -> Run:
     data = lines.payload(event, lines.ProgressMade)
-    point = ProgressPoint(event.at, data.step, data.total, data.epoch, data.epochs, data.avg_loss, data.it_s)
+    point = ProgressPoint(
+        at=event.at,
+        step=data.step,
+        total=data.total,
+        epoch=data.epoch,
+        epochs=data.epochs,
+        avg_loss=data.avg_loss,
+        it_s=data.it_s,
+    )
     return replace(run, last_progress=point)
 
 

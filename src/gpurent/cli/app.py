@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
@@ -36,7 +37,8 @@ from gpurent.cli.flags import (
 )
 
 if TYPE_CHECKING:
-    pass
+    from gpurent.jobs.options import OnFailure as Failing
+    from gpurent.report.costs import By
 
 _EXIT_STATUS = "\n\n".join(f"{code}  {meaning}" for code, meaning in exits.CODES)
 
@@ -131,6 +133,7 @@ def check(
 
 @app.command()
 def quote(
+    *,
     gpu: Gpu = None,
     images: Annotated[int | None, typer.Option(min=1, help="Quote a typical job of so many images.")] = None,
     family: Annotated[str, typer.Option(help="With --images: sd15, sd2 or sdxl.")] = "sd15",
@@ -148,12 +151,27 @@ def quote(
     """Say which machine, how long and how much. Needs no key and no network; spends nothing."""
     from gpurent.cli import quote as command
 
-    need = command.NeedOptions(gpu, max_price, min_vram, trusted_only, interruptible)
-    return command.run(command.QuoteOptions(images, family, config, dataset, budget, need, limit, why_not, json))
+    need = command.NeedOptions(
+        gpu=gpu, max_price=max_price, min_vram=min_vram, trusted_only=trusted_only, interruptible=interruptible
+    )
+    return command.run(
+        command.QuoteOptions(
+            images=images,
+            family=family,
+            config=config,
+            dataset=dataset,
+            budget=budget,
+            need=need,
+            limit=limit,
+            why_not=why_not,
+            as_json=json,
+        )
+    )
 
 
 @app.command()
 def train(
+    *,
     budget: Budget = None,
     config: Config = None,
     dataset: Dataset = None,
@@ -181,21 +199,22 @@ def train(
     need = NeedOptions(gpu, max_price, min_vram, trusted_only, interruptible)
     return command.run(
         command.TrainOptions(
-            budget,
-            config,
-            dataset,
-            output,
-            need,
-            dry_run,
-            yes,
-            json,
-            how(unguarded, hold, max_hours, on_overrun, stop_at),
+            budget=budget,
+            config=config,
+            dataset=dataset,
+            output=output,
+            need=need,
+            dry_run=dry_run,
+            yes=yes,
+            as_json=json,
+            run=how(unguarded, hold, max_hours, on_overrun, stop_at=stop_at),
         )
     )
 
 
 @app.command("continue")
 def continue_(
+    *,
     run_id: RunId = None,
     budget: Budget = None,
     job: Annotated[
@@ -222,9 +241,22 @@ def continue_(
     from gpurent.cli.quote import NeedOptions
 
     need = NeedOptions(gpu, max_price, None, trusted_only, False)
-    options = how(unguarded, hold, max_hours, on_overrun, stop_at)
+    options = how(unguarded, hold, max_hours, on_overrun, stop_at=stop_at)
     return command.go_on(
-        run_id, job, epochs, command.TrainOptions(budget, None, None, None, need, dry_run, yes, json, options)
+        run_id,
+        job,
+        epochs,
+        command.TrainOptions(
+            budget=budget,
+            config=None,
+            dataset=None,
+            output=None,
+            need=need,
+            dry_run=dry_run,
+            yes=yes,
+            as_json=json,
+            run=options,
+        ),
     )
 
 
@@ -235,8 +267,12 @@ class OnFailure(StrEnum):
     STOP = "stop"
 
 
+FAILURES: Mapping[OnFailure, Failing] = {OnFailure.CONTINUE: "continue", OnFailure.STOP: "stop"}
+
+
 @app.command()
 def batch(
+    *,
     paths: Annotated[
         list[Path],
         typer.Argument(metavar="FILE|FOLDER|CONFIG...", help="Batch files, configurations, folders of them."),
@@ -274,13 +310,24 @@ def batch(
     from gpurent.jobs.options import BatchOptions
 
     need = NeedOptions(gpu, max_price, min_vram, trusted_only, interruptible)
-    failing: Any = on_failure.value
     return command.run(
         command.Options(
-            tuple(paths), budget, need, dry_run, yes, json, how(unguarded, hold, max_hours, on_overrun),
-            BatchOptions(failing, again, in_order, command.count_of(rentals), partial),
+            paths=tuple(paths),
+            budget=budget,
+            need=need,
+            dry_run=dry_run,
+            yes=yes,
+            as_json=json,
+            run=how(unguarded, hold, max_hours, on_overrun),
+            batch=BatchOptions(
+                on_failure=FAILURES[on_failure],
+                again=again,
+                in_order=in_order,
+                rentals=command.count_of(rentals),
+                partial=partial,
+            ),
         )
-    )  # fmt: skip
+    )
 
 
 @app.command()
@@ -322,6 +369,7 @@ def stop(run_id: RunId = None, json: Json = False) -> int:
 
 @app.command()
 def reap(
+    *,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done.")] = False,
     all_accounts: Annotated[
         bool, typer.Option("--all-accounts", help="Also what carries our tag but is not in this ledger; asks first.")
@@ -367,6 +415,9 @@ class Group(StrEnum):
     JOB = "job"
 
 
+GROUPS: Mapping[Group, By] = {Group.MONTH: "month", Group.PROVIDER: "provider", Group.GPU: "gpu", Group.JOB: "job"}
+
+
 @app.command()
 def costs(
     by: Annotated[Group, typer.Option(help="How to group.")] = Group.MONTH,
@@ -376,8 +427,7 @@ def costs(
     """Show what all runs cost, and charges that nothing explains."""
     from gpurent.cli import costs as command
 
-    chosen: Any = by.value
-    return command.run(chosen, offline=offline, as_json=json)
+    return command.run(GROUPS[by], offline=offline, as_json=json)
 
 
 @app.command()
@@ -422,6 +472,7 @@ def init(
 
 @app.command()
 def grid(
+    *,
     file: Annotated[Path, typer.Argument(help="A LoRA in .safetensors.")],
     base: Annotated[str, typer.Option(help="Base model: a folder, a .safetensors file, or a hub id.")],
     trigger: Annotated[str, typer.Option(help="Word of the captions; it is put at start, middle and end.")] = "",
@@ -443,7 +494,16 @@ def grid(
 
     return command.run(
         command.GridOptions(
-            file, base, trigger, tuple(prompt or ()), negative, strengths, seeds, steps, out, as_json=json
+            file=file,
+            base=base,
+            trigger=trigger,
+            prompts=tuple(prompt or ()),
+            negative=negative,
+            strengths=strengths,
+            seeds=seeds,
+            steps=steps,
+            out=out,
+            as_json=json,
         )
     )
 
@@ -504,6 +564,7 @@ HostName = Annotated[str, typer.Argument(help="What you call the machine.")]
 
 @hosts_app.command("add")
 def hosts_add(
+    *,
     name: HostName,
     address: Annotated[str, typer.Option(help="Host name or IP address.")],
     gpu: Annotated[str, typer.Option(help="Name of its GPU, e.g. 'RTX 3090'.")],

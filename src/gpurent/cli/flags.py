@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from gpurent.money import ZERO, Usd
 
 if TYPE_CHECKING:
+    from gpurent import model
     from gpurent.jobs.options import RunOptions
 
 
@@ -60,6 +62,13 @@ class Overrun(StrEnum):
     ASK = "ask"
 
 
+OVERRUNS: Mapping[Overrun, model.OnOverrun] = {
+    Overrun.STOP: "stop",
+    Overrun.SHRINK: "shrink",
+    Overrun.ASK: "ask",
+}
+
+
 Hold = Annotated[
     float | None,
     typer.Option(min=1, max=1440, metavar="MINUTES", help="Keep results on the machine so long if we vanish."),
@@ -85,11 +94,17 @@ RunId = Annotated[str | None, typer.Argument(help="Run; default: the latest.")]
 
 
 def how(
-    unguarded: bool, hold: float | None, max_hours: float | None, on_overrun: Overrun | None,
+    unguarded: bool,
+    hold: float | None,
+    max_hours: float | None,
+    on_overrun: Overrun | None,
+    *,
     stop_at: float | None = None,
-) -> RunOptions:  # fmt: skip
+) -> RunOptions:
     """What these say about a run."""
     from gpurent.jobs.options import RunOptions
 
-    choice: Any = None if on_overrun is None else on_overrun.value
-    return RunOptions(None, unguarded, hold, max_hours, choice, stop_at)
+    choice = None if on_overrun is None else OVERRUNS[on_overrun]
+    return RunOptions(
+        need=None, unguarded=unguarded, hold_minutes=hold, max_hours=max_hours, on_overrun=choice, stop_at=stop_at
+    )
