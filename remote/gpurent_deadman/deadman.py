@@ -199,7 +199,7 @@ def ahead(options: argparse.Namespace) -> float:
         return 0.0
 
 
-def destroy(options: argparse.Namespace, send: Callable[..., Any] = urllib.request.urlopen) -> bool:
+def destroy(options: argparse.Namespace, send: Callable[..., Any] = urllib.request.urlopen) -> bool:  # noqa: S310
     """Ask the provider for our end; True when it accepted."""
     try:
         with send(request(options), timeout=20) as reply:

@@ -96,7 +96,9 @@ def wanted(paths: Sequence[str], *, half: bool) -> list[str]:
 class _Apart(urllib.request.HTTPRedirectHandler):
     """The token goes to the hub alone, never to where it sends us for the bytes."""
 
-    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+    def redirect_request(  # noqa: PLR0917  urllib calls it
+        self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> Any:
         made = super().redirect_request(req, fp, code, msg, headers, newurl)
         if made is not None and urllib.parse.urlsplit(newurl).netloc != urllib.parse.urlsplit(req.full_url).netloc:
             made.remove_header("Authorization")

@@ -205,13 +205,13 @@ def prepare(
     process = diffusion(
         parts.alphas_cumprod, loaded.agreed.prediction, choice.device, zero_terminal=loaded.agreed.zero_terminal_snr
     )
-    stepper, optimizer = _stepper(order, loaded, plan, choice, process, out, group, pack)
+    stepper, optimizer = _stepper(order, loaded, plan, choice, process=process, out=out, group=group, pack=pack)
     course = Course(
         spec, _rates(spec, plan), length,
         schedule.warmup_steps(spec.lr_warmup_steps, length.steps),
     )  # fmt: skip
     generator = torch.Generator().manual_seed(spec.seed)
-    conditioner = _conditioner(parts, plan, spec, choice, kept)
+    conditioner = _conditioner(parts, plan, spec, choice, kept=kept)
 
     def feed(positions: list[int]) -> Feed:
         return Feed(
@@ -285,13 +285,29 @@ def _load(order: Order, choice: device.Choice, out: EventWriter, opener: Opener)
     placements = suited.checked(found, spec, parts.vae_factor, depth)
     trained, held = validation.split(found, spec)
     length = validation.length(found, trained, spec)
-    return Loaded(found, placements, trained, held, length, parts, agreed, base.hashes)
+    return Loaded(
+        whole=found,
+        everywhere=placements,
+        trained=trained,
+        held=held,
+        length=length,
+        parts=parts,
+        agreed=agreed,
+        hashes=base.hashes,
+    )
 
 
 def _stepper(
-    order: Order, loaded: Loaded, plan: Plan, choice: device.Choice, process: Diffusion, out: EventWriter, group: Group,
+    order: Order,
+    loaded: Loaded,
+    plan: Plan,
+    choice: device.Choice,
+    *,
+    process: Diffusion,
+    out: EventWriter,
+    group: Group,
     pack: Pack | None,
-) -> tuple[Stepper, str]:  # fmt: skip
+) -> tuple[Stepper, str]:
     """The fast step where it can, else the plain one, which can do everything; and the optimiser's name for the
     metadata."""
 
@@ -320,13 +336,20 @@ def _stepper(
             return shared(found.stepper), found.optimizer
     elif not wanted:
         why = "There is no GPU."
-    stepper, optimizer = _plain(order, loaded, plan, choice, process, out, group)
+    stepper, optimizer = _plain(order, loaded, plan, choice, process=process, out=out, group=group)
     out.emit("stepper", level=PLAIN, reason=why)
     return shared(stepper), optimizer
 
 
 def _plain(
-    order: Order, loaded: Loaded, plan: Plan, choice: device.Choice, process: Diffusion, out: EventWriter, group: Group
+    order: Order,
+    loaded: Loaded,
+    plan: Plan,
+    choice: device.Choice,
+    *,
+    process: Diffusion,
+    out: EventWriter,
+    group: Group,
 ) -> tuple[Stepper, str]:
     """Adapters in the base and an optimiser over them."""
     from accelerate import Accelerator
@@ -384,7 +407,7 @@ def _tell(kept: Store, pictures: int, out: EventWriter) -> None:
         out.emit("warning", key="cache", message=said)
 
 
-def _conditioner(parts: Parts, plan: Plan, spec: TrainSpec, choice: device.Choice, kept: Store) -> Conditioner:
+def _conditioner(parts: Parts, plan: Plan, spec: TrainSpec, choice: device.Choice, *, kept: Store) -> Conditioner:
     trained = [plan.trains(encoder.facts.folder) for encoder in parts.text_encoders]
     return Conditioner(
         parts.text_encoders,

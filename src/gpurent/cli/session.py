@@ -33,6 +33,7 @@ SessionId = Annotated[str | None, typer.Argument(help="Session; default: the one
 
 @app.command("open")
 def open_(
+    *,
     budget: Budget = None,
     idle: Annotated[
         float,
@@ -74,6 +75,7 @@ def open_(
 
 @app.command()
 def run(
+    *,
     config: Annotated[
         Path | None, typer.Argument(help="kohya training_config.toml; default: the one in this folder.")
     ] = None,
