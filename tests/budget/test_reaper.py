@@ -14,6 +14,8 @@ from gpurent.budget.events import Kind
 from gpurent.budget.ledger import Ledger
 from gpurent.budget.reaper import (
     ABSENT_LISTINGS,
+    LATE_S,
+    SURFACE_S,
     UNCLEAR_GRACE_S,
     UNSEEN_GRACE_S,
     Action,
@@ -24,6 +26,7 @@ from gpurent.budget.reaper import (
     MarkAbsent,
     Orphan,
     OtherAccount,
+    may_surface,
     other_account,
     reconcile,
 )
@@ -211,6 +214,24 @@ def test_a_machine_that_lists_late_is_not_taken_for_gone(place: Place) -> None:
     scene.settle()
     assert not scene.account
     assert not scene.ledger.open_rentals()
+
+
+@pytest.mark.parametrize(
+    ("story", "for_s"),
+    [
+        ((UNCLEAR, GONE), SURFACE_S),
+        ((CREATED, SENT, ACCEPTED, GONE), LATE_S),
+        ((CREATED, REACHABLE, SENT, ACCEPTED, GONE), 0.0),
+    ],
+)
+def test_what_no_listing_ever_showed_is_looked_for_after_its_end(
+    place: Place, story: tuple[tuple[Kind, dict[str, object]], ...], for_s: float
+) -> None:
+    """An order may have been ignored, and a listing be late: what was never seen may show up yet."""
+    scene = world(place, *story)
+    rental, now = scene.ledger.runs()[0].rentals[0], scene.clock.now()
+    assert may_surface(rental, now + for_s - 1) == (for_s > 0)
+    assert not may_surface(rental, now + for_s + 1)
 
 
 @pytest.mark.parametrize(

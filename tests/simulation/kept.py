@@ -125,6 +125,12 @@ KEPT: Mapping[str, Schedule] = {
         rules=(Rule(Fault.HTTP_TIMEOUT, p=0.2999834746636203),), poll_s=10.0, naps=((99, 7428.203470155032),),
         reused=True, boot_s=159.02591579092004,
     ),
+    "the price was doubled while the ledger could not be read, and two orders to destroy were ignored": Schedule(
+        seed=3000011, budget=Usd(230_000), course=Course(150, 40.0, every=10, size=4096),
+        rules=(Rule(Fault.DESTROY_IGNORED, times=2), Rule(Fault.PRICE_RAISED, value=100),
+               Rule(Fault.PRICE_RAISED_LATER, value=453.6)),
+        home=((55.9, 90_000.0, Home.LEDGER),), hold_minutes=60.0, guard=Guard(), boot_s=30.0,
+    ),
     "a second run began when nobody was waited for": Schedule(
         seed=1795719810, budget=Usd(51_270), course=Course(123, 93.3828277367179, every=61, size=65536), crash_at=85,
         second=Second(914.2854066481461, Usd(348_174), 43),

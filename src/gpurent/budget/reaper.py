@@ -19,6 +19,8 @@ UNSEEN_GRACE_S = 120.0
 """For so long a machine that an answer named and no listing ever showed."""
 SURFACE_S = 2 * 3600.0
 """For so long after the end of a rental whose create was never answered its watchdog goes on looking for a machine."""
+LATE_S = 1800.0
+"""The same where an answer named a machine that no listing ever showed."""
 REUSED_S = 60.0
 """A machine that was created so much later than ours, and has another name, is not ours, whatever its ref."""
 TAG_PREFIX = "gpurent-"
@@ -215,10 +217,10 @@ def _stray(one: Instance, run_id: str | None, asked: Uptime) -> list[Action]:
 
 
 def may_surface(rental: Rental, now: float) -> bool:
-    """Whether a rental that is closed may have a machine yet: nobody ever heard of one, and services were seen to carry
-    out a create long after they failed to answer it."""
-    never = rental.state is RentalState.GONE and rental.ref is None and rental.gone_at is not None
-    return never and now < (rental.gone_at or 0.0) + SURFACE_S
+    """Whether a rental that is closed may have a machine yet: no listing ever showed one, and services were seen to
+    carry out a create long after they failed to answer it, and to list late."""
+    never = rental.state is RentalState.GONE and not rental.seen and rental.gone_at is not None
+    return never and now < (rental.gone_at or 0.0) + (SURFACE_S if rental.ref is None else LATE_S)
 
 
 def unattended(

@@ -679,10 +679,10 @@ class Conductor:
         hourly, grain = tolerated(hourly), self.rentals.facts.get(offer.provider, Facts()).billing_granularity_s
         reserve = teardown_reserve(hourly, TEARDOWN_S, grain) + tolerated(surge_reserve(offer))
         said: SimpleQueue[Progress] = SimpleQueue()
+        meter = Meter(self.ledger, self.rentals.providers, self.clock, said.put)
         return Watch(
             self.ledger, self.run_id, limits, self.clock, self.interrupt, self.tell, reserve, hourly,
-            rouse=self.rentals.rouse, meter=Meter(self.ledger, self.rentals.providers, self.clock, said.put).look,
-            said=said,
+            rouse=self.rentals.rouse, meter=meter.look, counted=meter.counted, said=said,
         )  # fmt: skip
 
 

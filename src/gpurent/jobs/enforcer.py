@@ -146,7 +146,8 @@ class Enforcer:
         one = self.target
         if ref is not None and not ordered and (rental is None or wished):
             reason = "stopped at your wish" if wished else self._why or "past its hard deadline"
-            self._again(teardown.destroy(Destroy(one.provider, ref, one.tag, one.run_id, reason)))
+            accepted = teardown.destroy(Destroy(one.provider, ref, one.tag, one.run_id, reason))
+            self._again(accepted and rental is not None)  # nobody can say whether it is over: ever more rarely
         elif rental is not None and (ref is None or not ordered or self.clock.monotonic() - self._due > CONFIRM_S):
             # A look first, if the listing is quick: long after its deadline the number may be another machine's.
             self._again(teardown.act(teardown.decide([rental], live_runs=())))

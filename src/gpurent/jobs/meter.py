@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from gpurent.budget.bills import judged
 from gpurent.budget.errors import LedgerError
@@ -23,7 +23,7 @@ from gpurent.exposure import look_every_s, worst_hourly
 from gpurent.jobs.progress import Notice
 from gpurent.jobs.watch import Tell
 from gpurent.model import Instance
-from gpurent.money import ZERO
+from gpurent.money import ZERO, Usd
 from gpurent.spi import Provider, SupportsCharges
 from gpurent.tasks import Overdue
 
@@ -33,6 +33,13 @@ OWN_S = LOOK_WITHIN_S + 1.0
 """A look that was written so soon after our own try was ours."""
 BOOKED_EVERY_S = 600.0
 """Between two questions for what is booked: bills come late, and asking takes several requests."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    bytes_in: int
+    bytes_out: int
+    hourly: Usd
 
 
 @dataclass
@@ -47,6 +54,23 @@ class Meter:
     _tried: dict[str, float] = field(default_factory=dict, init=False)
     _asked: dict[str, float] = field(default_factory=dict, init=False)
     _told: set[str] = field(default_factory=set, init=False)
+    _shown: dict[str, _Shown] = field(default_factory=dict, init=False)
+    """What looks of this process showed last, by tag: it counts even while the ledger takes no line."""
+
+    def counted(self, run: Run) -> Run:
+        """The run with what this process saw, where the ledger has less of it."""
+        return replace(run, rentals=tuple(self._with_shown(rental) for rental in run.rentals))
+
+    def _with_shown(self, rental: Rental) -> Rental:
+        shown = self._shown.get(rental.tag)
+        if shown is None or rental.state.over:
+            return rental
+        return replace(
+            rental,
+            bytes_in=max(rental.bytes_in, shown.bytes_in),
+            bytes_out=max(rental.bytes_out, shown.bytes_out),
+            hourly=max(rental.hourly, shown.hourly),
+        )
 
     def look(self, run: Run) -> bool:
         """Look at those rentals of ``run`` for which it is time; whether anything was written."""
@@ -96,6 +120,7 @@ class Meter:
         if priced and not told:
             self._say(rental, f"{rental.provider} does not tell the traffic of {rental.ref}; only our own is counted.")
         hourly = shown.price.hourly(rental.disk_gb)
+        self._shown[rental.tag] = _Shown(shown.bytes_in or 0, shown.bytes_out or 0, hourly)
         dearer = hourly > max(rental.hourly, rental.offer.price.hourly(rental.disk_gb))
         if not dearer and not (priced and told):
             return False

@@ -315,7 +315,8 @@ class Rentals:
         except LedgerError as error:
             if held is None:
                 raise
-            sent = teardown.destroy(Destroy(held.offer.provider, held.ref, tag, run_id, reason))
+            order = Destroy(provider=held.offer.provider, ref=held.ref, tag=tag, run_id=run_id, reason=reason)
+            sent = teardown.destroy_unrecorded(order, every_s=self.patience.confirm_every_s, give_up=give_up)
             told = "was told to end, and its end" if sent else "could not be told to end: its end"
             raise InDoubt(
                 f"{held.ref} {told} is not confirmed: {error}",

@@ -50,6 +50,8 @@ MOST_S = 30.0
 SEEK_AFTER_S, SEEK_EVERY_S = 120.0, 60.0
 """So long after its intent others look for a machine that has no number yet, and so often. The process that
 asked for it looks for a minute."""
+UNRECORDED_S = 120.0
+"""For so long it is seen to that an order is obeyed while the ledger cannot be used."""
 Collect = Callable[[Destroy], None]
 Listing = Mapping[str, Sequence[Instance] | None]
 """What providers show; None where one did not answer."""
@@ -247,6 +249,23 @@ class Teardown:
         self._refused.pop(order.ref, None)
         self._jot(order, Kind.DESTROY_ACCEPTED)
         return True
+
+    def destroy_unrecorded(self, order: Destroy, *, every_s: float, give_up: Callable[[], bool]) -> bool:
+        """Destroy where no ledger says what became of earlier orders: again, until its provider shows it no more.
+
+        For ``UNRECORDED_S`` at most; its end is not confirmed by that. Whether an order was accepted.
+        """
+        until, accepted = self.clock.monotonic() + UNRECORDED_S, self.destroy(order)
+        while not give_up() and self.clock.monotonic() < until:
+            self.clock.sleep(every_s)
+            try:
+                shown = self.clock.begin(lambda: self.providers[order.provider].get(order.ref)).result(PRESSING_S)
+            except (ProviderError, Overdue):
+                continue
+            if accepted and (shown is None or shown.tag != order.tag):
+                break
+            accepted = self.destroy(order) or accepted
+        return accepted
 
     def _jot(self, order: Destroy, kind: Kind, **data: object) -> None:
         """As ``_note``; even a ledger that is damaged for good does not keep a machine alive."""

@@ -70,6 +70,8 @@ class Watch:
     """Sees to it that this computer's watchdog lives."""
     meter: Callable[[Run], bool] = lambda _run: False
     """Looks at what the provider counts, when it is time to; whether that changed the ledger. It may take its time."""
+    counted: Callable[[Run], Run] = lambda run: run
+    """The run with what those looks showed, should the ledger not have it."""
     said: SimpleQueue[Progress] = field(default_factory=SimpleQueue)
     """Where it leaves what it has to say."""
     _due: float = field(default=0.0, init=False)
@@ -77,6 +79,8 @@ class Watch:
     _left: Usd | None = field(default=None, init=False)
     _patient: bool = field(default=False, init=False)
     _counting: Task[bool] | None = field(default=None, init=False)
+    _kept: Run | None = field(default=None, init=False)
+    """The run as the ledger last had it: it goes on to cost money while the ledger cannot be read."""
 
     @contextmanager
     def patiently(self) -> Iterator[None]:
@@ -138,11 +142,12 @@ class Watch:
         if self.clock.monotonic() >= self._rouse_due:
             self._rouse_due = self.clock.monotonic() + ROUSE_S
             self.rouse()
-        run = self._read()
-        if run is not None and self._count(run):
-            run = self._read()
-        if run is None:
+        self._kept = self._read() or self._kept
+        if self._kept is not None and self._count(self._kept):
+            self._kept = self._read() or self._kept
+        if self._kept is None:
             return
+        run = self.counted(self._kept)
         own = [one for one in run.open_rentals if self.allowance is None or one.tag == self.tag]
         for rental in own:  # a machine may turn out dearer than its offer
             self.hourly, self.reserve = max(self.hourly, rental.hourly), max(self.reserve, end_reserve(rental))
