@@ -86,6 +86,7 @@ def clean_environ(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.Temp
             monkeypatch.delenv(name)
     monkeypatch.setenv("GPURENT_STATE_DIR", str(tmp_path_factory.mktemp("state")))
     monkeypatch.setenv("GPURENT_BUDGET_WATCHDOG", "false")  # tests of the watchdog ask for one
+    monkeypatch.setenv("GPURENT_JOB_GRID", "false")  # as tests of grids do for theirs
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
 

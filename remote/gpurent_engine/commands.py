@@ -14,7 +14,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from gpurent_engine import PROTOCOL, launch, loracli, prompts, serve, thumbnail, training
+from gpurent_engine import PROTOCOL, gridjob, launch, loracli, prompts, serve, thumbnail, training
 from gpurent_engine.bench import options as bench_options
 from gpurent_engine.formats import datasets
 from gpurent_engine.reading import load_spec
@@ -55,11 +55,12 @@ def add(commands: Any) -> None:
     serving.set_defaults(run=_serve)
     loracli.add(commands)
     grid = commands.add_parser("grid", help="draw base and LoRA side by side")
-    grid.add_argument("--base", required=True)
-    grid.add_argument("--lora", type=Path, required=True)
-    grid.add_argument("--prompts", type=Path, required=True)
+    grid.add_argument("--order", type=Path, help="grid.json as the client writes it; everything is in there")
+    grid.add_argument("--base")
+    grid.add_argument("--lora", type=Path)
+    grid.add_argument("--prompts", type=Path)
     grid.add_argument("--strengths", default="0.5,0.7,0.8,1.0")
-    grid.add_argument("--out", type=Path, required=True)
+    grid.add_argument("--out", type=Path)
     grid.set_defaults(run=_grid)
     bench = commands.add_parser("bench", help="measure training steps on this machine")
     bench_options.arguments(bench)
@@ -136,17 +137,23 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _grid(options: argparse.Namespace) -> int:
+    if options.order is not None:
+        return gridjob.run(options.order)
+    lacking = [name for name in ("base", "lora", "prompts", "out") if getattr(options, name) is None]
+    if lacking:
+        print(f"gpurent_engine: grid needs --{lacking[0]}, or --order.", file=sys.stderr)
+        return training.REFUSED
     from gpurent_engine import sample
 
     prompts, settings = sample.read_prompts(options.prompts)
     strengths = [float(one) for one in options.strengths.split(",")]
     picture = sample.grid(
-        options.base,
+        sample.usual(options.base),
         options.lora,
         prompts,
         strengths,
         settings=settings,
-        on_column=lambda label: print(label, file=sys.stderr, flush=True),
+        on_drawn=lambda done, total: print(f"{done} of {total}", file=sys.stderr, flush=True),
     )
     options.out.parent.mkdir(parents=True, exist_ok=True)
     picture.save(options.out)

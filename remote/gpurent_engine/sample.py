@@ -13,12 +13,15 @@ from typing import Any
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from gpurent_engine.drawing import betas
-from gpurent_engine.families import loading
+from gpurent_engine import device, sheet
+from gpurent_engine.bases import Opener, opened
+from gpurent_engine.drawing import betas, decoded
+from gpurent_engine.families import detect
 from gpurent_engine.families.parts import Parts
 from gpurent_engine.reading import read_toml
+from gpurent_engine.sheet import GAP, HEADER, LABEL, MARGIN
+from gpurent_engine.spec import TrainSpec
 
-MARGIN, GAP, HEADER, LABEL = 16, 6, 34, 190
 INK, PAPER, FAINT = "#1c1c22", "#ffffff", "#70707a"
 
 
@@ -39,7 +42,21 @@ class Settings:
 
     steps: int = 30
     guidance: float = 5.0
-    cell: int = 192
+    cell: int = sheet.CELL
+    side: int = 0
+    """Pixels of what is drawn; 0: as many as the base was made for."""
+    clip_skip: int = 0
+    """As in training; 0: as the base has it."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """The base model that a grid is drawn with, as ``families.loading.load`` has it."""
+
+    base_model: str
+    half: bool = False
+    vae: str = ""
+    dtype: torch.dtype = torch.float32
 
 
 def read_prompts(path: Path) -> tuple[list[Prompt], Settings]:
@@ -56,40 +73,118 @@ def read_prompts(path: Path) -> tuple[list[Prompt], Settings]:
     return prompts, Settings(**given)
 
 
+def usual(base_model: str) -> Source:
+    """A base in the precision in which people draw: fp16 on a GPU."""
+    gpu = torch.cuda.is_available()
+    return Source(base_model, half=gpu, dtype=torch.float16 if gpu else torch.float32)
+
+
 def grid(
-    base_model: str, lora_file: Path, prompts: Sequence[Prompt], strengths: Sequence[float], *, settings: Settings,
-    on_column: Callable[[str], None] = lambda _label: None,
+    source: Source, lora_file: Path, prompts: Sequence[Prompt], strengths: Sequence[float], *, settings: Settings,
+    on_drawn: Callable[[int, int], None] = lambda _done, _total: None, opener: Opener = opened,
+    spec: TrainSpec | None = None,
 ) -> Image.Image:  # fmt: skip
     """Draw every prompt without the LoRA and at each strength.
+
+    Args:
+        source: the base model.
+        lora_file: the LoRA.
+        prompts: one a row.
+        strengths: one a column, after that of the base alone.
+        settings: how.
+        on_drawn: called with pictures drawn so far, from 0 on, and in all.
+        opener: reads the base model; what it hands out is changed.
+        spec: of the training, for what a base does not say of itself.
 
     Raises:
         ModelError: the base model cannot be loaded.
         OSError: the file cannot be read.
         ValueError: the file holds no LoRA that diffusers can load.
     """
-    parts = loading.load(base_model)
-    pipeline = _pipeline(parts).to("cuda" if torch.cuda.is_available() else "cpu")
+    parts = opener(source.base_model, source.half, source.vae, source.dtype).parts
+    agreed = None if spec is None else detect.agree(parts.found, spec)
+    prediction = parts.found.prediction or "epsilon" if agreed is None else agreed.prediction
+    zero = parts.found.zero_terminal_snr if agreed is None else agreed.zero_terminal_snr
+    pipeline = _pipeline(parts, prediction, zero).to("cuda" if torch.cuda.is_available() else "cpu")
     pipeline.set_progress_bar_config(disable=True)
-    side = (parts.unet.config.sample_size or parts.family.side // 8) * parts.vae_factor
-    columns = [("base", _draw(pipeline, prompts, settings, side))]
-    on_column("base")
+    side = settings.side or (parts.unet.config.sample_size or parts.family.side // 8) * parts.vae_factor
+    total = len(prompts) * (1 + len(strengths))
+    easel = _Easel(pipeline, parts, settings, side, sheet.at_once(side))
+    columns: list[tuple[str, list[Image.Image]]] = []
+
+    def column(label: str) -> None:
+        before = len(columns) * len(prompts)
+        columns.append((label, easel.draw(prompts, lambda done: on_drawn(before + done, total))))
+
+    on_drawn(0, total)
+    column("base")
     pipeline.load_lora_weights(str(lora_file.parent), weight_name=lora_file.name, adapter_name="lora")
     for strength in strengths:
         pipeline.set_adapters(["lora"], [strength])
-        columns.append((f"LoRA {strength:g}", _draw(pipeline, prompts, settings, side)))
-        on_column(columns[-1][0])
+        column(f"LoRA {strength:g}")
     return compose(columns, [prompt.label or prompt.text for prompt in prompts], settings.cell)
 
 
-def _pipeline(parts: Parts) -> Any:
+@dataclass
+class _Easel:
+    """Draws a column."""
+
+    pipeline: Any
+    parts: Parts
+    settings: Settings
+    side: int
+    most: int
+    """Pictures at once."""
+
+    def draw(self, prompts: Sequence[Prompt], on_drawn: Callable[[int], None]) -> list[Image.Image]:
+        """One picture a prompt, as many at once as memory takes."""
+        found: list[Image.Image] = []
+        while len(found) < len(prompts):
+            try:
+                found += self._some(prompts[len(found) : len(found) + self.most])
+            except (RuntimeError, MemoryError) as error:
+                if self.most == 1 or not device.out_of_memory(error):
+                    raise
+                self.most = self.most // 2
+                if torch.cuda.is_available():
+                    torch.cuda.empty_cache()
+                continue
+            on_drawn(len(found))
+        return found
+
+    def _some(self, prompts: Sequence[Prompt]) -> list[Image.Image]:
+        settings, parts = self.settings, self.parts
+        more = {}
+        if settings.clip_skip > 1 and not parts.family.size_conditioning:
+            more["clip_skip"] = settings.clip_skip - 1  # diffusers counts the layers that are left out
+        latents = self.pipeline(
+            [prompt.text for prompt in prompts],
+            negative_prompt=[prompt.negative for prompt in prompts],
+            num_inference_steps=settings.steps,
+            height=self.side,
+            width=self.side,
+            guidance_scale=settings.guidance,
+            generator=[torch.Generator().manual_seed(prompt.seed) for prompt in prompts],
+            output_type="latent",
+            **more,
+        ).images
+        # each by itself and in float32: VAEs of Stable Diffusion overflow in fp16, and take much memory
+        return [_picture(decoded(parts.vae, one[None].float() / parts.vae_scale, latents.device)) for one in latents]
+
+
+def _picture(pixels: torch.Tensor) -> Image.Image:
+    """From float32 ``[3, h, w]`` in 0…1."""
+    return Image.fromarray((pixels.nan_to_num() * 255).round().byte().permute(1, 2, 0).numpy())
+
+
+def _pipeline(parts: Parts, prediction: str, zero_terminal_snr: bool) -> Any:
     """diffusers' own pipeline around the parts, whatever they were read from."""
     import diffusers
 
     library: Any = diffusers
-    found = parts.found
     scheduler = library.DDIMScheduler(
         trained_betas=betas(parts.alphas_cumprod), clip_sample=False, set_alpha_to_one=False, steps_offset=1,
-        prediction_type=found.prediction or "epsilon", rescale_betas_zero_snr=found.zero_terminal_snr,
+        prediction_type=prediction, rescale_betas_zero_snr=zero_terminal_snr,
     )  # fmt: skip
     models: dict[str, Any] = {"vae": parts.vae, "unet": parts.unet, "scheduler": scheduler}
     for encoder in parts.text_encoders:
@@ -102,37 +197,22 @@ def _pipeline(parts: Parts) -> Any:
     return library.StableDiffusionPipeline(**models)
 
 
-def _draw(pipeline: Any, prompts: Sequence[Prompt], settings: Settings, side: int) -> list[Image.Image]:
-    pictures: list[Image.Image] = pipeline(
-        [prompt.text for prompt in prompts],
-        negative_prompt=[prompt.negative for prompt in prompts],
-        num_inference_steps=settings.steps,
-        height=side,
-        width=side,
-        guidance_scale=settings.guidance,
-        generator=[torch.Generator().manual_seed(prompt.seed) for prompt in prompts],
-    ).images
-    return pictures
-
-
 def compose(columns: Sequence[tuple[str, Sequence[Image.Image]]], rows: Sequence[str], cell: int) -> Image.Image:
     """Lay pictures out with a header a column and a label a row."""
-    width = 2 * MARGIN + LABEL + len(columns) * (cell + GAP)
-    height = 2 * MARGIN + HEADER + len(rows) * (cell + GAP)
-    sheet = Image.new("RGB", (width, height), PAPER)
-    pen = ImageDraw.Draw(sheet)
+    paper = Image.new("RGB", sheet.size(len(rows), len(columns), cell), PAPER)
+    pen = ImageDraw.Draw(paper)
     title, small = ImageFont.load_default(size=18), ImageFont.load_default(size=15)
     for i, (label, pictures) in enumerate(columns):
         left = MARGIN + LABEL + i * (cell + GAP)
         pen.text((left + cell / 2, MARGIN + HEADER / 2), label, INK, title, anchor="mm")
         for j, picture in enumerate(pictures):
             scaled = picture.resize((cell, cell), Image.Resampling.LANCZOS)
-            sheet.paste(scaled, (left, MARGIN + HEADER + j * (cell + GAP)))
+            paper.paste(scaled, (left, MARGIN + HEADER + j * (cell + GAP)))
     for j, text in enumerate(rows):
         top = MARGIN + HEADER + j * (cell + GAP)
         for k, line in enumerate(_wrapped(text, LABEL - 12, small)):
             pen.text((MARGIN, top + 8 + 20 * k), line, INK if k == 0 else FAINT, small)
-    return sheet
+    return paper
 
 
 def _wrapped(text: str, width: int, font: Any) -> list[str]:

@@ -1,8 +1,9 @@
 """One process that trains job after job: imports and base model are paid for once.
 
 A client hands over a job by a file in the folder of orders, which appears whole: ``1.json``, ``2.json`` and so on, each
-``{"job": "/path/to/job.json"}``. Into the folder of that ``job.json`` go, as for a training of its own: ``pid`` (of the
-process group), ``log.txt``, the events, and at the end ``status``. The number after the last job that was taken is the
+``{"job": "/path/to/job.json"}``, or ``{"grid": "/path/to/grid.json"}`` for the grid of one that was trained. Into the
+folder of that file go, as for a process of its own: ``pid`` (of the process group), ``log.txt``, the events, and at the
+end ``status``. The number after the last job that was taken is the
 only one that is looked for, so that an order which is written twice is carried out once.
 
 It ends when nothing was ordered for a while. Before, it takes the next number itself, with an empty file that must not
@@ -31,7 +32,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gpurent_engine import training
+from gpurent_engine import gridjob, training
 from gpurent_engine.spec import SpecError
 
 if TYPE_CHECKING:
@@ -92,33 +93,37 @@ def _closed(order: Path) -> bool:
 
 
 def _one(order: Path, stop: threading.Event, cleaner: _Cleaner) -> int:
-    """Train one job as if it had a process of its own; return its exit status."""
+    """Train one job, or draw its grid, as if it had a process of its own; return its exit status."""
     try:
-        path = _job_of(order)
-        job = training.read_order(path)
+        kind, path = _ordered(order)
+        job = training.read_order(path) if kind == "job" else {}
     except (SpecError, OSError) as error:
         print(f"gpurent_engine: {order.name}: {error}", file=sys.stderr, flush=True)
         return training.REFUSED
     folder = path.parent
     _write(folder / "pid", f"{os.getpgid(0)}\n")
     with _logged(folder / "log.txt"), cleaner:
-        status = training.train(job, Path(job["events"]), stop, cleaner.opener())
+        if kind == "job":
+            status = training.train(job, Path(job["events"]), stop, cleaner.opener())
+        else:
+            status = gridjob.run(path, cleaner.opener())
     _write(folder / "status", f"{status}\n")
     return status
 
 
-def _job_of(order: Path) -> Path:
-    """The ``job.json`` that an order names. Raises SpecError, OSError."""
+def _ordered(order: Path) -> tuple[str, Path]:
+    """``job`` or ``grid``, and the file that an order names. Raises SpecError, OSError."""
     if order.stat().st_size > MOST:
         raise SpecError(order.name, "is too long for an order.")
     try:
         found = json.loads(order.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise SpecError(order.name, f"is not valid JSON: {error}.") from error
-    path = found.get("job") if isinstance(found, dict) else None
+    kind = "grid" if isinstance(found, dict) and "grid" in found else "job"
+    path = found.get(kind) if isinstance(found, dict) else None
     if not isinstance(path, str) or not Path(path).is_absolute():
-        raise SpecError("job", "must be the absolute path of a job.json.")
-    return Path(path)
+        raise SpecError(kind, f"must be the absolute path of a {kind}.json.")
+    return kind, Path(path)
 
 
 def _write(path: Path, text: str) -> None:

@@ -47,7 +47,7 @@ from gpurent.verbs.running import PLAIN, Caller, Running, Trained
 from gpurent.verbs.safeguards import Safeguards
 from gpurent.verbs.sessions import Session, Sessions
 from gpurent.verbs.takeover import TakeOver
-from gpurent.verbs.training import Training
+from gpurent.verbs.training import Training, with_grid
 
 __all__ = ["Broker", "RunView", "Trained"]
 USUAL, OPEN = BatchOptions(), SessionOptions()
@@ -142,6 +142,13 @@ class Broker:
         A provider that fails becomes a note. Without any, the built-in price table answers and says so.
         """
         return self._quoting.quote(job, need, budget)
+
+    def drawing(self, job: Job, wanted: bool | None = None) -> Job:
+        """A job with the grid at its end, or without it, as ``[job] grid`` says where ``wanted`` is None.
+
+        ``train`` and ``batch`` do that by themselves; a quote is for the job as it is.
+        """
+        return with_grid(job, wanted, self.settings)
 
     def train(
         self,

@@ -297,6 +297,28 @@ class Identity:
 
 
 @dataclass(frozen=True, slots=True)
+class Drawing:
+    """What drawing a grid takes."""
+
+    predictions: int
+    """Each for one picture."""
+    pictures: int
+    side: int
+    """Pixels of each."""
+    calls: int
+    """Of the UNet, each for several pictures at once."""
+    size: int
+    """Bytes of the sheet at most."""
+
+    def __add__(self, other: Drawing) -> Drawing:
+        """Both, for what only adds up."""
+        return Drawing(
+            self.predictions + other.predictions, self.pictures + other.pictures, max(self.side, other.side),
+            self.calls + other.calls, self.size + other.size,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
 class Workload:
     """What planning needs to know of a job: counts and bytes, no paths."""
 
@@ -330,3 +352,10 @@ class Workload:
     """Pictures that the VAE encodes during training, since they look different each time."""
     base_kept: bool = False
     """The job before it on the same machine has the same base model: the engine's process goes on with it."""
+    grid: Drawing | None = None
+    """What is drawn of it at its end."""
+
+    @property
+    def grid_bytes(self) -> int:
+        """Of the picture that comes home."""
+        return 0 if self.grid is None else self.grid.size

@@ -82,6 +82,10 @@ class JobSection(_Section):
     )
     output: str = Field(default="", description="where results go; empty: `output_dir` of the training configuration")
     name: str = Field(default="", description="name of the LoRA; empty: `output_name` of the training configuration")
+    grid: bool = Field(
+        default=True,
+        description="draw a grid of each LoRA on the rented machine, once the LoRA is at home; `--no-grid` draws none",
+    )
     hubs: Names = Field(
         default=[],
         description="where hosts download base models, tried in this order; empty: `HF_ENDPOINT`, else huggingface.co",

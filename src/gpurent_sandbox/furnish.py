@@ -34,7 +34,7 @@ SLOW_BYTES_S = 25e6 / 8
 
 def python(engine: Sequence[str]) -> str:
     """The text of a program that is Python on a host, and ``engine`` where the training engine is asked for."""
-    trains = '*" -m gpurent_engine train "* | *" -m gpurent_engine serve "*'
+    trains = " | ".join(f'*" -m gpurent_engine {name} "*' for name in ("train", "serve", "grid"))
     stub = f'case " $* " in {trains}) exec {shlex.join(engine)} "$@" ;; esac\n' if engine else ""
     simulated = f'PYTHONPATH="${{PYTHONPATH:+$PYTHONPATH:}}${{GPURENT_ROOT:-}}/{SIMULATED}"; export PYTHONPATH'
     real = f'case " $* " in *" -m gpurent_engine "*) ;; *) {simulated} ;; esac; exec {shlex.quote(sys.executable)} "$@"'

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from gpurent.cli.grid import GridOptions, rows_of, run, written
+from gpurent.cli.grid import GridOptions, run
+from gpurent.dataset.grid import rows_of, written
 from gpurent.errors import UsageError
 
 

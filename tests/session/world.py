@@ -73,6 +73,8 @@ class Cli:
     watchdog: str = "false"
     state: Path | None = None
     """Of ledger and runs; below ``folder`` when left out."""
+    grids: bool = False
+    """Whether each training ends with a grid, which most tests have no use for."""
     afresh: bool = False
     """Started anew for each command, which takes most of a second: for tests that look into ``/proc``."""
 
@@ -88,6 +90,7 @@ class Cli:
             "GPURENT_STATE_DIR": str(self.home),
             "OMP_NUM_THREADS": "1",
             "GPURENT_BUDGET_WATCHDOG": self.watchdog,
+            "GPURENT_JOB_GRID": str(self.grids).lower(),
         }
 
     @property

@@ -1,8 +1,8 @@
 """An engine that trains nothing, for tests of the broker: the command line, files and events of the real one.
 
 Standard library only, one file, no import of ours: it starts in milliseconds where torch takes seconds. Sandbox hosts
-run it in place of ``python3 -m gpurent_engine train`` and ``serve``; see ``tests/stub/control.py``. It implements
-``docs/reference/events.md``, and ``tests/engine/test_stub.py`` holds it to what the real engine says.
+run it in place of ``python3 -m gpurent_engine train``, ``serve`` and ``grid``; see ``tests/stub/control.py``. It
+implements ``docs/reference/events.md``, and ``tests/engine/test_stub.py`` holds it to what the real engine says.
 """
 
 from __future__ import annotations
@@ -73,6 +73,16 @@ class Orders:
     """Announces files that it does not write."""
     skip_final: bool = False
     """Says that it is done without a final file."""
+    grid_s: float = 0.0
+    """Seconds that a grid takes; the file is read again meanwhile."""
+    grid_hangs: bool = False
+    """Silent and alive once it has begun to draw a grid."""
+    grid_fails: bool = False
+    """Gives up after half of a grid."""
+    grid_says: tuple[str, ...] = ()
+    """Lines that go into the event file of a grid as they are, instead of its picture."""
+    grid_size: tuple[int, int] = (0, 0)
+    """Width and height of the picture, where it is not as wide and high as the real engine's."""
 
 
 def read_orders(path: Path | None) -> Orders:
@@ -390,6 +400,40 @@ class Training:
         return STATUS.get(code, 1) if status is None else status
 
 
+class Grid:
+    """A grid as ``gpurent_engine.gridjob`` draws it: red."""
+
+    def __init__(self, path: Path, orders: Path | None) -> None:
+        self.order: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        self.path = orders
+
+    def run(self) -> int:
+        """Draw; return the exit status."""
+        order, orders = self.order, read_orders(self.path)
+        say = Say(Path(order["events"]), mute=False)
+        say("phase", name="load")
+        rows, columns = len(order["rows"]), 1 + len(order["strengths"])
+        begun = time.monotonic()
+        for column in range(columns + 1):
+            say("drawing", done=column * rows, total=rows * columns)
+            while (orders := read_orders(self.path)).grid_hangs or time.monotonic() - begun < orders.grid_s:
+                time.sleep(0.05)
+            if orders.grid_fails and 2 * column > columns:
+                say("error", code="oom", message="The GPU ran out of memory.", remedy="Use another one.")
+                return 1
+        for line in orders.grid_says:
+            say.raw(line)
+        if orders.grid_says:
+            return 0
+        job = json.loads(Path(order["job"]).read_text(encoding="utf-8"))
+        width, height = 2 * 16 + 190 + columns * 198, 2 * 16 + 34 + rows * 198
+        data = picture(*orders.grid_size) if any(orders.grid_size) else picture(width, height)
+        (Path(job["out_dir"]) / order["picture"]).write_bytes(data)
+        digest = hashlib.sha256(b"another" if orders.wrong_digest else data).hexdigest()
+        say("grid", path=order["picture"], sha256=digest, size=len(data))
+        return 0
+
+
 def fingerprint(spec: dict[str, Any]) -> str:
     """Of what has to be equal for a state to fit."""
     kept = {key: value for key, value in spec.items() if key not in ("output_dir", "train_data_dir", "warnings")}
@@ -397,13 +441,19 @@ def fingerprint(spec: dict[str, Any]) -> str:
 
 
 def pixel() -> bytes:
-    """A PNG of one red pixel (RFC 2083)."""
+    """A PNG of one pixel."""
+    return picture(1, 1)
+
+
+def picture(width: int, height: int) -> bytes:
+    """A red PNG (RFC 2083)."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 1, 1, 8, 2, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0\xff\0\0")) + chunk(b"IEND", b"")
+    pixels = (b"\0" + b"\xff\0\0" * width) * height
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(pixels)) + chunk(b"IEND", b"")
 
 
 def lora(spec: dict[str, Any], length: Length, step: int, epoch: int, size: int) -> bytes:
@@ -467,7 +517,7 @@ class Server:
         while True:
             order = self.folder / f"{count}.json"
             if order.exists():
-                status = self._one(Path(json.loads(order.read_text(encoding="utf-8"))["job"]), warm=count > 1)
+                status = self._one(json.loads(order.read_text(encoding="utf-8")), warm=count > 1)
                 if status not in (0, 4):
                     return status
                 count, since = count + 1, time.monotonic()
@@ -476,13 +526,16 @@ class Server:
                 return 0
             time.sleep(0.02)
 
-    def _one(self, path: Path, *, warm: bool) -> int:
+    def _one(self, order: dict[str, str], *, warm: bool) -> int:
+        path = Path(order.get("grid") or order["job"])
         (path.parent / "pid").write_text(f"{os.getpgid(0)}\n", encoding="utf-8")
-        job = json.loads(path.read_text(encoding="utf-8"))
         with (path.parent / "log.txt").open("ab") as log:
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
-        status = Training(job, self.orders, warm=warm).run()
+        if "grid" in order:
+            status = Grid(path, self.orders).run()
+        else:
+            status = Training(json.loads(path.read_text(encoding="utf-8")), self.orders, warm=warm).run()
         part = path.with_name("status.part")
         part.write_text(f"{status}\n", encoding="utf-8")
         part.replace(path.with_name("status"))
@@ -492,7 +545,8 @@ class Server:
 def main(arguments: list[str]) -> int:
     """``[--orders FILE] … train --job FILE``; what stands between is the real engine's command line.
 
-    Or ``… serve --orders FOLDER --idle SECONDS``, where the last ``--orders`` is the engine's.
+    Or ``… serve --orders FOLDER --idle SECONDS``, where the last ``--orders`` is the engine's, or ``… grid --order
+    FILE``.
     """
     ours, serves = arguments, "serve" in arguments
     if serves:
@@ -502,6 +556,8 @@ def main(arguments: list[str]) -> int:
     if serves:
         given = dict(pairwise(arguments[len(ours) :]))
         return Server(Path(given["--orders"]), float(given["--idle"]), orders).run()
+    if "--order" in given:
+        return Grid(Path(given["--order"]), orders).run()
     job = json.loads(Path(given["--job"]).read_text(encoding="utf-8"))
     return Training(job, orders).run()
 

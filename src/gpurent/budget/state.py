@@ -183,6 +183,11 @@ class Run:
         return bool(self.rentals) and all(one.provider == "sandbox" for one in self.rentals)
 
     @property
+    def loras(self) -> tuple[Artefact, ...]:
+        """The files of it that are no pictures."""
+        return tuple(one for one in self.artefacts if one.path.suffix != ".png")
+
+    @property
     def open_rentals(self) -> tuple[Rental, ...]:
         """Rentals that may still cost money."""
         return tuple(rental for rental in self.rentals if not rental.state.over)

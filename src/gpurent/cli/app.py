@@ -27,6 +27,7 @@ from gpurent.cli.flags import (
     MaxHours,
     MaxPrice,
     MinVram,
+    NoGrid,
     OnOverrun,
     RunId,
     StopAt,
@@ -144,6 +145,7 @@ def quote(
     min_vram: MinVram = None,
     trusted_only: TrustedOnly = False,
     interruptible: Interruptible = False,
+    no_grid: NoGrid = False,
     limit: Annotated[int, typer.Option(min=1, help="Rows to show.")] = 10,
     why_not: Annotated[bool, typer.Option("--why-not", help="Also say why other offers were left out.")] = False,
     json: Json = False,
@@ -165,6 +167,7 @@ def quote(
             limit=limit,
             why_not=why_not,
             as_json=json,
+            no_grid=no_grid,
         )
     )
 
@@ -187,6 +190,7 @@ def train(
     max_hours: MaxHours = None,
     on_overrun: OnOverrun = None,
     stop_at: StopAt = None,
+    no_grid: NoGrid = False,
     unguarded: Unguarded = False,
     dry_run: DryRun = False,
     yes: Yes = False,
@@ -207,7 +211,7 @@ def train(
             dry_run=dry_run,
             yes=yes,
             as_json=json,
-            run=how(unguarded, hold, max_hours, on_overrun, stop_at=stop_at),
+            run=how(unguarded, hold, max_hours, on_overrun, stop_at=stop_at, no_grid=no_grid),
         )
     )
 
@@ -228,6 +232,7 @@ def continue_(
     hold: Hold = None,
     max_hours: MaxHours = None,
     on_overrun: OnOverrun = None,
+    no_grid: NoGrid = False,
     unguarded: Unguarded = False,
     dry_run: DryRun = False,
     yes: Yes = False,
@@ -241,7 +246,7 @@ def continue_(
     from gpurent.cli.quote import NeedOptions
 
     need = NeedOptions(gpu, max_price, None, trusted_only, False)
-    options = how(unguarded, hold, max_hours, on_overrun, stop_at=stop_at)
+    options = how(unguarded, hold, max_hours, on_overrun, stop_at=stop_at, no_grid=no_grid)
     return command.go_on(
         run_id,
         job,
@@ -299,6 +304,7 @@ def batch(
     hold: Hold = None,
     max_hours: MaxHours = None,
     on_overrun: OnOverrun = None,
+    no_grid: NoGrid = False,
     unguarded: Unguarded = False,
     dry_run: DryRun = False,
     yes: Yes = False,
@@ -318,7 +324,7 @@ def batch(
             dry_run=dry_run,
             yes=yes,
             as_json=json,
-            run=how(unguarded, hold, max_hours, on_overrun),
+            run=how(unguarded, hold, max_hours, on_overrun, no_grid=no_grid),
             batch=BatchOptions(
                 on_failure=FAILURES[on_failure],
                 again=again,

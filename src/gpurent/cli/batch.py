@@ -61,7 +61,8 @@ def run(options: Options) -> int:
     """Check every job, ask, then let the broker do it."""
     with open_broker() as broker:
         budget = require_budget(broker, options.budget, "batch …")
-        jobs = hublook.look_all(_read(options), Hubs.of(tuple(broker.settings.job.hubs), os.environ))
+        checked = hublook.look_all(_read(options), Hubs.of(tuple(broker.settings.job.hubs), os.environ))
+        jobs = [broker.drawing(job, options.run.grid) for job in checked]
         need = options.need.over(broker.need)
         if not options.as_json:
             _describe(jobs)
@@ -201,7 +202,7 @@ def _quote_dict(found: BatchQuote) -> dict[str, Any]:
 
 
 def _job_dict(one: JobResult) -> dict[str, Any]:
-    plain = {**asdict(one), "files": [str(path) for path in one.files]}
+    plain = {**asdict(one), "files": [str(path) for path in one.files], "grid": one.grid and str(one.grid)}
     money = {f"{name}_micros": plain.pop(name)["micros"] for name in ("setup", "training")}
     return {**plain, **money}
 
@@ -232,6 +233,8 @@ def _print_batch(made: Batch) -> None:
         output.print_receipt(made.receipt)
     output.console.print(table)
     for one in made.jobs:
+        if one.grid is not None:
+            output.console.print(str(one.grid), soft_wrap=True, markup=False, highlight=False)
         if one.why and one.files and one.state != "had":
             output.console.print(f"{one.name}: {one.why}", style="yellow", soft_wrap=True)
 

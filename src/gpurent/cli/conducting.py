@@ -125,6 +125,8 @@ def conduct(
         output.print_json_line("receipt", output.trained_dict(trained))
     else:
         output.print_receipt(trained.receipt)
+        if trained.grid is not None:
+            output.console.print(str(trained.grid), soft_wrap=True, markup=False, highlight=False)
     if not trained.stopped:
         return 0
     return 130 if level >= Stop.ORDERLY else 4

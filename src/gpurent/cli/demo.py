@@ -15,6 +15,7 @@ from gpurent.cli.train import describe
 from gpurent.dataset.base import LocalFolder
 from gpurent.dataset.job import Job
 from gpurent.errors import UsageError
+from gpurent.jobs.options import RunOptions
 from gpurent.money import Usd
 from gpurent.plan.quote import Quote, QuoteRow
 from gpurent.settings import Settings, load_settings
@@ -22,6 +23,8 @@ from gpurent.settings import Settings, load_settings
 BUDGET = Usd.parse("1")
 PLAY = "sandbox"
 STRENGTHS = "0.5,0.7,0.8,1.0"
+WITHOUT_GRID = RunOptions(grid=False)
+"""The demonstration draws prompts of its own in the end."""
 DRAW_S = 1800.0
 """The longest that drawing may take, on a slow computer."""
 
@@ -44,7 +47,7 @@ def run(example: Path, target: Path) -> int:
             status = conduct(
                 broker,
                 lambda front: broker.train(
-                    job, budget=BUDGET, consent=_show, tell=front.tell, interrupt=front.interrupt
+                    job, budget=BUDGET, options=WITHOUT_GRID, consent=_show, tell=front.tell, interrupt=front.interrupt
                 ),
                 as_json=False,
             )

@@ -82,6 +82,7 @@ OnOverrun = Annotated[
 ]
 Unguarded = Annotated[bool, typer.Option("--unguarded", help="Rent even where the machine cannot end itself.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check and quote only; rent nothing.")]
+NoGrid = Annotated[bool, typer.Option("--no-grid", help="Draw no grid of the LoRA on the rented machine.")]
 StopAt = Annotated[
     float | None,
     typer.Option(
@@ -100,11 +101,18 @@ def how(
     on_overrun: Overrun | None,
     *,
     stop_at: float | None = None,
+    no_grid: bool = False,
 ) -> RunOptions:
     """What these say about a run."""
     from gpurent.jobs.options import RunOptions
 
     choice = None if on_overrun is None else OVERRUNS[on_overrun]
     return RunOptions(
-        need=None, unguarded=unguarded, hold_minutes=hold, max_hours=max_hours, on_overrun=choice, stop_at=stop_at
+        need=None,
+        unguarded=unguarded,
+        hold_minutes=hold,
+        max_hours=max_hours,
+        on_overrun=choice,
+        stop_at=stop_at,
+        grid=False if no_grid else None,
     )

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import math
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from gpurent.cli import output
+from gpurent.dataset.grid import NEGATIVE, rows_of, written
 from gpurent.errors import JobFailed, UsageError
 from gpurent.tensorfile import tensor_names
 from gpurent.untrusted.text import quoted
 
-NEGATIVE = "blurry, deformed, low quality, watermark, text"
-SCENES = ("a portrait", "in the city at night")
-"""What stands around the trigger where no prompt is given."""
 MOST_PICTURES = 400
 DRAW_S = 3600.0
 """The longest that drawing may take, on a slow computer."""
@@ -40,15 +36,6 @@ class GridOptions:
     steps: int = 30
     out: Path | None = None
     as_json: bool = False
-
-
-@dataclass(frozen=True)
-class Row:
-    """One row of the picture."""
-
-    text: str
-    seed: int
-    negative: str
 
 
 def run(options: GridOptions) -> int:
@@ -79,43 +66,6 @@ def run(options: GridOptions) -> int:
     else:
         output.console.print(str(out), soft_wrap=True, markup=False, highlight=False)
     return 0
-
-
-def rows_of(trigger: str, prompts: Sequence[str], seeds: Sequence[int], negative: str) -> list[Row]:
-    """The trigger at the start, in the middle and at the end of a prompt, each with and without the negative prompt.
-
-    Args:
-        trigger: may be empty; then prompts are drawn as they are.
-        prompts: parts at commas are what the trigger goes between; ``SCENES`` where there are none.
-        seeds: each row is drawn with each of them.
-        negative: "" for none at all.
-
-    Raises:
-        UsageError: neither a trigger nor a prompt.
-    """
-    if not trigger and not prompts:
-        raise UsageError(
-            "there is nothing to draw: neither a trigger nor a prompt",
-            hint='--trigger WORD, as in the captions, or --prompt "a portrait, in the city".',
-        )
-    texts: list[str] = []
-    for prompt in prompts or (", ".join(SCENES),):
-        parts = [one.strip() for one in prompt.split(",") if one.strip()]
-        places = (0, math.ceil(len(parts) / 2), len(parts)) if trigger else ()
-        texts += [", ".join([*parts[:at], trigger, *parts[at:]]) for at in places] or [prompt]
-    unique = dict.fromkeys(texts)
-    negatives = dict.fromkeys(("", negative))
-    return [Row(text, seed, against) for text in unique for against in negatives for seed in seeds]
-
-
-def written(rows: Sequence[Row], steps: int) -> str:
-    """As the engine reads it: TOML. A JSON string of ASCII is one of TOML as well."""
-    tables = []
-    for row in rows:
-        label = f"{row.text} · seed {row.seed}{' · negative' if row.negative else ''}"
-        keys = {"text": row.text, "seed": row.seed, "negative": row.negative, "label": label}
-        tables.append("\n".join(["[[prompt]]", *(f"{key} = {json.dumps(value)}" for key, value in keys.items()), ""]))
-    return f"steps = {steps}\n\n" + "\n".join(tables)
 
 
 def draw(base: str, lora: Path, prompts: Path, strengths: str, *, picture: Path, within_s: float = DRAW_S) -> None:

@@ -31,7 +31,8 @@ from gpurent.money import Usd
 
 _LABELS = {
     Stage.RENT: "Renting", Stage.BOOT: "Booting", Stage.PROVE: "Examining", Stage.UPLOAD: "Uploading",
-    Stage.PREPARE: "Preparing", Stage.TRAIN: "Training", Stage.COLLECT: "Collecting", Stage.DESTROY: "Destroying",
+    Stage.PREPARE: "Preparing", Stage.TRAIN: "Training", Stage.COLLECT: "Collecting", Stage.DRAW: "Drawing",
+    Stage.DESTROY: "Destroying",
 }  # fmt: skip
 QUIET_EVERY_S = 5.0
 
@@ -68,7 +69,8 @@ class LiveView:
             case StageStarted():
                 self._started(event)
             case StageMoved(done=done, total=total):
-                self._move(done, total, f"{done / 1e6:.1f} MB")
+                drawing = self._current is not None and self._current[0] is Stage.DRAW
+                self._move(done, total, f"{done} of {total} pictures" if drawing else f"{done / 1e6:.1f} MB")
             case Trained():
                 self._trained(event)
             case Spending():

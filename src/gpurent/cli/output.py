@@ -186,7 +186,8 @@ def trained_dict(trained: Trained) -> dict[str, Any]:
     """JSON of a finished run."""
     return {
         "run_id": trained.run_id, "stopped": trained.stopped, "final_loss": trained.final_loss,
-        "files": [str(path) for path in trained.files], "receipt": trained.receipt.to_dict(),
+        "files": [str(path) for path in trained.files],
+        "grid": None if trained.grid is None else str(trained.grid), "receipt": trained.receipt.to_dict(),
     }  # fmt: skip
 
 

@@ -53,12 +53,17 @@ class QuoteOptions:
     limit: int
     why_not: bool
     as_json: bool
+    no_grid: bool = False
 
 
 def run(options: QuoteOptions) -> int:
     """Quote, show, and with a budget say whether it suffices."""
     with open_broker() as broker:
         job = _job(broker, options)
+        wanted = False if options.no_grid else None
+        job = broker.drawing(job, wanted) if isinstance(job, Job) else job
+        if options.no_grid and isinstance(job, Workload):
+            job = replace(job, grid=None)
         found = broker.quote(job, options.need.over(broker.need), budget=options.budget)
         if options.as_json:
             remarks = list(job.warnings) if isinstance(job, Job) else []

@@ -15,6 +15,7 @@ from gpurent.cli.common import latest_run, open_broker, read_job
 from gpurent.cli.conducting import conduct
 from gpurent.cli.quote import NeedOptions
 from gpurent.cli.renting import agreed, require_budget, warn_of_doubt
+from gpurent.dataset.grid import picture_of
 from gpurent.dataset.job import Job
 from gpurent.jobs import hublook
 from gpurent.jobs.basemodel import Hubs
@@ -62,6 +63,7 @@ def go_on(run_id: str | None, name: str | None, epochs: int | None, options: Tra
 
 
 def _train(broker: Broker, job: Job, state: StateFile | None, budget: Usd, *, options: TrainOptions) -> int:
+    job = broker.drawing(job, options.run.grid)
     if not options.as_json:
         describe(job)
     need = options.need.over(broker.need)
@@ -125,6 +127,8 @@ def describe(job: Job) -> None:
     )
     earlier = job.output_dir / f"{job.name}.safetensors"
     kept = "another output_name or output_dir in the configuration keeps it"
-    replaced = [f"{earlier} will be replaced; {kept}."] if earlier.exists() else []
+    picture = job.output_dir / picture_of(job.expected.final)
+    there = [path for path in (earlier, *((picture,) if job.grid else ())) if path.exists()]
+    replaced = [f"{path} will be replaced; {kept}." for path in there]
     for warning in (*job.warnings, *replaced):
         output.console.print(f"note: {warning}", style="yellow", soft_wrap=True)

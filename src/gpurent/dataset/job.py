@@ -11,6 +11,7 @@ from pathlib import Path
 from gpurent.dataset import base, pictures
 from gpurent.dataset.bounds import Bounds
 from gpurent.dataset.configfile import NO_CHANGES
+from gpurent.dataset.grid import Grid, planned
 from gpurent.dataset.manifest import Source, listed
 from gpurent.expected import MIB, Expected, Pictures
 from gpurent.model import Workload
@@ -70,6 +71,8 @@ class Job:
     """What the configuration names besides: see ``extras``."""
     changes: tuple[tuple[str, object], ...] = ()
     """Keys that were given other values than the configuration has."""
+    draws: bool = True
+    """Whether a grid of it is wanted at its end."""
 
     @staticmethod
     def from_config(
@@ -117,6 +120,15 @@ class Job:
     def base_model_id(self) -> str:
         """Hub id for a base model that the host pulls itself."""
         return self.base_model.name
+
+    def without_grid(self) -> Job:
+        """The same job, of which nothing is drawn at its end."""
+        return replace(self, draws=False)
+
+    @cached_property
+    def grid(self) -> Grid | None:
+        """What is drawn of it at its end."""
+        return planned(self.dataset, self.spec, self.base_model.found.family.side) if self.draws else None
 
     @cached_property
     def length(self) -> buckets.Length:
@@ -226,6 +238,7 @@ class Job:
             half_precision=spec.mixed_precision != "no",
             fast_step=not unheeded(spec, sdxl=family.name == SDXL.name),
             predictions=self._predictions(width * height), encodings=self._encodings,
+            grid=None if self.grid is None else self.grid.drawing,
         )  # fmt: skip
 
     def _predictions(self, pixels: int) -> float:

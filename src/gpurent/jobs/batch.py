@@ -37,6 +37,8 @@ class JobResult:
     """Its share of what the rentals cost while no engine worked: each job that was begun there bears the same."""
     training: Usd = ZERO
     """Cost of the time from its engine's start to its end."""
+    grid: Path | None = None
+    """The picture that was drawn of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,10 +194,10 @@ def results_of(work: Work, run: Run, runs: Iterable[Run], now: float) -> list[Jo
     found = []
     for task in work.tasks:
         ids = {job.id for rental in run.rentals for job in rental.jobs if job.name == task.job.name}
-        files = tuple(one.path for one in run.artefacts if one.job_id in ids)
+        files = tuple(one.path for one in run.loras if one.job_id in ids)
         if task.state is TaskState.HAD and (other := result_of(task, runs)) is not None:
             files = other.files
-        loss = None if task.outcome is None else task.outcome.final_loss
+        loss, grid = (None, None) if task.outcome is None else (task.outcome.final_loss, task.outcome.grid)
         setup, training = parts.get(task.job.name, (ZERO, ZERO))
         found.append(
             JobResult(
@@ -206,6 +208,7 @@ def results_of(work: Work, run: Run, runs: Iterable[Run], now: float) -> list[Jo
                 why=task.why,
                 setup=setup,
                 training=training,
+                grid=grid,
             )
         )
     return found

@@ -53,7 +53,7 @@ from gpurent.errors import (
 )
 from gpurent.expected import Expected
 from gpurent.exposure import surge_reserve
-from gpurent.jobs import basemodel, lines, postmortem, proof, resuming, scalars, statefile
+from gpurent.jobs import basemodel, drawing, lines, postmortem, proof, resuming, scalars, statefile
 from gpurent.jobs.ahead import Ahead
 from gpurent.jobs.boot import NO_ADDRESS, Held
 from gpurent.jobs.deadman import DeadMan
@@ -77,6 +77,7 @@ from gpurent.model import Offer, Price
 from gpurent.money import ZERO, Usd
 from gpurent.plan import line, needs, together
 from gpurent.plan.cost import GB, traffic
+from gpurent.plan.drawing import grid_seconds
 from gpurent.plan.pace import Pace
 from gpurent.plan.quote import QuoteRow
 from gpurent.plan.timeline import Timeline
@@ -444,6 +445,8 @@ class Conductor:
         while task is not None:
             begun = self.clock.monotonic()
             machine.ahead = self._ahead(work, task, machine, row, pace, left_s())
+            behind = (one for one in work.waiting if one is not task)
+            machine.kept_s = sum(pace.forecast(_estimate(work, one, row)) for one in behind)
             try:
                 self._job(work, queue, task, order, machine)
             except (JobFailed, SourceChanged) as error:
@@ -511,7 +514,8 @@ class Conductor:
             engine = session.upload(job, task.content)
             if not session.prepare(job, engine, lambda: queue.confirm(task)):
                 return
-            task.done(session.follow())
+            outcome = session.follow()
+            task.done(outcome)
         except (*HOSTS_FAULT, HostUnreachable) as error:
             self._lost(task, session)
             task.tries += isinstance(error, HOSTS_FAULT)
@@ -520,6 +524,9 @@ class Conductor:
             raise
         if task.state is TaskState.DONE:
             statefile.forget(run_dir)
+        if task.state is TaskState.DONE or outcome.paused:
+            seconds = grid_seconds(job.workload, machine.held.offer)
+            outcome.grid = drawing.draw(session, job, outcome, seconds, machine.kept_s)
 
     def _lost(self, task: Task, session: Session) -> None:
         """A machine is lost with its job on it: the next one goes on from the newest state that is at home."""
@@ -713,6 +720,8 @@ class _Machine:
     """What its line carries."""
     ahead: Ahead | None = None
     """What is sent for the job after the one that trains."""
+    kept_s: float = 0.0
+    """Seconds that the jobs after it need: they come before pictures of it."""
 
 
 @dataclass

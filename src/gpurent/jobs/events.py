@@ -7,7 +7,7 @@ an older client can follow a newer engine of the same protocol; a line that brea
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
 
@@ -206,6 +206,23 @@ class SamplePicture(_Event):
     seed: int = 0
 
 
+class Drawn(_Event):
+    """So many pictures of a grid are drawn."""
+
+    event: Literal["drawing"]
+    done: Count
+    total: Count
+
+
+class GridPicture(_Event):
+    """The grid is complete in the output folder."""
+
+    event: Literal["grid"]
+    path: Name
+    sha256: Digest
+    size: Size
+
+
 class EngineWarning(_Event):
     """Something the user ought to know."""
 
@@ -242,19 +259,31 @@ _KNOWN = frozenset((
     "hello", "phase", "plan", "step", "checkpoint", "state", "proof", "validation", "verdict", "early_stop", "sample",
     "warning", "error", "done",
 ))  # fmt: skip
+GridEvent = Drawn | GridPicture | EngineFault
+_OF_A_GRID: TypeAdapter[GridEvent] = TypeAdapter(Annotated[GridEvent, Field(discriminator="event")])
+E = TypeVar("E")
 
 
 def parse(line: str) -> EngineEvent | None:
-    """Read one line; None for a kind this version does not know.
+    """Read one line of a training; None for a kind this version does not know.
 
     Raises:
         BadHostData: no JSON object, a field of the wrong type, a number or digest that is not allowed.
     """
+    return _parse(line, _ADAPTER, _KNOWN)
+
+
+def parse_grid(line: str) -> GridEvent | None:
+    """The same for a grid that is drawn."""
+    return _parse(line, _OF_A_GRID, frozenset(("drawing", "grid", "error")))
+
+
+def _parse(line: str, adapter: TypeAdapter[E], known: frozenset[str]) -> E | None:
     try:
         record = parse_json(line, most=MAX_LINE)
         kind = record.get("event") if isinstance(record, dict) else None
         if not isinstance(kind, str):
             raise Malformed("no object with an event")
-        return fitted(_ADAPTER, record) if kind in _KNOWN else None
+        return fitted(adapter, record) if kind in known else None
     except Malformed as error:
         raise BadHostData(f"the host sent an event that cannot be read: {error}") from error

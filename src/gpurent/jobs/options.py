@@ -29,6 +29,8 @@ class RunOptions:
     """What happens when the measured speed says that a job will not fit."""
     stop_at: float | None = None
     """Share of the steps after which a job stops, with the schedule of the whole and a state to go on from."""
+    grid: bool | None = None
+    """Whether a grid of each LoRA is drawn on the machine once the LoRA is at home."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ class Stage(StrEnum):
     PREPARE = "prepare"
     TRAIN = "train"
     COLLECT = "collect"
+    DRAW = "draw"
     DESTROY = "destroy"
 
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 import posixpath
 from dataclasses import dataclass, field
+from typing import Literal
 
 from gpurent.spi import Host, Runtime
 
+Kind = Literal["job", "grid"]
 IDLE_S = 300.0
 """After so long without a job the process ends. Until then the dead-man switch takes the machine for one that works."""
 GIVE_S = 30.0
@@ -54,7 +56,7 @@ class EngineServer:
             self._fit = False
             host.kill_job(self.job_id)
 
-    def give(self, host: Host, job_id: str, engine: str, runtime: Runtime) -> bool:
+    def give(self, host: Host, job_id: str, engine: str, runtime: Runtime, kind: Kind = "job") -> bool:
         """Hand over the job whose ``job.json`` lies in its folder; start a process where there is none.
 
         Args:
@@ -62,6 +64,7 @@ class EngineServer:
             job_id: of the job.
             engine: folder of the engine, absolute.
             runtime: the Python to run it with.
+            kind: ``grid`` for one that lies there as ``grid.json``.
 
         Returns:
             Whether one has it. A host without hard links never has.
@@ -72,7 +75,7 @@ class EngineServer:
         for _ in range(2):
             if not (self._fit and host.job_status(self.job_id) is None):
                 self._start(host, engine, runtime)
-            if self._handed(host, job_id, runtime):
+            if self._handed(host, job_id, runtime, kind):
                 self._given += 1
                 return True
             self._fit = False  # it has just ended for want of work
@@ -91,10 +94,10 @@ class EngineServer:
     def _orders(self) -> str:
         return f".gpurent/jobs/{self.job_id}/orders"
 
-    def _handed(self, host: Host, job_id: str, runtime: Runtime) -> bool:
+    def _handed(self, host: Host, job_id: str, runtime: Runtime, kind: Kind) -> bool:
         folder = f".gpurent/jobs/{job_id}"
         order = f"{self._orders}/{self._given + 1}.json"
-        wanted = json.dumps({"job": posixpath.join(runtime.home, folder, "job.json")})
+        wanted = json.dumps({kind: posixpath.join(runtime.home, folder, f"{kind}.json")})
         host.put_bytes(wanted.encode(), f"{order}.new")
         words = {"ORDER": order, "JOB": folder, "ENGINE": f".gpurent/jobs/{self.job_id}"}
         script = _GIVE

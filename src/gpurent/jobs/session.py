@@ -72,6 +72,8 @@ class Outcome:
     """It stopped where it was meant to stop."""
     state: Path | None = None
     """What it can go on from, at home."""
+    grid: Path | None = None
+    """The picture that was drawn of it, at home."""
 
 
 @dataclass

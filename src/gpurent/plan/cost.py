@@ -31,7 +31,8 @@ def session_cost(price: Price, disk_gb: int, seconds: float, workload: Workload,
         state_bytes: of states that come home while it trains.
     """
     bytes_in = workload.upload_bytes + workload.base_download_bytes
-    return cost(price, disk_gb, seconds, bytes_in, bytes_out=workload.checkpoint_bytes + state_bytes)
+    bytes_out = workload.checkpoint_bytes + workload.grid_bytes + state_bytes
+    return cost(price, disk_gb, seconds, bytes_in, bytes_out=bytes_out)
 
 
 def traffic(price: Price, workload: Workload) -> Usd:
@@ -40,4 +41,5 @@ def traffic(price: Price, workload: Workload) -> Usd:
     Files may have to be sent or fetched twice after a cut, and the host may have to install the engine's packages.
     """
     bytes_in = 2 * workload.upload_bytes + workload.base_download_bytes + ENVIRONMENT_BYTES
-    return cost(price, 0, 0.0, bytes_in, bytes_out=2 * workload.checkpoint_bytes).total
+    bytes_out = 2 * (workload.checkpoint_bytes + workload.grid_bytes)
+    return cost(price, 0, 0.0, bytes_in, bytes_out=bytes_out).total

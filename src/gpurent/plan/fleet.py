@@ -30,7 +30,7 @@ class Fleet:
 def own_s(one: Timeline, *, first: bool) -> float:
     """Expected seconds of a job by itself; what the first one sends is a part of the set-up."""
     before = 0.0 if first else one.upload_s.mid + one.base_model_s.mid
-    return before + one.train_s.mid + one.collect_s.mid
+    return before + one.train_s.mid + one.collect_s.mid + one.draw_s.mid
 
 
 def spans(row: QuoteRow) -> tuple[float, list[float]]:

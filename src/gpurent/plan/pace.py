@@ -25,4 +25,4 @@ class Pace:
 
 
 def _middle(one: Timeline) -> float:
-    return one.upload_s.mid + one.base_model_s.mid + one.train_s.mid + one.collect_s.mid
+    return one.upload_s.mid + one.base_model_s.mid + one.train_s.mid + one.collect_s.mid + one.draw_s.mid

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gpurent.model import Offer, Workload
+from gpurent.plan.drawing import NOTHING, grid_seconds
 from gpurent.plan.ranges import Range
 from gpurent.plan.throughput import extra_steps, step_seconds
 
@@ -41,6 +42,8 @@ class Timeline:
     train_s: Range
     collect_s: Range
     destroy_s: Range
+    draw_s: Range = NOTHING
+    """The grid of what was trained, once that is at home."""
 
     @property
     def before_training_s(self) -> Range:
@@ -50,7 +53,7 @@ class Timeline:
     @property
     def total_s(self) -> Range:
         """From create to gone: what is billed."""
-        return self.before_training_s + self.train_s + self.collect_s + self.destroy_s
+        return self.before_training_s + self.train_s + self.collect_s + self.draw_s + self.destroy_s
 
 
 def predict(workload: Workload, offer: Offer, *, home_mbps: float = HOME_MBPS) -> Timeline:
@@ -65,6 +68,7 @@ def predict(workload: Workload, offer: Offer, *, home_mbps: float = HOME_MBPS) -
         train_s=step_seconds(workload, offer).times(workload.steps + extra_steps(workload)) + engine_start_s(workload),
         collect_s=_transfer(workload.checkpoint_bytes, up),
         destroy_s=DESTROY_S,
+        draw_s=grid_seconds(workload, offer) + _transfer(workload.grid_bytes, up),
     )
 
 

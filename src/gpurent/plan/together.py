@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -21,6 +23,7 @@ def bulk(workloads: Sequence[Workload]) -> Workload:
         checkpoint_bytes=sum(one.checkpoint_bytes for one in workloads),
         upload_bytes=sum(one.upload_bytes for one in workloads),
         base_download_bytes=sum(one.base_download_bytes for one in workloads),
+        grid=functools.reduce(operator.add, drawn) if (drawn := [one.grid for one in workloads if one.grid]) else None,
     )
 
 
@@ -41,8 +44,8 @@ def joined(timelines: Sequence[Timeline]) -> Timeline:
     not, counts as a part of training: the first engine has started by then.
     """
     first, *later = timelines
-    train, collect = first.train_s, first.collect_s
+    train, collect, draw = first.train_s, first.collect_s, first.draw_s
     for one in later:
         train = train + one.upload_s + one.base_model_s + one.train_s
-        collect = collect + one.collect_s
-    return replace(first, train_s=train, collect_s=collect)
+        collect, draw = collect + one.collect_s, draw + one.draw_s
+    return replace(first, train_s=train, collect_s=collect, draw_s=draw)

@@ -31,7 +31,7 @@ from gpurent.verbs.attendance import Attendance
 from gpurent.verbs.quoting import Quoting
 from gpurent.verbs.resources import Resources
 from gpurent.verbs.running import Caller, Running
-from gpurent.verbs.training import require_money
+from gpurent.verbs.training import require_money, with_grid
 
 NO_MONEY = "the budget surely pays for the jobs before it only"
 
@@ -57,6 +57,7 @@ class Batching:
     ) -> Batch:
         """As ``Broker.batch``."""
         require_money(budget)
+        jobs = [with_grid(job, options.grid, self.resources.settings) for job in jobs]
         found = self.quote(jobs, options.need, budget=budget, batch=batch)
         had = {one.name: one for one in found.had}
         if not found.jobs:

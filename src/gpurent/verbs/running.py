@@ -52,6 +52,8 @@ class Trained:
     """What it can go on from: see ``Broker.resumable``."""
     share: JobShare | None = None
     """Of a job of a session: what it has cost by now."""
+    grid: Path | None = None
+    """The picture that was drawn of it: strengths beside one another, its trigger at several places of a prompt."""
 
 
 @dataclass(frozen=True)
@@ -143,11 +145,12 @@ class Running:
         run = self.resources.ledger.run(run_id)
         return Trained(
             run_id,
-            files=tuple(one.path for one in run.artefacts),
+            files=tuple(one.path for one in run.loras),
             final_loss=outcome.final_loss,
             stopped=outcome.stopped and not outcome.paused,
             receipt=make_receipt(run, self.resources.clock.now()),
             state=outcome.state,
+            grid=outcome.grid,
         )
 
     @contextmanager

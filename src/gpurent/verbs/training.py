@@ -14,6 +14,7 @@ from gpurent.jobs.statefile import StateFile
 from gpurent.jobs.work import Work
 from gpurent.money import ZERO, Usd
 from gpurent.plan.quote import Quote, QuoteRow, affordable_rows
+from gpurent.settings import Settings
 from gpurent.verbs.quoting import Quoting
 from gpurent.verbs.running import Caller, Running, Trained
 
@@ -22,6 +23,11 @@ def require_money(budget: Usd) -> None:
     """Raise UsageError for a budget that pays for nothing."""
     if budget <= ZERO:
         raise UsageError(f"a budget of {budget} pays for nothing", hint="Give an amount of dollars, e.g. --budget 10.")
+
+
+def with_grid(job: Job, wanted: bool | None, settings: Settings) -> Job:
+    """A job with a grid at its end, or without one, as ``[job] grid`` says where ``wanted`` is None."""
+    return job if (settings.job.grid if wanted is None else wanted) else job.without_grid()
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,7 @@ class Training:
     ) -> Trained:
         """As ``Broker.train``."""
         require_money(budget)
+        job = with_grid(job, options.grid, self.running.resources.settings)
         work = Work.of(job, resume, options.stop_at)
         rest = rest_of(job, resume, work.last_step(work.tasks[0]))
         quote = self.quoting.quote(rest, options.need, budget)
