@@ -20,7 +20,7 @@ from gpurent.budget.events import Kind
 from gpurent.clock import SystemClock
 from gpurent.errors import HostUnreachable, UsageError
 from gpurent.jobs import statefile
-from gpurent.jobs.options import RunOptions
+from gpurent.jobs.options import BatchOptions, RunOptions
 from gpurent.jobs.progress import JobBegun, Notice, Progress, Trained
 from gpurent.model import Need
 from gpurent.registry import Opened
@@ -143,6 +143,34 @@ def test_a_job_of_a_batch_that_was_stopped_is_continued_by_its_name(ground: Grou
     stub.order(Orders())
     done = ground.broker.train(again, budget=ONE, options=FREE_LINES, resume=state)
     assert starts(ground, done.run_id) == [state.step] and not done.stopped
+
+
+def test_a_batch_that_is_run_again_goes_on_with_a_stopped_job_from_its_state(ground: Ground, stub: StubEngine) -> None:
+    """The quote is for what is left. A state of another configuration, or one that was changed, is not gone on from."""
+    stub.order(Orders(step_s=0.1))
+    job, other = saving(ground, "bee"), ground.job("bee", "network_dim = 4", "max_train_steps = 40")
+    first = ground.broker.batch(
+        [job], budget=ONE, options=FREE_LINES,
+        tell=once_home(ground, lambda: ground.broker.ledger.append(run_of(ground), Kind.STOP_REQUESTED)),
+    )  # fmt: skip
+    assert [one.state for one in first.jobs] == ["stopped"]
+    assert ground.broker.batch_quote([other]).resumes == {}
+    whole = ground.broker.batch_quote([job], batch=BatchOptions(again=True))
+    rest = ground.broker.batch_quote([job])
+    state = rest.resumes["bee"]
+    assert 0 < state.step < 40 and rest.quote.workload.steps == whole.quote.workload.steps - state.step
+    kept = state.path.read_bytes()
+    state.path.write_bytes(kept[:-1] + b"!")
+    spoilt = ground.broker.batch_quote([job])
+    assert spoilt.resumes == {} and any("is not what came home" in note for note in spoilt.quote.notes)
+    state.path.write_bytes(kept)
+    stub.order(Orders())
+    second = ground.broker.batch([job], budget=ONE, options=FREE_LINES, tell=ground.tell)
+    assert [one.state for one in second.jobs] == ["done"]
+    assert starts(ground, second.run_id or "", "jobs/1") == [state.step]
+    assert any(
+        isinstance(one, Notice) and f"bee goes on from step {state.step} of" in one.message for one in ground.said
+    )
 
 
 def run_of(ground: Ground) -> str:

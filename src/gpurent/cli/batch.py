@@ -140,6 +140,8 @@ def _describe(jobs: list[Job]) -> None:
 def _print_quote(found: BatchQuote) -> None:
     for one in found.had:
         output.console.print(f"{one.name}: done before ({one.why}); --again trains it again.", style="green")
+    for name, state in found.resumes.items():
+        output.console.print(f"{name}: goes on from step {state.step} of {state.steps}, which an earlier run has left.")
     if not found.jobs:
         output.console.print("Every job has its result; there is nothing to rent.")
         return
@@ -180,7 +182,12 @@ def _quote_dict(found: BatchQuote) -> dict[str, Any]:
     shared_s, own = spans(rows[0]) if rows else (0.0, [])
     return {
         "jobs": [
-            {"name": job.name, "steps": job.length.steps, "expected_s": round(seconds, 1)}
+            {
+                "name": job.name,
+                "steps": job.length.steps,
+                "from_step": found.resumes[job.name].step if job.name in found.resumes else 0,
+                "expected_s": round(seconds, 1),
+            }
             for job, seconds in zip(found.jobs, own, strict=bool(rows))
         ],
         "shared_s": round(shared_s, 1),

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
 from gpurent.budget.state import Artefact, Run
 from gpurent.dataset.content import contents, key
 from gpurent.dataset.job import Job
 from gpurent.errors import NoOffer, UsageError
+from gpurent.jobs.statefile import StateFile
 from gpurent.jobs.work import Task, TaskState, Work
 from gpurent.money import ZERO, Usd
 from gpurent.plan.fleet import MOST, Fleet, fastest, fleets
@@ -20,6 +22,8 @@ from gpurent.plan.quote import Quote, QuoteRow
 from gpurent.plan.throughput import work as work_of
 from gpurent.report.receipt import Receipt
 from gpurent.report.shares import shares
+
+NONE: Mapping[str, StateFile] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +79,8 @@ class BatchQuote:
     """The machines that share the jobs, where there is anything to train and an offer for it."""
     choices: tuple[Fleet, ...] = ()
     """The same jobs on one machine, on two, and so on."""
+    resumes: Mapping[str, StateFile] = field(default_factory=dict)
+    """What jobs go on from, by their names: an earlier run has left it at home."""
 
 
 def refuse_twins(jobs: Sequence[Job]) -> None:
@@ -112,10 +118,10 @@ def _effort(job: Job) -> float:
     return one.steps * one.batch_size * work_of(one)
 
 
-def tasks(jobs: Sequence[Job]) -> tuple[Task, ...]:
-    """Jobs with their numbers and digests. Raises SourceChanged."""
-    found = contents(jobs)
-    return tuple(Task(job, number, content) for number, (job, content) in enumerate(zip(jobs, found, strict=True), 1))
+def tasks(jobs: Sequence[Job], resumes: Mapping[str, StateFile] = NONE) -> tuple[Task, ...]:
+    """Jobs with their numbers, digests and states to go on from. Raises SourceChanged."""
+    found = enumerate(zip(jobs, contents(jobs), strict=True), 1)
+    return tuple(Task(job, number, content, resumes.get(job.name)) for number, (job, content) in found)
 
 
 def result_of(

@@ -507,7 +507,7 @@ class Conductor:
         session.hubs, session.premises = order.hubs, machine.premises
         session.resume, session.stop_at = task.resume, work.last_step(task)
         session.ahead = machine.ahead
-        if task.resume is not None and task.begun:
+        if task.resume is not None and (task.begun or work.batch):
             self.tell(Notice(f"{job.name} goes on from step {task.resume.step} of {job.length.steps}."))
         session.scalars = scalars.opened(job.logs, self.run_id, self.tell)
         try:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gpurent.budget.state import Run
 from gpurent.dataset.configfile import NO_CHANGES
+from gpurent.dataset.content import key
+from gpurent.dataset.increments import increments
 from gpurent.dataset.job import Job
 from gpurent.errors import UsageError
 from gpurent.jobs import statefile
 from gpurent.jobs.statefile import StateFile
+from gpurent.jobs.work import Task
 from gpurent.model import Workload
 
 
@@ -55,6 +58,45 @@ def the_one(run: Run, run_dir: Path, name: str | None) -> Kept:
     return found[0]
 
 
+def left_behind(
+    tasks: Sequence[Task], runs: Iterable[Run], run_dir: Callable[[str], Path], notes: list[str]
+) -> dict[str, StateFile]:
+    """The newest state at home from which each job of a batch goes on, by its name; others begin at their start.
+
+    Args:
+        tasks: with their digests.
+        runs: those that are open are left alone.
+        run_dir: of a run.
+        notes: gets a word on states that cannot be used.
+    """
+    names = {key(task.job, task.content): task.job for task in tasks if task.content is not None}
+    found: dict[str, StateFile] = {}
+    for run in runs:
+        begun = {job.key for rental in run.rentals for job in rental.jobs}
+        if run.open_rentals or not begun & names.keys():
+            continue
+        try:
+            kept = states(run, run_dir(run.id))
+        except UsageError as error:
+            notes.append(f"Run {run.id} is not gone on from: {error}")
+            continue
+        for state in (one.state for one in kept):
+            job = names.get(state.key)
+            if job is None or state.step >= job.length.steps:
+                continue
+            if job.name not in found or state.step > found[job.name].step:
+                found[job.name] = state
+    return found
+
+
+def loads(jobs: Sequence[Job], resumes: Mapping[str, StateFile]) -> tuple[Workload, ...]:
+    """What there is to plan of jobs that follow one another, some of which go on from a state."""
+    return tuple(
+        _rest(work, job.length.steps, resumes[job.name], job.length.steps) if job.name in resumes else work
+        for job, work in zip(jobs, increments(jobs), strict=True)
+    )
+
+
 def read_again(run: Run, name: str, changes: Mapping[str, object] = NO_CHANGES) -> Job:
     """A job of a run, from the files that it was made from. Raises UsageError, also as ``Job.from_config``."""
     jobs = run.config.get("jobs")
@@ -84,8 +126,11 @@ def rest_of(job: Job, resume: StateFile | None, last_step: int | None) -> Job | 
             f"the state is of step {done}, and the training has {steps}: nothing is left of it",
             hint="A longer one goes on: --epochs with more than before.",
         )
-    work = job.workload
-    share = (steps - done) / job.length.steps
-    return replace(
-        work, steps=max(1, round(work.steps * share)), upload_bytes=work.upload_bytes + (resume.size if resume else 0)
-    )
+    return _rest(job.workload, job.length.steps, resume, steps)
+
+
+def _rest(work: Workload, whole: int, resume: StateFile | None, last: int) -> Workload:
+    """The steps from a state to ``last``, of ``whole``, and the state to send."""
+    done, size = (resume.step, resume.size) if resume else (0, 0)
+    steps = max(1, round(work.steps * (last - done) / whole))
+    return replace(work, steps=steps, upload_bytes=work.upload_bytes + size)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from gpurent.budget.state import Run
 from gpurent.dataset.job import Job
@@ -21,6 +21,8 @@ from gpurent.jobs.batch import (
     unaffordable,
 )
 from gpurent.jobs.options import BatchOptions, RunOptions
+from gpurent.jobs.resuming import left_behind, loads
+from gpurent.jobs.statefile import StateFile
 from gpurent.jobs.work import Task, Work
 from gpurent.model import Need
 from gpurent.money import ZERO, Usd
@@ -75,7 +77,7 @@ class Batching:
             return "" if other is None else other.why
 
         count = 1 if found.fleet is None else len(found.fleet.rows)
-        work = Work(tasks(found.jobs), batch=True, on_failure=batch.on_failure, home=home, rentals=count)
+        work = Work(tasks(found.jobs, found.resumes), batch=True, on_failure=batch.on_failure, home=home, rentals=count)
         run_id, outcome = self.running.begin(
             work, name=work.title, quote=found.quote, rows=rows, budget=budget, options=options, caller=caller
         )
@@ -89,22 +91,26 @@ class Batching:
         refuse_twins(jobs)
         asked = need or self.resources.settings.need.as_need()
         runs: Sequence[Run] = () if batch.again or not self.resources.has_ledger else self.resources.ledger.runs()
-        made = [result_of(task, runs, self.attendance.away) for task in tasks(jobs)] if runs else [None] * len(jobs)
+        known = tasks(jobs) if runs else ()
+        made = [result_of(task, runs, self.attendance.away) for task in known] if runs else [None] * len(jobs)
         had = tuple(one for one in made if one is not None)
         new = [job for job, one in zip(jobs, made, strict=True) if one is None]
         wanted = new if batch.in_order else ordered(new)
         if not wanted:
             return BatchQuote((), had, Quote((), asked, ()), None)
-        quote = self.quoting.quote(wanted, need, budget)
+        notes: list[str] = []
+        resumes = left_behind([one for one in known if one.job in wanted], runs, self.resources.run_dir, notes)
+        quote = self.quoting.of(loads(wanted, resumes), need, budget)
+        quote = replace(quote, notes=(*notes, *quote.notes))
         fitting = wanted
         try:
             if budget is not None:
                 affordable_rows(quote, budget)
         except NoOffer as error:
-            fitting = self._fitting(wanted, need, quote, budget)
+            fitting = self._fitting(wanted, resumes, need, quote, budget)
             if not fitting or not batch.partial:
                 raise unaffordable(wanted, len(fitting), budget or ZERO, error) from error
-            quote = self.quoting.again(fitting, need, quote)
+            quote = self.quoting.again(loads(fitting, resumes), need, quote)
         rows = quote.rows if budget is None else _several(affordable_rows(quote, budget), quote)
         return BatchQuote(
             tuple(fitting),
@@ -114,12 +120,15 @@ class Batching:
             excluded=tuple(wanted[len(fitting) :]),
             fleet=chosen(rows, batch.rentals, budget),
             choices=tuple(fleets(rows)) if batch.rentals != 1 else (),
+            resumes=resumes,
         )
 
-    def _fitting(self, jobs: list[Job], need: Need | None, quote: Quote, budget: Usd | None) -> list[Job]:
+    def _fitting(
+        self, jobs: list[Job], resumes: Mapping[str, StateFile], need: Need | None, quote: Quote, budget: Usd | None
+    ) -> list[Job]:
         """As many of the jobs, from the first on, as the budget surely pays for."""
         for count in range(len(jobs) - 1, 0, -1):
-            rows = self.quoting.again(jobs[:count], need, quote).rows
+            rows = self.quoting.again(loads(jobs[:count], resumes), need, quote).rows
             if any(budget is None or row.asks <= budget for row in rows):
                 return jobs[:count]
         return []

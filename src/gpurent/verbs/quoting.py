@@ -35,7 +35,12 @@ class Quoting:
 
     def quote(self, job: Job | Workload | Sequence[Job], need: Need | None, budget: Usd | None) -> Quote:
         """As ``Broker.quote``."""
-        workload = job if isinstance(job, Workload) else job.workload if isinstance(job, Job) else increments(job)
+        if isinstance(job, Workload):
+            return self.of((job,), need, budget)
+        return self.of((job.workload,) if isinstance(job, Job) else increments(job), need, budget)
+
+    def of(self, workload: Sequence[Workload], need: Need | None, budget: Usd | None) -> Quote:
+        """The same for workloads that follow one another, each as it adds to those before it."""
         need = need or self._need
         notes = [f"{one.name}: {one.message}. {one.hint}" for one in self.resources.problems if not one.missing_key]
         asked, left_out = self._asked()
@@ -59,9 +64,9 @@ class Quoting:
         table = price_table()
         return make_quote(workload, need, table.offers, budget, notes=notes, source="table", dated=table.dated)
 
-    def again(self, jobs: Sequence[Job], need: Need | None, quote: Quote) -> Quote:
+    def again(self, workloads: Sequence[Workload], need: Need | None, quote: Quote) -> Quote:
         """A quote for some of its jobs, on the offers that are known."""
-        known = make_quote(increments(jobs), need or self._need, [row.offer for row in quote.rows])
+        known = make_quote(workloads, need or self._need, [row.offer for row in quote.rows])
         return replace(known, notes=quote.notes, source=quote.source, dated=quote.dated, play=quote.play)
 
     @property
