@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from tests.engine.run import events, run, spec
 
-from gpurent_engine import serve, training
+from gpurent_engine import serve, sheet, training
 from gpurent_engine.bases import Kept
 from gpurent_engine.spec import TrainSpec
 
@@ -61,6 +62,21 @@ class Orders:
         (self.folder / f"{self.count}.json").write_text(json.dumps({"job": str(folder / "job.json")}))
         return folder
 
+    def draw(self, name: str, within_s: float = 100.0) -> Path:
+        """The grid of a job; its folder."""
+        folder = self.jobs / f"{name}-grid"
+        folder.mkdir(parents=True)
+        rows = [{"text": text, "seed": 1, "negative": "", "label": text} for text in ("a disc", "a red disc")]
+        order = {
+            "job": str(self.jobs / name / "job.json"), "events": str(folder / "events.jsonl"),
+            "lora": "disc.safetensors", "picture": "disc-grid.png", "rows": rows, "strengths": [0.5, 1.0], "steps": 2,
+            "side": 64, "within_s": within_s,
+        }  # fmt: skip
+        (folder / "grid.json").write_text(json.dumps(order))
+        self.count += 1
+        (self.folder / f"{self.count}.json").write_text(json.dumps({"grid": str(folder / "grid.json")}))
+        return folder
+
 
 @pytest.fixture
 def orders(tmp_path: Path, base_model: Path, pictures: Path) -> Orders:
@@ -86,6 +102,35 @@ def test_jobs_of_one_process_end_in_what_processes_of_their_own_end_in_bit_for_b
         assert (folder / "status").read_text() == "0\n"
         assert events(folder / "events.jsonl")[-1]["event"] == "done"
     assert kept.again == len(folders) - 1
+
+
+def test_the_grid_of_a_job_is_drawn_on_the_base_that_is_kept(
+    orders: Orders, capfd: pytest.CaptureFixture[str]
+) -> None:  # fmt: skip
+    """As large as the client expects it, and with another picture in each column; then the process takes jobs again."""
+    kept = Kept()
+    first = orders.add("first", spec(max_train_epochs=1))
+    drawn = orders.draw("first")
+    orders.add("second", spec(max_train_epochs=1))
+    slow = orders.draw("second", within_s=0.001)
+    assert serve.serve(orders.folder, 0.01, kept) == training.FAILED
+    said = events(drawn / "events.jsonl")
+    assert [one["event"] for one in said] == ["phase", *["drawing"] * 4, "grid"]
+    assert [(one["done"], one["total"]) for one in said[1:-1]] == [(0, 6), (2, 6), (4, 6), (6, 6)]
+    path = first / "out" / said[-1]["path"]
+    assert (said[-1]["path"], said[-1]["size"]) == ("disc-grid.png", path.stat().st_size)
+    assert (drawn / "status").read_text() == "0\n" and kept.again == 3
+    with Image.open(path) as found:
+        assert found.size == sheet.size(rows=2, columns=3)
+        left, top = sheet.MARGIN + sheet.LABEL, sheet.MARGIN + sheet.HEADER
+        cells = [
+            found.crop(
+                (left + at * (sheet.CELL + sheet.GAP), top, left + at * (sheet.CELL + sheet.GAP) + 192, top + 192)
+            )
+            for at in range(3)
+        ]
+    assert len({one.tobytes() for one in cells}) == 3
+    assert events(slow / "events.jsonl")[-1]["code"] == "slow", capfd.readouterr().err
 
 
 def test_it_ends_after_a_job_that_failed_and_leaves_the_next_one_alone(orders: Orders, tmp_path: Path) -> None:

@@ -11,8 +11,10 @@ from gpurent.dataset import wording
 from gpurent.errors import UsageError
 from gpurent.expected import MIB
 from gpurent.model import Drawing
-from gpurent_engine import sheet
+from gpurent_engine import networkargs, sheet
 from gpurent_engine.data import Dataset
+from gpurent_engine.families import SDXL
+from gpurent_engine.families.record import Family
 from gpurent_engine.spec import TrainSpec
 
 NEGATIVE = "blurry, deformed, low quality, watermark, text"
@@ -82,17 +84,17 @@ def picture_of(lora: str) -> str:
     return f"{lora.removesuffix('.safetensors')}-grid.png"
 
 
-def planned(dataset: Dataset, spec: TrainSpec, most: int) -> Grid | None:
-    """The grid at the end of a training; None where a LoRA alone does not show what was trained.
+def planned(dataset: Dataset, spec: TrainSpec, family: Family) -> Grid | None:
+    """The grid at the end of a training; None for what diffusers does not load, and where a LoRA alone does not show
+    what was trained.
 
     The trigger is what the captions have in common. Where they have nothing, some of them are drawn as they are.
-    Pictures are as large as those of the training, and of ``most`` pixels a side at most: as many as the base was made
-    for.
+    Pictures are as large as those of the training, and at most as large as the base was made for.
     """
-    if spec.base_weights:
+    if spec.base_weights or networkargs.read(spec, family is SDXL).algo != "lora":
         return None
     width, height = spec.resolution
-    side = max(STRIDE, min(most, math.isqrt(width * height)) // STRIDE * STRIDE)
+    side = max(STRIDE, min(family.side, math.isqrt(width * height)) // STRIDE * STRIDE)
     seeds = SEEDS if side <= LARGE else SEEDS[:1]
     folders = [one for one in dataset.folders if not one.regular]
     found = dict.fromkeys(trigger for one in folders if (trigger := wording.shared(one, spec).trigger))

@@ -128,7 +128,7 @@ class Job:
     @cached_property
     def grid(self) -> Grid | None:
         """What is drawn of it at its end."""
-        return planned(self.dataset, self.spec, self.base_model.found.family.side) if self.draws else None
+        return planned(self.dataset, self.spec, self.base_model.found.family) if self.draws else None
 
     @cached_property
     def length(self) -> buckets.Length:

@@ -61,6 +61,8 @@ def draw(session: Session, job: Job, outcome: Outcome, estimate: Range, kept_s: 
     """
     grid, lora = job.grid, _last(outcome)
     if grid is None or lora is None:
+        if job.draws:
+            session.tell(Notice("No grid is drawn of it: only of LoRAs that diffusers loads onto the base as it is."))
         return None
     easel = _Easel(session, grid, lora.name, session.watch.deadlines.soft - session.clock.now() - kept_s)
     try:
