@@ -146,7 +146,7 @@ def test_it_ends_after_a_job_that_failed_and_leaves_the_next_one_alone(orders: O
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "no valid JSON"),
+        ("", "not valid JSON"),
         ("[]", "absolute path"),
         ('{"job": "job.json"}', "absolute path"),
         ('{"job": "/nowhere/job.json"}', "No such file"),

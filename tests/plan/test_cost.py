@@ -82,5 +82,5 @@ def test_the_traffic_reserve_covers_a_session(price: Price, job: Workload, time:
 def test_the_reserve_counts_everything_that_is_fetched_twice() -> None:
     """What comes from here may be sent twice, what goes home fetched twice; packages are half a gigabyte."""
     price = Price(ZERO, ZERO, Usd(1000), Usd(1000))
-    job = replace(JOB, upload_bytes=10**9, base_download_bytes=10**9, checkpoint_bytes=10**9)
+    job = replace(JOB, upload_bytes=10**9, base_download_bytes=10**9, checkpoint_bytes=10**9, grid=None)
     assert traffic(price, job) == Usd(5500)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.plan.world import JOB, OFFER, offers, workloads
 
-from gpurent.model import Offer, Workload
+from gpurent.model import Drawing, Offer, Workload
 from gpurent.plan import vram
 from gpurent.plan.gpus import TABLE, find
 from gpurent.plan.ranges import Range
@@ -29,10 +29,20 @@ def test_every_stage_runs_from_low_to_high(offer: Offer, job: Workload) -> None:
     """No estimate is negative, and its middle lies between its ends, in each stage and in all."""
     line = predict(job, offer)
     before = (line.boot_s, line.environment_s, line.base_model_s, line.upload_s)
-    stages = (*before, line.train_s, line.collect_s, line.destroy_s)
+    stages = (*before, line.train_s, line.collect_s, line.draw_s, line.destroy_s)
     assert all(ordered(stage) for stage in (*stages, line.before_training_s, line.total_s))
     assert line.total_s.high <= sum(stage.high for stage in stages) * (1 + 1e-9)
     assert line.total_s.low >= line.train_s.low
+
+
+@given(offers, workloads())
+def test_a_grid_takes_time_of_its_own_and_nothing_else(offer: Offer, job: Workload) -> None:
+    """It is drawn once the LoRA is at home; a larger one never takes less, and none takes nothing."""
+    grid = Drawing(predictions=960, pictures=24, side=512, calls=80, size=10**6)
+    without, small = predict(replace(job, grid=None), offer), predict(replace(job, grid=grid), offer)
+    large = predict(replace(job, grid=grid + grid), offer)
+    assert without.draw_s.high == 0 and replace(small, draw_s=without.draw_s) == without
+    assert 0 < small.draw_s.mid <= large.draw_s.mid and small.total_s.mid > without.total_s.mid
 
 
 @given(offers, workloads(), st.integers(1, 1000))

@@ -103,7 +103,7 @@ def test_too_small_a_budget_says_what_would_do() -> None:
         ({}, Need(max_hourly=Usd.parse("0.30")), "$0.364167/h with disk, above $0.30/h"),
         ({"reliability": 0.8}, Need(min_reliability=0.95), "reliability 80.0%, 95.0% wanted"),
         ({}, Need(trusted_only=True), "not in a data centre or secure cloud"),
-        ({"max_duration_s": 600}, Need(), "available for at most 0.2 h, 0.5 h needed"),
+        ({"max_duration_s": 600}, Need(), "available for at most 0.2 h, 0.6 h needed"),
     ],
 )
 def test_a_rejected_offer_says_why(change: dict[str, object], need: Need, reason: str) -> None:
