@@ -153,7 +153,7 @@ def _grid(options: argparse.Namespace) -> int:
         prompts,
         strengths,
         settings=settings,
-        on_drawn=lambda done, total: print(f"{done} of {total}", file=sys.stderr, flush=True),
+        on_drawn=lambda done, total: print(f"{done:.0f} of {total}", file=sys.stderr, flush=True),
     )
     options.out.parent.mkdir(parents=True, exist_ok=True)
     picture.save(options.out)

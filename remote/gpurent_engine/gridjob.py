@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 MOST = 1 << 20
 """Bytes of an order."""
 KEYS = frozenset(("job", "events", "lora", "picture", "rows", "strengths", "steps", "side", "within_s"))
-SURE = 0.1
-"""From this share on, the time that the rest will take is believed."""
+SURE, FAR = 0.1, 5.0
+"""From this share on, the time that the rest will take is believed; before, if it is so many times what is left."""
 
 
 class TooSlow(Exception):
@@ -41,19 +41,25 @@ class _Clock:
 
     until: float
     out: EventWriter
-    begun: float = 0.0
+    warm: tuple[float, float] | None = None
+    """When the first step was over, in which libraries choose and compile, and how far it was then."""
+    said: int = -1
 
-    def drawn(self, done: int, total: int) -> None:
-        """Called with pictures drawn so far and in all. Raises TooSlow."""
+    def drawn(self, done: float, total: int) -> None:
+        """Called with pictures drawn so far, in parts of them, and in all. Raises TooSlow."""
         now = time.monotonic()
-        if done == 0:
-            self.begun = now
-        self.out.emit("drawing", done=done, total=total)
-        if done and (now > self.until or done >= SURE * total):
-            rest_s = (now - self.begun) / done * (total - done)
-            if now + rest_s > self.until:
-                left_s = max(0.0, self.until - now)
-                raise TooSlow(f"{total - done} pictures more would take {rest_s:.0f} s, and {left_s:.0f} s are left.")
+        if int(done) > self.said:
+            self.said = int(done)
+            self.out.emit("drawing", done=self.said, total=total)
+        if self.warm is None:
+            self.warm = (now, done) if done else None
+            return
+        begun, first = self.warm
+        rest_s = (now - begun) / (done - first) * (total - done) if done > first else 0.0
+        left_s = self.until - now
+        if rest_s > left_s * (1.0 if done >= SURE * total else FAR) or left_s < 0:
+            said = f"{total - done:.0f} pictures more would take {rest_s:.0f} s, and {max(0.0, left_s):.0f} s are left."
+            raise TooSlow(said)
 
 
 def run(path: Path, opener: Opener | None = None) -> int:
@@ -96,7 +102,9 @@ def _read(path: Path) -> dict[str, Any]:
     return found
 
 
-def _draw(order: dict[str, Any], out: EventWriter, on_drawn: Callable[[int, int], None], opener: Opener | None) -> None:
+def _draw(
+    order: dict[str, Any], out: EventWriter, on_drawn: Callable[[float, int], None], opener: Opener | None
+) -> None:
     job = training.read_order(Path(order["job"]))
     spec = TrainSpec.from_dict(job["spec"])
     out.emit("phase", name="load")

@@ -81,7 +81,7 @@ def usual(base_model: str) -> Source:
 
 def grid(
     source: Source, lora_file: Path, prompts: Sequence[Prompt], strengths: Sequence[float], *, settings: Settings,
-    on_drawn: Callable[[int, int], None] = lambda _done, _total: None, opener: Opener = opened,
+    on_drawn: Callable[[float, int], None] = lambda _done, _total: None, opener: Opener = opened,
     spec: TrainSpec | None = None,
 ) -> Image.Image:  # fmt: skip
     """Draw every prompt without the LoRA and at each strength.
@@ -92,7 +92,7 @@ def grid(
         prompts: one a row.
         strengths: one a column, after that of the base alone.
         settings: how.
-        on_drawn: called with pictures drawn so far, from 0 on, and in all.
+        on_drawn: called at each step with pictures drawn so far, in parts of them and from 0 on, and in all.
         opener: reads the base model; what it hands out is changed.
         spec: of the training, for what a base does not say of itself.
 
@@ -136,24 +136,32 @@ class _Easel:
     most: int
     """Pictures at once."""
 
-    def draw(self, prompts: Sequence[Prompt], on_drawn: Callable[[int], None]) -> list[Image.Image]:
+    def draw(self, prompts: Sequence[Prompt], on_drawn: Callable[[float], None]) -> list[Image.Image]:
         """One picture a prompt, as many at once as memory takes."""
         found: list[Image.Image] = []
         while len(found) < len(prompts):
+            some, before = prompts[len(found) : len(found) + self.most], len(found)
+
+            def stepped(share: float, count: int = len(some), before: int = before) -> None:
+                on_drawn(before + share * count)
+
             try:
-                found += self._some(prompts[len(found) : len(found) + self.most])
+                found += self._some(some, stepped)
             except (RuntimeError, MemoryError) as error:
                 if self.most == 1 or not device.out_of_memory(error):
                     raise
                 self.most = self.most // 2
                 if torch.cuda.is_available():
                     torch.cuda.empty_cache()
-                continue
-            on_drawn(len(found))
         return found
 
-    def _some(self, prompts: Sequence[Prompt]) -> list[Image.Image]:
+    def _some(self, prompts: Sequence[Prompt], on_step: Callable[[float], None]) -> list[Image.Image]:
         settings, parts = self.settings, self.parts
+
+        def stepped(_pipeline: object, step: int, _time: object, tensors: dict[str, Any]) -> dict[str, Any]:
+            on_step((step + 1) / settings.steps)
+            return tensors
+
         more = {}
         if settings.clip_skip > 1 and not parts.family.size_conditioning:
             more["clip_skip"] = settings.clip_skip - 1  # diffusers counts the layers that are left out
@@ -166,6 +174,7 @@ class _Easel:
             guidance_scale=settings.guidance,
             generator=[torch.Generator().manual_seed(prompt.seed) for prompt in prompts],
             output_type="latent",
+            callback_on_step_end=stepped,
             **more,
         ).images
         # each by itself and in float32: VAEs of Stable Diffusion overflow in fp16, and take much memory

@@ -115,8 +115,8 @@ def test_the_grid_of_a_job_is_drawn_on_the_base_that_is_kept(
     slow = orders.draw("second", within_s=0.001)
     assert serve.serve(orders.folder, 0.01, kept) == training.FAILED
     said = events(drawn / "events.jsonl")
-    assert [one["event"] for one in said] == ["phase", *["drawing"] * 4, "grid"]
-    assert [(one["done"], one["total"]) for one in said[1:-1]] == [(0, 6), (2, 6), (4, 6), (6, 6)]
+    assert [one["event"] for one in said] == ["phase", *["drawing"] * 7, "grid"]
+    assert [(one["done"], one["total"]) for one in said[1:-1]] == [(done, 6) for done in range(7)]
     path = first / "out" / said[-1]["path"]
     assert (said[-1]["path"], said[-1]["size"]) == ("disc-grid.png", path.stat().st_size)
     assert (drawn / "status").read_text() == "0\n" and kept.again == 3
