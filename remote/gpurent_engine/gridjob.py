@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 MOST = 1 << 20
 """Bytes of an order."""
+LONGEST_S = 86_400.0
 KEYS = frozenset(("job", "events", "lora", "picture", "rows", "strengths", "steps", "side", "within_s"))
 SURE, FAR = 0.1, 5.0
 """From this share on, the time that the rest will take is believed; before, if it is so many times what is left."""
@@ -98,6 +99,9 @@ def _read(path: Path) -> dict[str, Any]:
     missing = KEYS - set(order) if isinstance(order, dict) else KEYS
     if missing:
         raise SpecError(sorted(missing)[0], f"is missing in {path}.")
+    within_s = order["within_s"]
+    if not isinstance(within_s, int | float) or not 0 < within_s <= LONGEST_S:
+        raise SpecError("within_s", f"must be a number of seconds up to {LONGEST_S:.0f}.")
     found: dict[str, Any] = order
     return found
 
