@@ -29,7 +29,8 @@ def test_it_comes_home_beside_the_lora_once_that_is_verified(ground: Ground) -> 
     job = ground.job("ant", "max_train_steps = 4")
     found = ground.broker.train(job, budget=ONE, options=DRAWN, tell=ground.tell)
     assert found.grid == job.output_dir / "ant-grid.png" and found.files == (job.output_dir / "ant.safetensors",)
-    assert job.grid is not None and struct.unpack(">II", found.grid.read_bytes()[16:24]) == job.grid.size
+    assert job.grid is not None and found.grid is not None
+    assert struct.unpack(">II", found.grid.read_bytes()[16:24]) == job.grid.size
     kinds = [(one.kind, Path(str(one.data.get("path"))).name) for one in ground.cli.events()]
     done = [kind for kind, _ in kinds].index(Kind.JOB_DONE)
     assert kinds.index((Kind.CHECKPOINT_HOME, "ant.safetensors")) < done
