@@ -112,7 +112,9 @@ class _Easel:
             raise _NotDrawn(f"it takes about {estimate.mid:.0f} s, and the money left does not pay for them")
         if estimate.mid > LONGEST_S:
             raise _NotDrawn(f"it takes about {estimate.mid / 60:.0f} min on this machine")
-        within_s = min(estimate.high + GRACE_S, LONGEST_S, max(SHORTEST_S, self.left_s))
+        # where no GPU is paid for, it may be drawn on a CPU, of which the estimate knows nothing
+        longest_s = min(estimate.high + GRACE_S, LONGEST_S) if session.paid_gpu else LONGEST_S
+        within_s = min(longest_s, max(SHORTEST_S, self.left_s))
         session.tell(StageStarted(Stage.DRAW, f"a grid of {grid.pictures} pictures", grid.pictures))
         self._start(within_s)
         return self._bring(self._followed(within_s))
