@@ -49,6 +49,8 @@ class Session:
     _consent: Callable[[Quote, QuoteRow], bool] | None = field(default=None, repr=False)
     _base_model: str | None = field(default=None, repr=False)
     """Of the session; set by its first job where the user named none."""
+    _grids: bool = field(default=True, repr=False)
+    """Whether a grid is drawn of each job."""
     _files: dict[Path, str] = field(default_factory=dict, init=False, repr=False)
     """Which job has written, or is to write, what."""
     _lock: RLock = field(default_factory=RLock, init=False, repr=False)
@@ -96,6 +98,7 @@ class Session:
             JobFailed: by its own fault; the session stays open.
             BudgetReached, Interrupted, InDoubt: the session is over.
         """
+        job = job if self._grids else job.without_grid()
         with self._lock:
             self._refuse(job)
             files = [job.output_dir / name for name in sorted(job.expected.planned)]
@@ -119,11 +122,12 @@ class Session:
         receipt = make_receipt(run, one.clock.now())
         return Trained(
             self.run_id,
-            files=tuple(file.path for file in run.artefacts if file.job_id in ids),
+            files=tuple(file.path for file in run.loras if file.job_id in ids),
             final_loss=outcome.final_loss,
             stopped=outcome.stopped,
             receipt=receipt,
             state=outcome.state,
+            grid=outcome.grid,
             share=next((share for share in receipt.jobs if share.name == name), None),
         )
 
@@ -250,7 +254,9 @@ class Sessions:
             linger_s=session.linger_s,
         )
         base = None if base_model is None else named(base_model)
-        return Session(run_id, keeper, clock.begin(keeper.run), wish, _consent=consent, _base_model=base)
+        grids = resources.settings.job.grid if options.grid is None else options.grid
+        began = clock.begin(keeper.run)
+        return Session(run_id, keeper, began, wish, _consent=consent, _base_model=base, _grids=grids)
 
 
 def _choice(quoting: Quoting, job: Job | Workload, need: Need, left: Usd, *, play: bool, idle_s: float) -> Choice:
