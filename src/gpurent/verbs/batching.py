@@ -107,7 +107,7 @@ class Batching:
             if budget is not None:
                 affordable_rows(quote, budget)
         except NoOffer as error:
-            fitting = self._fitting(wanted, resumes, need, quote, budget)
+            fitting = self._fitting(wanted, resumes, need, quote, budget=budget)
             if not fitting or not batch.partial:
                 raise unaffordable(wanted, len(fitting), budget or ZERO, error) from error
             quote = self.quoting.again(loads(fitting, resumes), need, quote)
@@ -124,7 +124,7 @@ class Batching:
         )
 
     def _fitting(
-        self, jobs: list[Job], resumes: Mapping[str, StateFile], need: Need | None, quote: Quote, budget: Usd | None
+        self, jobs: list[Job], resumes: Mapping[str, StateFile], need: Need | None, quote: Quote, *, budget: Usd | None
     ) -> list[Job]:
         """As many of the jobs, from the first on, as the budget surely pays for."""
         for count in range(len(jobs) - 1, 0, -1):
