@@ -202,12 +202,12 @@ class Lanes:
             self._clock.begin(self._another)
         while True:
             rate = self._told / max(self._clock.monotonic() - since, PAUSE_S[0])
-            for lane in [one for one in self._lanes[: lanes_for(rate)] if one.empty]:
+            for lane in [lane for lane in self._lanes[: lanes_for(rate)] if lane.empty]:
                 if left:
                     piece = left.popleft()
                     lane.load(piece.packed(), str(piece.file.source), piece.length)
             if not left:
-                for lane in [one for one in self._lanes[1:] if one.empty]:
+                for lane in [lane for lane in self._lanes[1:] if lane.empty]:
                     lane.finish()
                 if first.empty and all(lane.over for lane in self._lanes[1:]):
                     return

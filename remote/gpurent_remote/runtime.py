@@ -145,7 +145,7 @@ def read(lines: Sequence[str]) -> Runtime:
         for line in lines
         if (match := _LINE.fullmatch(line))
     ]
-    best = min(found, key=lambda one: one.place, default=None)
+    best = min(found, key=lambda runtime: runtime.place, default=None)
     if best is None:
         raise HostUnfit("no_python", "the image has no Python", image=True)
     if best.place == 3:

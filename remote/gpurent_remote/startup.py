@@ -112,19 +112,21 @@ class _Renamed(ast.NodeTransformer):
 
     def __init__(self, tree: ast.Module) -> None:
         nodes = list(ast.walk(tree))
-        local = {one.arg for one in nodes if isinstance(one, ast.arg)}
-        for function in (one for one in nodes if isinstance(one, ast.FunctionDef)):
-            inside = [one for one in ast.walk(function) if isinstance(one, ast.Name)]
-            local |= {one.id for one in inside if isinstance(one.ctx, ast.Store)}
-        kept = {one.arg for one in nodes if isinstance(one, ast.keyword)} | set(dir(builtins)) | {"self"}
-        kept |= {one.name for one in nodes if isinstance(one, ast.FunctionDef | ast.ClassDef)}
-        kept |= {one.asname or one.name.partition(".")[0] for one in nodes if isinstance(one, ast.alias)}
-        kept |= {one.name for one in nodes if isinstance(one, ast.ExceptHandler) and one.name}
-        for outer in (one for one in nodes if isinstance(one, ast.Module | ast.ClassDef)):
-            assigned = [target for one in outer.body if isinstance(one, ast.Assign) for target in one.targets]
+        local = {node.arg for node in nodes if isinstance(node, ast.arg)}
+        for function in (node for node in nodes if isinstance(node, ast.FunctionDef)):
+            inside = [inner for inner in ast.walk(function) if isinstance(inner, ast.Name)]
+            local |= {inner.id for inner in inside if isinstance(inner.ctx, ast.Store)}
+        kept = {node.arg for node in nodes if isinstance(node, ast.keyword)} | set(dir(builtins)) | {"self"}
+        kept |= {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+        kept |= {node.asname or node.name.partition(".")[0] for node in nodes if isinstance(node, ast.alias)}
+        kept |= {node.name for node in nodes if isinstance(node, ast.ExceptHandler) and node.name}
+        for outer in (node for node in nodes if isinstance(node, ast.Module | ast.ClassDef)):
+            assigned = [
+                target for statement in outer.body if isinstance(statement, ast.Assign) for target in statement.targets
+            ]
             kept |= {target.id for target in assigned if isinstance(target, ast.Name)}
-        kept |= {one.id for one in nodes if isinstance(one, ast.Name)} & set(string.ascii_letters)
-        letters = (one for one in string.ascii_letters if one not in kept)
+        kept |= {node.id for node in nodes if isinstance(node, ast.Name)} & set(string.ascii_letters)
+        letters = (letter for letter in string.ascii_letters if letter not in kept)
         self._names = dict(zip(sorted(local - kept), letters, strict=False))
 
     def visit_arg(self, node: ast.arg) -> ast.AST:

@@ -76,21 +76,21 @@ class Upload:
         """
         with closing(Lanes(lane, self.on_bytes, self.clock)) as lanes:
             missing = self._missing(lanes.ask(self._survey, "the survey", self._most))
-            pieces = [piece for one in missing for piece in one.pieces]
-            self.on_bytes(sum(one.file.size for one in missing) - sum(piece.length for piece in pieces))
+            pieces = [piece for upload in missing for piece in upload.pieces]
+            self.on_bytes(sum(upload.file.size for upload in missing) - sum(piece.length for piece in pieces))
             lanes.send(pieces)
-            lanes.settle((one.path, one.file) for one in missing if one.large)
+            lanes.settle((upload.path, upload.file) for upload in missing if upload.large)
 
     def over_sftp(self, sftp: paramiko.SFTPClient, receiver: Receiver) -> None:
         """The same over SFTP, one file after another. Raises as ``over_lanes``."""
         missing = self._missing(self._once(receiver, self._survey).found or b"")
         made: set[str] = set()
-        for one in missing:
-            make_folders(sftp, posixpath.dirname(one.path), made)
-            start = one.pieces[0].start if one.pieces else one.file.size
+        for upload in missing:
+            make_folders(sftp, posixpath.dirname(upload.path), made)
+            start = upload.pieces[0].start if upload.pieces else upload.file.size
             self.on_bytes(start)
-            _write(sftp, one.file, one.path, start, on_bytes=self.on_bytes)
-        settle = (order("settle", one.path, one.file.size, one.file.sha256) for one in missing)
+            _write(sftp, upload.file, upload.path, start, on_bytes=self.on_bytes)
+        settle = (order("settle", upload.path, upload.file.size, upload.file.sha256) for upload in missing)
         bad = self._once(receiver, b"".join(settle)).bad
         if bad is not None:
             name = missing[bad].file.source if bad < len(missing) else "a file"
@@ -127,7 +127,7 @@ class Upload:
                 self.on_bytes(file.size)
             else:
                 missing.append(Missing(path, file, tuple(_lacking(path, file, hints))))
-        return sorted(missing, key=lambda one: not one.large)
+        return sorted(missing, key=lambda upload: not upload.large)
 
 
 def _lacking(path: str, file: LocalFile, hints: Sequence[str]) -> Iterator[Piece]:

@@ -39,7 +39,7 @@ class Front:
         self._alikes = alikes
 
     def _find(self, path: str) -> Alike | None:
-        return next((one for one in self._alikes if path.startswith(one.prefixes)), None)
+        return next((alike for alike in self._alikes if path.startswith(alike.prefixes)), None)
 
     def dress(self, path: str, status: int) -> tuple[str, bytes] | None:
         """How the service of ``path`` words an error; None for the sandbox's own way."""

@@ -47,8 +47,11 @@ def lay_out(root: Path, image: Image) -> None:
     """Interpreters where the image has them."""
     for folder in SSHD_PATH:
         (root / folder).mkdir(parents=True, exist_ok=True)
-    for one in image.interpreters:
-        _program(root / one.path, f'exec "{root / PROGRAM}" "$@"' if one.complete else _lean(root, one.version))
+    for interpreter in image.interpreters:
+        _program(
+            root / interpreter.path,
+            f'exec "{root / PROGRAM}" "$@"' if interpreter.complete else _lean(root, interpreter.version),
+        )
 
 
 def _program(path: Path, text: str) -> None:

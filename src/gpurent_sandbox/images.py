@@ -41,8 +41,8 @@ class Image:
 _NO_COMPILER = ("gcc", "cc", "g++", "c++", "cpp", "make", "nvcc")
 
 IMAGES: Mapping[str, Image] = {
-    one.name: one
-    for one in (
+    image.name: image
+    for image in (
         Image(
             "pytorch-runtime",
             (Interpreter("opt/conda/bin/python3"), Interpreter("opt/conda/bin/python")),
@@ -162,5 +162,5 @@ def chosen(furnishing: Furnishing, image: str) -> Image:
 
 def merged(furnishings: Sequence[Furnishing]) -> Furnishing:
     """Several orders for one machine: the last image, and all traits."""
-    named = [one.image for one in furnishings if one.image]
-    return Furnishing(named[-1] if named else "", frozenset().union(*(one.traits for one in furnishings)))
+    named = [furnishing.image for furnishing in furnishings if furnishing.image]
+    return Furnishing(named[-1] if named else "", frozenset().union(*(furnishing.traits for furnishing in furnishings)))

@@ -35,4 +35,4 @@ class LookAlike:
 
 def fault_kinds(look_alikes: Sequence[LookAlike]) -> list[FaultKind]:
     """Every fault that can be ordered from a sandbox with these look-alikes."""
-    return [*Fault, *(kind for one in look_alikes for kind in one.faults)]
+    return [*Fault, *(kind for look_alike in look_alikes for kind in look_alike.faults)]

@@ -115,7 +115,7 @@ class Market:
                 boot_s=machine.boot_s if self._boot_s is None else self._boot_s,
                 troubles=deal(self._faults, now, order, machine),
                 own_troubles=order.deal(self._faults),
-                furnishing=merged([one for name, one in self._furnishings if name in ("*", machine.id)]),
+                furnishing=merged([furnishing for name, furnishing in self._furnishings if name in ("*", machine.id)]),
             )
             self._held[held.id] = held
             self._solvent_until = self._quiet_until = now

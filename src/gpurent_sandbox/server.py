@@ -252,7 +252,7 @@ class Sandbox:
             self._hosts_dir, self.faults, callbacks, self.url, keep=self._keep_hosts, engine=self._engine
         )
         context = Context(market, self.faults, self._keys, self._hosts.kill, self._hosts.log)
-        front = Front(build_api(context), [one.serve(context) for one in self._look_alikes])
+        front = Front(build_api(context), [look_alike.serve(context) for look_alike in self._look_alikes])
         config = uvicorn.Config(
             Wire(front, faults=self.faults, journal=self.journal, now=market.now, dress=front.dress),
             http=CuttableProtocol,

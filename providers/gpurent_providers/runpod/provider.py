@@ -98,7 +98,7 @@ class RunPodProvider(HttpAdapter):
             return None if wire.ended(value := reply.json()) else wire.instance(value)
         if not wire.problem(_json_or_none(reply)).known:
             raise Unavailable(f"runpod: an unclear 404: {reply.excerpt!r}", provider=self.name)
-        return next((one for one in self.instances() if one.ref == ref), None)
+        return next((instance for instance in self.instances() if instance.ref == ref), None)
 
     def instances(self) -> Sequence[Instance]:
         """All pods of the account that have not been terminated, over all pages."""

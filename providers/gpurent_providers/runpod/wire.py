@@ -125,8 +125,8 @@ def _centers(row: Mapping[str, object]) -> list[str]:
     """Data centres with stock, best first; ``[""]`` when there is some and nobody says where."""
     if not _stock(row):
         return []
-    named = [mapping(one) for one in rows(row.get("dataCenters"))]
-    stocked = {text(one.get("id")): _stock(one) for one in named if _stock(one)}
+    named = [mapping(center) for center in rows(row.get("dataCenters"))]
+    stocked = {text(center.get("id")): _stock(center) for center in named if _stock(center)}
     known = sorted((rank, center) for center, rank in stocked.items() if center and "/" not in center)
     return [center for _, center in known[:MAX_CENTERS]] or [""]
 
@@ -195,8 +195,8 @@ class Problem:
 def problem(value: object) -> Problem:
     """Read an error reply; live ones were seen with ``detail`` and ``status`` alone."""
     given = mapping(value)
-    said = [prose(one) for one in (given.get("detail"), *rows(given.get("errors")))]
-    detail = "; ".join(one for one in said if one)
+    said = [prose(words) for words in (given.get("detail"), *rows(given.get("errors")))]
+    detail = "; ".join(words for words in said if words)
     return Problem(detail or prose(given.get("title")), "detail" in given or "title" in given)
 
 
@@ -274,8 +274,8 @@ def _endpoint(pod: Mapping[str, object]) -> Endpoint | None:
     """The public address of port 22. RunPod's SSH proxy is none: it has no SFTP."""
     direct = mapping(mapping(pod.get("ssh")).get("direct"))
     found = [(direct.get("host"), direct.get("port"), text(direct.get("username")) or "root")]
-    for one in rows(mapping(pod.get("runtime")).get("ports")):
-        port = mapping(one)
+    for row in rows(mapping(pod.get("runtime")).get("ports")):
+        port = mapping(row)
         if port.get("private") == 22 and port.get("type") == "tcp":
             found.append((port.get("ip"), port.get("public"), "root"))
     for host, number, user in found:
@@ -314,7 +314,7 @@ def bill(value: object, ref: str) -> Charges | None:
     records = mapping(value).get("records")
     if not isinstance(records, list):
         raise BadReply("runpod: a bill without records", provider=PROVIDER)
-    parts = [_part(mapping(one)) for one in records if mapping(one).get("podId") in (ref, None)]
+    parts = [_part(mapping(record)) for record in records if mapping(record).get("podId") in (ref, None)]
     if not parts:
         return None
     gpu, disk = Usd.total([part.gpu for part in parts]), Usd.total([part.disk for part in parts])
@@ -373,4 +373,4 @@ def _myself(answer: Mapping[str, object]) -> Mapping[str, object]:
 
 
 def _said(answer: Mapping[str, object]) -> str:
-    return "; ".join(prose(mapping(one).get("message"))[:200] for one in rows(answer.get("errors")))
+    return "; ".join(prose(mapping(error).get("message"))[:200] for error in rows(answer.get("errors")))

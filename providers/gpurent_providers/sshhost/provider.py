@@ -109,7 +109,7 @@ class SshHostProvider:
     def survey(self, about: Collection[str], *, everywhere: bool = False) -> Survey:
         """Every lease on the machines that answer. One that is switched off hides only what is on itself."""
         hosts = load_hosts(self._path)
-        named = {one: one.partition("/")[0] for one in about}
+        named = {name: name.partition("/")[0] for name in about}
         wanted = {name: host for name, host in hosts.items() if everywhere or name in named.values()}
         answers = self._ask_all(wanted)
         silent = {name: answer for name, answer in answers.items() if isinstance(answer, ProviderError)}
@@ -122,7 +122,9 @@ class SshHostProvider:
         rest = {name: error for name, error in silent.items() if name not in named.values()}
         unlisted = {name: self._unlisted(name) for name in named.values() if name not in hosts}
         silent |= unlisted
-        return Survey(seen, rest | {one: silent[name] for one, name in named.items() if name in silent}, len(wanted))
+        return Survey(
+            seen, rest | {place: silent[name] for place, name in named.items() if name in silent}, len(wanted)
+        )
 
     def _unlisted(self, name: str) -> ProviderError:
         """A machine that this computer's file lacks is not gone: another one's file may have it."""

@@ -167,13 +167,13 @@ class VastProvider(HttpAdapter):
                 return found
         elif not wire.problem(_json_or_none(reply)).known:
             raise Unavailable(f"vastai: an unclear 404: {reply.excerpt!r}", provider=self.name)
-        return next((one for one in self.instances() if one.ref == ref), None)
+        return next((instance for instance in self.instances() if instance.ref == ref), None)
 
     def instances(self) -> Sequence[Instance]:
         """All instances of the account, over all pages."""
         query: dict[str, str | int] = {"select_filters": "{}", "order_by": '[{"col":"id","dir":"asc"}]', "limit": PAGE}
         found = [wire.instance(row) for row in self._pages("/api/v1/instances/", query, wire.page)]
-        return list({one.ref: one for one in found}.values())  # pages may overlap
+        return list({instance.ref: instance for instance in found}.values())  # pages may overlap
 
     def destroy(self, ref: str) -> None:
         """End an instance and its disk. Stopping would go on billing the disk."""

@@ -112,7 +112,7 @@ def fits(row: Mapping[str, object], *, unverified: bool) -> bool:
 
 def matching(names: object, need: Need) -> list[str] | None:
     """Exact names of the GPUs that a need means; None, for a wider search, when Vast.ai does not tell its names."""
-    known = [text(one) for one in rows(mapping(names).get("gpu_names"))]
+    known = [text(name) for name in rows(mapping(names).get("gpu_names"))]
     if not known:
         return None
     return [name for name in known if name and any(squash(wanted) in squash(name) for wanted in need.gpus)]
@@ -122,7 +122,7 @@ def _price(row: Mapping[str, object]) -> Price | None:
     """``dph_base`` is for the whole offer, without the disk; the disk's price is by GB and month."""
     hour, disk = usd(row.get("dph_base")), usd(row.get("storage_cost"))
     inward, outward = (usd(row.get(name)) for name in ("inet_down_cost", "inet_up_cost"))
-    if hour is None or hour <= ZERO or any(one is not None and one < ZERO for one in (disk, inward, outward)):
+    if hour is None or hour <= ZERO or any(part is not None and part < ZERO for part in (disk, inward, outward)):
         return None
     if disk is None or inward is None or outward is None:
         return None  # an unknown price is not a price of nothing
@@ -235,7 +235,7 @@ def problem(value: object) -> Problem:
     given = mapping(value)
     said = [prose(given.get(name)) for name in ("msg", "message", "detail")]
     code = text(given.get("error"))
-    message = next((one for one in said if one), "")
+    message = next((words for words in said if words), "")
     return Problem(code, message, bool(code or message))
 
 
@@ -314,8 +314,8 @@ def _phase(given: Mapping[str, object]) -> tuple[Phase, str]:
 def _endpoint(given: Mapping[str, object]) -> Endpoint | None:
     """Port 22 of the public address; where it has none, Vast.ai's proxy, which is slower."""
     host = text(given.get("public_ipaddr")).strip()
-    for one in rows(mapping(given.get("ports")).get("22/tcp")):
-        if host and (port := _port(mapping(one).get("HostPort"))):
+    for published in rows(mapping(given.get("ports")).get("22/tcp")):
+        if host and (port := _port(mapping(published).get("HostPort"))):
             return Endpoint(host, port)
     proxy, port = text(given.get("ssh_host")), _port(given.get("ssh_port"))
     if not proxy or not port:

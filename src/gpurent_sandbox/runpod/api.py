@@ -94,8 +94,8 @@ class _FrontDoor:
                 message["headers"] = [*message["headers"], *extra]
             elif not message.get("more_body", False):
                 _judge_reply(scope, held)
-                for one in held:
-                    await send(one)
+                for kept in held:
+                    await send(kept)
 
         if over is None:
             await self._app(scope, receive, with_headers)
@@ -107,7 +107,7 @@ class _FrontDoor:
 
 def _judge_reply(scope: Scope, sent: Sequence[Message]) -> None:
     """What the look-alike itself answers is held to the document as well; faults that spoil a reply say so."""
-    start, body = sent[0], b"".join(one["body"] for one in sent[1:])
+    start, body = sent[0], b"".join(message["body"] for message in sent[1:])
     template = document.template_of(scope["path"])
     if template is None or not body or scope.get(SPOILED):
         return
@@ -150,7 +150,7 @@ class _Api:
         shown = catalogue.data_centers(self._market.machines(), self._market.offers(), gpus=gpus)
         regions = query.get("regions")
         return JSONResponse(
-            {"dataCenters": [one for one in shown if regions is None or one["region"] in regions.split(",")]}
+            {"dataCenters": [center for center in shown if regions is None or center["region"] in regions.split(",")]}
         )
 
     # Pods
@@ -168,7 +168,7 @@ class _Api:
         size = 1 if self._faults.take(Fault.SHORT_PAGES) else int(query.get("limit", PAGE))
         after = query.get("cursor", "")
         own = self._market.instances(pods.API, self._account(request))
-        left = sorted((one for one in own if pods.pod_id(one) > after), key=pods.pod_id)
+        left = sorted((instance for instance in own if pods.pod_id(instance) > after), key=pods.pod_id)
         more = len(left) > size
         return JSONResponse(
             {
@@ -241,7 +241,7 @@ class _Api:
         if key not in kind.rows(shelf):
             raise Problem(404, f"{kind.name} not found")
         mine = self._market.instances(pods.API, self._account(request))
-        if any(one.order.shown.get(kind.name) == key for one in mine):
+        if any(instance.order.shown.get(kind.name) == key for instance in mine):
             raise Problem(400, f"{kind.name} is in use by a pod")
         del kind.rows(shelf)[key]
         for template in shelf.templates.values():

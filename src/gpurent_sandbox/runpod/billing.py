@@ -88,15 +88,15 @@ def _next(bucket: datetime, size: str) -> datetime:
 
 def billing_json(held: Sequence[Held], asked: Span, pod: str | None, now: float) -> dict[str, object]:
     """The answer to ``GET /v2/billing/pods``."""
-    own = [one for one in held if pod is None or pod_id(one) == pod]
+    own = [instance for instance in held if pod is None or pod_id(instance) == pod]
     records = [
-        {"startTime": rfc3339(start), "endTime": rfc3339(end), "podId": pod_id(one), **_amounts(part)}
+        {"startTime": rfc3339(start), "endTime": rfc3339(end), "podId": pod_id(instance), **_amounts(part)}
         for start, end in asked.buckets()
-        for one in own
-        if (part := _part(one, start, end, now)).total > ZERO
+        for instance in own
+        if (part := _part(instance, start, end, now)).total > ZERO
     ]
-    parts = [_part(one, asked.start, asked.end, now) for one in own]
-    total = Charges(Usd.total([one.gpu for one in parts]), Usd.total([one.disk for one in parts]))
+    parts = [_part(instance, asked.start, asked.end, now) for instance in own]
+    total = Charges(Usd.total([part.gpu for part in parts]), Usd.total([part.disk for part in parts]))
     query = {"startTime": rfc3339(asked.start), "endTime": rfc3339(asked.end), "bucketSize": asked.size, "podId": pod}
     return {
         "records": records,
@@ -120,5 +120,5 @@ def _upto(held: Held, moment: float) -> Charges:
 
 
 def _amounts(charges: Charges) -> dict[str, float]:
-    dollars = [float(one.decimal()) for one in (charges.total, charges.gpu, ZERO, charges.disk)]
+    dollars = [float(amount.decimal()) for amount in (charges.total, charges.gpu, ZERO, charges.disk)]
     return dict(zip(("totalAmount", "gpuAmount", "cpuAmount", "diskAmount"), dollars, strict=True))

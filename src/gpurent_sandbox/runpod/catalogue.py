@@ -81,9 +81,9 @@ def _version(text: str) -> tuple[int, ...]:
 
 def list_price(machines: Sequence[Machine], gpu: str, cloud: str) -> Usd:
     """USD per GPU and hour: of single-GPU machines where there are any, else a share of larger ones; 0: not offered."""
-    own = [one for one in machines if gpu_id(one.gpu) == gpu and cloud_of(one) == cloud]
-    single = [one for one in own if one.gpu_count == 1]
-    return max((one.price.gpu_hour.scaled(1, one.gpu_count) for one in single or own), default=ZERO)
+    own = [machine for machine in machines if gpu_id(machine.gpu) == gpu and cloud_of(machine) == cloud]
+    single = [machine for machine in own if machine.gpu_count == 1]
+    return max((machine.price.gpu_hour.scaled(1, machine.gpu_count) for machine in single or own), default=ZERO)
 
 
 def pod_price(machines: Sequence[Machine], machine: Machine) -> Price:
@@ -98,37 +98,45 @@ def stock(count: int) -> str:
 
 def gpu_types(machines: Sequence[Machine], free: Sequence[Machine], wanted: Wanted | None) -> list[dict[str, object]]:
     """The catalogue; with ``wanted`` also what is available for it."""
-    ids = sorted({gpu_id(one.gpu) for one in machines})
-    return [_gpu_type([one for one in machines if gpu_id(one.gpu) == gpu], free, wanted) for gpu in ids]
+    ids = sorted({gpu_id(machine.gpu) for machine in machines})
+    return [_gpu_type([machine for machine in machines if gpu_id(machine.gpu) == gpu], free, wanted) for gpu in ids]
 
 
 def _gpu_type(own: Sequence[Machine], free: Sequence[Machine], wanted: Wanted | None) -> dict[str, object]:
     gpu = gpu_id(own[0].gpu)
     clouds = {"secure": "SECURE", "community": "COMMUNITY"}
-    here = {key: [one for one in own if cloud_of(one) == cloud] for key, cloud in clouds.items()}
+    here = {key: [machine for machine in own if cloud_of(machine) == cloud] for key, cloud in clouds.items()}
     shown: dict[str, object] = {
         "id": gpu,
         "name": own[0].gpu,
         "pool": None,
         "manufacturer": "NVIDIA",
-        "memory": max(memory_gb(one) for one in own),
+        "memory": max(memory_gb(machine) for machine in own),
         **{key: bool(found) for key, found in here.items()},
         "price": {key: float(list_price(own, gpu, cloud).decimal()) for key, cloud in clouds.items()},
-        "maxCount": {key: max((one.gpu_count for one in found), default=0) for key, found in here.items()},
+        "maxCount": {key: max((machine.gpu_count for machine in found), default=0) for key, found in here.items()},
     }
-    return shown if wanted is None else shown | _availability([one for one in free if gpu_id(one.gpu) == gpu], wanted)
+    return (
+        shown
+        if wanted is None
+        else shown | _availability([machine for machine in free if gpu_id(machine.gpu) == gpu], wanted)
+    )
 
 
 def _availability(free: Sequence[Machine], wanted: Wanted) -> dict[str, object]:
-    fitting = [one for one in free if wanted.fits(one)]
+    fitting = [machine for machine in free if wanted.fits(machine)]
     if not fitting:
         return {"availability": "NONE"}
-    centers = sorted({data_center(one) for one in fitting})
+    centers = sorted({data_center(machine) for machine in fitting})
     return {
         "availability": stock(len(fitting)),
         "dataCenters": [
-            {"id": one, "name": one, "availability": stock(sum(data_center(free) == one for free in fitting))}
-            for one in centers
+            {
+                "id": center,
+                "name": center,
+                "availability": stock(sum(data_center(machine) == center for machine in fitting)),
+            }
+            for center in centers
         ],
         "cudaVersions": [{"version": CUDA, "available": True}],
     }
@@ -136,8 +144,8 @@ def _availability(free: Sequence[Machine], wanted: Wanted) -> dict[str, object]:
 
 def data_centers(machines: Sequence[Machine], free: Sequence[Machine], *, gpus: bool) -> list[dict[str, object]]:
     """All data centres; with ``gpus`` also what each has of which GPU."""
-    places = {data_center(one): one.region for one in machines}
-    storing = {data_center(one) for one in machines if one.trusted}
+    places = {data_center(machine): machine.region for machine in machines}
+    storing = {data_center(machine) for machine in machines if machine.trusted}
     return [
         {
             "id": place,
@@ -153,12 +161,14 @@ def data_centers(machines: Sequence[Machine], free: Sequence[Machine], *, gpus: 
 
 
 def _gpus_at(machines: Sequence[Machine], free: Sequence[Machine], place: str) -> list[dict[str, object]]:
-    names = {gpu_id(one.gpu): one.gpu for one in machines if data_center(one) == place}
+    names = {gpu_id(machine.gpu): machine.gpu for machine in machines if data_center(machine) == place}
     return [
         {
             "id": gpu,
             "name": name,
-            "availability": stock(sum(gpu_id(one.gpu) == gpu and data_center(one) == place for one in free)),
+            "availability": stock(
+                sum(gpu_id(machine.gpu) == gpu and data_center(machine) == place for machine in free)
+            ),
         }
         for gpu, name in sorted(names.items())
     ]

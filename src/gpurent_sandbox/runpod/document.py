@@ -78,7 +78,7 @@ def methods(template: str) -> list[str]:
 def judge(template: str, method: str, query: Iterable[tuple[str, str]], body: bytes) -> Judgement:
     """Compare a request with the document."""
     operation = _document()["paths"][template][method.lower()]
-    errors, unknown = _judge_query([_resolve(one) for one in operation.get("parameters", [])], list(query))
+    errors, unknown = _judge_query([_resolve(parameter) for parameter in operation.get("parameters", [])], list(query))
     if "requestBody" in operation:
         errors += _judge_body(template, method, body)
     elif body:
@@ -96,7 +96,7 @@ def _judge_body(template: str, method: str, body: bytes) -> list[str]:
 
 
 def _judge_query(known: Sequence[Schema], query: Sequence[tuple[str, str]]) -> tuple[list[str], list[str]]:
-    parameters = {one["name"]: one for one in known if one["in"] == "query"}
+    parameters = {parameter["name"]: parameter for parameter in known if parameter["in"] == "query"}
     errors: list[str] = []
     for name, text in query:
         if name in parameters:

@@ -81,11 +81,11 @@ class GraphQL:
 
 def _asked(document: DocumentNode) -> set[str]:
     """Fields at the root of all operations. A fragment there counts as something that wants a key."""
-    operations = [one for one in document.definitions if isinstance(one, OperationDefinitionNode)]
+    operations = [definition for definition in document.definitions if isinstance(definition, OperationDefinitionNode)]
     return {
-        one.name.value if isinstance(one, graphql.FieldNode) else "..."
+        selection.name.value if isinstance(selection, graphql.FieldNode) else "..."
         for operation in operations
-        for one in operation.selection_set.selections
+        for selection in operation.selection_set.selections
     }
 
 
@@ -124,15 +124,17 @@ class _Root:
         """The account."""
         account, market = self._own(), self.context.market
         shelf, held = self.placing.shelves[account], market.instances(pods.API, account)
-        rate = sum(float(one.price.hourly(one.order.disk_gb).decimal()) for one in held if one.active)
+        rate = sum(
+            float(instance.price.hourly(instance.order.disk_gb).decimal()) for instance in held if instance.active
+        )
         return {
             **ACCOUNT,
             "id": USERS[account],
             "pubKey": "\n\n".join(shelf.ssh_keys),
             "clientBalance": float(market.balance(account).decimal()),
             "currentSpendPerHr": rate,
-            "networkVolumes": [{**one, "dataCenterId": one["dataCenter"]} for one in shelf.volumes.values()],
-            "pods": [_pod(one, self._now()) for one in held],
+            "networkVolumes": [{**volume, "dataCenterId": volume["dataCenter"]} for volume in shelf.volumes.values()],
+            "pods": [_pod(instance, self._now()) for instance in held],
         }
 
     def pod(self, _info: object, input: Row | None = None) -> Row | None:  # noqa: A002
@@ -210,8 +212,8 @@ def _bodies(given: Mapping[str, Any]) -> Iterator[Row]:
     gpu |= {name: said[name] for name in ("minCudaVersion", "allowedCudaVersions") if said.get(name)}
     body: Row = {
         "name": said.get("name", "my pod"),
-        "ports": [one.strip() for one in said.get("ports", "").split(",") if one.strip()],
-        "env": {one["key"]: one["value"] for one in said.get("env", ())},
+        "ports": [word.strip() for word in said.get("ports", "").split(",") if word.strip()],
+        "env": {variable["key"]: variable["value"] for variable in said.get("env", ())},
         "startSsh": said.get("startSsh", False),
         "mounts": _mounts(said),
         **({"dataCenterIds": [said["dataCenterId"]]} if "dataCenterId" in said else {}),
@@ -287,7 +289,7 @@ def _lowest(gpu: str, machines: list[Machine], free: list[Machine], given: Row) 
     ]
     if not found:
         return {}
-    price, machine = min(found, key=lambda one: one[0])
+    price, machine = min(found, key=lambda choice: choice[0])
     return {
         "uninterruptablePrice": float(price.decimal()),
         "minVcpu": machine.cpus,
@@ -295,7 +297,7 @@ def _lowest(gpu: str, machines: list[Machine], free: list[Machine], given: Row) 
         "stockStatus": catalogue.stock(len(found)).capitalize(),
         "countryCode": machine.region,
         "supportPublicIp": catalogue.has_address(machine),
-        "maxUnreservedGpuCount": max(one.gpu_count for _, one in found),
+        "maxUnreservedGpuCount": max(choice.gpu_count for _, choice in found),
     }
 
 
@@ -346,12 +348,12 @@ def _runtime(shown: Row) -> Row:
         "uptimeInSeconds": shown["runtime"]["uptime"],
         "ports": [
             {
-                "ip": one["ip"],
+                "ip": port["ip"],
                 "isIpPublic": True,
-                "privatePort": one["private"],
-                "publicPort": one["public"],
-                "type": one["type"],
+                "privatePort": port["private"],
+                "publicPort": port["public"],
+                "type": port["type"],
             }
-            for one in shown["runtime"]["ports"]
+            for port in shown["runtime"]["ports"]
         ],
     }

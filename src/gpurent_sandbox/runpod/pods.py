@@ -156,7 +156,7 @@ def check_rules(body: Mapping[str, Any]) -> str | None:
 def _mounted(mounts: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Paths of mounts, and the volume behind each; none behind a disk of the host."""
     own = [(mounts["persistent"]["path"], "")] if "persistent" in mounts else []
-    return own + [(one["path"], one["volumeId"]) for one in mounts.get("network", ())]
+    return own + [(mount["path"], mount["volumeId"]) for mount in mounts.get("network", ())]
 
 
 def _mounting(mounts: Mapping[str, Any]) -> str:

@@ -79,4 +79,4 @@ class RateLimits:
 
     def retry_after(self, name: str, now: float) -> int:
         """Seconds until a window starts again."""
-        return next(math.ceil(width - now % width) for one, _, width in self.quotas if one == name)
+        return next(math.ceil(width - now % width) for quota, _, width in self.quotas if quota == name)

@@ -32,8 +32,8 @@ def span(filters: Mapping[str, Any]) -> tuple[float, float]:
 
 def rows(held: Sequence[Held], start: float, end: float, now: float) -> list[dict[str, object]]:
     """One charge for each instance that cost something in that time, oldest first."""
-    found = [(one, _part(one, start, min(end, now))) for one in held]
-    return [_row(one, part, start, min(end, now)) for one, part in found if part.total > ZERO]
+    found = [(instance, _part(instance, start, min(end, now))) for instance in held]
+    return [_row(instance, part, start, min(end, now)) for instance, part in found if part.total > ZERO]
 
 
 def _part(held: Held, start: float, end: float) -> Charges:

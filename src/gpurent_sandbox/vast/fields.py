@@ -129,7 +129,7 @@ def judge_body(name: str, body: bytes) -> tuple[dict[str, Any], list[str]]:
 def judge_query(name: str, given: Iterable[str]) -> list[str]:
     """What is wrong with the names of a request's parameters."""
     allowed = QUERIES.get(name, frozenset()) | {"api_key"}
-    return [f"{one}: Extra inputs are not permitted" for one in given if one not in allowed]
+    return [f"{name}: Extra inputs are not permitted" for name in given if name not in allowed]
 
 
 def judge_search_key(name: str, value: object) -> list[str]:

@@ -49,7 +49,7 @@ def holds(have: object, condition: Filters) -> bool:
 
 def _holds(have: object, name: str, wanted: Any) -> bool:
     if name in MEMBERS:
-        return any(_holds(have, "eq", one) for one in wanted) is (name == "in")
+        return any(_holds(have, "eq", value) for value in wanted) is (name == "in")
     value = _like(wanted, have)
     if have is None or value is None:
         return (have is None) is (value is None) if name == "eq" else name == "neq"

@@ -53,11 +53,11 @@ class InstanceCalls:
         own, (column, descending) = self._own(request), _order(request, order)
         size, after = self._size(request), request.query_params.get("after_token", "")
         if filters or column != "id":
-            found = [one for one in self._show_all(own) if self._selected(request, one, filters)]
+            found = [row for row in self._show_all(own) if self._selected(request, row, filters)]
             count = len(found)
             shown, token = page(
                 found,
-                lambda one: [one[column] is not None, one[column] or 0, one["id"]],
+                lambda row: [row[column] is not None, row[column] or 0, row["id"]],
                 size,
                 after,
                 descending=descending,
@@ -72,7 +72,7 @@ class InstanceCalls:
             )
             count, shown = len(own), self._show_all(few)
         if "*" not in columns:
-            shown = [{name: one.get(name) for name in columns} for one in shown]
+            shown = [{name: row.get(name) for name in columns} for row in shown]
         body = {
             "success": True,
             "instances_found": count,
@@ -110,7 +110,7 @@ class InstanceCalls:
         await self._door.admit(request)
         names = ("actual_status", "verification", "gpu_name")
         shown = self._show_all(self._own(request))
-        return JSONResponse({"filters": [{name: one[name] for name in names} for one in shown]})
+        return JSONResponse({"filters": [{name: row[name] for name in names} for row in shown]})
 
     async def show(self, request: Request) -> Response:
         """One instance; null for one that is not there."""
@@ -172,7 +172,7 @@ class InstanceCalls:
         if missing := [number for number in body["ids"] if number not in own]:
             raise Problem(404, "no_such_instance", f"Instance {missing[0]} not found.")
         replies = [self._set_state(own[number], body["state"]) for number in body["ids"]]
-        return JSONResponse(next((one for one in replies if not one["success"]), {"success": True}))
+        return JSONResponse(next((reply for reply in replies if not reply["success"]), {"success": True}))
 
     def _set_state(self, held: Held, state: str) -> dict[str, object]:
         if state == "stopped":

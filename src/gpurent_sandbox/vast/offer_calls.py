@@ -85,7 +85,7 @@ class OfferCalls:
         """Rent an offer."""
         body = await self._door.admit(request, body="create")
         number = request.path_params["ask"]
-        ask = next((one for one in self._free() if one.id == number), None)
+        ask = next((free for free in self._free() if free.id == number), None)
         if ask is None:
             status = 400 if offers.has_been(number, self._known()) else 404
             raise _no_such_ask(status, number)
@@ -97,7 +97,7 @@ class OfferCalls:
         found = self._search(request, body["q"])
         if not found:
             raise Problem(404, "no_such_ask", "No offers match the query.")
-        ask = next(one for one in self._free() if one.id == found[0]["id"])
+        ask = next(free for free in self._free() if free.id == found[0]["id"])
         return self._rent(request, body, ask)
 
     def _rent(self, request: Request, body: dict[str, Any], ask: Ask) -> Response:

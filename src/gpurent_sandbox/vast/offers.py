@@ -45,10 +45,10 @@ class Ask:
 
 def asks(machines: Sequence[Machine], history: Sequence[Held]) -> dict[str, Ask]:
     """Vast.ai's numbers by machine."""
-    rentals = {one.id: 0 for one in machines}
+    rentals = {machine.id: 0 for machine in machines}
     for held in history:
         rentals[held.machine.id] += 1
-    return {one.id: Ask(one, index, rentals[one.id]) for index, one in enumerate(machines)}
+    return {machine.id: Ask(machine, index, rentals[machine.id]) for index, machine in enumerate(machines)}
 
 
 def has_been(number: int, known: Mapping[str, Ask]) -> bool:
@@ -251,12 +251,12 @@ def search(found: Sequence[Ask], body: Mapping[str, Any], now: float, *, sloppy:
         conditions["target_reliability"] = {"gte": least}
     storage = float(body.get("allocated_storage", DEFAULT_STORAGE_GB))
     shown = [row(ask, now, storage_gb=storage, kind=body.get("type", "ondemand")) for ask in found]
-    shown = [one for one in shown if one["disk_space"] >= storage]
+    shown = [row for row in shown if row["disk_space"] >= storage]
     shown = _filtered(shown, conditions, sloppy=sloppy)
     for column, direction in reversed(body.get("order", [])):
         if not _known(column) and column != "id":
             raise bad_key(column)
-        shown.sort(key=lambda one: _rank(_value(one, column)), reverse=direction == "desc")
+        shown.sort(key=lambda row: _rank(_value(row, column)), reverse=direction == "desc")
     return shown[: min(CAP, body.get("limit", CAP))]
 
 
@@ -266,9 +266,9 @@ def _filtered(shown: list[dict[str, Any]], conditions: Mapping[str, Any], *, slo
             raise bad_key(column)
         check(column, condition)
         shown = [
-            one
-            for one in shown
-            if holds(value := _value(one, column), condition)
+            row
+            for row in shown
+            if holds(value := _value(row, column), condition)
             or (sloppy and column not in HONOURED and isinstance(value, int | float) and not isinstance(value, bool))
         ]
     return shown

@@ -37,7 +37,7 @@ def page(
     if token:
         try:
             after = _place(token)
-            left = [one for one in left if (place(one) < after if descending else place(one) > after)]
+            left = [row for row in left if (place(row) < after if descending else place(row) > after)]
         except (ValueError, TypeError) as error:
             raise Problem(400, "invalid_token", "Invalid pagination token") from error
     shown = left[:size]

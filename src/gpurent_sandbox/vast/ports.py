@@ -44,7 +44,7 @@ def mapped(env: Sequence[Sequence[str]], contract: int) -> list[Mapped]:
 
 def shown(ports: Sequence[Mapped]) -> dict[str, list[dict[str, str]]]:
     """As an instance shows them."""
-    return {f"{one.inside}/{one.protocol}": _both(one.outside) for one in ports}
+    return {f"{port.inside}/{port.protocol}": _both(port.outside) for port in ports}
 
 
 def _both(outside: int) -> list[dict[str, str]]:
@@ -53,4 +53,4 @@ def _both(outside: int) -> list[dict[str, str]]:
 
 def variables(ports: Sequence[Mapped]) -> dict[str, str]:
     """As the container's environment has them."""
-    return {f"VAST_{one.protocol.upper()}_PORT_{one.asked}": str(one.outside) for one in ports}
+    return {f"VAST_{port.protocol.upper()}_PORT_{port.asked}": str(port.outside) for port in ports}

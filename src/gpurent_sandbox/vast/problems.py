@@ -106,7 +106,7 @@ class Intervals:
         Raises:
             Problem: 429; it comes too soon after those before.
         """
-        limit = next((one for one in LIMITS if one.method == method and re.fullmatch(one.path, path)), None)
+        limit = next((limit for limit in LIMITS if limit.method == method and re.fullmatch(limit.path, path)), None)
         if limit is None:
             return
         key = ("" if limit.by_address else caller, limit)
