@@ -27,7 +27,7 @@ from gpurent.jobs.boot import Patience
 from gpurent.model import Price
 from gpurent.money import Usd
 from gpurent.registry import Opened
-from gpurent.settings import LimitsSection, NeedSection, Settings
+from gpurent.settings import JobSection, LimitsSection, NeedSection, Settings
 from gpurent.spi import Facts
 from gpurent_sandbox.adapter.provider import SandboxProvider
 from gpurent_sandbox.catalogue import Machine
@@ -212,7 +212,8 @@ class World:
         )  # fmt: skip
         return Broker(
             settings=Settings(
-                limits=LimitsSection(per_day=self.schedule.per_day), need=NeedSection(min_down_mbps=0, min_up_mbps=0)
+                job=JobSection(grid=False), limits=LimitsSection(per_day=self.schedule.per_day),
+                need=NeedSection(min_down_mbps=0, min_up_mbps=0),
             ), home=process.computer.home,
             connector=SimConnector(self.network, clock), clock=clock,
             providers={"sandbox": Opened("sandbox", self._provider(clock), facts)}, patience=patience,
