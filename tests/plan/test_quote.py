@@ -104,6 +104,8 @@ def test_too_small_a_budget_says_what_would_do() -> None:
         ({"reliability": 0.8}, Need(min_reliability=0.95), "reliability 80.0%, 95.0% wanted"),
         ({}, Need(trusted_only=True), "not in a data centre or secure cloud"),
         ({"max_duration_s": 600}, Need(), "available for at most 0.2 h, 0.6 h needed"),
+        ({"price": Price(Usd(-1))}, Need(), "it names a negative price"),
+        ({"price": Price(Usd(300_000), out_gb=Usd(-9))}, Need(), "it names a negative price"),
     ],
 )
 def test_a_rejected_offer_says_why(change: dict[str, object], need: Need, reason: str) -> None:

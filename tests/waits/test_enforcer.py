@@ -93,11 +93,17 @@ class Rental:
         self.clock.advance(seconds)
         return enforcer.turn()
 
-    def damage(self) -> None:
-        """Nobody can read the ledger any more."""
-        self.path.write_bytes(b"no ledger at all " * 1000)
-        for name in ("-wal", "-shm"):
+    def damage(self, how: str = "overwritten") -> None:
+        """The ledger says nothing of this rental any more."""
+        if how == "overwritten":
+            self.path.write_bytes(b"no ledger at all " * 1000)
+        for name in ("-wal", "-shm") if how == "overwritten" else ("", "-wal", "-shm"):
             self.path.with_name(self.path.name + name).unlink(missing_ok=True)
+        if how == "replaced":
+            with closing(self.ledger()) as ledger:
+                ledger.open_run("another", Usd.parse("1"), output_dir=self.path.parent, config={})
+        elif how == "made a folder":
+            self.path.mkdir()
 
     def lines(self, kind: Kind) -> int:
         with closing(self.ledger()) as ledger:
@@ -179,16 +185,18 @@ def test_what_create_may_have_made_is_looked_for(rental: Rental) -> None:
     assert [held.order.label for held in rental.sandbox.market.alive()] == [TAG]
 
 
-def test_a_ledger_that_is_damaged_keeps_no_machine_alive(rental: Rental) -> None:
+@pytest.mark.parametrize("how", ["overwritten", "removed", "replaced", "made a folder"])
+def test_a_ledger_that_is_damaged_keeps_no_machine_alive(rental: Rental, how: str) -> None:
     """The machine's reference is all that is needed."""
     enforcer = rental.enforcer()
     enforcer.ref = rental.ref
     rental.look(enforcer)
-    rental.damage()
+    rental.damage(how)
     rental.look(enforcer, LIFE_S)
     rental.look(enforcer, LEAD_S)
     assert rental.sandbox.market.alive() == []
-    assert any("goes on" in one.message for one in rental.said if isinstance(one, Notice))
+    told = [one.message for one in rental.said if isinstance(one, Notice)]
+    assert (how == "overwritten") == any("goes on" in one for one in told), "what is open is read though it was removed"
 
 
 @pytest.mark.parametrize("trouble", [LedgerError("out of reach", passing=True), UsageError("two of a name"), OSError()])

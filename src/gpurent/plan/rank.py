@@ -43,6 +43,9 @@ def wish(need: Need) -> str:
 
 def why_not(offer: Offer, need: Need) -> str:
     """First reason why ``offer`` does not meet ``need``, or "" when ``need`` accepts it."""
+    price = offer.price
+    if min(price.gpu_hour, price.disk_gb_month, price.in_gb, price.out_gb) < ZERO:
+        return "it names a negative price"
     if need.accepts(offer):
         return ""
     if not Need(gpus=need.gpus, disk_gb=0).accepts(offer):
