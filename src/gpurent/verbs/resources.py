@@ -19,7 +19,7 @@ from gpurent.registry import Opened, Problem
 from gpurent.settings import LEDGER_FILE, Settings, ledger_url, load_settings, state_dir
 from gpurent.spi import Connector, Facts, Provider
 
-PLAYED = Patience(poll_s=0.3, confirm_every_s=0.3, boot_s=120, address_s=3)
+PLAYED = Patience(poll_s=0.3, confirm_every_s=0.3, boot_s=120, address_s=3, idle_grace_s=3)
 """With the sandbox's machines, which boot in seconds."""
 
 
