@@ -62,7 +62,8 @@ def cli_run(cli: Cli, run_id: str) -> Run:
         (("open", "--yes"), 2, "No budget was given"),
         (("open", "--budget", "1"), 2, "Nobody is there to be asked"),
         (("open", "--budget", "1", "--json"), 2, "With --json nobody is asked"),
-        (("open", "--budget", "1", "--idle", "900", "--yes"), 2, "is not in the range"),
+        (("open", "--budget", "1", "--base-model", "./nothing", "--yes"), 2, "there is no base model at"),
+        (("open", "--budget", "1", "--idle", "900", "--yes"), 2, "less than or equal to 240"),
     ],
 )
 def test_bad_orders_are_refused_in_words(cli: Cli, arguments: tuple[str, ...], code: int, said: str) -> None:
@@ -78,7 +79,7 @@ def test_a_dry_run_quotes_and_opens_nothing(cli: Cli) -> None:
     make_job(cli.folder)
     ran = cli.run("session", "open", "--budget", "1", "--dry-run", "--json")
     told = json.loads(ran.stdout)
-    assert ran.returncode == 0 and told["idle_s"] == 600 and told["idle_micros"] > 0 and told["quote"]["rows"]
+    assert ran.returncode == 0 and told["idle_s"] == 600 and told["idle_micros"] > 0 and told["quote"]["offers"]
     assert "the machine waits for up to 10 min" in cli.run("session", "open", "--budget", "1", "--dry-run").stdout
     assert not cli.events()
 

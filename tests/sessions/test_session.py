@@ -60,7 +60,7 @@ def test_a_machine_without_a_job_ends_at_the_idle_limit_and_the_next_job_rents_a
         session.train(ant)
         wait_for(lambda: session.status().state == "no machine", "the end of the idle machine")
         assert ground.cli.sandbox.truth() == []
-        assert "0.0 min at most, which cost $0.0000" in notices(ground) and "No job came for 0.0 min" in notices(ground)
+        assert "for 2 s at most, which cost $0.0" in notices(ground) and "No job came for 2 s" in notices(ground)
         idle = session.status().idle
         assert idle > Usd(0)
         assert session.train(bee).files

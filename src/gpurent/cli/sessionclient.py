@@ -30,6 +30,7 @@ from gpurent.money import Usd, per_hour
 from gpurent.plan.leftover import idle_cost
 from gpurent.plan.quote import Quote, QuoteRow, require_offer
 from gpurent.report.session import SessionStatus, is_session, session_status
+from gpurent.verbs.sessions import named
 from gpurent.words import counted
 
 LOOK_S = 0.3
@@ -69,6 +70,7 @@ class RunOne:
 def open_session(options: OpenOptions) -> int:
     """Say what it may cost, ask, and start the process that holds it."""
     idle_s = SessionOptions(options.idle_minutes).idle_s
+    base = None if options.base_model is None else named(options.base_model)
     with open_broker() as broker:
         budget = require_budget(broker, options.budget, "session open")
         need = options.need.over(broker.need)
@@ -88,7 +90,7 @@ def open_session(options: OpenOptions) -> int:
         what = f"Open a session, which may spend at most {budget.rounded()}, waiting included?"
         if not options.yes and not confirm(Text(what), output.console):
             raise Interrupted("No session was opened.")
-        opening = sessionkeeper.Opening(budget.micros, need, options.base_model, options.run, options.idle_minutes)
+        opening = sessionkeeper.Opening(budget.micros, need, base, options.run, options.idle_minutes)
         run_id = sessionkeeper.begin(broker.home, opening, broker.clock)
     if options.as_json:
         output.print_json({"run_id": run_id, "budget_micros": budget.micros, "idle_s": idle_s})
@@ -289,5 +291,7 @@ def _the_session(broker: Broker, run_id: str | None) -> Run:
         raise UsageError("No session is open.", hint="`gpurent session open --budget 5` opens one.")
     if len(found) > 1:
         names = ", ".join(run.id for run in found)
-        raise UsageError(f"Several sessions are open: {names}.", hint="Name one of them.")
+        raise UsageError(
+            f"Several sessions are open: {names}.", hint="Name one of them: `--session`, or after `status` and `close`."
+        )
     return found[0]

@@ -226,15 +226,13 @@ class Keeper:
         if (seconds := until - self.conductor.clock.now()) <= 0:
             return
         cost = idle_cost(machine.watch.hourly, seconds).rounded(4)
-        self._tell(f"The machine waits for the next job, for {seconds / 60:.1f} min at most, which cost {cost}.")
+        self._tell(f"The machine waits for the next job, for {_span(seconds)} at most, which cost {cost}.")
         self._sign_due = self._beat_due = float("-inf")
         self._sign(machine, until)
 
     def _say_why_it_ends(self, machine: Standing, until: float) -> None:
         if until < machine.watch.deadlines.soft - 3 * LOOK_S:
-            self._tell(
-                f"No job came for {self.idle_s / 60:.1f} min: the machine is terminated; the next one rents again."
-            )
+            self._tell(f"No job came for {_span(self.idle_s)}: the machine is terminated; the next one rents again.")
         else:
             self._tell("The time that the budget pays for is over: the machine is terminated.", warning=True)
 
@@ -274,7 +272,8 @@ class Keeper:
         while (ticket := self.desk.take()) is not None:
             jobs = [one.job for one in self._work.tasks]
             load, offer = increments([*jobs, ticket.job])[-1], machine.held.offer
-            quote = make_quote((load,), self.need, [offer])
+            # how long it may be kept is a question of its deadlines, which are asked before each job
+            quote = make_quote((load,), self.need, [replace(offer, max_duration_s=None)])
             if not quote.rows:
                 why = quote.rejected[0].reason if quote.rejected else "it does not fit"
                 hint = "Close the session, and open one with a larger machine: its first job, or [need], decides."
@@ -330,3 +329,7 @@ class Keeper:
 
     def _tell(self, message: str, *, warning: bool = False) -> None:
         self.desk.said(Notice(message, warning=warning))
+
+
+def _span(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"

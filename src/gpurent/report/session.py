@@ -86,7 +86,7 @@ def session_status(run: Run, now: float) -> SessionStatus:
         spent=run_spent(run, now),
         idle=idled(run, now),
         idle_s=float(limit) if isinstance(limit, int | float) else 0.0,
-        machine="" if rental is None else f"{rental.offer.gpu} at {rental.provider}",
+        machine="" if rental is None else f"{rental.offer.gpu} on {rental.provider}",
         hourly=ZERO if rental is None else rental.hourly,
         idle_until=rental.idle[-1].until if rental is not None and state == "idle" else None,
         ends_by=None if rental is None else rental.hard_deadline,

@@ -226,6 +226,7 @@ class Sessions:
     ) -> Session:
         """As ``Broker.session``."""
         require_money(budget)
+        base = None if base_model is None else named(base_model)
         resources = self.resources
         resources.require_providers()
         wanted = need or options.need or resources.settings.need.as_need()
@@ -253,7 +254,6 @@ class Sessions:
             max_hours=resources.settings.budget.max_hours if options.max_hours is None else options.max_hours,
             linger_s=session.linger_s,
         )
-        base = None if base_model is None else named(base_model)
         grids = resources.settings.job.grid if options.grid is None else options.grid
         began = clock.begin(keeper.run)
         return Session(run_id, keeper, began, wish, _consent=consent, _base_model=base, _grids=grids)
@@ -295,6 +295,8 @@ def base_of(job: Job) -> str:
 
 
 def named(base_model: str | Path) -> str:
-    """A base model as ``base_of`` has it: what exists is a path."""
+    """A base model as ``base_of`` has it: what exists is a path. Raises UsageError for a path that does not."""
     path = Path(base_model).expanduser()
+    if not path.exists() and (isinstance(base_model, Path) or base_model.startswith((".", "/", "~"))):
+        raise UsageError(f"there is no base model at {path.absolute()}", hint="Name a path that exists, or a hub id.")
     return str(path.resolve()) if path.exists() else str(base_model)
