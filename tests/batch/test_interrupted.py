@@ -218,6 +218,9 @@ class OtherShelf(VastProvider):
 
 
 @pytest.mark.real_engine
+@pytest.mark.thorough(
+    shown_by="tests/batch/test_interrupted.py::test_a_run_whose_machine_is_gone_goes_on_with_the_next_one"
+)
 def test_what_another_provider_s_machine_ends_with_is_what_an_undisturbed_run_ends_with(
     cli: Cli, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,6 +23,9 @@ REAL = {"VAST_API_KEY": "a-key-for-real-money", "VAST_URL": "http://127.0.0.1:9"
 
 
 @pytest.mark.real_engine
+@pytest.mark.thorough(
+    shown_by="tests/session/test_commands.py::test_train_brings_verified_files_home_and_leaves_nothing_running"
+)
 def test_the_demo_trains_the_example_and_draws_what_it_learnt(alone: Terminal, repository: Path) -> None:
     """The example as it ships, but for one epoch and one prompt: LoRA and picture are there, and nothing runs."""
     shutil.copytree(repository / "examples", alone.folder / "examples", ignore=shutil.ignore_patterns("sample-*"))

@@ -11,6 +11,7 @@ import pytest
 from tests.container.hosts import ContainedHosts, why_not
 from tests.session.world import Cli, make_job
 from tests.stub.control import StubEngine
+from tests.thorough import often
 
 from gpurent.budget.events import Kind
 from gpurent.tensorfile import tensor_shapes
@@ -32,7 +33,7 @@ def cli(tmp_path: Path, sandbox: Sandbox) -> Cli:
     return Cli(tmp_path, sandbox)
 
 
-@pytest.mark.parametrize("image", ["pytorch-runtime", "runpod-pytorch", "vastai-pytorch"])
+@pytest.mark.parametrize("image", often(["pytorch-runtime", "runpod-pytorch", "vastai-pytorch"], ["runpod-pytorch"]))
 def test_a_run_through_openssh_brings_its_lora_home(cli: Cli, sandbox: Sandbox, image: str) -> None:
     """From the start-up script to the file at home: no session has the image's Python in its PATH."""
     make_job(cli.folder)
@@ -45,6 +46,7 @@ def test_a_run_through_openssh_brings_its_lora_home(cli: Cli, sandbox: Sandbox, 
 
 
 @pytest.mark.real_engine
+@pytest.mark.thorough(shown_by="tests/container/test_openssh.py::test_a_run_through_openssh_brings_its_lora_home")
 def test_the_real_engine_trains_behind_openssh(cli: Cli, sandbox: Sandbox) -> None:
     """torch is found although only the environment of process 1 tells where its Python is."""
     make_job(cli.folder, steps=2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from PIL import Image, ImageDraw
 from safetensors.torch import load_file
 from tests.engine import tiny_families, tiny_model
 from tests.engine.run import run, spec
+from tests.thorough import often
 
 from gpurent_engine.formats import datasets
 from gpurent_engine.loop import NothingLearnt
@@ -35,8 +37,13 @@ def small(found: TrainSpec) -> TrainSpec:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("family", ["sd15", "sdxl"])
-@pytest.mark.parametrize("name", ["data/training_config.toml", "configs/30-gui-toml.toml", "configs/02-colab.toml"])
+SHARED = ("data/training_config.toml", "configs/30-gui-toml.toml", "configs/02-colab.toml")
+
+
+@pytest.mark.parametrize(
+    ("name", "family"),
+    often(product(SHARED, ["sd15", "sdxl"]), [(SHARED[0], "sdxl"), (SHARED[1], "sd15"), (SHARED[2], "sd15")]),
+)
 def test_a_shared_configuration_trains(
     bases: dict[str, Path], pictures: Path, tmp_path: Path, name: str, family: str
 ) -> None:

@@ -214,7 +214,7 @@ KINDS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", often(sorted(KINDS), ["dora", "dropouts", "lokr"]))
+@pytest.mark.parametrize("kind", often(sorted(KINDS), ["dora", "lokr"]))
 def test_every_kind_trains_resumes_exactly_and_is_proven(
     base_model: Path, pictures: Path, tmp_path: Path, kind: str
 ) -> None:

@@ -12,6 +12,7 @@ from tests.stub import trial
 from tests.stub.control import StubEngine
 from tests.stub.engine import Orders
 from tests.stub.trial import QUICK, job, train
+from tests.thorough import often
 
 from gpurent_engine import prompts
 
@@ -41,19 +42,19 @@ def course(said: list[dict[str, Any]]) -> list[tuple[object, ...]]:
     ]
 
 
-@pytest.mark.parametrize(
-    "keys",
-    [
-        {"max_train_epochs": 2},
-        {"max_train_epochs": 3, "save_every_n_epochs": 1},
-        {"max_train_epochs": None, "max_train_steps": 7, "save_every_n_steps": 2, "gradient_accumulation_steps": 2},
-        {"max_train_epochs": None, "max_train_steps": 5, "save_every_n_epochs": 1, "train_batch_size": 3},
-        {"max_train_epochs": 2, "validation_split": 0.4, "validate_every_n_steps": 3, "text_encoder_lr": 0.0},
-        {"max_train_epochs": 2, "sample_prompts": "a --s 1\nb --s 1", "sample_every_n_epochs": 2,
-         "sample_at_first": True},
-        {"max_train_epochs": 2, "sample_prompts": "a --s 1\nb --s 1", "sample_every_n_steps": 2},
-    ],
-)  # fmt: skip
+COURSES: list[dict[str, Any]] = [
+    {"max_train_epochs": 2},
+    {"max_train_epochs": 3, "save_every_n_epochs": 1},
+    {"max_train_epochs": None, "max_train_steps": 7, "save_every_n_steps": 2, "gradient_accumulation_steps": 2},
+    {"max_train_epochs": None, "max_train_steps": 5, "save_every_n_epochs": 1, "train_batch_size": 3},
+    {"max_train_epochs": 2, "validation_split": 0.4, "validate_every_n_steps": 3, "text_encoder_lr": 0.0},
+    {"max_train_epochs": 2, "sample_prompts": "a --s 1\nb --s 1", "sample_every_n_epochs": 2,
+     "sample_at_first": True},
+    {"max_train_epochs": 2, "sample_prompts": "a --s 1\nb --s 1", "sample_every_n_steps": 2},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("keys", often(COURSES, [COURSES[2], COURSES[4], COURSES[5]]))
 def test_it_says_what_the_real_engine_says(
     stub: StubEngine, base_model: Path, data: Path, tmp_path: Path, keys: dict[str, Any]
 ) -> None:

@@ -70,6 +70,10 @@ def wheel(clone: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
+INSTALLED = pytest.mark.thorough(shown_by="tests/packaging/test_wheel.py::test_the_wheel_is_well_formed")
+"""An installation from nothing takes as long as ten other tests."""
+
+
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """``bin`` of a new environment that holds the wheel and its base dependencies at our pins."""
@@ -127,6 +131,7 @@ def test_the_wheel_says_who_may_use_it_and_how_it_is_started(wheel: Path) -> Non
     assert "Requires-Python: >=3.11" in texts["METADATA"]
 
 
+@INSTALLED
 def test_a_base_install_starts_and_quotes_without_torch(installed: Path, tmp_path: Path) -> None:
     """In an empty environment without a network: help, a page, a quote, a check of the set-up, nothing else."""
     helped = run(installed / "gpurent", "--help", folder=tmp_path)
@@ -141,6 +146,7 @@ def test_a_base_install_starts_and_quotes_without_torch(installed: Path, tmp_pat
     assert names & NOT_FOR_EVERYBODY == set()
 
 
+@INSTALLED
 def test_a_base_install_says_what_an_extra_would_add(installed: Path, tmp_path: Path) -> None:
     """The sandbox is an extra: without it the command names the one line that installs it."""
     ended = run(installed / "gpurent", "sandbox", "up", folder=tmp_path)
@@ -151,6 +157,7 @@ def test_a_base_install_says_what_an_extra_would_add(installed: Path, tmp_path: 
     assert "local engine: not installed; only sample grids need it" in doctor.stdout
 
 
+@INSTALLED
 def test_a_base_install_checks_a_job(installed: Path, tmp_path: Path) -> None:
     """Everything that planning a training needs is there without the engine's libraries."""
     shutil.copytree(ROOT / "examples", tmp_path / "examples")

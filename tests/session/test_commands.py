@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from tests.session.world import Cli, kill, make_job, reachable
 from tests.stub.control import StubEngine
+from tests.thorough import often
 
 from gpurent.budget.events import Kind
 from gpurent.clock import SystemClock
@@ -37,7 +38,7 @@ class Finished:
     service: str
 
 
-@pytest.fixture(scope="module", params=list(SERVICES))
+@pytest.fixture(scope="module", params=often(SERVICES, ["sandbox"]))
 def finished(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Finished]:
     """The real engine trains for the first of them."""
     stub = StubEngine(tmp_path_factory.mktemp("stub"))
@@ -100,7 +101,7 @@ def test_logs_and_receipt_are_there_after_the_run(finished: Finished) -> None:
     assert json.loads(finished.cli.run("receipt", "--json").stdout)["outcome"] == "done"
 
 
-@pytest.mark.parametrize("moment", [Kind.INTENT, Kind.PROGRESS])
+@pytest.mark.parametrize("moment", often([Kind.INTENT, Kind.PROGRESS], [Kind.PROGRESS]))
 def test_kill_9_is_found_by_status_and_mended_by_reap(cli: Cli, moment: Kind) -> None:
     """Wherever the client dies, status tells the truth, reap destroys, and nothing runs."""
     make_job(cli.folder, steps=400 if moment is Kind.PROGRESS else 3)
@@ -131,7 +132,6 @@ def test_attach_goes_on_where_a_killed_client_left_off(cli: Cli) -> None:
     assert cli.sandbox.truth() == []
 
 
-@pytest.mark.real_engine
 def test_stop_from_another_terminal_ends_a_run_in_order(cli: Cli) -> None:
     """gpurent stop tells the live client, which saves, collects and destroys."""
     make_job(cli.folder, steps=4000)

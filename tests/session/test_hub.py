@@ -9,6 +9,7 @@ import pytest
 from tests.hub import Hub, serving
 from tests.session.test_images import train
 from tests.session.world import ROOT, Cli, make_job
+from tests.thorough import THE_REST
 
 from gpurent_sandbox.images import Trait
 from gpurent_sandbox.server import Sandbox
@@ -40,9 +41,9 @@ def from_hub(cli: Cli, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Callable[..
     return write
 
 
-@pytest.mark.real_engine
+@pytest.mark.parametrize("_engine", ["stub", pytest.param("real", marks=[pytest.mark.real_engine, THE_REST])])
 def test_the_guides_base_model_is_downloaded_and_trained(
-    cli: Cli, sandbox: Sandbox, hub: Hub, from_hub: Callable[..., None]
+    cli: Cli, sandbox: Sandbox, hub: Hub, from_hub: Callable[..., None], _engine: str
 ) -> None:
     """Its file name means a repository; the real engine loads what was downloaded."""
     from_hub()

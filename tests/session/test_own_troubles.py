@@ -14,6 +14,7 @@ import pytest
 from tests.session.world import Cli, make_job, wait_for
 from tests.stub.control import StubEngine
 from tests.stub.engine import Orders
+from tests.thorough import often
 
 from gpurent import Broker, Job, Usd
 from gpurent.budget.events import Kind
@@ -129,7 +130,7 @@ def test_a_ledger_that_cannot_be_written_stops_no_destroy(cli: Cli, disk: Disk) 
         assert not broker.ledger.open_rentals()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", often([signal.SIGINT, signal.SIGTERM, signal.SIGHUP], [signal.SIGTERM]))
 def test_a_signal_saves_collects_and_destroys(cli: Cli, number: signal.Signals) -> None:
     """Ctrl-C, a shutdown, a lost login: nothing that was learnt is lost; exit 130."""
     make_job(cli.folder, steps=4000)

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 from tests.session.world import Cli, make_job
+from tests.stub.control import StubEngine
+from tests.stub.engine import Orders
+from tests.thorough import THE_REST
 
 from gpurent.budget.ledger import Ledger
 from gpurent.clock import SystemClock
@@ -30,9 +33,11 @@ def test_a_known_remedy_is_not_hidden_by_a_hint_to_the_log(tmp_path: Path, messa
     assert remedy in made.remedy
 
 
-@pytest.mark.real_engine
-def test_a_failed_run_leaves_all_that_a_person_needs(cli: Cli) -> None:
+@pytest.mark.parametrize("engine", ["stub", pytest.param("real", marks=[pytest.mark.real_engine, THE_REST])])
+def test_a_failed_run_leaves_all_that_a_person_needs(cli: Cli, stub: StubEngine, engine: str) -> None:
     """A training that diverges: the folder holds events, log, the host's word and the ledger; ``why`` reads them."""
+    remedy = "Lower the learning rates, unet_lr and text_encoder_lr."
+    stub.order(Orders(fail_at=2, code="nan", remedy=remedy) if engine == "stub" else Orders())
     rates = 'unet_lr = 1e3\ntext_encoder_lr = 1e3\nmax_grad_norm = 0\noptimizer_type = "SGDNesterov"\n'
     make_job(cli.folder, steps=60, extra=rates)
     ended = cli.run("train", "--budget", "1", "--yes")

@@ -11,6 +11,7 @@ import pytest
 from tests.adapters.alike import AlikeHarness, LaterClock
 from tests.session.world import Cli, make_job
 from tests.stub.control import StubEngine
+from tests.thorough import often
 from tests.vast.harness import VastHarness
 
 from gpurent import Broker, Job, Usd
@@ -50,7 +51,7 @@ def clock() -> LaterClock:
     return PassingClock()
 
 
-@pytest.fixture(params=["sandbox", "vastai"])
+@pytest.fixture(params=often(["sandbox", "vastai"], ["vastai"]))
 def broker(cli: Cli, clock: LaterClock, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Broker:
     """Before each service that bills traffic."""
     address = cli.sandbox.address

@@ -1,7 +1,7 @@
 """Each kernel against torch in float64, run by Triton's interpreter.
 
-``TRITON_INTERPRET=1 python -m tests.step.kernel_checks layer_norms``: a process of its own, because Triton decides at
-import whether it interprets. Prints one JSON object a check.
+``TRITON_INTERPRET=1 python -m tests.step.kernel_checks layer_norms linears``: a process of its own,
+because Triton decides at import whether it interprets. Prints one JSON object a check.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import json
 import sys
 import traceback
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from tests.step import models
@@ -203,54 +204,53 @@ def updates() -> Iterator[tuple[str, Errors]]:
     )
 
 
-def whole_steps() -> Iterator[tuple[str, Errors]]:
+def whole_steps(family: str, level: str, steps: int = 1) -> Iterator[tuple[str, Errors]]:
     """A text encoder, convolutions and attention, every kernel on, against peft."""
-    for family, level in (("sd15", "kernels"), ("sdxl", "stacked"), ("sd15", "stacked+feed-forward")):
-        width = {"cross_attention_dim": 24}
-        unet, encoder = models.unet(family, **width), models.text_encoder()
-        sites = [*models.sites(unet, rank=8), *models.sites(unet, endings=("conv1", "time_emb_proj"))]
-        sites += models.sites(encoder, "te", models.TEXT, rank=8)
-        plain = Plain(
-            unet,
-            sites,
-            encoders={"te": encoder},
-            texts={"te": lambda model, ids: (model(ids).last_hidden_state, None)},
-        )
-        stepper = Core(
-            unet,
-            sites,
-            objective=Objective(models.process(), 0.18215),
-            hyper=Hyper(),
-            switches=Switches.parse(level),
-            texts=[TrainedText(encoder, "te")],
-        )
-        stepper.bank.load(plain.start())
-        draw = torch.Generator().manual_seed(7)
-        errors: Errors = {}
-        for step in range(1 + (level == "stacked")):
-            x = models.batch(family, 2, draw, ids=("te",), edge=4)
-            theirs, mine = plain.step([x]), stepper.micro(x)
-            errors[f"loss {step}"] = off(mine, theirs)
-            got = stepper.bank.tensors(stepper.bank.gradients)
-            flat = [torch.cat([one.flatten() for key in plain.last for one in side[key]]) for side in (got, plain.last)]
-            errors[f"gradients {step}"] = off(*flat)
-            stepper.update([[1e-2]])
-        yield f"whole steps, {family}, {level}", errors
+    width = {"cross_attention_dim": 24}
+    unet, encoder = models.unet(family, **width), models.text_encoder()
+    sites = [*models.sites(unet, rank=8), *models.sites(unet, endings=("conv1", "time_emb_proj"))]
+    sites += models.sites(encoder, "te", models.TEXT, rank=8)
+    plain = Plain(
+        unet,
+        sites,
+        encoders={"te": encoder},
+        texts={"te": lambda model, ids: (model(ids).last_hidden_state, None)},
+    )
+    stepper = Core(
+        unet,
+        sites,
+        objective=Objective(models.process(), 0.18215),
+        hyper=Hyper(),
+        switches=Switches.parse(level),
+        texts=[TrainedText(encoder, "te")],
+    )
+    stepper.bank.load(plain.start())
+    draw = torch.Generator().manual_seed(7)
+    errors: Errors = {}
+    for step in range(steps):
+        x = models.batch(family, 2, draw, ids=("te",), edge=4)
+        theirs, mine = plain.step([x]), stepper.micro(x)
+        errors[f"loss {step}"] = off(mine, theirs)
+        got = stepper.bank.tensors(stepper.bank.gradients)
+        flat = [torch.cat([one.flatten() for key in plain.last for one in side[key]]) for side in (got, plain.last)]
+        errors[f"gradients {step}"] = off(*flat)
+        stepper.update([[1e-2]])
+    yield f"whole steps, {family}, {level}", errors
 
 
-CHECKS: tuple[Callable[[], Iterator[tuple[str, Errors]]], ...] = (
-    group_norms, layer_norms, pointwise, linears, updates, whole_steps,
-)  # fmt: skip
+CHECKS: dict[str, Callable[[], Iterator[tuple[str, Errors]]]] = {
+    "group_norms": group_norms, "layer_norms": layer_norms, "pointwise": pointwise, "linears": linears,
+    "updates": updates, "whole_kernels": partial(whole_steps, "sd15", "kernels"),
+    "whole_stacked": partial(whole_steps, "sdxl", "stacked", 2),
+    "whole_feed_forward": partial(whole_steps, "sd15", "stacked+feed-forward"),
+}  # fmt: skip
 
 if __name__ == "__main__":
     assert backend.INTERPRETED, "set TRITON_INTERPRET=1"
     torch.set_num_threads(1)
-    for check in (one for one in CHECKS if one.__name__ in sys.argv[1:]):
+    for group in sys.argv[1:]:
         try:
-            for name, errors in check():
-                print(json.dumps({"check": name, "group": check.__name__, "errors": errors}), flush=True)
+            for name, errors in CHECKS[group]():
+                print(json.dumps({"check": name, "group": group, "errors": errors}), flush=True)
         except Exception:  # noqa: BLE001
-            print(
-                json.dumps({"check": check.__name__, "group": check.__name__, "raised": traceback.format_exc()}),
-                flush=True,
-            )
+            print(json.dumps({"check": group, "group": group, "raised": traceback.format_exc()}), flush=True)

@@ -15,7 +15,16 @@ from tests.thorough import often
 ROOT = Path(__file__).resolve().parents[2]
 TOLERANCE = 1e-5
 CARDS = {"ampere and blackwell": (80, 120), "ada and hopper": (89, 90)}
-GROUPS = ("group_norms", "layer_norms", "pointwise", "linears", "updates", "whole_steps")
+GROUPS = (
+    "group_norms",
+    "layer_norms pointwise linears updates",
+    "whole_kernels",
+    "whole_stacked",
+    "whole_feed_forward",
+)
+"""What one process checks: the import of torch takes as long as a small check."""
+USUAL = (*GROUPS[:2], "whole_feed_forward")
+"""Every kernel by itself, and together in a step that has all switches on."""
 pytest.importorskip("triton", reason="Triton has no build for this platform")
 
 
@@ -34,10 +43,10 @@ def lines(module: str, *arguments: str, **environ: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
 
-@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize("group", often(GROUPS, USUAL))
 def test_kernels_give_what_torch_gives_in_double_precision(group: str) -> None:
-    found = lines("tests.step.kernel_checks", group, TRITON_INTERPRET="1")
-    assert found
+    found = lines("tests.step.kernel_checks", *group.split(), TRITON_INTERPRET="1")
+    assert {one["group"] for one in found} == set(group.split())
     for one in found:
         assert "raised" not in one, one["raised"]
         assert all(error < TOLERANCE for error in one["errors"].values()), one

@@ -49,6 +49,8 @@ class Orders:
     """Bytes of tensors in each LoRA."""
     hang_at: int | None = None
     """Silent from this step on, deaf to every request, and alive."""
+    wakes: bool = False
+    """It is silent only until it is asked to stop."""
     fail_at: int | None = None
     """Gives up at this step with ``code`` and ``message``."""
     code: str = "nan"
@@ -228,6 +230,8 @@ class Training:
         while self.step < self.length.steps:
             self.orders = read_orders(self.path)
             while self.orders.hang_at is not None and self.step + 1 >= self.orders.hang_at:
+                if self.orders.wakes and self._stopped():
+                    break
                 time.sleep(0.1)  # until the orders change
                 self.orders = read_orders(self.path)
             time.sleep(self.orders.step_s)
