@@ -14,6 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from tests.engine import plain_loop
 from tests.engine.run import Told, run, spec
+from tests.thorough import often
 
 from gpurent_engine.data import DataError
 from gpurent_engine.events import EventWriter
@@ -65,7 +66,7 @@ def test_gathered_batches_make_one_step(base_model: Path, pictures: Path, tmp_pa
     assert told.of("step")[-1]["images_s"] == pytest.approx(6 * told.of("step")[-1]["it_s"], rel=1e-6)
 
 
-@pytest.mark.parametrize("keys", [{}, {"network_train_unet_only": True, "shuffle_caption": True}])
+@pytest.mark.parametrize("keys", often([{}, {"network_train_unet_only": True, "shuffle_caption": True}], bool))
 def test_a_stopped_and_resumed_run_equals_an_unbroken_one(
     base_model: Path, pictures: Path, tmp_path: Path, keys: dict[str, object]
 ) -> None:
@@ -131,7 +132,9 @@ def test_a_run_that_is_shortened_ends_like_one_that_was_short(base_model: Path, 
     assert all(torch.equal(a[key], b[key]) for key in b)
 
 
-@pytest.mark.parametrize("text", ["", '{"steps": 2}', '{"steps": 99}', '{"steps": "5"}', "[]"])
+@pytest.mark.parametrize(
+    "text", often(["", '{"steps": 2}', '{"steps": 99}', '{"steps": "5"}', "[]"], ["", '{"steps": 99}'])
+)
 def test_a_plan_that_makes_no_sense_changes_nothing(
     base_model: Path, pictures: Path, tmp_path: Path, text: str
 ) -> None:
@@ -164,6 +167,9 @@ def test_the_rates_of_a_run_that_is_shortened_on_the_way_reach_their_end(
     assert rates[4:] == sorted(rates[4:], reverse=True) and rates[-1] < 0.2e-2
 
 
+@pytest.mark.thorough(
+    shown_by="tests/engine/test_effect.py::test_every_kind_of_network_learns_the_style_and_junk_teaches_nothing"
+)
 def test_the_loss_falls_when_a_few_pictures_are_learnt(base_model: Path, pictures: Path, tmp_path: Path) -> None:
     """Over one hundred and fifty steps the mean loss of the last third lies clearly below that of the first."""
     told = run(spec(max_train_epochs=50, unet_lr=1e-2), base_model, pictures, tmp_path)

@@ -10,6 +10,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 from tests.engine.run import run, spec
+from tests.thorough import often
 
 from gpurent_engine import data, validation
 from gpurent_engine.data import Dataset, Folder, ImageItem
@@ -60,7 +61,7 @@ def test_it_is_looked_at_when_it_is_due() -> None:
     assert validation.times(spec(min_timestep=100, max_timestep=200)) == [120, 140, 160, 180]
 
 
-@pytest.mark.parametrize("step", ["plain", "merged"])
+@pytest.mark.parametrize("step", often(["plain", "merged"], ["merged"]))
 def test_the_loss_of_held_out_pictures_is_told_and_changes_nothing(
     base_model: Path, pictures: Path, tmp_path: Path, step: str
 ) -> None:

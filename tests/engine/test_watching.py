@@ -13,6 +13,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 from tests.engine.run import run, spec
+from tests.thorough import often
 
 from gpurent_engine import prompts, verdicts
 from gpurent_engine.reading import parse_spec
@@ -80,7 +81,7 @@ def test_a_training_that_gets_worse_keeps_its_best(base_model: Path, pictures: P
     assert once.losses == told.losses and all(torch.equal(saved[name], kept[name]) for name in kept)
 
 
-@pytest.mark.parametrize("step", ["plain", "merged"])
+@pytest.mark.parametrize("step", often(["plain", "merged"], ["merged"]))
 def test_an_early_end_gives_the_best_as_the_finished_file(
     base_model: Path, pictures: Path, tmp_path: Path, step: str
 ) -> None:
@@ -129,7 +130,7 @@ zq style, gold circle
 """
 
 
-@pytest.mark.parametrize("step", ["plain", "merged"])
+@pytest.mark.parametrize("step", often(["plain", "merged"], ["merged"]))
 def test_pictures_are_drawn_with_the_model_as_it_is(
     base_model: Path, pictures: Path, tmp_path: Path, step: str
 ) -> None:
