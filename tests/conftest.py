@@ -42,8 +42,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """One more than cores: many tests wait. No more than memory bears, since each worker imports torch."""
-    return min(8, (os.cpu_count() or 1) + 1)
+    """Two more than cores: many tests wait. No more than memory bears, since each worker imports torch."""
+    return min(8, (os.cpu_count() or 1) + 2)
 
 
 @pytest.hookimpl(tryfirst=True)

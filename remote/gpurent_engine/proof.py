@@ -20,6 +20,7 @@ from gpurent_engine.lorafile import LoraFile
 from gpurent_engine.networks.plan import Plan, model_of
 
 SEED = 1234
+PICTURE_STEPS = 12
 TOLERANCE = {torch.float32: 1e-6, torch.float16: 2e-3, torch.bfloat16: 1e-2}
 """Of a tensor in the file against the one that was trained, relative to its largest number."""
 
@@ -174,4 +175,4 @@ def _look(
     hidden, extra = sampling.condition(parts, [prompt], side, clip_skip)
     at = torch.tensor([process.steps // 2], device=device)
     said: torch.Tensor = parts.unet(noise, at, hidden, added_cond_kwargs=extra).sample.float()
-    return said, sampling.draw(parts, process, prompt, side=side, seed=SEED, clip_skip=clip_skip)
+    return said, sampling.draw(parts, process, prompt, side=side, seed=SEED, steps=PICTURE_STEPS, clip_skip=clip_skip)

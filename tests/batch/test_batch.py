@@ -69,6 +69,7 @@ def test_a_job_that_fails_leaves_the_others_alone(ground: Ground, stub: StubEngi
     assert run.outcome == "partial" and len(run.rentals) == 1
 
 
+@pytest.mark.thorough(shown_by="tests/batch/test_batch.py::test_a_job_that_fails_leaves_the_others_alone")
 def test_a_batch_may_stop_at_the_first_failure(ground: Ground, stub: StubEngine) -> None:
     """Then the jobs after it are named as not begun, with the reason."""
     stub.order(Orders(fail_at=2))
@@ -92,6 +93,7 @@ def test_what_is_done_is_not_trained_again_unless_asked_for(ground: Ground) -> N
     assert [one.state for one in again.jobs] == ["done"]
 
 
+@pytest.mark.thorough(shown_by="tests/batch/test_batch.py::test_what_is_done_is_not_trained_again_unless_asked_for")
 def test_a_result_whose_file_is_gone_is_made_again(ground: Ground) -> None:
     """The ledger's word is not enough: the file has to be there, as it came home."""
     (job,) = ground.jobs("ant")
@@ -202,6 +204,9 @@ def test_a_batch_of_one_job_that_cannot_be_trained_says_so_as_train_does(ground:
     assert kinds.count(Kind.JOB_FAILED) == 2
 
 
+@pytest.mark.thorough(
+    shown_by="tests/batch/test_batch.py::test_five_jobs_share_one_machine_one_process_and_one_upload_of_each_file"
+)
 def test_five_jobs_cost_at_most_half_of_five_runs(ground: Ground, stub: StubEngine) -> None:
     """In one market, with an engine that takes two seconds to start: against five runs like the cheaper of two."""
     stub.order(Orders(start_s=2.0))
@@ -224,6 +229,7 @@ def test_a_process_that_is_killed_costs_its_job_alone(ground: Ground, stub: Stub
     assert len(ground.broker.ledger.run(found.run_id or "").rentals) == 1
 
 
+@pytest.mark.thorough(shown_by="tests/batch/test_batch.py::test_a_process_that_is_killed_costs_its_job_alone")
 def test_three_processes_that_die_in_a_row_end_their_machine(ground: Ground, stub: StubEngine) -> None:
     """It may be broken: its jobs get one more try, elsewhere."""
     stub.order(Orders(die_at=2))

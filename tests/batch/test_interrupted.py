@@ -97,6 +97,9 @@ def test_a_run_whose_machine_is_gone_goes_on_with_the_next_one(ground: Ground, s
     assert ground.cli.sandbox.truth() == []
 
 
+@pytest.mark.thorough(
+    shown_by="tests/batch/test_interrupted.py::test_a_run_whose_machine_is_gone_goes_on_with_the_next_one"
+)
 def test_a_machine_that_is_outbid_is_left_for_another(ground: Ground, stub: StubEngine) -> None:
     """A machine that its provider stops is given back, and the run goes on."""
     stub.order(Orders(step_s=0.1))
@@ -123,6 +126,7 @@ def test_a_job_of_a_batch_goes_on_from_its_own_state(ground: Ground, stub: StubE
     assert first == 0 < second
 
 
+@pytest.mark.thorough(shown_by="tests/batch/test_interrupted.py::test_a_job_of_a_batch_goes_on_from_its_own_state")
 def test_a_job_of_a_batch_that_was_stopped_is_continued_by_its_name(ground: Ground, stub: StubEngine) -> None:
     """A batch that ended with a state at home names the command; overrides of a batch file are in it."""
     stub.order(Orders(step_s=0.1))

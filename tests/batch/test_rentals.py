@@ -12,6 +12,7 @@ from tests.batch.conftest import QUICK, Ground
 from tests.budget import postgres
 from tests.stub.control import StubEngine
 from tests.stub.engine import Orders
+from tests.thorough import THE_REST
 
 from gpurent import Broker, Job, Usd
 from gpurent.budget.events import Kind
@@ -68,7 +69,13 @@ def batch(ground: Ground, home: str, jobs: Sequence[Job]) -> Batch:
         return broker.batch(jobs, budget=ONE)
 
 
-@pytest.mark.parametrize("homes", [("state", "state"), ("one", "two")], ids=["one computer", "two computers"])
+@pytest.mark.parametrize(
+    "homes",
+    [
+        pytest.param(("state", "state"), id="one computer"),
+        pytest.param(("one", "two"), id="two computers", marks=THE_REST),
+    ],
+)
 def test_two_batches_at_once_train_no_job_twice(
     ground: Ground, stub: StubEngine, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest,
     homes: tuple[str, str],

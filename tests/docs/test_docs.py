@@ -22,6 +22,7 @@ import typer
 from tests.session.world import Cli, make_job
 from tests.stub.control import StubEngine
 from tests.stub.engine import Orders
+from tests.thorough import often
 from tools import docs as generated
 
 from gpurent.cli.app import app
@@ -87,6 +88,10 @@ def pattern(line: str) -> str:
     return re.sub(r"\d+(\.\d+)?", "N", " ".join(line.split()))
 
 
+LONG = ("first-lora", "continue")
+"""Pages whose commands rent one machine after the other."""
+
+
 def shell(cli: Cli, command: str, folder: Path) -> str:
     environ = cli.env | {"COLUMNS": "120", "PATH": f"{Path(sys.executable).parent}:{cli.env['PATH']}"}
     ended = subprocess.run(
@@ -96,7 +101,11 @@ def shell(cli: Cli, command: str, folder: Path) -> str:
     return ended.stdout
 
 
-@pytest.mark.parametrize("page", sorted({block.page for block in blocks("console")}), ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page",
+    often(sorted({block.page for block in blocks("console")}), lambda page: page.stem not in LONG),
+    ids=lambda page: page.stem,
+)
 def test_commands_print_what_the_page_shows(page: Path, cli: Cli) -> None:
     """All commands of a page run in order in one folder."""
     folder, printed = cli.folder, ""

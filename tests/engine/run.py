@@ -9,10 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gpurent_engine import proof
 from gpurent_engine.events import EventWriter
 from gpurent_engine.loop import Order, Result, train
 from gpurent_engine.reading import parse_spec
 from gpurent_engine.spec import TrainSpec
+
+# A proof draws two pictures after each training; whether they differ shows in few steps as well.
+proof.PICTURE_STEPS = 2
 
 
 @dataclass(frozen=True)

@@ -81,6 +81,7 @@ def test_two_processes_learn_what_one_learns(
     assert (mine - theirs).norm() / theirs.norm() < 1e-5
 
 
+@pytest.mark.thorough(shown_by="tests/engine/test_distributed.py::test_two_processes_learn_what_one_learns")
 def test_one_process_that_is_killed_ends_the_others(base_model: Path, pictures: Path, tmp_path: Path) -> None:
     """``--processes 2``: the second is killed; what was learnt is saved, the failure is said, and nothing is left."""
     job = write_job(tmp_path, base_model, pictures, spec=spec(max_train_epochs=4000).to_dict(), processes=2)

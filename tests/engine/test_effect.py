@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 from tests.engine.effect import EXAMPLES, Judge, learn, split
-from tests.thorough import often
 from tools.pretrain_tiny_sd import xl
 
+FELL = pytest.mark.thorough(
+    shown_by="tests/engine/test_training.py::test_the_loss_falls_when_a_few_pictures_are_learnt"
+)
 FEW: dict[str, Any] = {"max_train_steps": 20, "train_batch_size": 2, "unet_lr": 3e-3}
 KINDS: dict[str, dict[str, Any]] = {
     "UNet and text encoder": {},
@@ -34,20 +36,17 @@ def judged(base: Path, work: Path, kinds: dict[str, dict[str, Any]]) -> dict[str
     return found
 
 
-@pytest.mark.parametrize("kinds", often(["one kind", "every kind"], ["one kind"]))
-def test_every_kind_of_network_learns_the_style_and_junk_teaches_nothing(tmp_path: Path, kinds: str) -> None:
+@FELL
+def test_every_kind_of_network_learns_the_style_and_junk_teaches_nothing(tmp_path: Path) -> None:
     """Held-out loss falls by a fifth and pictures come nearer to the style; noise with other captions does neither."""
-    wanted = KINDS if kinds == "every kind" else {"DoRA": KINDS["DoRA"]}
-    found = judged(EXAMPLES / "tiny-sd", tmp_path, wanted)
+    found = judged(EXAMPLES / "tiny-sd", tmp_path, KINDS)
     junk = found.pop("junk")
     assert junk[0] > 0.8 and junk[1] > 1.5, found | {"junk": junk}
     for name, (loss, distance) in found.items():
         assert loss < 0.75 and distance < 0.98, (name, loss, distance)
 
 
-@pytest.mark.thorough(
-    shown_by="tests/engine/test_effect.py::test_every_kind_of_network_learns_the_style_and_junk_teaches_nothing"
-)
+@FELL
 def test_so_does_a_base_of_sdxls_architecture(tmp_path: Path) -> None:
     """Two text encoders, pooled text and sizes; the base is the small one in that architecture, not trained in it."""
     found = judged(xl.untrained(EXAMPLES / "tiny-sd", tmp_path / "base"), tmp_path, {"SDXL": {}})

@@ -85,6 +85,7 @@ def usable(folder: Path, told: list[dict[str, Any]]) -> int:
     return step
 
 
+@pytest.mark.thorough(shown_by="tests/engine/test_failures.py::test_a_disk_that_is_full_at_a_checkpoint")
 def test_memory_that_runs_out_in_the_middle_of_an_epoch(base_model: Path, tmp_path: Path) -> None:
     """A bucket of large pictures comes after many small ones, and the process may not have what it takes."""
     pictures = tiny_model.pictures(tmp_path / "d", 1, repeats=90)
@@ -112,6 +113,7 @@ def test_memory_that_runs_out_in_the_middle_of_an_epoch(base_model: Path, tmp_pa
     assert usable(tmp_path, told) == large_at(seed)
 
 
+@pytest.mark.thorough(shown_by="tests/engine/test_failures.py::test_a_disk_that_is_full_at_a_checkpoint")
 def test_a_state_makes_room_for_the_lora(base_model: Path, pictures: Path, tmp_path: Path) -> None:
     """When a checkpoint finds the disk full, the resumable state goes, the file is written, and the run goes on."""
     (tmp_path / "out").mkdir()

@@ -40,6 +40,7 @@ def test_the_loss_curve_is_that_of_a_loop_written_by_hand(base_model: Path, pict
     assert ours.losses == pytest.approx(plain, abs=1e-4)
 
 
+@pytest.mark.thorough(shown_by="tests/engine/test_training.py::test_the_loss_curve_is_that_of_a_loop_written_by_hand")
 def test_the_example_trains_like_a_loop_written_by_hand(tmp_path: Path) -> None:
     """The shipped example, on the shipped base model: its steps equal plain diffusers and peft to 1e-4."""
     steps = 15
@@ -167,9 +168,6 @@ def test_the_rates_of_a_run_that_is_shortened_on_the_way_reach_their_end(
     assert rates[4:] == sorted(rates[4:], reverse=True) and rates[-1] < 0.2e-2
 
 
-@pytest.mark.thorough(
-    shown_by="tests/engine/test_effect.py::test_every_kind_of_network_learns_the_style_and_junk_teaches_nothing"
-)
 def test_the_loss_falls_when_a_few_pictures_are_learnt(base_model: Path, pictures: Path, tmp_path: Path) -> None:
     """Over one hundred and fifty steps the mean loss of the last third lies clearly below that of the first."""
     told = run(spec(max_train_epochs=50, unet_lr=1e-2), base_model, pictures, tmp_path)

@@ -62,6 +62,7 @@ def test_patience_ends_when_nothing_got_better_for_so_many_looks() -> None:
     assert not verdicts.enough(looks(0.3, 0.2, 0.21, 0.19, 0.2, first=1), 2, 0.0)
 
 
+@pytest.mark.thorough(shown_by="tests/engine/test_watching.py::test_an_early_end_gives_the_best_as_the_finished_file")
 def test_a_training_that_gets_worse_keeps_its_best(base_model: Path, pictures: Path, tmp_path: Path) -> None:
     """The file of the best look says its step and holds what was trained by then; and a word is said."""
     told = run(spec(**WORSENS), base_model, pictures, tmp_path)
@@ -99,6 +100,7 @@ def test_an_early_end_gives_the_best_as_the_finished_file(
         assert file.metadata()["ss_steps"] == str(stop["best_step"])
 
 
+@pytest.mark.thorough(shown_by="tests/engine/test_watching.py::test_an_early_end_gives_the_best_as_the_finished_file")
 def test_stopped_and_resumed_it_judges_as_if_it_had_never_stopped(
     base_model: Path, pictures: Path, tmp_path: Path
 ) -> None:
@@ -156,7 +158,7 @@ def test_pictures_are_drawn_with_the_model_as_it_is(
 
 
 @pytest.mark.filterwarnings("ignore:__array_wrap__ must accept:DeprecationWarning")  # diffusers' own, in two of them
-@pytest.mark.parametrize("name", sorted(prompts.SAMPLERS))
+@pytest.mark.parametrize("name", often(sorted(prompts.SAMPLERS), sorted(prompts.SAMPLERS)[::3]))
 def test_every_sampler_of_kohyas_trainer_draws(base_model: Path, name: str) -> None:
     """On the same model each gives a picture of finite numbers, the same twice, near to what DDIM gives."""
     from gpurent_engine import drawing

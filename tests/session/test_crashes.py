@@ -145,6 +145,7 @@ def end_watchdog(home: Path) -> None:
     wait_for(gone, "the end of the watchdog")
 
 
+@pytest.mark.thorough(shown_by="tests/session/test_crashes.py::test_a_watchdog_needs_no_working_folder")
 def test_a_watchdog_sees_a_dead_clients_training_to_its_end(cli: Cli) -> None:
     """The command and its terminal are gone; the files come home all the same, and the rental ends."""
     cli = watched(cli)

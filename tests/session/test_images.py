@@ -52,7 +52,7 @@ def failures(cli: Cli) -> list[tuple[str, str]]:
     ]
 
 
-@pytest.mark.parametrize("image", [name for name in IMAGES if name != "bare"])
+@pytest.mark.parametrize("image", often([name for name in IMAGES if name != "bare"], ["vastai-pytorch"]))
 def test_every_image_with_torch_trains(cli: Cli, sandbox: Sandbox, image: str) -> None:
     """Wherever its Python is, and whatever a session's PATH and a login's greeting are."""
     make_job(cli.folder)
@@ -72,7 +72,7 @@ def test_a_trait_that_does_not_matter_does_not_stop_a_run(cli: Cli, sandbox: San
     assert [line["failed"] for line in receipt["rentals"]] == [False]
 
 
-@pytest.mark.parametrize("trait", often(REFUSED, [Trait.NO_CUDA, Trait.OLD_DRIVER, Trait.NO_SFTP]))
+@pytest.mark.parametrize("trait", often(REFUSED, [Trait.OLD_DRIVER, Trait.NO_SFTP]))
 def test_a_machine_that_cannot_train_is_given_back_and_the_next_one_trains(
     cli: Cli, sandbox: Sandbox, trait: Trait
 ) -> None:

@@ -154,6 +154,7 @@ def test_a_second_signal_destroys_at_once(cli: Cli) -> None:
     assert cli.sandbox.truth() == []
 
 
+@pytest.mark.thorough(shown_by="tests/session/test_own_troubles.py::test_a_signal_saves_collects_and_destroys")
 def test_a_terminal_that_is_closed_saves_collects_and_destroys(cli: Cli) -> None:
     """The window is shut: the kernel hangs up on the command, and nothing can be written any more."""
     make_job(cli.folder, steps=4000)
@@ -193,6 +194,7 @@ def test_a_reader_that_leaves_ends_the_run_in_order(cli: Cli) -> None:
     assert cli.sandbox.truth() == []
 
 
+@pytest.mark.thorough(shown_by="tests/session/test_own_troubles.py::test_a_signal_saves_collects_and_destroys")
 def test_what_nohup_protects_goes_on(cli: Cli) -> None:
     """A hang-up that the user had ignored before the command began stays ignored."""
     make_job(cli.folder, steps=60)

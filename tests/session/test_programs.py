@@ -59,6 +59,7 @@ def test_once_saves_collects_and_returns(cli: Cli) -> None:
     assert cli.events()[-1].data["outcome"] == "interrupted"
 
 
+@pytest.mark.thorough(shown_by="tests/session/test_programs.py::test_once_saves_collects_and_returns")
 def test_twice_destroys_at_once(cli: Cli, stub: StubEngine) -> None:
     """A job that does not hear the first is not waited for after the second."""
     stub.order(Orders(deaf=True))
@@ -78,6 +79,7 @@ def cli_log(running: subprocess.Popen[str]) -> str:
     return running.stderr.readline() + running.stderr.readline()
 
 
+@pytest.mark.thorough(shown_by="tests/session/test_programs.py::test_once_saves_collects_and_returns")
 def test_a_handler_of_the_programs_own_stays(cli: Cli) -> None:
     """Its author has decided what Ctrl-C means."""
     with program(cli, "own") as running:

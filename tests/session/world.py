@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -124,7 +126,19 @@ class Cli:
 
     def wait(self, moment: Kind) -> None:
         """Until the ledger has a line of this kind."""
-        wait_for(lambda: any(event.kind is moment for event in self.events()), str(moment))
+        wait_for(lambda: self._written(moment), str(moment))
+
+    def _written(self, kind: Kind) -> bool:
+        """Asked twenty times a second: SQL costs a tenth of what it takes to open the ledger and to read its lines."""
+        path = self.home / "ledger.db"
+        if not path.exists():
+            return False
+        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as database:
+            try:
+                found = database.execute("SELECT 1 FROM events WHERE kind = ? LIMIT 1", (kind.value,)).fetchone()
+            except sqlite3.OperationalError:  # its table is being made, or it is locked
+                return False
+        return found is not None
 
     def events(self) -> list[Event]:
         path = self.home / "ledger.db"

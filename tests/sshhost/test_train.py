@@ -47,6 +47,9 @@ def add(machine: Machine, *more: str) -> tuple[str, ...]:
     )  # fmt: skip
 
 
+@pytest.mark.thorough(
+    shown_by="tests/sshhost/test_own_hosts.py::test_destroy_ends_our_processes_and_leaves_everything_else"
+)
 def test_a_machine_of_ones_own_trains_and_is_left_as_it_was(user: Home, machines: list[Machine]) -> None:
     """Listed, pinned, quoted, trained on, cleaned; a free machine costs nothing."""
     machine = machines[0]
