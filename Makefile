@@ -9,7 +9,7 @@ export HF_HUB_OFFLINE := 1
 unexport PYTHONDONTWRITEBYTECODE
 CHECKS := pyright mypy mypy-3.10 mypy-windows ruff format contracts pages
 
-.PHONY: demo oldest newest test thorough simulate fuzz lint docs bench wheel clean $(CHECKS:%=check-%)
+.PHONY: demo oldest newest test thorough coverage simulate fuzz lint docs bench wheel clean $(CHECKS:%=check-%)
 .DEFAULT_GOAL := help
 
 help:  ## Show this text
@@ -58,6 +58,12 @@ thorough: missing $(READY)  ## What make test leaves out: the rest of each large
 .PHONY: missing
 missing: $(READY)
 	@$(BIN)/python -m tools.missing
+
+# The tests of client and adapters that run in pytest's own process; the command line and the hosts are other processes.
+IN_PROCESS := $(addprefix tests/,budget conformance dataset plan report runpod vast sandbox settings)
+coverage: missing $(READY)  ## Lines of client and adapters that tests in one process reach
+	OMP_NUM_THREADS=1 $(BIN)/python -m coverage run -m pytest -q $(IN_PROCESS) $(PYTEST)
+	$(BIN)/python -m coverage report
 
 simulate: $(READY)  ## Thirty thousand lives of the broker with everything failing, and the guarantees taken out one by one
 	$(BIN)/python -m tests.simulation

@@ -35,10 +35,10 @@ class Watcher:
     over: threading.Event = field(default_factory=threading.Event)
 
     def watch(self) -> None:
-        """An environment is that of a command line, and read with it: twenty looks a second leave time for the run."""
+        """An environment is that of a command line, and read with it: five looks a second leave time for the run."""
         seen: set[tuple[str, bytes]] = set()
         root = b"GPURENT_ROOT=" + os.fsencode(self.hosts)
-        while not self.over.wait(0.05):
+        while not self.over.wait(0.2):
             for process in filter(str.isdigit, os.listdir("/proc")):  # noqa: PTH208
                 with suppress(OSError):  # it ended, or is none of ours
                     line = Path("/proc", process, "cmdline").read_bytes()
