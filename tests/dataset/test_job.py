@@ -398,7 +398,7 @@ def test_checking_and_quoting_load_neither_torch_nor_an_adapter() -> None:
         "gpurent_engine.families.sd2", "gpurent_engine.families.sdxl", "gpurent_engine.filenames",
         "gpurent_engine.formats", "gpurent_engine.formats.datasets", "gpurent_engine.formats.easy",
         "gpurent_engine.formats.gui", "gpurent_engine.keys", "gpurent_engine.limits", "gpurent_engine.networkargs",
-        "gpurent_engine.pictures", "gpurent_engine.reading", "gpurent_engine.spec", "gpurent_engine.step",
+        "gpurent_engine.pictures", "gpurent_engine.reading", "gpurent_engine.sheet", "gpurent_engine.spec", "gpurent_engine.step",
         "gpurent_engine.step.heeded", "gpurent_engine.thumbnail", "gpurent_engine.captionfile",
         "gpurent_engine.captions", "gpurent_engine.emphasis", "gpurent_engine.families.bpe", "gpurent_engine.schedule",
         "gpurent_engine.suited", "gpurent_engine.validation", "gpurent_engine.augment", "gpurent_engine.prompts",

@@ -89,12 +89,12 @@ def toml(converted: Converted, config: str) -> tuple[str, str]:
     lines = [f"# Converted from a configuration of {converted.program} by `gpurent init --from`.", ""]
     lines += [f"{key} = {value(one)}" for key, one in keys.items() if one not in (None, "")]
     if converted.lost:
-        lines += ["", "# Not carried over:", *(f"# - {' '.join(one.split())}" for one in converted.lost)]
+        lines += ["", "# Not carried over:", *(f"# - {' '.join(line.split())}" for line in converted.lost)]
     data = []
     if converted.subsets:
         data = ["[[datasets]]"]
         for subset in converted.subsets:
-            data += ["", "  [[datasets.subsets]]", *(f"  {key} = {value(one)}" for key, one in subset.items())]
+            data += ["", "  [[datasets.subsets]]", *(f"  {key} = {value(given)}" for key, given in subset.items())]
     return "\n".join(lines) + "\n", "\n".join(data) + "\n" if data else ""
 
 

@@ -83,7 +83,7 @@ def _model(model: Mapping[str, Any], found: Converted) -> None:
     if model.get("vae_path"):
         found.keys["vae"] = str(model["vae_path"])
     known = ("name_or_path", "arch", "is_xl", "is_v2", "is_v_pred", "vae_path", "quantize", "quantize_te", "low_vram")
-    found.lost += [f"model.{key}: it has no counterpart." for key, one in model.items() if key not in known and one]
+    found.lost += [f"model.{key}: it has no counterpart." for key, given in model.items() if key not in known and given]
 
 
 def _network(network: Mapping[str, Any], found: Converted) -> None:
@@ -104,7 +104,9 @@ def _network(network: Mapping[str, Any], found: Converted) -> None:
         found.keys["network_dropout"] = network["dropout"]
     known = ("type", "linear", "rank", "linear_alpha", "alpha", "conv", "conv_alpha", "dropout", "lokr_factor",
              "lokr_full_rank")  # fmt: skip
-    found.lost += [f"network.{key}: it has no counterpart." for key, one in network.items() if key not in known and one]
+    found.lost += [
+        f"network.{key}: it has no counterpart." for key, given in network.items() if key not in known and given
+    ]
 
 
 def _train(train: Mapping[str, Any], found: Converted) -> None:
@@ -133,8 +135,10 @@ def _train(train: Mapping[str, Any], found: Converted) -> None:
             keys[key] = ours[given]
     parameters = train.get("optimizer_params")
     if isinstance(parameters, Mapping):
-        keys["optimizer_args"] = [f"{name}={one}" for name, one in parameters.items()]
-    found.lost += [f"train.{key}: it has no counterpart." for key, one in train.items() if key not in _TRAIN and one]
+        keys["optimizer_args"] = [f"{name}={parameter}" for name, parameter in parameters.items()]
+    found.lost += [
+        f"train.{key}: it has no counterpart." for key, given in train.items() if key not in _TRAIN and given
+    ]
 
 
 def _save(save: Mapping[str, Any], found: Converted) -> None:
@@ -162,7 +166,7 @@ def _subset(dataset: Any, trigger: str, sizes: list[Any], found: Converted) -> d
     subset |= {ours: dataset[theirs] for theirs, ours in renamed.items() if dataset.get(theirs)}
     if default:
         subset["class_tokens"] = default.replace("[trigger]", word)
-    lost = [key for key, one in dataset.items() if key not in _DATASET and one]
+    lost = [key for key, given in dataset.items() if key not in _DATASET and given]
     found.lost += [f"datasets.{key}: it has no counterpart." for key in lost]
     if word:
         found.lost.append(f"trigger_word: write {word!r} into the captions; [trigger] in them is not replaced.")

@@ -21,16 +21,18 @@ ALWAYS = (
 def export(spec: TrainSpec) -> tuple[str, list[str]]:
     """kohya's TOML, and sentences about what it does not carry."""
     keys: dict[str, Any] = {}
-    for one in fields(spec):
-        found = getattr(spec, one.name)
-        plain = None if one.default is MISSING else one.default
-        if one.name not in OURS and (one.name in ALWAYS or found != plain):
-            keys[one.name] = found
+    for field in fields(spec):
+        found = getattr(spec, field.name)
+        plain = None if field.default is MISSING else field.default
+        if field.name not in OURS and (field.name in ALWAYS or found != plain):
+            keys[field.name] = found
     keys["resolution"] = f"{spec.resolution[0]},{spec.resolution[1]}"  # kohya splits a string
     keys["caption_extension"] = spec.caption_extension or ".txt"
     if spec.max_train_epochs is None:
         keys["max_train_steps"] = spec.max_train_steps
-    if spec.weight_decay != 0.01 and not any(one.startswith("weight_decay=") for one in spec.optimizer_args):
+    if spec.weight_decay != 0.01 and not any(
+        optimizer_arg.startswith("weight_decay=") for optimizer_arg in spec.optimizer_args
+    ):
         keys["optimizer_args"] = [*spec.optimizer_args, f"weight_decay={spec.weight_decay}"]
     lost = []
     if spec.subsets and not spec.dataset_config:
@@ -38,5 +40,5 @@ def export(spec: TrainSpec) -> tuple[str, list[str]]:
     if spec.metadata_thumbnail.startswith("data:"):
         keys.pop("metadata_thumbnail", None)
     keys |= {"cache_latents": True, "sdpa": True, "save_model_as": "safetensors"}
-    lines = [f"{name} = {value(one)}" for name, one in keys.items() if one not in (None, "", ())]
+    lines = [f"{name} = {value(given)}" for name, given in keys.items() if given not in (None, "", ())]
     return "\n".join(["# For kohya-ss/sd-scripts: train_network.py --config_file FILE", "", *lines]) + "\n", lost

@@ -91,8 +91,8 @@ def convert(document: Mapping[str, Any], here: Path) -> Converted:
 
 
 def _size(value: Any, found: Converted) -> str:
-    sizes = [one.strip() for one in str(value).split(",")]
-    if len(sizes) > 1 and all(one.isdigit() for one in sizes):
+    sizes = [word.strip() for word in str(value).split(",")]
+    if len(sizes) > 1 and all(size.isdigit() for size in sizes):
         found.lost.append(f"resolution: of {', '.join(sizes)} only {sizes[-1]} is trained.")
     return sizes[-1].replace("x", ",")
 

@@ -211,14 +211,14 @@ def _folder(path: Path, config: Path, half: bool) -> LocalFolder:
     except NotTrainable as error:
         raise _wrong(config, f"{path} {error}.", f"A usual base is {USUAL}.") from error
     encoders = found.family.text_encoders
-    weighted = ["unet", "vae", *(one.folder for one in encoders)]
-    small = ["scheduler", *(one.tokenizer for one in encoders)]
+    weighted = ["unet", "vae", *(encoder.folder for encoder in encoders)]
+    small = ["scheduler", *(encoder.tokenizer for encoder in encoders)]
     missing = [part for part in (*weighted, *small) if not (path / part).is_dir()]
     if missing:
         raise _wrong(config, f"{path} is not a diffusers model: {', '.join(missing)} missing.", hint)
     files = [path / "model_index.json", *_weights(path, weighted, config, half)]
     for part in small:
-        files += [one for one in sorted((path / part).iterdir()) if _is_file(one) and _SENT.fullmatch(one.name)]
+        files += [entry for entry in sorted((path / part).iterdir()) if _is_file(entry) and _SENT.fullmatch(entry.name)]
     for file in files:
         real = _inside(bounds, file, config)
         if file.suffix == ".safetensors":

@@ -76,8 +76,8 @@ def wanted(paths: Sequence[Path], left_out: Callable[[Path], None] = lambda _pat
     found: list[Wanted] = []
     for path in paths:
         if path.is_dir():
-            inside = sorted(one for one in path.iterdir() if one.suffix in (".toml", ".json") and one.is_file())
-            files = [one for one in inside if one.name not in NOT_OURS]
+            inside = sorted(entry for entry in path.iterdir() if entry.suffix in (".toml", ".json") and entry.is_file())
+            files = [entry for entry in inside if entry.name not in NOT_OURS]
             if not files:
                 raise UsageError(f"{path} holds no .toml or .json file.", hint="Name configurations or batch files.")
         elif path.is_file():
@@ -109,21 +109,21 @@ def checked(jobs: Sequence[Wanted], on_checked: Callable[[int, int], None] = lam
     found: list[Job] = []
     wrong: list[UsageError] = []
     unfit = 0
-    for number, one in enumerate(jobs, start=1):
+    for number, job in enumerate(jobs, start=1):
         try:
             found.append(
                 Job.from_config(
-                    one.config, dataset=one.dataset, output=one.output, name=one.name, changes=dict(one.changes)
+                    job.config, dataset=job.dataset, output=job.output, name=job.name, changes=dict(job.changes)
                 )
             )
         except UsageError as error:
             unfit += 1
-            where = one.title if one.source == one.config else f"{one.title} in {one.source.name}"
+            where = job.title if job.source == job.config else f"{job.title} in {job.source.name}"
             wrong += [UsageError(f"{where}: {part}", hint=part.hint) for part in error.parts or (error,)]
         on_checked(number, len(jobs))
     if wrong:
         count = f"{unfit} of {len(jobs)} jobs" if len(jobs) > 1 else "The job"
-        said = " ".join(f"({number}) {one}" for number, one in enumerate(wrong, start=1))
+        said = " ".join(f"({number}) {error}" for number, error in enumerate(wrong, start=1))
         raise ConfigError(f"{count} cannot run; nothing was rented. {said}", hint=wrong[0].hint, parts=wrong)
     return found
 
@@ -143,8 +143,8 @@ def _lists_jobs(document: Mapping[str, Any]) -> bool:
 
 
 def _names_base(document: Mapping[str, Any]) -> bool:
-    sections = (document, *(one for one in document.values() if isinstance(one, dict)))
-    return any("pretrained_model_name_or_path" in one for one in sections)
+    sections = (document, *(part for part in document.values() if isinstance(part, dict)))
+    return any("pretrained_model_name_or_path" in section for section in sections)
 
 
 def _of_file(path: Path, document: Mapping[str, Any]) -> list[Wanted]:
@@ -167,7 +167,7 @@ def _of_file(path: Path, document: Mapping[str, Any]) -> list[Wanted]:
 
 
 def _tables(value: object) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(one, dict) for one in value)
+    return isinstance(value, list) and bool(value) and all(isinstance(row, dict) for row in value)
 
 
 def _of_table(path: Path, where: str, general: Mapping[str, Any], table: Mapping[str, Any]) -> list[Wanted]:

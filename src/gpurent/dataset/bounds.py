@@ -85,10 +85,10 @@ def strays(root: Path, suffixes: frozenset[str]) -> list[Outside]:
     """
     try:
         bounds = Bounds.around(root)
-        entries = sorted(os.scandir(root), key=lambda one: one.name)
+        entries = sorted(os.scandir(root), key=lambda entry: entry.name)
     except OSError:
         return []  # said where the folder is looked for
-    wanted = [one for one in entries if _FOLDER.fullmatch(one.name) or _suffix(one) in suffixes]
+    wanted = [entry for entry in entries if _FOLDER.fullmatch(entry.name) or _suffix(entry) in suffixes]
     return [stray for entry in wanted for stray in _strays(bounds, entry, suffixes)]
 
 
@@ -101,8 +101,8 @@ def _strays(bounds: Bounds, entry: os.DirEntry[str], suffixes: frozenset[str]) -
             return [stray]
     if entry.is_dir():
         with os.scandir(path) as inside:
-            below = sorted((one for one in inside if _suffix(one) in suffixes), key=lambda one: one.name)
-        return [stray for one in below for stray in _strays(bounds, one, frozenset())]
+            below = sorted((entry for entry in inside if _suffix(entry) in suffixes), key=lambda entry: entry.name)
+        return [stray for entry in below for stray in _strays(bounds, entry, frozenset())]
     return [] if entry.is_file() else [Outside(path, "is neither a file nor a folder")]
 
 

@@ -28,7 +28,7 @@ class Parcel:
     @property
     def folder(self) -> str:
         """Below the login folder; equal files have the same one, whatever job they belong to."""
-        return f".gpurent/content/{_digest(sorted((one.target, one.sha256) for one in self.files))[:32]}"
+        return f".gpurent/content/{_digest(sorted((file.target, file.sha256) for file in self.files))[:32]}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ def key(job: Job, content: Content) -> str:
     Two jobs with the same key end in the same weights, as far as their machines compute alike.
     """
     spec = {name: value for name, value in job.sent_spec.to_dict().items() if name != "warnings"}
-    files = sorted((one.target, one.sha256) for parcel in content.parcels for one in parcel.files)
+    files = sorted((file.target, file.sha256) for parcel in content.parcels for file in parcel.files)
     base = [job.base_model_id, revision(job.base_model_id) or "main"] if job.base_target is None else []
     return _digest([RESULTS, spec, files, base])
 

@@ -39,7 +39,7 @@ def named(spec: TrainSpec, here: Path, config: Path) -> tuple[TrainSpec, tuple[S
         spec,
         vae=sent("vae", spec.vae) if spec.vae else "",
         network_weights=sent("network_weights", spec.network_weights) if spec.network_weights else "",
-        base_weights=tuple(sent("base_weights", one) for one in spec.base_weights),
+        base_weights=tuple(sent("base_weights", base_weight) for base_weight in spec.base_weights),
     )
     return changed, tuple(sources)
 
@@ -68,7 +68,7 @@ def _folder(key: str, path: Path, config: Path, sources: list[Source]) -> str:
             hint="A folder of diffusers holds config.json and diffusion_pytorch_model.safetensors; a file is fine too.",
         )
     target = f"{FOLDER}/vae"
-    full = [one for one in weights if ".fp16." not in one.name] or weights
-    sources += [_source(key, one, f"{target}/{one.name}", config) for one in full]
+    full = [weight for weight in weights if ".fp16." not in weight.name] or weights
+    sources += [_source(key, file, f"{target}/{file.name}", config) for file in full]
     sources.append(Source(inside / "config.json", f"{target}/config.json", Bounds.around(inside)))
     return target

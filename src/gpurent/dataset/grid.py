@@ -96,15 +96,15 @@ def planned(dataset: Dataset, spec: TrainSpec, family: Family) -> Grid | None:
     width, height = spec.resolution
     side = max(STRIDE, min(family.side, math.isqrt(width * height)) // STRIDE * STRIDE)
     seeds = SEEDS if side <= LARGE else SEEDS[:1]
-    folders = [one for one in dataset.folders if not one.regular]
-    found = dict.fromkeys(trigger for one in folders if (trigger := wording.shared(one, spec).trigger))
+    folders = [folder for folder in dataset.folders if not folder.regular]
+    found = dict.fromkeys(trigger for folder in folders if (trigger := wording.shared(folder, spec).trigger))
     triggers = list(found)[:MOST_TRIGGERS]
     if triggers:
         seeds = seeds if len(triggers) == 1 else SEEDS[:1]
-        return Grid(tuple(row for one in triggers for row in rows_of(one, (), seeds, NEGATIVE)), side)
-    texts = [image.caption.split("\n")[0].strip()[:LONGEST] for one in folders for image in one.images]
+        return Grid(tuple(row for trigger in triggers for row in rows_of(trigger, (), seeds, NEGATIVE)), side)
+    texts = [image.caption.split("\n")[0].strip()[:LONGEST] for folder in folders for image in folder.images]
     texts = list(dict.fromkeys(filter(None, texts)))[:MOST_CAPTIONS]
-    texts = texts or [one.concept.strip() for one in folders if one.concept.strip()][:1]
+    texts = texts or [folder.concept.strip() for folder in folders if folder.concept.strip()][:1]
     return Grid(tuple(rows_of("", texts, seeds, NEGATIVE)), side) if texts else None
 
 
@@ -127,7 +127,7 @@ def rows_of(trigger: str, prompts: Sequence[str], seeds: Sequence[int], negative
         )
     texts: list[str] = []
     for prompt in prompts or (", ".join(SCENES),):
-        parts = [one.strip() for one in prompt.split(",") if one.strip()]
+        parts = [word.strip() for word in prompt.split(",") if word.strip()]
         places = (0, math.ceil(len(parts) / 2), len(parts)) if trigger else ()
         texts += [", ".join([*parts[:at], trigger, *parts[at:]]) for at in places] or [prompt]
     unique = dict.fromkeys(texts)

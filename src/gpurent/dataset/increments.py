@@ -21,8 +21,8 @@ def increments(jobs: Sequence[Job]) -> tuple[Workload, ...]:
     kept: tuple[object, ...] | None = None
     for job in jobs:
         work = job.workload
-        base = frozenset((one.path, one.target) for one in job.base_model.sources)
-        rest = frozenset((one.path, one.target) for one in job.sources) - base
+        base = frozenset((source.path, source.target) for source in job.base_model.sources)
+        rest = frozenset((source.path, source.target) for source in job.sources) - base
         new = sum(_size(one) for one in (base, rest) if one not in sent)
         hub = (job.base_model_id, work.half_precision)
         found.append(

@@ -146,12 +146,12 @@ class Job:
         """The training as the host reads it: with its own paths instead of this computer's."""
         subsets = tuple(
             replace(
-                one,
+                subset,
                 folder=str(number),
-                mask_folder=f"{number}{MASKS}" if one.mask_folder else "",
-                metadata_file=f"{number}{CAPTIONS}" if one.metadata_file else "",
+                mask_folder=f"{number}{MASKS}" if subset.mask_folder else "",
+                metadata_file=f"{number}{CAPTIONS}" if subset.metadata_file else "",
             )
-            for number, one in enumerate(self.spec.subsets)
+            for number, subset in enumerate(self.spec.subsets)
         )
         empty = {"train_data_dir": "", "reg_data_dir": "", "dataset_config": "", "conditioning_data_dir": ""}
         empty |= {"in_json": "", "logging_dir": "", "log_with": "", "log_prefix": "", "log_tracker_name": ""}
@@ -180,7 +180,7 @@ class Job:
     def expected(self) -> Expected:
         """What the training may send home: its metadata repeats words of captions and names of folders."""
         spec = self.spec
-        words = sum(len(one.caption) + len(one.path.name) for one in self.dataset.images)
+        words = sum(len(image.caption) + len(image.path.name) for image in self.dataset.images)
         return Expected(
             name=self.name,
             steps=self.length.steps,
@@ -194,7 +194,7 @@ class Job:
                 spec.sample_every_n_epochs,
                 spec.sample_every_n_steps,
                 spec.sample_at_first,
-                max((one.width * one.height for one in spec.samples), default=0),
+                max((sample.width * sample.height for sample in spec.samples), default=0),
             ),
             skipped=self.length.skipped,
         )
@@ -225,16 +225,16 @@ class Job:
         spec, length, family = self.spec, self.length, self.base_model.found.family
         saved = _checkpoints(spec, length) + self._validated
         specs = [spec.of(folder.settings) for folder in self.dataset.folders]
-        width, height = max((one.resolution for one in specs), key=lambda size: size[0] * size[1])
+        width, height = max((spec.resolution for spec in specs), key=lambda size: size[0] * size[1])
         return Workload(
             name=self.name, family=family.name, images=len(self.dataset.images),
             steps=length.steps * spec.gradient_accumulation_steps, epochs=length.rounds,
-            batch_size=max(one.train_batch_size for one in specs), width=width, height=height,
+            batch_size=max(spec.train_batch_size for spec in specs), width=width, height=height,
             network_dim=networkargs.equivalent_rank(spec), train_text_encoder=spec.train_text_encoder,
             gradient_checkpointing=spec.gradient_checkpointing, checkpoints=saved,
             checkpoint_bytes=saved * self._lora_bytes,
             upload_bytes=self.upload_bytes, base_download_bytes=self.base_model.download_bytes,
-            base_bytes=sum(one.path.stat().st_size for one in self.base_model.sources),
+            base_bytes=sum(source.path.stat().st_size for source in self.base_model.sources),
             half_precision=spec.mixed_precision != "no",
             fast_step=not unheeded(spec, sdxl=family.name == SDXL.name),
             predictions=self._predictions(width * height), encodings=self._encodings,
@@ -250,7 +250,7 @@ class Job:
         if spec.max_validation_steps is not None:
             held = min(held, spec.max_validation_steps * spec.train_batch_size)
         # with guidance and without, at each step of the sampler
-        drawn = sum(2 * one.steps * one.width * one.height / pixels for one in spec.samples)
+        drawn = sum(2 * sample.steps * sample.width * sample.height / pixels for sample in spec.samples)
         return held * validation.TIMES * looks + drawn * prompts.times(spec, length.steps, length.rounds)
 
     @property
@@ -265,11 +265,11 @@ class Job:
     def report(self) -> Report:
         """Facts for people."""
         images = self.dataset.images
-        sizes = sorted(((one.width, one.height) for one in images), key=lambda size: size[0] * size[1])
+        sizes = sorted(((image.width, image.height) for image in images), key=lambda size: size[0] * size[1])
         return Report(
-            concepts=tuple((one.concept, one.repeats, len(one.images)) for one in self.dataset.folders),
+            concepts=tuple((folder.concept, folder.repeats, len(folder.images)) for folder in self.dataset.folders),
             images=len(images),
-            captions=sum(one.caption_path is not None for one in images),
+            captions=sum(image.caption_path is not None for image in images),
             smallest=sizes[0],
             largest=sizes[-1],
             epochs=self.length.epochs,

@@ -52,7 +52,7 @@ def left_out(dataset: Dataset, wrong: Collection[Path] = ()) -> list[LeftOut]:
     bad = {(path.parent, captionfile.folded(path.stem)) for path in wrong}
     used = {path for image in dataset.images for path in (image.path, image.caption_path, image.mask_path)}
     masks = {image.mask_path.parent for image in dataset.images if image.mask_path is not None}
-    folders = {one.path for one in dataset.folders} | masks
+    folders = {folder.path for folder in dataset.folders} | masks
     found: list[LeftOut] = []
     if dataset.by_name:
         found += [_above(path) for path in sorted(dataset.root.iterdir()) if not (path in folders or data.junk(path))]
@@ -144,8 +144,8 @@ def _pictures_below(folder: Path) -> int:
 
 def unsendable(dataset: Dataset) -> list[str]:
     """Files whose names another computer would read otherwise: backslashes, control characters, no Unicode."""
-    images = [path for one in dataset.images for path in (one.path, one.caption_path, one.mask_path)]
-    folders = [one.path for one in dataset.folders]
+    images = [path for image in dataset.images for path in (image.path, image.caption_path, image.mask_path)]
+    folders = [folder.path for folder in dataset.folders]
     return [repr(path.name)[1:-1] for path in _once((*folders, *images)) if _odd(path.name)]
 
 

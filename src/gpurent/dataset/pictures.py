@@ -38,23 +38,23 @@ def decode(dataset: Dataset, on_checked: Callable[[int, int], None]) -> list[Dec
     owners = {folder.path: bounds_of(dataset, folder) for folder in dataset.folders}
     tasks = [(image.path, owners[folder.path]) for folder in dataset.folders for image in folder.images]
     decoded: list[Decoded] = []
-    for one in parallel(lambda task: _decode(*task), tasks):
-        decoded.append(one)
+    for picture in parallel(lambda task: _decode(*task), tasks):
+        decoded.append(picture)
         on_checked(len(decoded), len(tasks))
     return decoded
 
 
 def errors(decoded: Sequence[Decoded]) -> list[DataError]:
     """Those that cannot be decoded."""
-    return [DataError(one.path, f"{one.error}.", HINT) for one in decoded if one.error]
+    return [DataError(picture.path, f"{picture.error}.", HINT) for picture in decoded if picture.error]
 
 
 def remarks(decoded: Sequence[Decoded]) -> list[str]:
     """One sentence for each thing that is odd about some pictures, twins first."""
     by_note: dict[str, list[str]] = {}
-    for one in decoded:
-        for note in one.notes:
-            by_note.setdefault(note, []).append(place(one.path))
+    for picture in decoded:
+        for note in picture.notes:
+            by_note.setdefault(note, []).append(place(picture.path))
     return [*_twins(decoded), *(noted(names, note) for note, names in by_note.items())]
 
 
@@ -84,14 +84,14 @@ def _decode(path: Path, bounds: Bounds) -> Decoded:
 def _twins(decoded: Sequence[Decoded]) -> list[str]:
     seen: dict[str, Decoded] = {}
     same: list[str] = []
-    for one in decoded:
-        first = one.digest and seen.setdefault(one.digest, one)
-        if isinstance(first, Decoded) and first is not one:
-            same.append(f"{place(one.path)} is the same picture as {place(first.path)}.")
-    single = [one for one in seen.values() if one.look is not None]
+    for picture in decoded:
+        first = picture.digest and seen.setdefault(picture.digest, picture)
+        if isinstance(first, Decoded) and first is not picture:
+            same.append(f"{place(picture.path)} is the same picture as {place(first.path)}.")
+    single = [picture for picture in seen.values() if picture.look is not None]
     alike = [
         f"{place(single[late].path)} and {place(single[early].path)}"
-        for early, late in twins.pairs([one.look for one in single if one.look is not None])
+        for early, late in twins.pairs([picture.look for picture in single if picture.look is not None])
     ]  # fmt: skip
     if alike:
         same.append(f"Look the same, so that they count twice: {listed(alike)}.")

@@ -75,11 +75,11 @@ def write(found: Survey, path: Path) -> Sheet:
         raise DatasetError("There is no picture for a contact sheet.", hint="`gpurent check` says what is wrong.")
     spec, images = found.spec, found.dataset.images[:MOST]
     specs = [spec.of(folder.settings) for folder in found.dataset.owners]
-    largest = max(max(one.bucket) for one in found.placements)
+    largest = max(max(placement.bucket) for placement in found.placements)
     edge = min(next(edge for most, edge in EDGES if len(images) <= most), max(LEAST, largest))
     font, complete = _font([image.caption for image in images])
     work = zip(images, found.placements, specs, strict=False)
-    tiles = list(parallel(lambda one: _tile(*one, edge, font=font), list(work)))
+    tiles = list(parallel(lambda task: _tile(*task, edge, font=font), list(work)))
     sheet = _laid_out(tiles, edge, font)
     try:
         _save(sheet, path)
@@ -128,21 +128,22 @@ def _laid_out(tiles: Sequence[_Tile], edge: int, font: Any) -> Image:
     rows = [tiles[at : at + columns] for at in range(0, len(tiles), columns)]
     line = TEXT + 3
     heights = [
-        max(one.picture.height if one.picture else edge // 2 for one in row) + max(len(one.lines) for one in row) * line
+        max(tile.picture.height if tile.picture else edge // 2 for tile in row)
+        + max(len(tile.lines) for tile in row) * line
         for row in rows
     ]
     sheet = Images.new("RGB", (columns * step + GAP, sum(heights) + GAP * (2 * len(rows) + 1)), PAPER)
     draw = ImageDraw.Draw(sheet)
     top = GAP
     for row, height in zip(rows, heights, strict=True):
-        base = top + height - max(len(one.lines) for one in row) * line
-        for number, one in enumerate(row):
+        base = top + height - max(len(tile.lines) for tile in row) * line
+        for number, tile in enumerate(row):
             left = GAP + number * step
-            if one.picture is not None:
-                sheet.paste(one.picture, (left + (edge - one.picture.width) // 2, base - one.picture.height))
+            if tile.picture is not None:
+                sheet.paste(tile.picture, (left + (edge - tile.picture.width) // 2, base - tile.picture.height))
             else:
                 draw.rectangle((left, top, left + edge, base), outline=FAINT)
-            for at, text in enumerate(one.lines):
+            for at, text in enumerate(tile.lines):
                 draw.text((left, base + 3 + at * line), text, font=font, fill=INK if at else FAINT)
         top += height + 2 * GAP
     return sheet
@@ -166,7 +167,7 @@ def _font(captions: Sequence[str]) -> tuple[Any, bool]:
             continue
         if _has(font, letters):
             return font, True
-        count = sum(_has(font, [one]) for one in letters[:200])
+        count = sum(_has(font, [letter]) for letter in letters[:200])
         best, most = (font, count) if count > most else (best, most)
     return best, False
 
@@ -174,7 +175,7 @@ def _font(captions: Sequence[str]) -> tuple[Any, bool]:
 def _has(font: Any, letters: Sequence[str]) -> bool:
     """Whether a font has all of them: what it lacks looks like what no font has."""
     missing = bytes(font.getmask("\U0010fffe"))
-    return all(bytes(font.getmask(one)) != missing for one in letters)
+    return all(bytes(font.getmask(letter)) != missing for letter in letters)
 
 
 def _save(sheet: Image, path: Path) -> None:

@@ -103,7 +103,7 @@ def _all_of(look: _Look, given: TrainSpec, output: str | Path | None) -> Survey:
             notes = [*folded(suited.doubts(spec, length)), *notes]
             job = replace(whole, warnings=tuple(dict.fromkeys((*look.warnings, *notes))))
     warnings = job.warnings if job else tuple(dict.fromkeys((*look.warnings, *notes)))
-    shared = () if found is None else tuple(wording.shared(one, spec) for one in found.folders)
+    shared = () if found is None else tuple(wording.shared(folder, spec) for folder in found.folders)
     return Survey(
         config=config,
         errors=tuple(look.errors),
@@ -161,7 +161,7 @@ class _Look:
     def pictures(self, spec: TrainSpec) -> data.Dataset | None:
         """The dataset, scanned and decoded; None where it cannot be."""
         if not spec.subsets and not spec.train_data_dir:
-            if not spec.dataset_config and not any("subset" in str(one) for one in self.errors):
+            if not spec.dataset_config and not any("subset" in str(error) for error in self.errors):
                 text = f"{self.config}: train_data_dir is missing."
                 self.errors.append(ConfigError(text, hint="Set it, or pass --dataset FOLDER."))
             return None
@@ -190,7 +190,7 @@ class _Look:
         decoded = pictures.decode(found, self._on_checked)
         wrong += pictures.errors(decoded)
         self.errors += grouped(wrong)
-        self._wrong = {one.path for one in wrong}
+        self._wrong = {image.path for image in wrong}
         self.warnings += pictures.remarks(decoded)
         return found
 
@@ -218,7 +218,7 @@ class _Look:
     ) -> None:
         """Remarks on captions, on what is left out and on sizes, before those on single pictures."""
         self.left_out = leftout.left_out(found, self._wrong)
-        bare = [one.path.name for one in found.images if one.caption_path is None]
+        bare = [image.path.name for image in found.images if image.caption_path is None]
         said = []
         if bare:
             count = counted(len(bare), "image")
@@ -232,8 +232,8 @@ class _Look:
     ) -> list[str]:
         """Remarks on the configuration and the base; those on keys without effect last."""
         notes = folded((*spec.warnings, *agreed))
-        idle = [one for one in notes if IDLE in one or one.endswith("no effect here.")]
-        said = [one for one in notes if one not in idle]
+        idle = [note for note in notes if IDLE in note or note.endswith("no effect here.")]
+        said = [note for note in notes if note not in idle]
         if isinstance(model, base.HubId) and model.remark:
             said.append(model.remark)
         if spec.mixed_precision == "no":
@@ -284,7 +284,7 @@ def _refuse_secrets(sources: Iterable[Source]) -> None:
     except (Outside, OSError) as error:
         raise DatasetError(f"{error}.", hint="It was there a moment ago; start again.") from error
     if found:
-        names = ", ".join(f"{one.path} looks like {one.what}" for one in found[:NAMED])
+        names = ", ".join(f"{file.path} looks like {file.what}" for file in found[:NAMED])
         rest = f", and {len(found) - NAMED} more do" if len(found) > NAMED else ""
         raise DatasetError(
             f"{names}{rest}. Nothing was sent.", hint="Remove it; if it is a real key, find out how it came there."
@@ -297,7 +297,7 @@ def _refuse_strays(root: Path, spec: TrainSpec) -> None:
     if secret:
         raise ConfigError(f"caption_extension: files that end in {secret[0]} hold keys, and no captions.")
     wanted = data.SUFFIXES | {suffix.lower() for suffix in suffixes}
-    roots = {root / folder: None for one in spec.subsets for folder in (one.folder, one.mask_folder) if folder}
+    roots = {root / folder: None for subset in spec.subsets for folder in (subset.folder, subset.mask_folder) if folder}
     found = [stray for folder in roots or {root: None} for stray in strays(folder, wanted)]
     if found:
         named = ", ".join(map(str, found[:NAMED]))
@@ -317,7 +317,7 @@ def _sizes(found: data.Dataset, spec: TrainSpec, placements: Sequence[Placement]
         remedy = "" if spec.enable_bucket else " enable_bucket = true keeps shapes."
         said.append(f"{counted(len(cut), 'image')} {verb} over half of {more} area to the crop: {listed(cut)}.{remedy}")
     width, height = spec.resolution
-    small = [one.path.name for one in images if one.width * one.height < width * height * SMALL]
+    small = [image.path.name for image in images if image.width * image.height < width * height * SMALL]
     if small and not (spec.enable_bucket and spec.bucket_no_upscale):
         verb = "is" if len(small) == 1 else "are"
         text = f"{counted(len(small), 'image')} {verb} smaller than {width}×{height} and will look soft"

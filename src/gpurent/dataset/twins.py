@@ -42,8 +42,8 @@ def alike(first: Look, second: Look) -> bool:
     if abs(first.ratio / second.ratio - 1) > SHAPE:
         return False
     allowed = MEAN * len(first.values)
-    for one, other in zip(first.values, second.values, strict=True):
-        difference = abs(one - other)
+    for value, other in zip(first.values, second.values, strict=True):
+        difference = abs(value - other)
         allowed -= difference
         if allowed < 0 or difference > MOST:
             return False

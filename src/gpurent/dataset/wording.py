@@ -66,8 +66,8 @@ def shared(folder: Folder, spec: TrainSpec) -> Shared:
         return Shared(folder.name, "", (), ())
     wanted = trigger.casefold()
     lacking = tuple(one.path.name for one, text in zip(own, texts, strict=True) if wanted not in text)
-    fused = tuple(one for one in most if most[one] >= ALL * len(own) and one not in wanted and wanted not in one)
-    shown = next((one.caption for one in own if wanted in one.caption.casefold()), "")
+    fused = tuple(word for word in most if most[word] >= ALL * len(own) and word not in wanted and wanted not in word)
+    shown = next((image.caption for image in own if wanted in image.caption.casefold()), "")
     at = shown.casefold().find(wanted)
     return Shared(folder.name, shown[at : at + len(trigger)] if at >= 0 else trigger, lacking, fused)
 
@@ -93,7 +93,7 @@ def _words(texts: Sequence[str]) -> dict[str, int]:
     for word in common:
         last = next(reversed(found), "")
         joined = f"{last} {word}"
-        together = sum(joined in " ".join(one) for one in words)
+        together = sum(joined in " ".join(caption) for caption in words)
         if last and together == counts[word] == found[last]:
             del found[last]
             found[joined] = together

@@ -35,7 +35,7 @@ def own_s(one: Timeline, *, first: bool) -> float:
 
 def spans(row: QuoteRow) -> tuple[float, list[float]]:
     """Expected seconds of what all jobs share, and of each job: together those of the whole rental."""
-    own = [own_s(one, first=number == 0) for number, one in enumerate(row.jobs)]
+    own = [own_s(job, first=number == 0) for number, job in enumerate(row.jobs)]
     return row.timeline.total_s.mid - sum(own), own
 
 

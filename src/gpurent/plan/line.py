@@ -74,10 +74,10 @@ def too_slow(jobs: Sequence[tuple[Timeline, Workload]], ways: Ways, hourly: Usd,
         hourly: what a wait costs.
         leaving: micro-dollars that it costs to be as far on the next machine; infinite without one.
     """
-    before = [_moving(one) for one, _ in jobs]
-    now = [_moving(forecast(one, load, ways, blamed_only=True)) for one, load in jobs]
-    lost_s = sum(one.mid for one in now) - sum(one.mid for one in before)
-    if sum(one.mid for one in now) <= sum(one.high for one in before) or lost_s * hourly.micros / 3600 <= leaving:
+    before = [_moving(job) for job, _ in jobs]
+    now = [_moving(forecast(job, load, ways, blamed_only=True)) for job, load in jobs]
+    lost_s = sum(span.mid for span in now) - sum(span.mid for span in before)
+    if sum(span.mid for span in now) <= sum(span.high for span in before) or lost_s * hourly.micros / 3600 <= leaving:
         return ""
     return f"uploads, downloads and results would take about {lost_s:.0f} s longer than its offer promises"
 

@@ -114,7 +114,7 @@ def make_quote(
         else:
             rows.append(row)
     rows.sort(key=lambda row: rank.place(row.expected, row.timeline.total_s.mid, row.offer))
-    rejected.sort(key=lambda one: (one.offer.provider, one.offer.id))
+    rejected.sort(key=lambda reject: (reject.offer.provider, reject.offer.id))
     said = (*notes, *_remarks(wanted, memory, rows, budget))
     return Quote(
         workloads=workloads,
@@ -131,17 +131,17 @@ def make_quote(
 def _row(
     workloads: Sequence[Workload], need: Need, offer: Offer, vram_mb: int, *, home_mbps: float = HOME_MBPS
 ) -> QuoteRow:  # fmt: skip
-    alone = tuple(predict(one, offer, home_mbps=home_mbps) for one in workloads)
+    alone = tuple(predict(workload, offer, home_mbps=home_mbps) for workload in workloads)
     timeline, sums = together.joined(alone), together.bulk(workloads)
     hourly = offer.price.hourly(need.disk_gb)
-    travels = [travel.planned(one, offer, hourly) for one in workloads]
+    travels = [travel.planned(workload, offer, hourly) for workload in workloads]
     counts = [one.count(stage.train_s.mid) for one, stage in zip(travels, alone, strict=True)]
     state_bytes = sum(count * one.size for one, count in zip(travels, counts, strict=True))
     low, mid, high = (
         session_cost(offer.price, need.disk_gb, seconds, sums, state_bytes=state_bytes)
         for seconds in (timeline.total_s.low, timeline.total_s.mid, timeline.total_s.high)
     )
-    outbid_s = travel.outbid_s(offer, timeline, max(one.every_s for one in travels))
+    outbid_s = travel.outbid_s(offer, timeline, max(planned.every_s for planned in travels))
     expected = rank.expected_cost(mid.total, offer.reliability) + risk(offer, timeline.total_s.high)
     expected += per_hour(hourly, round(outbid_s * 1000))
     return QuoteRow(
@@ -222,8 +222,8 @@ def apart(workloads: Sequence[Workload], need: Need, quote: Quote) -> Usd | None
     Returns:
         None where a job fits none of them.
     """
-    offers = [*(row.offer for row in quote.rows), *(one.offer for one in quote.rejected)]
-    rows = [make_quote(one, need, offers).rows for one in workloads]
+    offers = [*(row.offer for row in quote.rows), *(reject.offer for reject in quote.rejected)]
+    rows = [make_quote(workload, need, offers).rows for workload in workloads]
     return Usd.total([found[0].mid.total for found in rows]) if all(rows) else None
 
 
@@ -235,9 +235,9 @@ def require_offer(quote: Quote, budget: Usd) -> QuoteRow:
 def _why_none(quote: Quote) -> str:
     if not quote.rejected:
         return f"no provider lists anything with {rank.wish(quote.need)}"
-    named = [one for one in quote.rejected if one.reason != rank.not_named(quote.need)]
+    named = [reject for reject in quote.rejected if reject.reason != rank.not_named(quote.need)]
     cards: dict[str, set[str]] = {}
-    for one in named or quote.rejected:
-        cards.setdefault(one.reason, set()).add(one.offer.gpu)
+    for reject in named or quote.rejected:
+        cards.setdefault(reject.reason, set()).add(reject.offer.gpu)
     listed = [f"{', '.join(sorted(gpus))}: {reason}" for reason, gpus in cards.items()]
     return f"{'; '.join(listed[:4])}{'; …' if len(listed) > 4 else ''}"

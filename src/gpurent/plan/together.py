@@ -17,24 +17,26 @@ def bulk(workloads: Sequence[Workload]) -> Workload:
     return replace(
         workloads[0],
         name=workloads[0].name if len(workloads) == 1 else f"{len(workloads)} jobs",
-        images=sum(one.images for one in workloads),
-        steps=sum(one.steps for one in workloads),
-        checkpoints=sum(one.checkpoints for one in workloads),
-        checkpoint_bytes=sum(one.checkpoint_bytes for one in workloads),
-        upload_bytes=sum(one.upload_bytes for one in workloads),
-        base_download_bytes=sum(one.base_download_bytes for one in workloads),
-        grid=functools.reduce(operator.add, drawn) if (drawn := [one.grid for one in workloads if one.grid]) else None,
+        images=sum(workload.images for workload in workloads),
+        steps=sum(workload.steps for workload in workloads),
+        checkpoints=sum(workload.checkpoints for workload in workloads),
+        checkpoint_bytes=sum(workload.checkpoint_bytes for workload in workloads),
+        upload_bytes=sum(workload.upload_bytes for workload in workloads),
+        base_download_bytes=sum(workload.base_download_bytes for workload in workloads),
+        grid=functools.reduce(operator.add, drawn)
+        if (drawn := [workload.grid for workload in workloads if workload.grid])
+        else None,
     )
 
 
 def hungriest(workloads: Sequence[Workload]) -> vram.Memory:
     """GPU memory of the job that needs most of it."""
-    return max((vram.memory(one) for one in workloads), key=lambda memory: memory.need)
+    return max((vram.memory(workload) for workload in workloads), key=lambda memory: memory.need)
 
 
 def ram_mb(workloads: Sequence[Workload]) -> int:
     """MiB of main memory of the job that needs most of it. A base model kept for the next job is there twice."""
-    return max(needs.ram_mb(one, kept=len(workloads) > 1) for one in workloads)
+    return max(needs.ram_mb(workload, kept=len(workloads) > 1) for workload in workloads)
 
 
 def joined(timelines: Sequence[Timeline]) -> Timeline:

@@ -69,16 +69,16 @@ def _key(run: Run, rental: Rental, by: By) -> str:
 
 
 def _line(key: str, play: bool, rentals: Sequence[Rental], now: float) -> CostLine:
-    final = [one for one in rentals if one.charged is not None and one.charged.final]
-    real = [one for one in rentals if estimated(one, now).total > ZERO]
+    final = [rental for rental in rentals if rental.charged is not None and rental.charged.final]
+    real = [rental for rental in rentals if estimated(rental, now).total > ZERO]
     return CostLine(
         key=key,
         rentals=len(rentals),
-        failed=sum(one.state.over and one.job_id is None for one in rentals),
-        estimate=Usd.total([estimated(one, now).total for one in rentals]),
-        billed=Usd.total([one.charged.total for one in final if one.charged is not None]),
-        unbilled=sum(one not in final for one in real),
-        cost=Usd.total([accrued(one, now) for one in rentals]),
+        failed=sum(rental.state.over and rental.job_id is None for rental in rentals),
+        estimate=Usd.total([estimated(rental, now).total for rental in rentals]),
+        billed=Usd.total([rental.charged.total for rental in final if rental.charged is not None]),
+        unbilled=sum(rental not in final for rental in real),
+        cost=Usd.total([accrued(rental, now) for rental in rentals]),
         play=play,
     )
 

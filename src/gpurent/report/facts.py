@@ -43,15 +43,15 @@ def facts_of(run: Run, now: float) -> dict[str, object]:
         "files": len(run.artefacts),
         "rentals": [
             {
-                "provider": one.provider,
-                "gpu": card.name if (card := find(one.offer.gpu)) else "unknown",
-                "state": str(one.state),
-                "seconds": round(max(0.0, (one.gone_at or now) - one.intent_at)),
-                "trained": one.job_id is not None,
-                "failed_by": one.trait,
-                "estimate_micros": estimated(one, now).total.micros,
-                "billed_micros": None if one.charged is None else one.charged.total.micros,
+                "provider": rental.provider,
+                "gpu": card.name if (card := find(rental.offer.gpu)) else "unknown",
+                "state": str(rental.state),
+                "seconds": round(max(0.0, (rental.gone_at or now) - rental.intent_at)),
+                "trained": rental.job_id is not None,
+                "failed_by": rental.trait,
+                "estimate_micros": estimated(rental, now).total.micros,
+                "billed_micros": None if rental.charged is None else rental.charged.total.micros,
             }
-            for one in run.rentals
+            for rental in run.rentals
         ],
     }

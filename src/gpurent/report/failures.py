@@ -154,5 +154,5 @@ UNKNOWN = Failure(
 
 def diagnose(text: str, code: str = "") -> Failure:
     """The known failure that an error text with its log shows; the engine's own ``code`` goes before all signs."""
-    by_code = next((one for one in TABLE if one.code == ENGINE_CODES.get(code)), None)
-    return by_code or next((one for one in TABLE if one.seen_in(text)), UNKNOWN)
+    by_code = next((cause for cause in TABLE if cause.code == ENGINE_CODES.get(code)), None)
+    return by_code or next((cause for cause in TABLE if cause.seen_in(text)), UNKNOWN)

@@ -99,12 +99,12 @@ class Receipt:
             "saved_micros": self.saved.micros,
             "exceeded_micros": self.exceeded.micros,
             "jobs": [
-                {"name": one.name, "setup_micros": one.setup.micros, "training_micros": one.training.micros}
-                for one in self.jobs
+                {"name": job.name, "setup_micros": job.setup.micros, "training_micros": job.training.micros}
+                for job in self.jobs
             ],
             "idle_micros": self.idle.micros,
             "rentals": [_line_dict(line) for line in self.lines],
-            "artefacts": [{**asdict(one), "path": str(one.path)} for one in self.artefacts],
+            "artefacts": [{**asdict(artefact), "path": str(artefact.path)} for artefact in self.artefacts],
         }
 
     @property

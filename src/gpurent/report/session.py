@@ -62,7 +62,7 @@ class SessionStatus:
             "hourly_micros": self.hourly.micros,
             "idle_until": self.idle_until,
             "ends_by": self.ends_by,
-            "jobs": [{"name": one.name, "state": one.state} for one in self.jobs],
+            "jobs": [{"name": job.name, "state": job.state} for job in self.jobs],
         }
 
 
