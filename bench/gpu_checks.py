@@ -262,25 +262,12 @@ def _apart(mine: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> fl
 
 def _resumed(family: str) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], float]:
     """Adapters of a straight and of a resumed run, and how far their last losses are apart."""
-    row = Row(family, "stacked" + GRAPH, 2, tiny=True, text=True)
 
     def fresh() -> tuple[FastStepper, Draws]:
-        torch.manual_seed(0)
-        model = build(row, DEVICE, torch.float32)
-        stepper = FastStepper(
-            model.parts,
-            model.plan,
-            process(),
-            Hyper(),
-            switches=Switches.parse(row.level),
-            clip_skip=None,
-            accumulate=False,
-        )
-        stepper.core.bank.initialise(torch.Generator().manual_seed(1))
-        return stepper, Draws(row, model)
+        return _stepper(family, "stacked" + GRAPH)
 
     straight, draws = fresh()
-    rates = [1e-2, 1e-3, 1e-3][: 1 + len(draws.model.parts.text_encoders)]
+    rates = _rates(draws)
     expected = [straight.step([draws.batch()], rates) for _ in range(8)]
     first, draws = fresh()
     for _ in range(4):
@@ -294,6 +281,68 @@ def _resumed(family: str) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tens
         {name: one.detach().clone() for name, one in stepper.adapters().items()} for stepper in (second, straight)
     )
     return theirs, mine, float((losses[-1] - expected[-1]).abs().max())
+
+
+def _stepper(family: str, level: str, *, accumulate: bool = False) -> tuple[FastStepper, Draws]:
+    """A tiny base with trained text encoders, always the same, and the batches that it is trained with."""
+    row = Row(family, level, 2, tiny=True, text=True)
+    torch.manual_seed(0)
+    model = build(row, DEVICE, torch.float32)
+    stepper = FastStepper(
+        model.parts,
+        model.plan,
+        process(),
+        Hyper(),
+        switches=Switches.parse(level),
+        clip_skip=None,
+        accumulate=accumulate,
+    )
+    stepper.core.bank.initialise(torch.Generator().manual_seed(1))
+    return stepper, Draws(row, model)
+
+
+def _rates(draws: Draws) -> list[float]:
+    return [1e-2, 1e-3, 1e-3][: 1 + len(draws.model.parts.text_encoders)]
+
+
+def beside_graphs() -> Found:
+    """A rehearsal, held-out losses and sample pictures between steps that are graphs: each right, none leaves a trace.
+
+    What they give is compared with the step without a graph, and the losses with a training that is left alone.
+    """
+    for family in ("sd15", "sdxl"):
+        watched, draws = _stepper(family, "stacked" + GRAPH)
+        bare, second = _stepper(family, "stacked")
+        alone, third = _stepper(family, "stacked")
+        held, rates = draws.batch(), _rates(draws)
+        second.batch(), third.batch()
+        watched.rehearse([held])
+        worst = {"loss": 0.0, "examined": 0.0, "predicted": 0.0}
+        for _ in range(5):
+            ours, theirs = watched.step([draws.batch()], rates), alone.step([third.batch()], rates)
+            bare.step([second.batch()], rates)
+            worst["loss"] = max(worst["loss"], relative(ours, theirs))
+            worst["examined"] = max(worst["examined"], relative(watched.examine([held]), bare.examine([held])))
+            pictures = [one.predict(held.mean, held.times, held.text, held.sizes) for one in (watched, bare)]
+            worst["predicted"] = max(worst["predicted"], relative(*pictures))
+        yield f"{family} watched", worst, 2e-3
+
+
+def group_of_one() -> Found:
+    """Gradients that are summed over a process group (NCCL on a GPU) of one process are what they were."""
+    backend = "nccl" if CUDA else "gloo"
+    torch.distributed.init_process_group(backend, store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        shared, draws = _stepper("sd15", "stacked" + GRAPH, accumulate=True)
+        shared.core.reduce = torch.distributed.all_reduce
+        alone, again = _stepper("sd15", "stacked" + GRAPH, accumulate=True)
+        worst = 0.0
+        for _ in range(5):
+            losses = shared.step([draws.batch()], _rates(draws)), alone.step([again.batch()], _rates(draws))
+            worst = max(worst, relative(*losses))
+    finally:
+        torch.distributed.destroy_process_group()
+    yield f"one process by {backend}", {"loss": worst}, 2e-3
 
 
 def load_back() -> Found:
@@ -348,7 +397,8 @@ def out_of_memory() -> Found:
     yield "out of memory", {"large": float("error" not in large), "small": float("error" in small)}, 0.5
 
 
-CHECKS = (levels, half_precision, graph_in_bf16, several, load_back, resume, out_of_memory, more_levels)
+CHECKS = (levels, half_precision, graph_in_bf16, several, load_back, beside_graphs, group_of_one, resume,
+          out_of_memory, more_levels)  # fmt: skip
 
 
 def run(say: Callable[[dict[str, Any]], None], deadline: float = float("inf")) -> bool:

@@ -8,6 +8,7 @@ import uuid
 from collections import deque
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -39,16 +40,17 @@ from gpurent_engine.fitting import FittingStepper
 from gpurent_engine.live import LiveEncoder
 from gpurent_engine.metadata import RunFacts
 from gpurent_engine.networks.plan import UNET, Plan
-from gpurent_engine.pack import Pack
 from gpurent_engine.plain import PlainStepper
 from gpurent_engine.spec import TrainSpec
 from gpurent_engine.step.build import UnsupportedError
-from gpurent_engine.step.choose import fast_stepper, optimizer_name
 from gpurent_engine.step.switches import PLAIN
 from gpurent_engine.stepper import Stepper
 from gpurent_engine.store import Store
 from gpurent_engine.text import Conditioner
 from gpurent_engine.watching import Watched
+
+if TYPE_CHECKING:
+    from gpurent_engine.pack import Pack
 
 
 @dataclass(frozen=True)
@@ -323,9 +325,13 @@ def _stepper(
     _place(loaded.parts, choice)
     why = ""
     if pack is not None:
+        from gpurent_engine.step.choose import optimizer_name
+
         lane = pack.join(loaded.parts, plan, process, spec, device=choice.device)
         return shared(lane), optimizer_name(spec)
     if wanted != PLAIN and (wanted or choice.device.type == "cuda"):
+        from gpurent_engine.step.choose import fast_stepper  # with Triton, which the plain step does without
+
         try:
             found = fast_stepper(loaded.parts, plan, process, spec, choice.device, wanted=wanted, group=group)
         except UnsupportedError as error:

@@ -42,6 +42,8 @@ H200: tuple[Row, ...] = (
     ("sd15", 4, 32, False, True, WITH, 34.85, 3.816),
     ("sd15", 1, 32, False, False, WITHOUT, 18.15, 3.678),
     ("sd15", 4, 32, False, False, WITHOUT, 39.35, 6.24),
+    ("sdxl", 1, 32, False, False, WITH, 54.6, 13.8),  # these two in fp16 with its scaler
+    ("sd15", 1, 32, False, False, WITH, 13.5, 3.8),
 )
 H100 = (
     ("sd15", 1, 15.4), ("sd15", 4, 32.0), ("sdxl", 1, 65.4), ("sdxl", 2, 98.5), ("sdxl", 4, 174.7), ("sdxl", 8, 339.0),

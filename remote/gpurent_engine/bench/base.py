@@ -9,6 +9,7 @@ import torch
 
 from gpurent_engine import families, names
 from gpurent_engine.bench.options import Row
+from gpurent_engine.families import classes
 from gpurent_engine.families.detect import Detected
 from gpurent_engine.families.parts import Encoder, Parts
 from gpurent_engine.networks.plan import UNET, Group, Layer, Plan
@@ -60,14 +61,14 @@ class Model:
 
 def build(row: Row, device: torch.device, dtype: torch.dtype) -> Model:
     """The base of ``row`` on ``device``, with random weights, and the plan of its adapters."""
-    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+    kind = classes.unet()
     from diffusers.utils import logging
 
     logging.set_verbosity_error()  # it warns of casting a model in which nothing minds being cast
     family = families.get(row.family)
     config = (TINY if row.tiny else UNETS)[row.family]
     with torch.device(device):
-        unet: Any = UNet2DConditionModel(**config)
+        unet: Any = kind(**config)
         texts = [_encoder(row, i) for i in range(len(family.text_encoders))] if row.text else []
     encoders = [
         Encoder(facts, model, tokenizer=None)  # type: ignore[arg-type]  # nothing is tokenised
@@ -90,14 +91,12 @@ def build(row: Row, device: torch.device, dtype: torch.dtype) -> Model:
 
 
 def _encoder(row: Row, index: int) -> Any:
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
-
     facts = families.get(row.family).text_encoders[index]
     width, heads = (32 if index == 0 else 16, 4) if row.tiny else (facts.width, facts.heads)
     layers = 2 if row.tiny else LAYERS[row.family][index]
-    kind: Any = CLIPTextModelWithProjection if facts.pooled else CLIPTextModel
+    kind, settings = classes.clip(projected=facts.pooled)
     return kind(
-        CLIPTextConfig(
+        settings(
             vocab_size=100 if row.tiny else 49408,
             hidden_size=width,
             intermediate_size=4 * width,

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from gpurent_engine.families import Family, detect, hub, layout, tokenizer
+from gpurent_engine.families import Family, classes, detect, hub, layout, tokenizer
 from gpurent_engine.families.detect import Detected, NotTrainable
 from gpurent_engine.families.parts import Encoder, ModelError, Parts
 
@@ -130,15 +130,11 @@ def alphas_cumprod(config: Mapping[str, Any]) -> torch.Tensor:
 
 
 def _unet(config: Mapping[str, Any]) -> Any:
-    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-
-    return _empty(UNet2DConditionModel, config)
+    return _empty(classes.unet(), config)
 
 
 def _vae(config: Mapping[str, Any]) -> Any:
-    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-
-    return _empty(AutoencoderKL, config)
+    return _empty(classes.vae(), config)
 
 
 def _empty(kind: Any, config: Mapping[str, Any]) -> Any:
@@ -152,14 +148,11 @@ def _empty(kind: Any, config: Mapping[str, Any]) -> Any:
 
 
 def _clip(config: Mapping[str, Any], projected: bool) -> Any:
-    import transformers
-
-    library: Any = transformers
+    kind, settings = classes.clip(projected=projected)
     known = {key: value for key, value in config.items() if key not in ("architectures", "torch_dtype", "dtype")}
-    kind = library.CLIPTextModelWithProjection if projected else library.CLIPTextModel
     try:
         with torch.device("meta"):
-            return kind(library.CLIPTextConfig(**known))
+            return kind(settings(**known))
     except (TypeError, ValueError, KeyError) as error:
         raise NotTrainable(f"has a text encoder whose configuration is not CLIP's: {error}") from error
 
