@@ -204,7 +204,10 @@ def test_a_pickle_is_refused_with_the_reason(tmp_path: Path, suffix: str) -> Non
         ({"model.diffusion_model.input_blocks.0.0.weight": (320, 8, 3, 3)}, "an instruct-pix2pix model"),
         ({"conditioner.embedders.0.model.x": (1,)}, "the SDXL refiner"),
         ({"edm_vpred.sigma_max": ()}, "EDM"),
-        ({}, "no complete checkpoint: model.diffusion_model, first_stage_model, cond_stage_model.transformer missing"),
+        (
+            {},
+            "not a complete checkpoint: model.diffusion_model, first_stage_model, cond_stage_model.transformer missing",
+        ),
     ],
 )
 def test_another_kind_of_file_is_called_what_it_is(names: dict[str, tuple[int, ...]], what: str) -> None:
