@@ -151,7 +151,9 @@ def test_commands_that_are_not_run_exist(block: Block) -> None:
         assert command is not commands and {word for word in rest if word.startswith("--")} <= known
 
 
-@pytest.mark.parametrize("block", blocks("python"), ids=name)
+@pytest.mark.parametrize(
+    "block", often(blocks("python"), lambda block: block.page.stem in ("README", "python", "batch")), ids=name
+)
 def test_python_examples_run(block: Block, cli: Cli) -> None:
     """In a folder with a job, against the sandbox; what is not run at least compiles."""
     code = compile(block.text, str(block.page), "exec")
