@@ -75,7 +75,7 @@ class _Conv(torch.autograd.Function):
             x, d = ctx.saved_tensors
             dd = torch.empty_like(d)
             grad_down(as_rows(dd), as_rows(dy), region)
-            _write_gradients(conv, x, d, dy, dd, region, dx)
+            _write_gradients(conv, x, d, dy=dy, dd=dd, region=region, dx=dx)
         return dx, None, None
 
 
@@ -95,6 +95,7 @@ def _write_gradients(
     conv: Conv,
     x: torch.Tensor,
     d: torch.Tensor,
+    *,
     dy: torch.Tensor,
     dd: torch.Tensor,
     region: Region,

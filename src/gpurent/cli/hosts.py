@@ -86,7 +86,8 @@ def listing(*, as_json: bool) -> int:
         pinned = "yes" if host.host_key else "no"
         where = f"{host.user}@{host.address}:{host.port}"
         what = (host.gpu, f"{host.vram_gb:g}", str(host.price))
-        table.add_row(name, where, *what, until, pinned, host.note)
+        when = (until, pinned, host.note)
+        table.add_row(name, where, *what, *when)
     output.console.print(table)
     return 0
 

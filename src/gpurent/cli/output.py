@@ -94,13 +94,16 @@ def _quote_table(rows: Sequence[QuoteRow], play: Collection[str]) -> Table:
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         offer, total = row.offer, row.timeline.total_s
-        table.add_row(
-            _payee(offer.provider, play), offer.gpu,
-            f"{offer.vram_mb / 1024:.0f} GB", row.hourly.rounded(3),
+        cells = [
+            _payee(offer.provider, play),
+            offer.gpu,
+            f"{offer.vram_mb / 1024:.0f} GB",
+            row.hourly.rounded(3),
             f"{_minutes(total.mid)} ({_minutes(total.low)}–{_minutes(total.high)}) min",
             f"{row.mid.total.rounded()} ({row.low.total.rounded()}–{row.high.total.rounded()})",
-            *((f"+ {row.exposure.rounded()}" if row.exposure else "free",) if wide else ()),
-        )  # fmt: skip
+        ]
+        traffic = f"+ {row.exposure.rounded()}" if row.exposure else "free"
+        table.add_row(*cells, *([traffic] if wide else []))
     return table
 
 

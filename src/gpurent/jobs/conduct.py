@@ -526,7 +526,7 @@ class Conductor:
             statefile.forget(run_dir)
         if task.state is TaskState.DONE or outcome.paused:
             seconds = grid_seconds(job.workload, machine.held.offer)
-            outcome.grid = drawing.draw(session, job, outcome, seconds, machine.kept_s)
+            outcome.grid = drawing.draw(session, job, outcome, seconds, kept_s=machine.kept_s)
 
     def _lost(self, task: Task, session: Session) -> None:
         """A machine is lost with its job on it: the next one goes on from the newest state that is at home."""

@@ -43,7 +43,7 @@ class _NotDrawn(GpurentError):
     """There will be no picture."""
 
 
-def draw(session: Session, job: Job, outcome: Outcome, estimate: Range, kept_s: float = 0.0) -> Path | None:
+def draw(session: Session, job: Job, outcome: Outcome, estimate: Range, *, kept_s: float = 0.0) -> Path | None:
     """Draw the grid of what a session has just brought home, and bring it home as well.
 
     Args:
@@ -146,7 +146,7 @@ class _Easel:
         host.put_bytes(json.dumps(order).encode(), f"{self.folder}/grid.json")
         server, alone = session.premises.server, session.gpu_count == 1
         engine = posixpath.join(home, engine).rstrip("/")
-        if server is not None and alone and server.give(host, self.job_id, engine, runtime, "grid"):
+        if server is not None and alone and server.give(host, self.job_id, engine, runtime, kind="grid"):
             return
         path = posixpath.join(home, self.folder, "grid.json")
         environment: Mapping[str, str] = {"PYTHONPATH": engine, "PYTHONUNBUFFERED": "1"}

@@ -56,7 +56,7 @@ class EngineServer:
             self._fit = False
             host.kill_job(self.job_id)
 
-    def give(self, host: Host, job_id: str, engine: str, runtime: Runtime, kind: Kind = "job") -> bool:
+    def give(self, host: Host, job_id: str, engine: str, runtime: Runtime, *, kind: Kind = "job") -> bool:
         """Hand over the job whose ``job.json`` lies in its folder; start a process where there is none.
 
         Args:

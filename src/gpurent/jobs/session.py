@@ -143,9 +143,21 @@ class Session:
 
     def __post_init__(self) -> None:
         self.home = Home(
-            self.host, self.folder, self.output_dir, self.run_dir, self.run_id, self.tag, self.job_id, self.ledger,
-            self.clock, self.tell, self.expected, self._mind, self.hold_s, self.premises.traffic,
-        )  # fmt: skip
+            host=self.host,
+            folder=self.folder,
+            output_dir=self.output_dir,
+            run_dir=self.run_dir,
+            run_id=self.run_id,
+            tag=self.tag,
+            job_id=self.job_id,
+            ledger=self.ledger,
+            clock=self.clock,
+            tell=self.tell,
+            expected=self.expected,
+            mind=self._mind,
+            hold_s=self.hold_s,
+            traffic=self.premises.traffic,
+        )
         self._silence = Silence(self.clock.monotonic(), usual_s=self.usual_silence_s)
 
     @property
@@ -336,9 +348,15 @@ class Session:
         self.watch.state = RentalState.TRAINING
         self._silence = Silence(self.clock.monotonic(), usual_s=self.usual_silence_s)
         self._carrier = Carrier(
-            self.home, self.clock, self.tell, self.travel, self.watch.affords, lambda: self._stop_sent, self.key,
-            self.expected.steps,
-        )  # fmt: skip
+            home=self.home,
+            clock=self.clock,
+            tell=self.tell,
+            travel=self.travel,
+            affords=self.watch.affords,
+            stopping=lambda: self._stop_sent,
+            key=self.key,
+            steps=self.expected.steps,
+        )
         follower = EventFollower(self.host, f"{self.folder}/events.jsonl", self.expected.event_bytes)
         outcome, lost_since = Outcome(), None
         if self.guard is not None:
@@ -563,10 +581,17 @@ class Session:
         self._carrier.stepped(step)
         self.tell(
             Trained(
-                step.step, step.total, step.epoch, step.epochs, step.loss, step.avg_loss,
-                step.it_s, step.peak_mem_mb, step.elapsed_s,
+                step=step.step,
+                total=step.total,
+                epoch=step.epoch,
+                epochs=step.epochs,
+                loss=step.loss,
+                avg_loss=step.avg_loss,
+                it_s=step.it_s,
+                peak_mem_mb=step.peak_mem_mb,
+                elapsed_s=step.elapsed_s,
             )
-        )  # fmt: skip
+        )
         if self.scalars is not None:
             self.scalars.add(step.step, scalars.of_step(step))
         last = step.step == step.total and step.step != self._recorded

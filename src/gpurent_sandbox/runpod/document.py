@@ -129,7 +129,6 @@ def judge_reply(template: str, method: str, status: int, value: object) -> list[
     if status >= 400:
         pointer = _pointer("components", "schemas", "ErrorResponse")
     else:
-        pointer = _pointer(
-            "paths", template, method.lower(), "responses", str(status), "content", "application/json", "schema"
-        )
+        place = ("paths", template, method.lower(), "responses", str(status), "content", "application/json", "schema")
+        pointer = _pointer(*place)
     return _complaints(_validator(pointer), value, "$")
