@@ -99,6 +99,8 @@ docs: $(READY)  ## Write the generated reference pages
 bench: $(READY)  ## Measure against a named baseline in the same run
 	$(BIN)/python -m bench.transfer
 	$(BIN)/python -m bench.engine
+	$(BIN)/python -m bench.levels
+	$(BIN)/python -m bench.start
 	$(BIN)/python -m bench.load
 
 wheel: $(READY)  ## Build and check the wheel
