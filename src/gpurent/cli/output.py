@@ -15,6 +15,7 @@ from gpurent.money import Usd
 from gpurent.plan.quote import Quote, QuoteRow
 from gpurent.plan.ranges import Range
 from gpurent.report.receipt import Receipt
+from gpurent.report.session import is_session, session_status
 from gpurent.words import counted
 
 console = consoles.make()
@@ -173,7 +174,8 @@ def print_status(views: Sequence[RunView], now: float) -> None:
         return
     for view in views:
         run = view.run
-        state = run.outcome or ("training" if view.client_alive else "client is gone")
+        doing = session_status(run, now).state if is_session(run) else "training"
+        state = run.outcome or (doing if view.client_alive else "client is gone")
         progress = f", step {run.last_progress.step}/{run.last_progress.total}" if run.last_progress else ""
         console.print(f"{run.id}  {run.name}  {state}{progress}  {view.spent.rounded(4)} of {run.budget.rounded()}")
         for rental in run.rentals:
