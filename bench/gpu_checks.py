@@ -331,7 +331,8 @@ def beside_graphs() -> Found:
 def group_of_one() -> Found:
     """Gradients that are summed over a process group (NCCL on a GPU) of one process are what they were."""
     backend = "nccl" if CUDA else "gloo"
-    torch.distributed.init_process_group(backend, store=torch.distributed.HashStore(), rank=0, world_size=1)
+    store = torch.distributed.HashStore()  # type: ignore[attr-defined]
+    torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
     try:
         shared, draws = _stepper("sd15", "stacked" + GRAPH, accumulate=True)
         shared.core.reduce = torch.distributed.all_reduce
