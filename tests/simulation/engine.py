@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import struct
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
+
+from gpurent_engine import sheet
 
 STATE = "state.safetensors"
 
@@ -122,6 +127,68 @@ class Engine:
     def reached(self) -> int:
         """Steps that it has taken, those before it was begun included."""
         return self._step
+
+    @property
+    def log(self) -> bytes:
+        """All lines so far."""
+        return "".join(self._lines).encode()
+
+    def status(self) -> int | None:
+        """As ``Host.job_status``."""
+        return self._status
+
+    def working(self, now: float) -> bool:
+        """Whether its process is there."""
+        self.advance(now)
+        return self._status is None
+
+
+@dataclass
+class Easel:
+    """The drawing of one grid, beside the training of whose LoRA it is."""
+
+    order: Mapping[str, Any]
+    """As the client wrote it."""
+    started: float
+    takes_s: float
+    files: dict[str, tuple[bytes, float]]
+    """Of the training."""
+    name: str
+    """Of the LoRA."""
+    stop_at: float | None = None
+    shorter: int | None = None
+    _lines: list[str] = field(default_factory=list)
+    _status: int | None = None
+
+    def advance(self, now: float) -> None:
+        """Write what happened up to ``now``."""
+        if not self._lines:
+            self._say(event="drawing", done=0, total=4)
+        if self._status is not None or now < self.started + min(self.takes_s, self.order["within_s"]):
+            return
+        if self.takes_s > self.order["within_s"]:
+            self._say(event="error", code="slow", message="it would take too long")
+            self._status = 1
+            return
+        width, height = sheet.size(len(self.order["rows"]), 1 + len(self.order["strengths"]))
+        data = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + struct.pack(">II", width, height) + bytes(4096)
+        self.files[self.order["picture"]] = (data, self.started + self.takes_s)
+        digest = hashlib.sha256(data).hexdigest()
+        self._say(event="grid", path=self.order["picture"], sha256=digest, size=len(data))
+        self._status = 0
+
+    def _say(self, **record: object) -> None:
+        self._lines.append(json.dumps(record) + "\n")
+
+    def kill(self, now: float) -> None:
+        """Its process is gone, without a word."""
+        if self.working(now):
+            self._status = -1
+
+    @property
+    def reached(self) -> int:
+        """It takes no steps."""
+        return 0
 
     @property
     def log(self) -> bytes:

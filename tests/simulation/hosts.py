@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from tests.simulation.computer import MortalClock
-from tests.simulation.engine import STATE, Engine, step_of
+from tests.simulation.engine import STATE, Easel, Engine, step_of
 from tests.simulation.schedule import NEVER
 from tests.simulation.service import CUT_OFF, TRICKLE, URL
 
@@ -99,7 +99,7 @@ class Machine:
     world: World
     program: Program | None = None
     files: dict[str, bytes] = field(default_factory=dict)
-    engines: dict[str, Engine] = field(default_factory=dict)
+    engines: dict[str, Engine | Easel] = field(default_factory=dict)
     """By job."""
     servers: dict[str, list[str]] = field(default_factory=dict)
     """Processes that take job after job, and the jobs that each was given."""
@@ -369,7 +369,8 @@ class SimHost:
         """The order that a name is given to begins, once."""
         order = command.split()[3]
         server = machine.servers[_job(order)]
-        job_id = _job(json.loads(machine.files[f"{order}.new"])["job"].removeprefix("/root/"))
+        (named,) = json.loads(machine.files[f"{order}.new"]).values()
+        job_id = _job(named.removeprefix("/root/"))
         if job_id not in server:
             if self._server_status(machine, _job(order)) is not None:
                 return Completed(1, "", "")
@@ -379,6 +380,13 @@ class SimHost:
         return Completed(0, "", "")
 
     def _begin(self, machine: Machine, job_id: str) -> None:
+        if drawing := machine.files.get(f".gpurent/jobs/{job_id}/grid.json"):
+            takes_s = (5.0, 40.0, 1e9)[self._world.schedule.seed % 3]
+            training = machine.engines[job_id.removesuffix("-grid")]
+            machine.engines[job_id] = Easel(
+                json.loads(drawing), self._world.clock.now(), takes_s=takes_s, files=training.files, name=training.name
+            )
+            return
         order = json.loads(machine.files[f".gpurent/jobs/{job_id}/job.json"])
         now, name = self._world.clock.now(), order["spec"]["output_name"]
         state = machine.files.get(f".gpurent/jobs/{job_id}/out/{STATE}") if order["resume"] else None

@@ -212,7 +212,7 @@ class World:
         )  # fmt: skip
         return Broker(
             settings=Settings(
-                job=JobSection(grid=False), limits=LimitsSection(per_day=self.schedule.per_day),
+                job=JobSection(grid=self.schedule.seed % 4 == 0), limits=LimitsSection(per_day=self.schedule.per_day),
                 need=NeedSection(min_down_mbps=0, min_up_mbps=0),
             ), home=process.computer.home,
             connector=SimConnector(self.network, clock), clock=clock,
