@@ -24,6 +24,7 @@ from gpurent_engine.bench.base import Draws, build
 from gpurent_engine.bench.options import Row
 from gpurent_engine.device import deterministic
 from gpurent_engine.diffusion import diffusion
+from gpurent_engine.distributed import Group
 from gpurent_engine.step.bank import Site
 from gpurent_engine.step.core import Core, TrainedText
 from gpurent_engine.step.fast import FastStepper
@@ -315,7 +316,8 @@ def beside_graphs() -> Found:
         bare, second = _stepper(family, "stacked")
         alone, third = _stepper(family, "stacked")
         held, rates = draws.batch(), _rates(draws)
-        second.batch(), third.batch()
+        second.batch()
+        third.batch()
         watched.rehearse([held])
         worst = {"loss": 0.0, "examined": 0.0, "predicted": 0.0}
         for _ in range(5):
@@ -331,11 +333,11 @@ def beside_graphs() -> Found:
 def group_of_one() -> Found:
     """Gradients that are summed over a process group (NCCL on a GPU) of one process are what they were."""
     backend = "nccl" if CUDA else "gloo"
-    store = torch.distributed.HashStore()  # type: ignore[attr-defined]
+    store = torch.distributed.HashStore()  # type: ignore[attr-defined]  # public, but torch's stub does not say so
     torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
     try:
         shared, draws = _stepper("sd15", "stacked" + GRAPH, accumulate=True)
-        shared.core.reduce = torch.distributed.all_reduce
+        shared.core.reduce = Group(0, 2).sum_flat  # of a size that makes it ask the process group
         alone, again = _stepper("sd15", "stacked" + GRAPH, accumulate=True)
         worst = 0.0
         for _ in range(5):
