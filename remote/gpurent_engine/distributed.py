@@ -86,7 +86,7 @@ def leave() -> None:
         dist.destroy_process_group()
 
 
-class SharedStepper(PassingOn):
+class SharedStepper(PassingOn[Stepper]):
     """Computes this process's share of each step and has the result of all; what it passes on, it does by itself.
 
     Args:

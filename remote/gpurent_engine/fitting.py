@@ -20,7 +20,7 @@ SPARE_BYTES = 200 << 20
 """Left over by the largest step: libraries take memory of their own later, and allocations do not pack perfectly."""
 
 
-class FittingStepper(PassingOn):
+class FittingStepper(PassingOn[Stepper]):
     """A stepper that never gives up while anything is left to try.
 
     Args:

@@ -174,10 +174,8 @@ class Pack:
             wish.losses = losses[:, position]
 
 
-class Lane(PassingOn):
+class Lane(PassingOn[FastStepper]):
     """``gpurent_engine.stepper.Stepper`` of one training in a pack."""
-
-    inner: FastStepper
 
     def __init__(
         self, pack: Pack, plan: Plan, diffusion: Diffusion, spec: TrainSpec, *, device: torch.device

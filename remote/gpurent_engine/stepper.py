@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 
@@ -156,10 +156,13 @@ class Stepper(Protocol):
         """Take the adapters out: the base's modules are as they were loaded. Nothing else may be called afterwards."""
 
 
-class PassingOn:
+S = TypeVar("S", bound="Stepper")
+
+
+class PassingOn(Generic[S]):
     """What steppers around another have in common: what they do not change, the inner one does."""
 
-    inner: Stepper
+    inner: S
 
     def examine(self, batches: Sequence[Batch]) -> torch.Tensor:
         """See ``Stepper.examine``."""

@@ -78,7 +78,7 @@ class MemoryLedger(Ledger):
         if kind is Kind.INTENT and run_id in books.closed:
             raise LedgerError(f"run {run_id} was closed")
 
-    def _insert(self, connection: Any, run_id: str, kind: Kind, tag: str | None, text: str) -> Event:
+    def _insert(self, connection: Any, run_id: str, kind: Kind, tag: str | None, *, text: str) -> Event:
         return self.books.add(self._clock.now(), run_id, tag, kind, text)
 
     def _read(self, connection: Any, run_id: str | None) -> list[Event]:

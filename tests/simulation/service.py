@@ -53,7 +53,7 @@ class CountingFaults(Faults):
 class _NoJournal(Journal):
     """Requests are not kept: there are millions."""
 
-    def arrived(self, at: float, method: str, path: str, query: str, headers: Mapping[str, str], body: bytes) -> int:
+    def arrived(self, at: float, method: str, path: str, query: str, *, headers: Mapping[str, str], body: bytes) -> int:
         return 0
 
     def answered(self, number: int, status: int, violations: Sequence[str] = ()) -> None: ...
