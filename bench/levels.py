@@ -1,7 +1,7 @@
 """The levels of the fast step against a plain loop of diffusers and peft. ``python -m bench.levels``
 
 One run, one machine: random weights at the real architecture, the same batches, a row a level with its ratio to
-``plain``. On a CPU SD 1.5's UNet at 128 px in float32, which takes a few minutes on two cores and 8 GB of memory; on a
+``plain``. On a CPU SD 1.5's UNet at 128 px in float32, which needs about 8 GB of memory and an idle machine; on a
 GPU at the family's own size in bf16, with graphs. JSON lines to ``--out``, a table on the terminal.
 """
 
