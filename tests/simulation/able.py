@@ -90,7 +90,7 @@ class Guardians:
 
 
 def _looks_after(process: Process, run: Run) -> bool:
-    return process.watches or process.run_id == run.id
+    return process.watches or run.id in process.runs
 
 
 def _spans(given: Iterable[Span]) -> list[Span]:

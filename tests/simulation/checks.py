@@ -221,7 +221,7 @@ def _fetchable(world: World, run: Run, rental: Rental, machine: Machine, at: flo
         end is not None and end < until for end in (held.troubles.vanish_at, held.stopped_at)
     ):
         return False
-    client = next(one for one in world.processes if one.run_id == run.id)
+    client = next(one for one in world.processes if run.id in one.runs)
     if client.lost or (client.dead and (client.ended or 0.0) < until):
         return False
     return all(begun > until or over < at for begun, over in client.still)
@@ -264,7 +264,7 @@ def _alive(world: World, run_id: str, at: float) -> bool:
     """Whether the client of a run could tell that it lives. Of another computer's that is only believed."""
     if world.shared or world.schedule.jumps:
         return False
-    return any(one.run_id == run_id and (one.ended is None or one.ended > at) for one in world.processes)
+    return any([run_id] == one.runs[-1:] and (one.ended is None or one.ended > at) for one in world.processes)
 
 
 def once(world: World, violations: list[str]) -> None:

@@ -86,8 +86,9 @@ class Process:
         self.steps = 0
         self.dead = False
         self.died_in = ""
-        self.run_id: str | None = None
-        """The run that it opened; it looks after no other."""
+        self.runs: list[str] = []
+        """The runs that it opened: a batch that is run again is another. It looks after no others, and after one at a
+        time."""
         self.began = self._clock.now()
         self.ended: float | None = None
         self.frozen: Spans = []
@@ -319,7 +320,7 @@ class MortalLedger(MemoryLedger):
         self.process.step("before run_opened")
         self._reachable(writing=True)
         run_id = super().open_run(*arguments, **options)
-        self.process.run_id = run_id
+        self.process.runs.append(run_id)
         self.world.witness(self.books.lines[-1], transition(None, Kind.RUN_OPENED, None), self._clock.now())
         self.process.step("after run_opened")
         return run_id
