@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -72,7 +73,11 @@ def test_a_token_reaches_the_hub_and_stays_nowhere(
     from_hub(token=hub.token)
     client = cli.begin()
     hosts = [one for one in sandbox.state_dir.rglob("*") if one.is_file() and not one.is_symlink()]
-    assert [one for one in hosts if hub.token.encode() in one.read_bytes()] == []
+    held = []
+    for one in hosts:
+        with suppress(FileNotFoundError):  # it trains meanwhile: parts of files are renamed
+            held += [one] if hub.token.encode() in one.read_bytes() else []
+    assert held == []
     out, _ = client.communicate(timeout=120)
     assert client.returncode == 0, out
     kept = [one for one in tmp_path.rglob("*") if one.is_file()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from gpurent.money import Usd, per_hour
 from gpurent.plan.pace import Pace
@@ -15,11 +16,11 @@ CAREFUL = 0.95
 def fitting_steps(job: Timeline, pace: Pace, steps: int, left_s: float) -> int:
     """How many of ``steps`` fit into ``left_s`` seconds, with everything around them."""
     needed_s = pace.forecast(job)
-    rate = needed_s / max(1e-9, job.upload_s.mid + job.base_model_s.mid + job.train_s.mid + job.collect_s.mid)
-    training_s = rate * job.train_s.mid
+    rest_s = pace.forecast(replace(job, train_s=job.train_s.times(0)))
+    training_s = needed_s - rest_s
     if training_s <= 0:
         return 0
-    share = (left_s - (needed_s - training_s)) / training_s
+    share = (left_s - rest_s) / training_s
     return max(0, min(steps, math.floor(steps * share * CAREFUL)))
 
 
