@@ -259,7 +259,7 @@ def waits(event: Event) -> bool:
 def test_a_killed_notebook_leaves_a_machine_that_ends_itself_soon_after_the_idle_limit(ground: Ground) -> None:
     """Even where this computer is gone altogether, its watchdog included: that is the dead-man switch's."""
     run_id = killed(ground, waits, 0.1)
-    wait_for(lambda: ground.cli.sandbox.truth() == [], "the machine's own end", seconds=60)
+    wait_for(lambda: ground.cli.sandbox.truth() == [], "the machine's own end", seconds=180)
     ground.broker.reap()
     run = ground.broker.ledger.run(run_id)
     assert run.outcome == "abandoned" and not run.open_rentals
