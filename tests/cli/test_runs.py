@@ -55,7 +55,7 @@ def test_every_line_of_train_is_a_json_object(done: tuple[Terminal, list[dict[st
     stages = [one["stage"] for one in events if one["event"] == "stage"]
     assert list(dict.fromkeys(stages)) == [
         stage
-        for stage in ("rent", "boot", "prove", "upload", "prepare", "train", "draw", "collect", "destroy")
+        for stage in ("rent", "boot", "prove", "upload", "prepare", "train", "collect", "draw", "destroy")
         if stage in stages
     ]
     spent = [one["spent_micros"] for one in events if one["event"] == "spending"]
