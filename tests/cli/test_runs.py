@@ -62,7 +62,8 @@ def test_every_line_of_train_is_a_json_object(done: tuple[Terminal, list[dict[st
     assert spent and spent == sorted(spent)
     collected = [one for one in events if one["event"] == "collected"]
     assert [one["path"] for one in collected] == [*last["files"], last["grid"]]
-    assert collected[-1]["final"] and collected[-1]["sha256"] == last["receipt"]["artefacts"][-1]["sha256"]
+    assert [one["final"] for one in collected] == [True, False]  # the LoRA, and its grid
+    assert [one["sha256"] for one in collected] == [one["sha256"] for one in last["receipt"]["artefacts"]]
     rented = next(one for one in events if one["event"] == "rented")
     assert rented["run_id"] == last["run_id"] and rented["guards"]
 
