@@ -65,10 +65,14 @@ def out_of_memory(error: BaseException) -> bool:
     """Whether that is what ``error`` says: torch's own class, a library's words on a GPU, or torch's on a CPU."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
+    return isinstance(error, RuntimeError | ImportError) and any(words in str(error) for words in _NO_MEMORY)
 
 
-_NO_MEMORY = ("CUDA error: out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+_NO_MEMORY = (
+    "CUDA error: out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED",
+    "failed to map segment", "Cannot allocate memory",
+)  # fmt: skip
+"""The last two are what a library that is imported late says."""
 
 
 def free_bytes(device: torch.device) -> int:

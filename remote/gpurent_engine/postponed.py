@@ -1,12 +1,12 @@
 """Import only what is used: packages whose ``__init__`` imports far more run it when somebody asks for a name of it.
 
-diffusers' UNet takes one class from a package of sixty other models, transformers scans the folders of all it knows,
-and both ask for torch's compiler, which takes longer than torch itself. All of that is paid by the second on a rented
-machine. A postponed package is the real one with its real submodules; its own ``__init__`` runs when a name is wanted
-that it has not got yet. What another release imports besides costs time, not a failure.
+diffusers' UNet takes one class from a package of sixty other models, and transformers scans the folders of all it
+knows. All of that is paid by the second on a rented machine. A postponed package is the real one with its real
+submodules; its own ``__init__`` runs when a name is wanted that it has not got yet. What another release imports
+besides costs time, not a failure.
 
-Some names are answered at once. ``torch._dynamo.disable`` and its like mark functions for ``torch.compile``, which the
-engine does not use: a function comes back as it is. Building an optimiser would otherwise import the compiler.
+torch's compiler is not among them, although it takes longer than torch itself: its modules import each other in
+circles, so that whether they can be imported later depends on which comes first, and on the memory left by then.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from __future__ import annotations
 import importlib.util
 import sys
 import threading
-from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -77,18 +76,5 @@ def waiting() -> list[str]:
 
 def postpone_unused() -> None:
     """Let everything wait that diffusers and transformers import without need; before their first import."""
-    postpone(
-        "torch._dynamo", disable=_same, allow_in_graph=_same, assume_constant_result=_same, graph_break=_nothing,
-        is_compiling=lambda: False,
-    )  # fmt: skip
     for package in _PACKAGES:
         postpone(package)
-
-
-def _nothing(*_: Any, **__: Any) -> None:
-    """What a break of the graph does where none is made."""
-
-
-def _same(function: Callable[..., Any] | None = None, *_: Any, **__: Any) -> Any:
-    """As a decorator, with or without arguments: the function as it is."""
-    return (lambda one: one) if function is None else function

@@ -192,7 +192,7 @@ def _begun(job: dict[str, Any], out: EventWriter, size: int) -> Order:
 
 def diagnose(error: Exception) -> tuple[str, str, str]:
     """Code, message and remedy of what went wrong, for the ``error`` event."""
-    if isinstance(error, ImportError):
+    if isinstance(error, ImportError) and "allocate memory" not in str(error) and "map segment" not in str(error):
         return "no_packages", str(error), "Choose an image with torch >= 2.6 for its GPU driver: [need] image."
     import torch
 

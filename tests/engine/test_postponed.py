@@ -11,12 +11,12 @@ import pytest
 
 from gpurent_engine import postponed
 
-UNWANTED = ("torch._dynamo.eval_frame", "torch._inductor", "triton", "scipy", "sklearn", "tensorflow", "pandas",
+UNWANTED = ("scipy", "sklearn", "tensorflow", "pandas",
             "diffusers.models.unets.unet_1d", "diffusers.models.transformers.transformer_flux",
             "diffusers.pipelines.pipeline_utils")  # fmt: skip
 
 
-def test_a_start_on_a_cpu_imports_neither_the_compiler_nor_other_models() -> None:
+def test_a_start_imports_no_other_models() -> None:
     program = f"""
 import sys
 from collections.abc import Iterator
@@ -34,8 +34,7 @@ assert float(weight[0]) < 1
 found = [name for name in {UNWANTED!r} if name in sys.modules]
 assert not found, found
 # ... and what waits comes when it is asked for
-import torch._dynamo, diffusers.models.unets, diffusers
-assert torch._dynamo.reset and "torch._dynamo.eval_frame" in sys.modules
+import diffusers.models.unets, diffusers
 assert diffusers.models.unets.UNet1DModel and diffusers.UNet2DConditionModel is unet
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
