@@ -1,7 +1,7 @@
 """The base model between jobs: one process that trains several LoRAs on the same base reads it once.
 
 What is kept is never trained on. Each job gets a copy of it, since a job changes its base: adapters are put in,
-``base_weights`` and the proof add to its weights, the fast step lays them out anew, checkpointing switches modes.
+``base_weights`` and the proof add to its weights, the fast step lays them out again, checkpointing switches modes.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def _stamp(path: str) -> tuple[object, ...]:
 
 
 def _copied(parts: Parts) -> Parts:
-    """Modules and weights anew; tokenizers only read, and are shared."""
+    """Fresh modules and weights; tokenizers only read, and are shared."""
     encoders = [Encoder(one.facts, _module(one.model), one.tokenizer) for one in parts.text_encoders]
     return replace(
         parts, unet=_module(parts.unet), text_encoders=encoders, vae=_module(parts.vae),

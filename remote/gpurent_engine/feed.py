@@ -53,7 +53,7 @@ class Feed:
     random_network: bool = False
     """Whether the network itself draws (dropouts)."""
     encoder: LiveEncoder | None = None
-    """For pictures whose crop or colours are drawn anew each time."""
+    """For pictures whose crop or colours are drawn again each time."""
     bins: list[buckets.Bin] = field(init=False)
     repeats: tuple[int, ...] = field(init=False)
     images: tuple[ImageItem, ...] = field(init=False)

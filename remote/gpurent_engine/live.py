@@ -1,4 +1,4 @@
-"""Encode pictures each time they are shown, where crop or colours are drawn anew: what cannot be cached."""
+"""Encode pictures each time they are shown, where crop or colours are drawn again: what cannot be cached."""
 
 from __future__ import annotations
 

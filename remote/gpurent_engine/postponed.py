@@ -43,12 +43,11 @@ class _Postponed(ModuleType):
         raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
 
 
-def postpone(package: str, **names: Any) -> None:
+def postpone(package: str) -> None:
     """Let ``package`` wait, if there is one and it has not been imported yet.
 
     Args:
         package: dotted name; its parents are imported.
-        names: attributes to answer with meanwhile.
     """
     with _LOCK:
         if package in sys.modules:
@@ -56,12 +55,11 @@ def postpone(package: str, **names: Any) -> None:
         try:
             spec = importlib.util.find_spec(package)
         except ImportError:
-            return  # its parent is not installed, or fails: whoever imports it hears why
+            return  # its parent is not installed, or fails: an import of it says why
         if spec is None or spec.submodule_search_locations is None:
             return  # another release has no such package
         module = importlib.util.module_from_spec(spec)
         module.__class__ = _Postponed
-        module.__dict__.update(names)
         _WAITING.add(package)
         sys.modules[package] = module
         parent, _, leaf = package.rpartition(".")

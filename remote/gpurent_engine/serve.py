@@ -7,8 +7,8 @@ end ``status``. The number after the last job that was taken is the
 only one that is looked for, so that an order which is written twice is carried out once.
 
 It ends when nothing was ordered for a while. Before, it takes the next number itself, with an empty file that must not
-exist yet: whoever hands over an order finds the number taken and starts another process. After a job that failed it
-ends as well, for what such a job leaves behind on a GPU is anyone's guess.
+exist yet: a client with an order finds the number taken and starts another process. After a job that failed it ends
+as well, for what such a job leaves behind on a GPU is anyone's guess.
 
 No job can tell that others were trained before it: its base model is a copy, all that is random is drawn from
 generators of its own, and what libraries keep for a process (accelerate's state, cuDNN's switches, the environment) is

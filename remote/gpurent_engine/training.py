@@ -62,7 +62,7 @@ def train(job: dict[str, Any], events: Path, stop: threading.Event, opener: Open
     Args:
         job: the order, with all keys of ``NEEDED``.
         events: file of events, appended to.
-        stop: set by whoever wants it to save and to end.
+        stop: set to have it save and end.
         opener: how base models are read; None reads them from disk.
     """
     rank, size = ranks()

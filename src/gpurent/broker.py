@@ -139,14 +139,19 @@ class Broker:
 
         Several jobs are quoted as a batch: one rental, on which they follow one another in this order.
 
-        A provider that fails becomes a note. Without any, the built-in price table answers and says so.
+        A provider that fails becomes a note. Without any, the built-in price table answers and says so. The grid at the
+        end of a job is counted as ``[job] grid`` says.
         """
+        if isinstance(job, Job):
+            job = self.drawing(job)
+        elif not isinstance(job, Workload):
+            job = [self.drawing(one) for one in job]
         return self._quoting.quote(job, need, budget)
 
     def drawing(self, job: Job, wanted: bool | None = None) -> Job:
         """A job with the grid at its end, or without it, as ``[job] grid`` says where ``wanted`` is None.
 
-        ``train`` and ``batch`` do that by themselves; a quote is for the job as it is.
+        ``train``, ``batch`` and ``quote`` do the former by themselves.
         """
         return with_grid(job, wanted, self.settings)
 

@@ -178,7 +178,7 @@ def test_an_instance_that_moves_is_followed(renter: Renter) -> None:
         assert host.run("echo again").stdout == "again\n"
 
 
-def test_a_link_that_is_cut_is_made_anew(renter: Renter) -> None:
+def test_a_link_that_is_cut_is_made_again(renter: Renter) -> None:
     """The machine is still the same one, and the work goes on."""
     with closing(renter.reach(renter.rent())) as host:
         renter.harness.sandbox.faults.set(Fault.DROP_SSH)

@@ -6,15 +6,20 @@ import json
 import struct
 from pathlib import Path
 
-from tests.batch.conftest import Ground
+import pytest
+from tests.batch.conftest import QUICK, Ground
 from tests.stub.control import StubEngine
 from tests.stub.engine import Orders
 
-from gpurent import Usd
+from gpurent import Broker, Usd
 from gpurent.budget.events import Kind
+from gpurent.clock import SystemClock
 from gpurent.jobs.interrupt import Interrupt
 from gpurent.jobs.options import RunOptions
 from gpurent.jobs.progress import JobBegun, JobOver, Notice, Progress, Stage, StageStarted
+from gpurent_remote import SshConnector
+from gpurent_remote.host import Waits
+from gpurent_sandbox.faults import Fault
 
 ONE = Usd.parse("1")
 DRAWN = RunOptions(grid=True)
@@ -68,6 +73,34 @@ def test_one_that_fails_costs_a_notice(ground: Ground, stub: StubEngine) -> None
     assert [(one.state, one.grid) for one in found.jobs] == [("done", None)] * 5
     assert {path.name for path in jobs[0].output_dir.iterdir()} == {f"{name}.safetensors" for name in FAULTS}
     assert ground.cli.sandbox.truth() == []
+
+
+def test_a_link_that_freezes_while_one_is_drawn_costs_the_picture_alone(ground: Ground) -> None:
+    """The LoRA is at home, the run is done, and the machine is terminated without an answer of it."""
+
+    def freeze(event: Progress) -> None:
+        ground.tell(event)
+        if isinstance(event, StageStarted) and event.stage is Stage.DRAW:
+            ground.cli.sandbox.faults.set(Fault.LINK_FROZEN, p=1.0)
+
+    connector = SshConnector(SystemClock(), Waits(patience_s=1.0, reply_s=2.0))
+    with Broker(home=ground.cli.home, patience=QUICK, connector=connector) as broker:
+        made = broker.train(ground.job("ant"), budget=ONE, options=DRAWN, tell=freeze)
+    assert made.receipt.outcome == "done" and made.grid is None and "No grid was drawn" in notices(ground)
+    assert [path.name for path in made.files] == ["ant.safetensors"] and ground.cli.sandbox.truth() == []
+
+
+def test_a_quote_counts_one_as_the_settings_say(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the training that follows it, with nothing else said."""
+    job = ground.job("ant")
+    monkeypatch.setenv("GPURENT_JOB_GRID", "false")
+    with Broker(home=ground.cli.home) as broker:
+        without = broker.quote(job).rows[0].timeline
+    monkeypatch.setenv("GPURENT_JOB_GRID", "true")
+    with Broker(home=ground.cli.home) as broker:
+        beside = broker.quote([job, job]).rows[0].timeline
+        with_one = broker.quote(job).rows[0].timeline
+    assert without.draw_s.mid == 0 < with_one.draw_s.mid < beside.draw_s.mid
 
 
 def test_one_is_drawn_where_a_training_stops_for_a_look(ground: Ground) -> None:

@@ -114,7 +114,7 @@ def test_reading_only_what_is_new_says_what_reading_everything_says(lines: list[
 
 
 @given(before=rows(), after=rows())
-def test_a_ledger_that_was_replaced_is_read_anew(before: list[Row], after: list[Row]) -> None:
+def test_a_ledger_that_was_replaced_is_read_again(before: list[Row], after: list[Row]) -> None:
     """A backup was restored while a process ran: nothing of what was added up before is left."""
     kept = Kept()
     kept.runs(lambda since: [row for row in before if row[0] >= since])

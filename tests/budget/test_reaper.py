@@ -262,7 +262,7 @@ def test_a_listing_that_was_read_long_after_it_was_asked_for_is_as_old_as_the_qu
 
 
 @pytest.mark.parametrize("boot", ["another start of this computer", "manual"])
-def test_after_a_restart_absence_is_measured_anew(place: Place, boot: str) -> None:
+def test_after_a_restart_absence_is_measured_again(place: Place, boot: str) -> None:
     """Uptime counts from another moment then; where no start has a name, it is smaller than before."""
     scene = world(place, UNCLEAR)
     for _ in range(ABSENT_LISTINGS - 1):

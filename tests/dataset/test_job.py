@@ -175,6 +175,16 @@ def test_a_missing_configuration_is_named(tmp_path: Path) -> None:
     assert "gpurent init" in caught.value.hint
 
 
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"\x80\x81 = 1", b"[model\n", b"network_dim = []\n"])
+def test_what_is_wrong_in_a_configuration_comes_before_a_missing_dataset(tmp_path: Path, content: bytes) -> None:
+    """There is no dataset beside it either, but that is not what is wrong."""
+    file = tmp_path / "mine.toml"
+    file.write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        find_job(tmp_path, config=file)
+    assert str((*caught.value.parts, caught.value)[0]).startswith(str(file))
+
+
 def test_a_missing_dataset_is_named(tmp_path: Path) -> None:
     """Where it was looked for, and what it should look like."""
     error = broken(config(tmp_path))

@@ -108,7 +108,7 @@ def test_a_link_out_of_a_subset_is_refused(tmp_path: Path) -> None:
         Job.from_config(start)
 
 
-def test_loras_and_a_vae_are_sent_and_named_anew(tmp_path: Path) -> None:
+def test_loras_and_a_vae_are_sent_and_named_again(tmp_path: Path) -> None:
     """Files that a configuration names besides; a pickle among them is refused."""
     start = put_together(tmp_path)
     start.write_text(start.read_text(encoding="utf-8") + '\nnetwork_weights = "before.ckpt"\n', encoding="utf-8")

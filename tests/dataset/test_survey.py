@@ -192,7 +192,7 @@ def test_marks_that_nothing_reads_are_named(tmp_path: Path, pictures: Path) -> N
     assert "letter by letter" not in said(tmp_path)
 
 
-def test_pictures_saved_anew_are_recognised(tmp_path: Path, pictures: Path) -> None:
+def test_pictures_saved_again_are_recognised(tmp_path: Path, pictures: Path) -> None:
     """As JPEG of poor quality and at half the size; others with the same colours are not."""
     grains = Image.frombytes("L", (40, 32), random.Random(7).randbytes(40 * 32))
     noise = grains.resize((640, 512))

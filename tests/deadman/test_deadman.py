@@ -417,7 +417,7 @@ def alive(folder: Path, process: subprocess.Popen[bytes]) -> dict[str, object]:
         time.sleep(0.02)
 
 
-def test_a_container_that_starts_anew_is_not_given_the_time_again(
+def test_a_container_that_starts_again_is_not_given_the_time_again(
     repository: Path, tmp_path: Path, service: Service
 ) -> None:
     """The real program, twice: an order that lies there from before the restart lengthens nothing."""

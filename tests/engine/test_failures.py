@@ -49,7 +49,7 @@ def ended(the_spec: TrainSpec, base: Path, pictures: Path, folder: Path) -> int:
     return started(the_spec, base, pictures, folder).wait(timeout=300)
 
 
-def started_anew(
+def started_afresh(
     the_spec: TrainSpec, base: Path, pictures: Path, folder: Path, within: Sequence[str] = ()
 ) -> subprocess.Popen[str]:
     """The engine with all of its memory its own, run by the command ``within``."""
@@ -100,7 +100,7 @@ def test_memory_that_runs_out_in_the_middle_of_an_epoch(base_model: Path, tmp_pa
         return next(i for i, one in enumerate(epoch_batches(found, [90, 3], seed, 0)) if 1 in one)
 
     seed = next(seed for seed in range(1000) if large_at(seed) > 20)
-    engine = started_anew(spec(seed=seed, **keys), base_model, pictures, tmp_path)
+    engine = started_afresh(spec(seed=seed, **keys), base_model, pictures, tmp_path)
 
     def take_away() -> None:
         pages = int(Path(f"/proc/{engine.pid}/statm").read_text().split()[0])
@@ -145,7 +145,7 @@ def test_a_disk_that_is_full_at_a_checkpoint(base_model: Path, pictures: Path, t
     out = tmp_path / "out"
     script = f'mount -t tmpfs -o size={room} none {out} && "$@"; s=$?; cp {out}/*.safetensors {tmp_path}; exit $s'
     mount = ["unshare", "-rm", "sh", "-c", script, "sh"]
-    engine = started_anew(spec(max_train_epochs=4, save_every_n_epochs=1), base_model, pictures, tmp_path, mount)
+    engine = started_afresh(spec(max_train_epochs=4, save_every_n_epochs=1), base_model, pictures, tmp_path, mount)
     _, errors = engine.communicate()
     told = events(tmp_path / "events.jsonl")
     fault = one_error(told)

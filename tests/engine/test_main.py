@@ -30,7 +30,7 @@ from gpurent_engine.families import loading
 ENGINE = Path(__file__).parents[2] / "remote" / "gpurent_engine"
 
 
-def anew(*arguments: str, path: Path = ENGINE.parent, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def afresh(*arguments: str, path: Path = ENGINE.parent, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """As a host starts it, in a Python that has imported nothing yet."""
     environment = {**os.environ, "PYTHONPATH": str(path), "OMP_NUM_THREADS": "1", "PYTHONNOUSERSITE": "1"}
     return subprocess.run(
@@ -63,7 +63,7 @@ def test_it_runs_from_an_unpacked_bundle(base_model: Path, pictures: Path, tmp_p
     with zipfile.ZipFile(tmp_path / "engine.zip") as bundle:
         bundle.extractall(tmp_path / "there")
     job = write_job(tmp_path, base_model, pictures)
-    ended = anew("train", "--job", str(job), path=tmp_path / "there", cwd=tmp_path)
+    ended = afresh("train", "--job", str(job), path=tmp_path / "there", cwd=tmp_path)
     assert (ended.returncode, ended.stdout) == (0, ""), ended.stderr
     said = events(tmp_path / "events.jsonl")
     assert [said[0]["event"], said[-1]["event"]] == ["hello", "done"]
@@ -147,7 +147,7 @@ def test_the_doctor_says_what_the_machine_has() -> None:
 
 def test_a_quick_look_imports_nothing(tmp_path: Path) -> None:
     """``doctor --quick`` reads what is installed, and names what is missing or too old."""
-    assert anew("doctor", "--quick").returncode == 0
+    assert afresh("doctor", "--quick").returncode == 0
     bare = subprocess.run(
         [sys.executable, "-S", "-m", "gpurent_engine", "doctor", "--quick"], cwd=tmp_path, check=False,
         env={"PYTHONPATH": str(ENGINE.parent)}, capture_output=True, text=True,

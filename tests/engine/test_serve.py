@@ -134,7 +134,7 @@ def test_the_grid_of_a_job_is_drawn_on_the_base_that_is_kept(
 
 
 def test_it_ends_after_a_job_that_failed_and_leaves_the_next_one_alone(orders: Orders, tmp_path: Path) -> None:
-    """Its events say why, and its log; whoever ordered the next one starts another process."""
+    """Its events say why, and its log; the client of the next one starts another process."""
     first = orders.add("first", spec(), data_dir=str(tmp_path / "nowhere"))
     second = orders.add("second", spec())
     assert serve.serve(orders.folder, 5.0) == training.REFUSED
@@ -163,7 +163,7 @@ def test_an_order_that_is_none_ends_it_with_a_word(
 
 
 def test_when_it_ends_for_want_of_orders_the_next_number_is_taken(orders: Orders) -> None:
-    """So that whoever hands over an order at that moment finds out."""
+    """So that a client that hands over an order at that moment finds out."""
     assert serve.serve(orders.folder, 0.01) == training.DONE
     assert (orders.folder / "1.json").read_bytes() == b""
 

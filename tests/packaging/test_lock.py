@@ -57,7 +57,7 @@ def releases() -> dict[str, dict[str, Any]]:
 
 
 def test_the_record_is_of_this_lock(releases: dict[str, dict[str, Any]]) -> None:
-    """Whoever changes a pin records what the new one asks for."""
+    """A pin that changes has what the new one asks for recorded with it."""
     pins = {f"{name}=={version}" for python in lock.PYTHONS for name, version in lock.pinned(python).items()}
     assert {one for one in releases if not one.startswith("torch==")} == pins
     minors = {".".join(one.removeprefix("torch==").split(".")[:2]) for one in releases if one.startswith("torch==")}

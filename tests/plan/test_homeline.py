@@ -23,7 +23,7 @@ def test_the_best_of_the_last_machines_counts(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [b"", b"\xff", b"[]", b'{"lines": [{"at": 1}]}', b'{"lines": ["x"]}', b"x" * 10_000])
 def test_a_damaged_memory_is_none(tmp_path: Path, damage: bytes) -> None:
-    """It is written anew with the next machine."""
+    """It is written again with the next machine."""
     (tmp_path / FILE).write_bytes(damage)
     assert recall(tmp_path, 0.0) is None
     remember(tmp_path, 1.0, Line(1, 2))

@@ -63,7 +63,7 @@ def test_one_that_would_not_fit_is_refused_before_it_is_sent(tmp_path: Path) -> 
         script(SshConnector().new_identity(tmp_path), long, FUSE)
 
 
-def test_a_container_that_starts_anew_forgets_the_orders_of_before(tmp_path: Path) -> None:
+def test_a_container_that_starts_again_forgets_the_orders_of_before(tmp_path: Path) -> None:
     """What a client ordered before the restart is stale: its seconds counted from another moment."""
     root = tmp_path / "root"
     folder = root / "root/.gpurent/deadman"

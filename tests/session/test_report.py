@@ -27,7 +27,7 @@ def test_a_report_tells_what_services_show_and_why_machines_failed(cli: Cli, san
 
 
 def test_a_report_holds_no_key_name_or_path(cli: Cli, sandbox: Sandbox) -> None:
-    """Whatever the job and its folder are called, and whoever rents."""
+    """Whatever the job and its folder are called, and no matter who rents."""
     make_job(cli.folder)
     assert cli.run("train", "--budget", "1", "--yes").returncode == 0
     text = cli.run("doctor", "--report").stdout

@@ -78,7 +78,7 @@ class Cli:
     grids: bool = False
     """Whether each training ends with a grid, which most tests have no use for."""
     afresh: bool = False
-    """Started anew for each command, which takes most of a second: for tests that look into ``/proc``."""
+    """Started afresh for each command, which takes most of a second: for tests that look into ``/proc``."""
 
     @property
     def env(self) -> dict[str, str]:

@@ -84,6 +84,28 @@ def test_a_dry_run_quotes_and_opens_nothing(cli: Cli) -> None:
     assert not cli.events()
 
 
+def test_what_a_job_may_cost_is_told_by_offers_that_the_session_may_rent(cli: Cli) -> None:
+    """`open --gpu` holds for every later shell, which is asked about no other machine."""
+    make_job(cli.folder)
+    every = json.loads(cli.run("session", "open", "--budget", "1", "--dry-run", "--json").stdout)["quote"]["offers"]
+    wanted = every[-1]["gpu"]
+    assert {offer["gpu"] for offer in every} != {wanted}
+    run_id = opened(cli, "--gpu", wanted)
+    told = json.loads(cli.run("session", "run", "--dry-run", "--json").stdout)
+    assert {offer["gpu"] for offer in told["offers"]} == {wanted}
+    assert cli.run("session", "close", run_id).returncode == 0
+
+
+def test_the_process_of_a_session_that_is_asked_to_end_ends_its_machine(cli: Cli) -> None:
+    """SIGTERM, as from a computer that shuts down."""
+    make_job(cli.folder)
+    run_id = opened(cli)
+    assert cli.run("session", "run", "--yes").returncode == 0
+    os.kill(cli_run(cli, run_id).client.pid, signal.SIGTERM)
+    wait_for(lambda: cli_run(cli, run_id).outcome is not None, "the end of the session")
+    assert cli_run(cli, run_id).outcome == "done" and cli.sandbox.truth() == []
+
+
 def test_leaving_a_shell_leaves_the_job_to_the_session(cli: Cli) -> None:
     """Ctrl-C in `session run` ends nothing: the job comes home, and `session close` ends the machine."""
     make_job(cli.folder, steps=60)

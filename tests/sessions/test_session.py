@@ -20,6 +20,7 @@ from gpurent.budget.events import Event, Kind
 from gpurent.errors import Interrupted, JobFailed, NoOffer, UsageError
 from gpurent.jobs.progress import Notice, Stage, StageStarted, Trained
 from gpurent.plan.quote import QuoteRow
+from gpurent_sandbox.faults import Fault
 
 ONE = Usd.parse("1")
 
@@ -172,6 +173,15 @@ def test_a_session_can_be_closed_from_elsewhere_through_the_ledger(ground: Groun
         with pytest.raises(UsageError, match="bee is not begun"):
             session.train(bee)
     assert ground.broker.ledger.run(session.run_id).outcome == "done"
+
+
+def test_a_machine_whose_link_freezes_while_it_waits_is_terminated_at_once_by_close(ground: Ground) -> None:
+    """Nobody waits for an answer of it."""
+    session = ground.broker.session(budget=ONE, tell=ground.tell)
+    session.train(ground.job("ant"))
+    ground.cli.sandbox.faults.set(Fault.LINK_FROZEN, p=1.0)
+    session.close()
+    assert ground.cli.sandbox.truth() == [] and ground.broker.ledger.run(session.run_id).outcome == "done"
 
 
 def test_closing_while_a_job_trains_ends_both_at_once_or_saves_first(ground: Ground, stub: StubEngine) -> None:

@@ -153,7 +153,7 @@ def without_accounts() -> Iterator[None]:
 
 @contextmanager
 def without_proof() -> Iterator[None]:
-    """An order to destroy goes to the number that the ledger knows, whoever has it by now."""
+    """An order to destroy goes to the number that the ledger knows, no matter who has it by now."""
     with (
         swapped(Proof, "holds", lambda self, _order, _rental: self.clock.uptime()),
         swapped(Proof, "fresh", lambda *_: True),

@@ -48,7 +48,7 @@ def test_it_has_arguments_environment_folder_and_input_as_given(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("arguments", [["--version"], ["status"], ["tarin"], ["train"], ["quote", "--help"]])
-def test_a_command_says_what_it_says_when_it_is_started_anew(tmp_path: Path, arguments: list[str]) -> None:
+def test_a_command_says_what_it_says_when_it_is_started_again(tmp_path: Path, arguments: list[str]) -> None:
     """Outputs and exit status agree, help and errors included."""
     argv = [str(PROGRAM), *arguments]
     alone = subprocess.run(argv, cwd=tmp_path, env=env(tmp_path), capture_output=True, text=True, check=False)

@@ -26,10 +26,11 @@ from gpurent.jobs import hublook, orders
 from gpurent.jobs.basemodel import Hubs
 from gpurent.jobs.options import RunOptions, SessionOptions
 from gpurent.jobs.orders import Answer, Order, Reply
+from gpurent.model import Need
 from gpurent.money import Usd, per_hour
 from gpurent.plan.leftover import idle_cost
 from gpurent.plan.quote import Quote, QuoteRow, require_offer
-from gpurent.report.session import SessionStatus, is_session, session_status
+from gpurent.report.session import SessionStatus, is_session, need_of, session_status
 from gpurent.verbs.sessions import named
 from gpurent.words import counted
 
@@ -127,7 +128,7 @@ def run(options: RunOne) -> int:
         now = session_status(session, broker.clock.now())
         if not options.as_json:
             describe(job)
-        if not _asked(broker, job, now, options):
+        if not _asked(broker, job, now, options, need=need_of(session)):
             return 0
         order = Order(
             str(job.config_path.absolute()),
@@ -147,7 +148,7 @@ def _job(broker: Broker, options: RunOne) -> Job:
     return hublook.look(job, Hubs.of(tuple(broker.settings.job.hubs), os.environ))
 
 
-def _asked(broker: Broker, job: Job, now: SessionStatus, options: RunOne) -> bool:
+def _asked(broker: Broker, job: Job, now: SessionStatus, options: RunOne, *, need: Need | None) -> bool:
     """Show what the job may cost, and ask; False where nothing is to be done. Raises as ``agreed``."""
     if now.machine:
         price = f"{now.hourly.rounded(3)}/h; {now.left.rounded(4)} are left"
@@ -161,7 +162,7 @@ def _asked(broker: Broker, job: Job, now: SessionStatus, options: RunOne) -> boo
         if not options.yes and not confirm(Text(f"Train {job.name}?"), output.console):
             raise Interrupted("Nothing was begun.")
         return True
-    quote = broker.quote(job, budget=now.left)
+    quote = broker.quote(job, need, budget=now.left)
     if options.dry_run:
         output.print_json(output.quote_dict(quote, 5)) if options.as_json else output.print_quote(quote, 5)
         require_offer(quote, now.left)

@@ -102,9 +102,10 @@ def keep(path: Path) -> int:
             _tell(path, {"error": str(error), "hint": error.hint})
             return 2
         _tell(path, {"run_id": session.run_id})
+        asked = _Asked()
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: threading.Thread(target=lambda: session.close(save=True)).start())
-        _serve(broker, session)
+            signal.signal(number, asked)
+        _serve(broker, session, asked)
         session.close()
     return 0
 
@@ -115,10 +116,25 @@ def _tell(path: Path, said: dict[str, str]) -> None:
     part.replace(path.with_suffix(".opened"))
 
 
-def _serve(broker: Broker, session: Session) -> None:
+@dataclass
+class _Asked:
+    """Whether a signal asks the session to end. A handler may start no thread: its caller may hold what that needs."""
+
+    signals: int = 0
+
+    def __call__(self, *_: object) -> None:
+        """As a handler of signals."""
+        self.signals += 1
+
+
+def _serve(broker: Broker, session: Session, asked: _Asked) -> None:
     run_dir = broker.run_dir(session.run_id)
     threads: list[threading.Thread] = []
+    closing: threading.Thread | None = None
     while not session.over:
+        if asked.signals and closing is None:
+            closing = threading.Thread(target=session.close, kwargs={"save": True}, daemon=True)
+            closing.start()
         _answer(broker, session, threads)
         broker.clock.sleep(LOOK_S)
     for thread in threads:

@@ -50,7 +50,7 @@ def look(
         from_toml = config is None and wanted.config != JobSection().config
         missing.append(f"no training configuration at {file.absolute()}{_source(folder, from_toml)}{_others(folder)}")
         hints.append("`gpurent init` writes a configuration to start from.")
-    if not pictures.is_dir():
+    if pictures is not None and not pictures.is_dir():
         from_toml = dataset is None and bool(wanted.dataset)
         missing.append(f"no dataset at {pictures.absolute()}{_source(folder, from_toml)}")
         hints.append(f"Put images with captions into {pictures.name}/10_my_concept/, or pass --dataset FOLDER.")
@@ -70,12 +70,14 @@ def _source(folder: Path, from_toml: bool) -> str:
     return f", as [job] of {folder / FILE} says" if from_toml else ""
 
 
-def _named_dataset(config: Path, folder: Path) -> Path:
-    spec = try_spec(config)[0] if config.is_file() else None
-    if spec is not None and (spec.dataset_config or spec.subsets):
-        return config.parent  # its folders are looked for one by one
-    named = spec.train_data_dir if spec is not None else ""
-    return config.parent / Path(named).expanduser() if named else folder / "training_data"
+def _named_dataset(config: Path, folder: Path) -> Path | None:
+    """None where the configuration does not name one folder, or is wrong: then the survey tells all that is."""
+    if not config.is_file():
+        return folder / "training_data"
+    spec, wrong = try_spec(config)
+    if spec is None or wrong or spec.dataset_config or spec.subsets:
+        return None
+    return config.parent / Path(spec.train_data_dir).expanduser() if spec.train_data_dir else folder / "training_data"
 
 
 def _others(folder: Path) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import posixpath
+import shlex
 import struct
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -72,7 +73,7 @@ def draw(session: Session, job: Job, outcome: Outcome, estimate: Range, *, kept_
             raise
         if not isinstance(error, Halt | HostUnreachable):
             easel.end()
-        command = f"gpurent grid {lora} --base {job.spec.pretrained_model_name_or_path}"
+        command = shlex.join(["gpurent", "grid", str(lora), "--base", job.spec.pretrained_model_name_or_path])
         hint = f"`{command}` draws one on a computer with a GPU."
         session.tell(Notice(f"No grid was drawn: {error}. The LoRA is at home. {hint}", warning=True))
         return None

@@ -72,7 +72,7 @@ class Enforcer:
     ref: str | None = None
     """Of the machine; set once it is known, so that no ledger has to be asked."""
     over: bool = False
-    """Set by whoever has ended it."""
+    """Set once the rental has been ended."""
     _due: float | None = field(default=None, init=False)
     _count_due: float = field(default=float("-inf"), init=False)
     _counting: Task[Mapping[str, str]] | None = field(default=None, init=False)

@@ -90,7 +90,7 @@ def _arithmetic(gpu: Gpu) -> float:
 
 
 def extra_steps(workload: Workload) -> float:
-    """What is computed besides training, in steps: held-out and sample pictures, and pictures that are encoded anew."""
+    """What is computed besides training, in steps: held-out and sample pictures, pictures that are encoded again."""
     tflop = work(workload)
     pixels = workload.width * workload.height
     whole = workload.predictions * FORWARD + workload.encodings * VAE_TFLOP * pixels / 512**2 / tflop

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from pydantic import JsonValue, TypeAdapter, ValidationError
+
 from gpurent.budget.spend import run_spent
 from gpurent.budget.state import Rental, RentalState, Run
+from gpurent.model import Need
 from gpurent.money import ZERO, Usd
 from gpurent.report.shares import idled
 
@@ -64,6 +67,20 @@ class SessionStatus:
             "ends_by": self.ends_by,
             "jobs": [{"name": job.name, "state": job.state} for job in self.jobs],
         }
+
+
+def kept(idle_s: float, need: Need) -> dict[str, JsonValue]:
+    """What the ledger keeps of a session's opening, for other processes."""
+    return {"idle_s": idle_s, "need": TypeAdapter(Need).dump_python(need, mode="json")}
+
+
+def need_of(run: Run) -> Need | None:
+    """What the session of ``run`` asks of its machines; None where the ledger does not say."""
+    told = run.config.get("session")
+    try:
+        return TypeAdapter(Need).validate_python(told.get("need")) if isinstance(told, dict) else None
+    except ValidationError:
+        return None
 
 
 def is_session(run: Run) -> bool:

@@ -26,7 +26,7 @@ from gpurent.plan import together
 from gpurent.plan.leftover import idle_cost
 from gpurent.plan.quote import Quote, QuoteRow, affordable_rows
 from gpurent.report.receipt import make_receipt
-from gpurent.report.session import SessionStatus, session_status
+from gpurent.report.session import SessionStatus, kept, session_status
 from gpurent.tasks import Task
 from gpurent.verbs.quoting import Quoting
 from gpurent.verbs.resources import Resources
@@ -103,13 +103,13 @@ class Session:
             self._refuse(job)
             files = [job.output_dir / name for name in sorted(job.expected.planned)]
             self._files |= dict.fromkeys(files, job.name)
-        kept = False
+        trained = False
         try:
             ticket = Ticket(job, contents([job])[0], tell, self._agreed(job))
             self._wait(ticket)
-            kept = True
+            trained = True
         finally:
-            if not kept:
+            if not trained:
                 with self._lock:
                     for path in files:
                         self._files.pop(path, None)
@@ -235,7 +235,7 @@ class Sessions:
             "session",
             budget,
             output_dir=Path.cwd(),
-            config={"play": play, "path": "", "jobs": {}, "session": {"idle_s": session.idle_s}, **order.kept},
+            config={"play": play, "path": "", "jobs": {}, "session": kept(session.idle_s, wanted), **order.kept},
         )
         desk, clock = Desk(tell), resources.clock
         wish = Interrupt(clock if isinstance(clock, SystemClock) else None)
