@@ -209,14 +209,15 @@ class Keeper:
         hard = None if guard is None else guard.hard
         while not self.desk.closed and clock.now() < until:
             if self._admit(machine):
-                self.conductor.ledger.append(self.conductor.run_id, Kind.IDLE_OVER, tag=machine.held.tag)
+                if self._signed:
+                    self.conductor.ledger.append(self.conductor.run_id, Kind.IDLE_OVER, tag=machine.held.tag)
                 if guard is not None and hard is not None:
                     guard.ends(hard)
                 return True
             if not self._in_touch(machine, until):
                 self._tell("The machine is gone; the next job rents another one.", warning=True)
                 return False
-            self._sign(machine, until)
+            self._sign(machine, until)  # after the switch was told: who reads it here may rely on that
             clock.sleep(LOOK_S)
         if not self.desk.closed:
             self._say_why_it_ends(machine, until)
@@ -228,7 +229,6 @@ class Keeper:
         cost = idle_cost(machine.watch.hourly, seconds).rounded(4)
         self._tell(f"The machine waits for the next job, for {_span(seconds)} at most, which cost {cost}.")
         self._sign_due = self._beat_due = float("-inf")
-        self._sign(machine, until)
 
     def _say_why_it_ends(self, machine: Standing, until: float) -> None:
         if until < machine.watch.deadlines.soft - 3 * LOOK_S:
@@ -257,6 +257,11 @@ class Keeper:
     def _unless_called(self) -> None:
         if self.desk.called:
             raise _Called
+
+    @property
+    def _signed(self) -> bool:
+        """Whether the wait that is on was written down."""
+        return self._sign_due > float("-inf")
 
     def _sign(self, machine: Standing | None = None, until: float | None = None) -> None:
         """A sign of life, for computers that share the ledger."""
